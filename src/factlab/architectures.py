@@ -1,0 +1,145 @@
+"""Where each model family keeps its parts: the one table of facts about architectures.
+
+Only paths are stored. Dimensions are read off the weights, the orientation of a weight from the
+class of its module, and everything is checked against a real forward pass when a model is loaded
+(`factlab.models.check`). A family that is missing here is discovered by `discover` and passes or
+fails the same check.
+
+Three places of a layer matter to causal tracing and editing, and they are the same in every family:
+the layer itself, the matrix that writes attention's result into the residual stream, and the matrix
+that writes the MLP's result there (W_proj of the ROME paper; its input is the key k, its output m).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from factlab.errors import UnsupportedModelError, nearest
+
+Layout = Literal["out_in", "in_out"]
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """Module paths of one family.
+
+    Attributes:
+        layers: path of the list of decoder layers; its parent runs them in order.
+        embed: path of the token embedding.
+        attn_out: path, inside a layer, of attention's output projection.
+        mlp_out: path, inside a layer, of the MLP's output projection.
+    """
+
+    family: str
+    layers: str
+    embed: str
+    attn_out: str
+    mlp_out: str
+
+
+_LLAMA_LIKE = (
+    "arcee cohere ernie4_5 exaone4 gemma gemma2 gemma3_text glm glm4 granite helium llama "
+    "mistral olmo olmo2 olmo3 phi3 qwen2 qwen3 seed_oss smollm3"
+)
+
+_ROWS = [
+    # family      layers                  embed                              attn_out                mlp_out
+    ("biogpt",    "biogpt.layers",        "biogpt.embed_tokens",             "self_attn.out_proj",   "fc2"),
+    ("bloom",     "transformer.h",        "transformer.word_embeddings",     "self_attention.dense", "mlp.dense_4h_to_h"),
+    ("codegen",   "transformer.h",        "transformer.wte",                 "attn.out_proj",        "mlp.fc_out"),
+    ("falcon",    "transformer.h",        "transformer.word_embeddings",     "self_attention.dense", "mlp.dense_4h_to_h"),
+    ("gpt2",      "transformer.h",        "transformer.wte",                 "attn.c_proj",          "mlp.c_proj"),
+    ("gpt_bigcode", "transformer.h",      "transformer.wte",                 "attn.c_proj",          "mlp.c_proj"),
+    ("gpt_neo",   "transformer.h",        "transformer.wte",                 "attn.attention.out_proj", "mlp.c_proj"),
+    ("gpt_neox",  "gpt_neox.layers",      "gpt_neox.embed_in",               "attention.dense",      "mlp.dense_4h_to_h"),
+    ("gptj",      "transformer.h",        "transformer.wte",                 "attn.out_proj",        "mlp.fc_out"),
+    ("mpt",       "transformer.blocks",   "transformer.wte",                 "attn.out_proj",        "ffn.down_proj"),
+    ("nemotron",  "model.layers",         "model.embed_tokens",              "self_attn.o_proj",     "mlp.down_proj"),
+    ("opt",       "model.decoder.layers", "model.decoder.embed_tokens",      "self_attn.out_proj",   "fc2"),
+    ("phi",       "model.layers",         "model.embed_tokens",              "self_attn.dense",      "mlp.fc2"),
+    ("stablelm",  "model.layers",         "model.embed_tokens",              "self_attn.o_proj",     "mlp.down_proj"),
+    ("starcoder2", "model.layers",        "model.embed_tokens",              "self_attn.o_proj",     "mlp.c_proj"),
+    *(
+        (family,  "model.layers",         "model.embed_tokens",              "self_attn.o_proj",     "mlp.down_proj")
+        for family in _LLAMA_LIKE.split()
+    ),
+]  # fmt: skip
+
+ARCHITECTURES: dict[str, Architecture] = {row[0]: Architecture(*row) for row in sorted(_ROWS)}
+
+
+def architecture_of(model: PreTrainedModel) -> Architecture:
+    """The table's row for a model, or what its structure reveals when the family is not listed."""
+    family = str(model.config.model_type)
+    return ARCHITECTURES.get(family) or discover(model)
+
+
+def layout_of(module: nn.Module) -> Layout:
+    """How a projection's weight is oriented, by its class: never guessed from shapes.
+
+    Raises:
+        UnsupportedModelError: the module is neither `nn.Linear` nor transformers' `Conv1D`.
+    """
+    if isinstance(module, nn.Linear):
+        return "out_in"
+    if isinstance(module, Conv1D):
+        return "in_out"
+    raise UnsupportedModelError(
+        f"Projection of class {type(module).__name__} is neither nn.Linear nor Conv1D "
+        "(quantised weights cannot be edited). Load the model unquantised."
+    )
+
+
+def discover(model: PreTrainedModel) -> Architecture:
+    """Find the parts of a family that is not in the table from the structure of its modules.
+
+    The decoder layers are the longest list of modules of one class, which must be as long as the
+    config says. Inside a layer, a projection that ends at the width of the embedding writes into
+    the residual stream; the last one under a module named like attention is attention's, the last
+    of the others is the MLP's.
+
+    Raises:
+        UnsupportedModelError: a part was not found; the message names it.
+    """
+    family = str(model.config.model_type)
+    n_layers = getattr(model.config, "num_hidden_layers", None)
+    embed = model.get_input_embeddings()
+    paths = {id(module): name for name, module in model.named_modules()}
+    lists = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len({type(m) for m in module}) == 1
+    ]
+    found = [(name, module) for name, module in lists if len(module) == n_layers]
+    if not found:
+        raise _missing(family, f"a list of {n_layers} decoder layers")
+    if id(embed) not in paths or not isinstance(embed, nn.Embedding):
+        raise _missing(family, "a token embedding")
+    layers_path, layers = found[0]
+    width = embed.weight.shape[1]
+    writers = [
+        name
+        for name, module in layers[0].named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and _out_width(module) == width
+    ]
+    attention = [name for name in writers if "attn" in name or "attention" in name]
+    others = [name for name in writers if name not in attention]
+    if not attention:
+        raise _missing(family, f"an attention output projection of width {width}")
+    if not others:
+        raise _missing(family, f"an MLP output projection of width {width}")
+    return Architecture(family, layers_path, paths[id(embed)], attention[-1], others[-1])
+
+
+def _out_width(projection: nn.Linear | Conv1D) -> int:
+    return projection.weight.shape[0 if isinstance(projection, nn.Linear) else 1]
+
+
+def _missing(family: str, part: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"Model family '{family}' is not in the table and its structure does not show {part}."
+        f"{nearest(family, ARCHITECTURES)} Supported families: {', '.join(ARCHITECTURES)}."
+    )

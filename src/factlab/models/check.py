@@ -1,0 +1,163 @@
+"""What is checked when a model is loaded, so that a wrong path shows then and not in a result.
+
+* every part is where the architecture says, and its states have the shapes they should;
+* the states that hooks see are the ones that the model itself reports as hidden states;
+* the replay engine gives the model's own logits, from the first layer and from the middle of a
+  text on;
+* no weight is NaN or infinite.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from factlab.architectures import Architecture, layout_of
+from factlab.errors import ModelLoadError, UnsupportedModelError
+from factlab.models.replay import Prefix, recording_cache
+from factlab.tokens import pad
+
+if TYPE_CHECKING:
+    from factlab.models.decoder import Decoder
+
+_PROBE_LENGTH = 6
+
+
+def check_finite(model: PreTrainedModel) -> None:
+    """Refuse weights that are not numbers.
+
+    Raises:
+        ModelLoadError: names the first such weight.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not torch.isfinite(parameter).all():
+            raise ModelLoadError(
+                f"Weight '{name}' has NaN or infinite entries. "
+                "Download or convert the checkpoint again."
+            )
+
+
+def check_structure(model: PreTrainedModel, architecture: Architecture) -> bool:
+    """Resolve every path and compare one forward pass with the model's own hidden states.
+
+    Returns:
+        Whether the decoder layers return a tuple instead of a tensor.
+
+    Raises:
+        UnsupportedModelError: names what is missing or differs.
+    """
+    _resolve(model, architecture.embed, nn.Embedding)
+    layers = list(_resolve(model, architecture.layers, nn.ModuleList).children())
+    if not layers:
+        raise UnsupportedModelError(f"'{architecture.layers}' holds no layers.")
+    for layer in layers:
+        for path in (architecture.attn_out, architecture.mlp_out):
+            layout_of(_resolve(layer, path, nn.Module))
+
+    outputs: list[Any] = []
+    with _probing(model):
+        handles = [
+            layer.register_forward_hook(lambda _module, _args, output: outputs.append(output))
+            for layer in layers
+        ]
+        try:
+            ids = _probe_ids(model)
+            reported = model(input_ids=ids, output_hidden_states=True, use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+    returns_tuple = isinstance(outputs[0], tuple) if outputs else False
+    states = [output[0] if isinstance(output, tuple) else output for output in outputs]
+    if len(states) != len(layers):
+        raise UnsupportedModelError(
+            f"'{architecture.layers}' ran {len(states)} times in one forward pass of a model with "
+            f"{len(layers)} layers. Layers that are shared or skipped are not supported."
+        )
+    # The last reported state is after the final norm in most families, so it is left out.
+    for index, (state, hidden) in enumerate(
+        zip(states[:-1], reported.hidden_states[1:-1], strict=True)
+    ):
+        if state.shape != hidden.shape or not _close(state, hidden):
+            raise UnsupportedModelError(
+                f"The output of layer {index} at '{architecture.layers}' is not the hidden state "
+                f"that {type(model).__name__} reports for it."
+            )
+    return returns_tuple
+
+
+@torch.no_grad()
+def check_replay(lm: "Decoder") -> None:
+    """Compare the replay engine with the model's own forward pass.
+
+    Raises:
+        UnsupportedModelError: the logits differ.
+    """
+    with _probing(lm.model):
+        ids = _probe_ids(lm.model)
+        expected = lm.model(input_ids=ids, use_cache=False).logits[0]
+        batch = pad([ids[0].tolist()], lm.device)
+        cache, middle = recording_cache(), _PROBE_LENGTH // 2
+        whole = lm.readout(lm.run(lm.frame(batch, cache))[0])
+        right = lm.readout(lm.run(lm.frame(batch, Prefix.of(cache, middle), middle))[0])
+    for what, logits, reference in (
+        ("whole", whole, expected),
+        ("from its middle on", right, expected[middle:]),
+    ):
+        if not _close(logits, reference):
+            raise UnsupportedModelError(
+                f"Running the layers of {type(lm.model).__name__} one by one over a text {what} "
+                "does not give the model's own logits; its forward pass does more than call them "
+                "in order. Tracing and editing this model would be wrong."
+            )
+
+
+def _resolve(root: nn.Module, path: str, kind: type[nn.Module]) -> nn.Module:
+    try:
+        module = root.get_submodule(path)
+    except AttributeError as error:
+        raise UnsupportedModelError(f"{type(root).__name__} has no module '{path}'.") from error
+    if not isinstance(module, kind):
+        raise UnsupportedModelError(
+            f"'{path}' of {type(root).__name__} is a {type(module).__name__}, "
+            f"not a {kind.__name__}."
+        )
+    return module
+
+
+def _probe_ids(model: PreTrainedModel) -> Tensor:
+    embedding = model.get_input_embeddings()
+    weight = embedding.weight
+    ids = torch.arange(1, _PROBE_LENGTH + 1, device=weight.device) * 7 % weight.shape[0]
+    return ids[None]
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Equal but for rounding, judged by the size of the whole tensor."""
+    tolerance = 200 * torch.finfo(b.dtype).eps * max(float(b.detach().abs().max()), 1e-6)
+    return float((a.detach().to(b.device) - b.detach()).abs().max()) <= tolerance
+
+
+@contextmanager
+def _probing(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode without gradients, and no trace left of transformers' own recording hooks.
+
+    transformers installs hooks the first time hidden states are asked for, and keeps them.
+    """
+    modules = list(model.modules())
+    kept = [(dict(m._forward_hooks), m.training) for m in modules]
+    marked = [m for m in modules if "_output_capturing_hooks_installed" in m.__dict__]
+    try:
+        for module in modules:
+            module.training = False
+        with torch.no_grad():
+            yield
+    finally:
+        for module, (hooks, training) in zip(modules, kept, strict=True):
+            module.training = training
+            for key in [key for key in module._forward_hooks if key not in hooks]:
+                del module._forward_hooks[key]
+            if module not in marked:
+                module.__dict__.pop("_output_capturing_hooks_installed", None)

@@ -1,0 +1,248 @@
+"""`Decoder`: a causal decoder and its tokenizer, where its parts are, and how to run some of them."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
+
+from factlab import tokens
+from factlab.architectures import Architecture, Layout, architecture_of, layout_of
+from factlab.errors import InvalidRequestError, TokenizationError, UnsupportedModelError
+from factlab.facts import Fact, TokenSpan
+from factlab.hooks import Site, Stream
+from factlab.models.check import check_finite, check_structure
+from factlab.models.patches import PatchBoard
+from factlab.models.replay import Frame, Hidden, Shell
+
+
+class Decoder:
+    """The structural half of a `LanguageModel`: parts, dimensions, and the replay engine.
+
+    Args:
+        model: a decoder loaded with transformers, in any float dtype, on any device or several.
+        tokenizer: its fast tokenizer.
+        name: what to call it in reports; the config's own name by default.
+
+    Raises:
+        UnsupportedModelError: a part was not found where the family keeps it.
+        ModelLoadError: a weight is NaN or infinite.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str | None = None,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name = name or str(getattr(model.config, "name_or_path", "")) or type(model).__name__
+        self.architecture: Architecture = architecture_of(model)
+        check_finite(model)
+        returns_tuple = check_structure(model, self.architecture)
+        self.patches = PatchBoard(model)
+        self.shell = Shell(model, self.architecture.layers, returns_tuple)
+        self._layers = list(model.get_submodule(self.architecture.layers).children())
+        self._fingerprint: tuple[object, str] | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.name!r}, family={self.architecture.family!r}, "
+            f"n_layers={self.n_layers}, d_model={self.d_model}, d_mlp={self.d_mlp}, "
+            f"dtype={self.dtype}, device={str(self.device)!r})"
+        )
+
+    # -- dimensions -------------------------------------------------------------------------
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder layers."""
+        return len(self._layers)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self._mlp_shape(0)[0]
+
+    @property
+    def d_mlp(self) -> int:
+        """Width of the MLP's hidden layer: the length of a key."""
+        return self._mlp_shape(0)[1]
+
+    @property
+    def context_length(self) -> int | None:
+        """Longest sequence the model takes, if its config says."""
+        length = getattr(self.model.config, "max_position_embeddings", None)
+        return length if isinstance(length, int) else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the token embedding is, and so where inputs go."""
+        return self.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Float type of the weights."""
+        return self.mlp_weight(0).dtype
+
+    def _mlp_shape(self, layer: int) -> tuple[int, int]:
+        """(d_model, d_mlp), whatever the layout."""
+        shape = tuple(self.mlp_weight(layer).shape)
+        return (shape[0], shape[1]) if self.mlp_layout == "out_in" else (shape[1], shape[0])
+
+    # -- parts ------------------------------------------------------------------------------
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The token embedding."""
+        module = self.model.get_submodule(self.architecture.embed)
+        if not isinstance(module, nn.Embedding):
+            raise UnsupportedModelError(f"'{self.architecture.embed}' is not an embedding.")
+        return module
+
+    def layer(self, index: int) -> nn.Module:
+        """The decoder layer with this 0-based index.
+
+        Raises:
+            InvalidRequestError: there is no such layer.
+        """
+        if not 0 <= index < self.n_layers:
+            raise InvalidRequestError(
+                f"Layer {index} is out of range: {self.name} has layers 0 to {self.n_layers - 1}."
+            )
+        return self._layers[index]
+
+    def module(self, site: Site) -> nn.Module:
+        """The module whose output (for `MLP_HIDDEN`: input) is the state at `site`."""
+        if site.stream is Stream.EMBED:
+            return self.embedding
+        layer = self.layer(site.layer)
+        if site.stream is Stream.BLOCK:
+            return layer
+        path = self.architecture.attn_out if site.stream is Stream.ATTN else self.architecture.mlp_out
+        return layer.get_submodule(path)
+
+    def mlp_weight_name(self, layer: int) -> str:
+        """Parameter name of the layer's MLP output projection (W_proj of the ROME paper)."""
+        self.layer(layer)
+        return f"{self.architecture.layers}.{layer}.{self.architecture.mlp_out}.weight"
+
+    def mlp_weight(self, layer: int) -> nn.Parameter:
+        """That parameter, in the layer's own layout."""
+        return self.model.get_parameter(self.mlp_weight_name(layer))
+
+    @property
+    def mlp_layout(self) -> Layout:
+        """Orientation of MLP output projections: `out_in` (nn.Linear) or `in_out` (Conv1D)."""
+        return layout_of(self.module(Site(0, Stream.MLP)))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over names, shapes and bfloat16-rounded values of all weights as they are now.
+
+        The rounding makes it the same for a checkpoint loaded in float32 and in bfloat16.
+        """
+        state = dict(self.model.named_parameters())
+        key = tuple((name, p.data_ptr(), p._version) for name, p in state.items())
+        if self._fingerprint is None or self._fingerprint[0] != key:
+            digest = hashlib.sha256()
+            for name in sorted(state):
+                weight = state[name].detach()
+                digest.update(f"{name} {tuple(weight.shape)}\n".encode())
+                rounded = weight.to(torch.bfloat16).contiguous().view(torch.int16)
+                digest.update(rounded.cpu().numpy().data)
+            self._fingerprint = (key, digest.hexdigest())
+        return self._fingerprint[1]
+
+    # -- running ----------------------------------------------------------------------------
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Evaluation mode and no parameter gradients inside the block; as before after it.
+
+        Gradients still flow through the model to tensors that ask for them.
+        """
+        modes = [(module, module.training) for module in self.model.modules()]
+        flags = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
+        try:
+            for module, _ in modes:
+                module.training = False
+            for parameter, _ in flags:
+                parameter.requires_grad = False
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+            for parameter, requires_grad in flags:
+                parameter.requires_grad = requires_grad
+
+    def frame(
+        self,
+        batch: tokens.TokenBatch,
+        cache: Cache | None = None,
+        start: int = 0,
+        rows: int | None = None,
+    ) -> Frame:
+        """Make columns `start` onwards of a batch ready to enter the layers; see `Shell.frame`."""
+        return self.shell.frame(batch, cache, start, rows)
+
+    def step(self, frame: Frame, hidden: Hidden, layer: int) -> Hidden:
+        """Run one layer."""
+        args, kwargs = frame.calls[layer]
+        output = self._layers[layer](hidden, *args, **kwargs)
+        return output[0] if isinstance(output, tuple) else output
+
+    def run(
+        self, frame: Frame, hidden: Hidden | None = None, first: int = 0, stop: int | None = None
+    ) -> Hidden:
+        """Run layers `first` up to, not including, `stop`.
+
+        Args:
+            frame: what `frame()` returned.
+            hidden: input of layer `first`; the frame's own entry by default.
+            first: first layer to run.
+            stop: layer to stop before; all the rest by default.
+        """
+        state = frame.entry if hidden is None else hidden
+        for layer in range(first, self.n_layers if stop is None else stop):
+            state = self.step(frame, state, layer)
+        return state
+
+    def readout(self, hidden: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
+        """Logits of states that leave the last layer."""
+        return self.shell.readout(hidden)
+
+    # -- text -------------------------------------------------------------------------------
+
+    def encode(self, text: str) -> tokens.Tokens:
+        """Tokenise a prompt and check that it fits.
+
+        Raises:
+            TokenizationError: it is empty, or longer than the model's context.
+        """
+        return self._fitting(tokens.encode(self.tokenizer, text))
+
+    def encode_fact(self, fact: Fact) -> tuple[tokens.Tokens, TokenSpan]:
+        """Tokenise a fact's prompt, find its subject, and check that it fits."""
+        encoded, span = tokens.encode_fact(self.tokenizer, fact)
+        return self._fitting(encoded), span
+
+    def check_length(self, n_tokens: int) -> None:
+        """Refuse what the model cannot take.
+
+        Raises:
+            TokenizationError: more tokens than the context holds.
+        """
+        limit = self.context_length
+        if limit is not None and n_tokens > limit:
+            raise TokenizationError(
+                f"The text has {n_tokens} tokens but {self.name} takes at most {limit}. Shorten it."
+            )
+
+    def _fitting(self, encoded: tokens.Tokens) -> tokens.Tokens:
+        self.check_length(len(encoded))
+        return encoded

@@ -1,0 +1,124 @@
+"""Continuing texts with a key/value cache, many at once, reproducibly."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from factlab.errors import InvalidRequestError
+from factlab.models.decoder import Decoder
+from factlab.models.replay import recording_cache
+from factlab.progress import ProgressCallback, silent
+from factlab.tokens import TokenBatch, pad
+
+
+def generate_text(
+    lm: Decoder, prompts: list[str], max_new_tokens: int, top_k: int, seed: int
+) -> list[str]:
+    """Continue prompts; see `LanguageModel.generate_batch`."""
+    rows = [lm.encode(prompt).ids for prompt in prompts]
+    continued = generate_ids(lm, rows, max_new_tokens, top_k, seed)
+    return [
+        prompt.rstrip(" ") + _decode_continuation(lm, row, new)
+        for prompt, row, new in zip(prompts, rows, continued, strict=True)
+    ]
+
+
+def _decode_continuation(lm: Decoder, row: Sequence[int], new: Sequence[int]) -> str:
+    """Text of the new tokens. Decoded with what precedes them: some decoders drop a first space."""
+    before = str(lm.tokenizer.decode(list(row), skip_special_tokens=True))
+    whole = str(lm.tokenizer.decode([*row, *new], skip_special_tokens=True))
+    return whole[len(before) :]
+
+
+@torch.no_grad()
+def generate_ids(
+    lm: Decoder,
+    rows: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    top_k: int,
+    seed: int,
+    progress: ProgressCallback = silent,
+    may_end: bool = True,
+) -> list[list[int]]:
+    """Continue rows of token ids.
+
+    Args:
+        lm: the model.
+        rows: ids to continue, of any lengths.
+        max_new_tokens: most ids to add to each row.
+        top_k: sample among this many most probable tokens; 1 is greedy, 0 is all of them.
+        seed: row i draws its numbers from stream (seed, i), whatever else is in the batch.
+        progress: called with the number of steps done.
+        may_end: whether EOS ends a row; otherwise it is never drawn.
+
+    Returns:
+        The new ids of each row, EOS excluded.
+    """
+    if max_new_tokens < 0 or top_k < 0:
+        raise InvalidRequestError(
+            f"max_new_tokens={max_new_tokens} and top_k={top_k} must not be negative."
+        )
+    if not rows or max_new_tokens == 0:
+        return [[] for _ in rows]
+    lm.check_length(max(map(len, rows)) + max_new_tokens)
+    eos_ids = _eos_ids(lm)
+    draws = torch.stack([_uniform(seed, i, max_new_tokens) for i in range(len(rows))])
+
+    batch = pad(rows, lm.device, align=[len(row) for row in rows])
+    cache = recording_cache()
+    new: list[list[int]] = [[] for _ in rows]
+    open_rows = set(range(len(rows)))
+    with lm.frozen():
+        start = 0
+        for step in range(max_new_tokens):
+            hidden = lm.run(lm.frame(batch, cache, start))
+            logits = lm.readout(hidden[:, -1]).float().cpu()
+            if not may_end:
+                logits[:, sorted(eos_ids)] = -torch.inf
+            chosen = _choose(logits, top_k, draws[:, step])
+            for i in list(open_rows):
+                token_id = int(chosen[i])
+                if token_id in eos_ids:
+                    open_rows.discard(i)
+                else:
+                    new[i].append(token_id)
+            progress("generating", step + 1, max_new_tokens)
+            if not open_rows:
+                break
+            start = batch.width
+            batch = _extended(batch, chosen)
+    return new
+
+
+def _uniform(seed: int, row: int, n: int) -> Float[Tensor, " n"]:
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + row)
+    return torch.rand(n, generator=generator)
+
+
+def _choose(
+    logits: Float[Tensor, "batch vocab"], top_k: int, draws: Float[Tensor, " batch"]
+) -> Int[Tensor, " batch"]:
+    """The token at which the cumulative probability, most probable first, passes the draw."""
+    if top_k == 1:
+        return logits.argmax(-1)
+    k = logits.shape[-1] if top_k == 0 else min(top_k, logits.shape[-1])
+    best, ids = logits.topk(k)
+    cumulative = best.softmax(-1).cumsum(-1)
+    place = (cumulative < draws[:, None] * cumulative[:, -1:]).sum(-1).clamp(max=k - 1)
+    return ids.gather(1, place[:, None])[:, 0]
+
+
+def _extended(batch: TokenBatch, chosen: Int[Tensor, " batch"]) -> TokenBatch:
+    column = chosen.to(batch.input_ids.device)[:, None]
+    ids = torch.cat([batch.input_ids, column], 1)
+    is_token = torch.cat([batch.is_token, torch.ones_like(column, dtype=torch.bool)], 1)
+    return TokenBatch(ids, is_token, batch.pads_left)
+
+
+def _eos_ids(lm: Decoder) -> set[int]:
+    """Tokens that end a text, by the model's generation config and the tokenizer."""
+    configured = getattr(lm.model.generation_config, "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    return {i for i in (*ids, lm.tokenizer.eos_token_id) if isinstance(i, int)}

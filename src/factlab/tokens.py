@@ -1,0 +1,205 @@
+"""The only file that reasons about tokenisation.
+
+Texts are always tokenised whole and cut at character offsets, so a token that straddles a boundary
+is never guessed at, special tokens never shift a position, and the subject's tokens are the ones it
+has *in its sentence*. Padding is added here and nowhere else; the tokenizer's own padding settings
+are neither read nor changed.
+"""
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from factlab.errors import InvalidRequestError, TokenizationError
+from factlab.facts import Fact, TokenSpan
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A tokenised text: ids, and the half-open range of characters that each token stands for.
+
+    A special token stands for no characters.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    char_spans: tuple[tuple[int, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokens:
+    """Tokenise a text as the model expects the start of a document: with BOS if the model uses it.
+
+    Trailing spaces are dropped: before a continuation they would split off its leading space.
+
+    Raises:
+        TokenizationError: the text is empty, or the tokenizer does not report character offsets.
+    """
+    text = text.rstrip(" ")
+    if not text.strip():
+        raise TokenizationError("The prompt is empty. Give at least one word.")
+    if not tokenizer.is_fast:
+        raise TokenizationError(
+            f"Tokenizer {type(tokenizer).__name__} does not report character offsets. "
+            "Load the model with its fast tokenizer (tokenizer.json)."
+        )
+    encoding = tokenizer(text, return_offsets_mapping=True, verbose=False)
+    ids: list[int] = list(encoding["input_ids"])
+    spans: list[tuple[int, int]] = [(int(a), int(b)) for a, b in encoding["offset_mapping"]]
+    # Some tokenizers close every text with EOS; a prompt that is to be continued must stay open.
+    while ids and ids[-1] == tokenizer.eos_token_id and spans[-1][0] == spans[-1][1]:
+        ids.pop()
+        spans.pop()
+    return Tokens(text, tuple(ids), tuple(spans))
+
+
+def span_of(tokens: Tokens, start: int, stop: int) -> TokenSpan:
+    """The tokens that stand for any of the characters `start` to `stop`.
+
+    A token's own range may begin with the space before the word, so only overlap counts.
+
+    Raises:
+        TokenizationError: no token overlaps that range.
+    """
+    inside = [i for i, (a, b) in enumerate(tokens.char_spans) if a < stop and b > start]
+    if not inside:
+        raise TokenizationError(
+            f"No token of '{tokens.text}' stands for '{tokens.text[start:stop]}'. "
+            "The tokenizer drops these characters; choose another subject."
+        )
+    return TokenSpan(inside[0], inside[-1] + 1)
+
+
+def encode_fact(tokenizer: PreTrainedTokenizerBase, fact: Fact) -> tuple[Tokens, TokenSpan]:
+    """Tokenise a fact's prompt and find its subject."""
+    return encode_with_subject(tokenizer, fact.prompt, fact.subject_start, fact.subject)
+
+
+def encode_with_subject(
+    tokenizer: PreTrainedTokenizerBase, text: str, start: int, subject: str
+) -> tuple[Tokens, TokenSpan]:
+    """Tokenise a text and find the subject that begins at character `start`."""
+    tokens = encode(tokenizer, text)
+    lead = len(subject) - len(subject.lstrip())
+    return tokens, span_of(tokens, start + lead, start + len(subject.rstrip()))
+
+
+def encode_continuation(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, target: str
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Tokenise a prompt and what follows it.
+
+    Returns:
+        The prompt's ids and the continuation's ids; together they are the ids of the whole text.
+
+    Raises:
+        TokenizationError: the target is empty or becomes no token of its own.
+    """
+    if not target.strip():
+        raise InvalidRequestError("The target is empty. Give at least one word.")
+    prompt_tokens = encode(tokenizer, prompt)
+    prompt = prompt_tokens.text
+    target = target.rstrip()
+    joint = " " if _wants_space(prompt, target) else ""
+    whole = encode(tokenizer, prompt + joint + target)
+    n_prompt = sum(1 for a, b in whole.char_spans if b <= len(prompt) or a == b)
+    if n_prompt == len(whole):
+        raise TokenizationError(
+            f"Target '{target}' becomes no token of its own after '{prompt}'. "
+            "Choose a target that starts a new word."
+        )
+    return whole.ids[:n_prompt], whole.ids[n_prompt:]
+
+
+def _wants_space(prompt: str, target: str) -> bool:
+    """Whether a writer would put a space between the two: not in scripts written without spaces."""
+    if target[0].isspace() or prompt[-1].isspace():
+        return False
+    return not any(unicodedata.east_asian_width(c) in "WF" for c in (prompt[-1], target[0]))
+
+
+def start_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token from which a model samples text of its own: BOS, or else EOS.
+
+    Raises:
+        TokenizationError: the tokenizer has neither.
+    """
+    for token_id in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if isinstance(token_id, int):
+            return token_id
+    raise TokenizationError(
+        "The tokenizer has neither a BOS nor an EOS token, so the model cannot be sampled from "
+        "its start. Set tokenizer.bos_token, or pass a text corpus."
+    )
+
+
+def shown(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """Each token as text, for tables and axes. Parts of a character show as the replacement sign."""
+    return [str(tokenizer.decode([token_id])) for token_id in ids]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Rows of token ids, padded to one width.
+
+    Attributes:
+        input_ids: (batch, pos).
+        is_token: (batch, pos), False where a row is padded.
+        pads_left: whether any row is padded on its left. Padding on the right needs no mask, since
+            a causal model never looks there; padding on the left does.
+    """
+
+    input_ids: Int[Tensor, "batch pos"]
+    is_token: Bool[Tensor, "batch pos"]
+    pads_left: bool
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return self.input_ids.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return self.input_ids.shape[1]
+
+    @property
+    def position_ids(self) -> Int[Tensor, "batch pos"]:
+        """Each token's place in its own row, counted on through padding on the right.
+
+        Padding on the left counts as place 0.
+        """
+        left = (self.is_token.long().cumsum(1) == 0).sum(1, keepdim=True)
+        places = torch.arange(self.width, device=self.input_ids.device)
+        return (places[None] - left).clamp(min=0)
+
+
+def pad(
+    rows: Sequence[Sequence[int]],
+    device: torch.device | str = "cpu",
+    align: Sequence[int] | None = None,
+) -> TokenBatch:
+    """Pad rows to one width.
+
+    Args:
+        rows: token ids of each row; at least one token each.
+        device: where the batch goes.
+        align: for each row the position that is to land in one common column. Without it every row
+            starts in column 0 (padding on the right); with each row's length, every row ends in
+            the last column (padding on the left).
+    """
+    starts = [0] * len(rows) if align is None else [max(align) - at for at in align]
+    width = max(start + len(row) for start, row in zip(starts, rows, strict=True))
+    input_ids = torch.zeros(len(rows), width, dtype=torch.long)
+    is_token = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, (start, row) in enumerate(zip(starts, rows, strict=True)):
+        input_ids[i, start : start + len(row)] = torch.tensor(row, dtype=torch.long)
+        is_token[i, start : start + len(row)] = True
+    return TokenBatch(input_ids.to(device), is_token.to(device), pads_left=any(starts))
