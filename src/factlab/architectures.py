@@ -41,7 +41,7 @@ class Architecture:
 
 
 _LLAMA_LIKE = (
-    "arcee cohere ernie4_5 exaone4 gemma gemma2 gemma3_text glm glm4 granite helium llama "
+    "arcee cohere ernie4_5 exaone4 gemma gemma2 gemma3_text glm glm4 granite llama "
     "mistral olmo olmo2 olmo3 phi3 qwen2 qwen3 seed_oss smollm3"
 )
 

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from factlab.errors import StorageError
+from factlab.errors import FactlabError, StorageError
 
 JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 
@@ -33,6 +33,8 @@ def _explained(action: str, path: Path) -> Iterator[None]:
     """Turn the operating system's refusal into one sentence that names the file."""
     try:
         yield
+    except FactlabError:
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
         raise StorageError(

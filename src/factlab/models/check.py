@@ -99,7 +99,8 @@ def check_replay(lm: "Decoder") -> None:
         ids = _probe_ids(lm.model)
         expected = lm.model(input_ids=ids, use_cache=False).logits[0]
         batch = pad([ids[0].tolist()], lm.device)
-        cache, middle = recording_cache(), _PROBE_LENGTH // 2
+        cache = recording_cache(lm.n_layers, _PROBE_LENGTH)
+        middle = _PROBE_LENGTH // 2
         whole = lm.readout(lm.run(lm.frame(batch, cache))[0])
         right = lm.readout(lm.run(lm.frame(batch, Prefix.of(cache, middle), middle))[0])
     for what, logits, reference in (

@@ -47,7 +47,7 @@ class Decoder:
         self.patches = PatchBoard(model)
         self.shell = Shell(model, self.architecture.layers, returns_tuple)
         self._layers = list(model.get_submodule(self.architecture.layers).children())
-        self._fingerprint: tuple[object, str] | None = None
+        self._digests: dict[bool, tuple[tuple[object, ...], str]] = {}
 
     def __repr__(self) -> str:
         return (
@@ -142,21 +142,29 @@ class Decoder:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over names, shapes and bfloat16-rounded values of all weights as they are now.
+        """SHA-256 of all weights, any applied edits taken off: what this model *is*.
 
-        The rounding makes it the same for a checkpoint loaded in float32 and in bfloat16.
+        Values are rounded to bfloat16 first, so that a checkpoint has the same fingerprint loaded
+        in float32 and in bfloat16.
         """
-        state = dict(self.model.named_parameters())
-        key = tuple((name, p.data_ptr(), p._version) for name, p in state.items())
-        if self._fingerprint is None or self._fingerprint[0] != key:
+        return self._digest(self.patches.originals())
+
+    @property
+    def live_fingerprint(self) -> str:
+        """The same of the weights as they are now, applied edits included."""
+        return self._digest({})
+
+    def _digest(self, instead: dict[str, Tensor]) -> str:
+        weights = {n: instead.get(n, p.detach()) for n, p in self.model.named_parameters()}
+        key = tuple((name, w.data_ptr(), w._version) for name, w in weights.items())
+        if self._digests.get(bool(instead), ((), ""))[0] != key:
             digest = hashlib.sha256()
-            for name in sorted(state):
-                weight = state[name].detach()
-                digest.update(f"{name} {tuple(weight.shape)}\n".encode())
-                rounded = weight.to(torch.bfloat16).contiguous().view(torch.int16)
+            for name in sorted(weights):
+                digest.update(f"{name} {tuple(weights[name].shape)}\n".encode())
+                rounded = weights[name].to(torch.bfloat16).contiguous().view(torch.int16)
                 digest.update(rounded.cpu().numpy().data)
-            self._fingerprint = (key, digest.hexdigest())
-        return self._fingerprint[1]
+            self._digests[bool(instead)] = key, digest.hexdigest()
+        return self._digests[bool(instead)][1]
 
     # -- running ----------------------------------------------------------------------------
 

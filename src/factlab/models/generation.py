@@ -64,10 +64,11 @@ def generate_ids(
         return [[] for _ in rows]
     lm.check_length(max(map(len, rows)) + max_new_tokens)
     eos_ids = _eos_ids(lm)
+    never = torch.tensor([] if may_end else sorted(eos_ids), dtype=torch.long)
     draws = torch.stack([_uniform(seed, i, max_new_tokens) for i in range(len(rows))])
 
     batch = pad(rows, lm.device, align=[len(row) for row in rows])
-    cache = recording_cache()
+    cache = recording_cache(lm.n_layers, batch.width + max_new_tokens)
     new: list[list[int]] = [[] for _ in rows]
     open_rows = set(range(len(rows)))
     with lm.frozen():
@@ -75,8 +76,7 @@ def generate_ids(
         for step in range(max_new_tokens):
             hidden = lm.run(lm.frame(batch, cache, start))
             logits = lm.readout(hidden[:, -1]).float().cpu()
-            if not may_end:
-                logits[:, sorted(eos_ids)] = -torch.inf
+            logits[:, never] = -torch.inf
             chosen = _choose(logits, top_k, draws[:, step])
             for i in list(open_rows):
                 token_id = int(chosen[i])
@@ -100,14 +100,16 @@ def _uniform(seed: int, row: int, n: int) -> Float[Tensor, " n"]:
 def _choose(
     logits: Float[Tensor, "batch vocab"], top_k: int, draws: Float[Tensor, " batch"]
 ) -> Int[Tensor, " batch"]:
-    """The token at which the cumulative probability, most probable first, passes the draw."""
+    """The token at which the cumulative probability passes the draw."""
     if top_k == 1:
         return logits.argmax(-1)
-    k = logits.shape[-1] if top_k == 0 else min(top_k, logits.shape[-1])
-    best, ids = logits.topk(k)
-    cumulative = best.softmax(-1).cumsum(-1)
-    place = (cumulative < draws[:, None] * cumulative[:, -1:]).sum(-1).clamp(max=k - 1)
-    return ids.gather(1, place[:, None])[:, 0]
+    ids = None
+    if 0 < top_k < logits.shape[-1]:
+        logits, ids = logits.topk(top_k)
+    cumulative = logits.softmax(-1).cumsum(-1)
+    place = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)
+    place = place.clamp(max=logits.shape[-1] - 1)
+    return (place if ids is None else ids.gather(1, place))[:, 0]
 
 
 def _extended(batch: TokenBatch, chosen: Int[Tensor, " batch"]) -> TokenBatch:

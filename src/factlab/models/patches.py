@@ -44,8 +44,14 @@ class PatchBoard:
         self._model = model
         self._weights: dict[str, _Patched] = {}
 
-    def __len__(self) -> int:
-        return sum(len(entry.active) for entry in self._weights.values())
+    @property
+    def active(self) -> list[Patch]:
+        """All patches that are on, weight by weight."""
+        return [patch for entry in self._weights.values() for patch in entry.active]
+
+    def originals(self) -> dict[str, Tensor]:
+        """The unpatched values of the weights that are patched now."""
+        return {name: entry.original for name, entry in self._weights.items()}
 
     def add(self, patches: Sequence[Patch]) -> None:
         """Put patches on: all of them, or none if one does not fit.

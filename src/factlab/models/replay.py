@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
 from factlab.tokens import TokenBatch
@@ -79,9 +79,50 @@ class Prefix(Cache):
         return cls(pairs)
 
 
-def recording_cache() -> DynamicCache:
-    """An empty cache that keeps every token at every layer, sliding windows or not."""
-    return DynamicCache()
+class _GrowingLayer(CacheLayerMixin):
+    """One layer's keys and values of a sequence that grows, in room reserved at its first token."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self._capacity, self._length = capacity, 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Reserve the room."""
+        for name, new in (("keys", key_states), ("values", value_states)):
+            rows, heads, _, width = new.shape
+            setattr(self, name, new.new_empty(rows, heads, self._capacity, width))
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_args: object, **_kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Write the new tokens behind the old ones, in place, and return all so far."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start, stop = self._length, self._length + key_states.shape[2]
+        self.keys[:, :, start:stop] = key_states
+        self.values[:, :, start:stop] = value_states
+        self._length = stop
+        return self.keys[:, :, :stop], self.values[:, :, :stop]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self._length + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self._length
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+def recording_cache(n_layers: int, capacity: int) -> Cache:
+    """An empty cache that keeps every token at every layer, sliding windows or not.
+
+    Args:
+        n_layers: of the model.
+        capacity: most tokens it will hold.
+    """
+    return Cache(layers=[_GrowingLayer(capacity) for _ in range(n_layers)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,78 @@
+"""GGUF files: dequantised by transformers, kept as ordinary float32 folders if wanted."""
+
+import contextlib
+import io
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from factlab.errors import ModelLoadError
+
+_MAGIC = b"GGUF"
+
+
+def read_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load model and tokenizer from a GGUF file.
+
+    Raises:
+        ModelLoadError: the file is not GGUF, is damaged, or holds an architecture that
+            transformers cannot convert.
+    """
+    with path.open("rb") as file:
+        magic = file.read(len(_MAGIC))
+    if magic != _MAGIC:
+        raise ModelLoadError(f"'{path}' is not a GGUF file: it begins with {magic!r}.")
+    place = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    try:
+        with quiet_transformers():
+            model = AutoModelForCausalLM.from_pretrained(**place, dtype=dtype)
+            tokenizer = AutoTokenizer.from_pretrained(**place)
+    except (ValueError, KeyError, OSError, NotImplementedError, ImportError) as error:
+        raise ModelLoadError(
+            f"Cannot read GGUF file '{path}': {_first_line(error)} transformers converts the llama, "
+            "mistral, qwen2, qwen3, gemma2, gemma3, phi3, gpt2, bloom, falcon and stablelm "
+            "architectures, among others. Convert the original checkpoint instead."
+        ) from error
+    # The weights are plain floats now; what says otherwise would keep them from being saved.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None
+    model.is_quantized = False
+    return model, tokenizer
+
+
+def convert_gguf(path: Path, folder: Path) -> None:
+    """Write a GGUF file's model as float32 safetensors with its tokenizer."""
+    model, tokenizer = read_gguf(path, torch.float32)
+    model.config.name_or_path = path.stem
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def quiet_transformers():
+    """Keep transformers' progress bars and notices off the terminal inside the block."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return line if line.endswith(".") else f"{line}."

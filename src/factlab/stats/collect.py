@@ -1,0 +1,55 @@
+"""Collecting second moments: one pass over a corpus, for any number of layers, no higher than needed."""
+
+from collections.abc import Sequence
+
+import torch
+
+from factlab.hooks import Site, Stream, record
+from factlab.models.decoder import Decoder
+from factlab.progress import ProgressCallback, silent
+from factlab.stats.corpus import Corpus
+from factlab.stats.moments import MomentAccumulator, SecondMoment
+from factlab.tokens import pad
+
+
+@torch.no_grad()
+def collect_second_moments(
+    lm: Decoder,
+    layers: Sequence[int],
+    corpus: Corpus,
+    progress: ProgressCallback = silent,
+    batch_tokens: int = 4096,
+) -> dict[int, SecondMoment]:
+    """E[k kᵀ] of every key that a corpus produces at some layers.
+
+    Args:
+        lm: the model, left as it is.
+        layers: 0-based; the forward pass stops above the highest.
+        corpus: the text.
+        progress: called with tokens done and in all.
+        batch_tokens: most tokens per batch.
+    """
+    sites = {layer: Site(layer, Stream.MLP_HIDDEN) for layer in layers}
+    sums = {layer: MomentAccumulator(lm.d_mlp) for layer in layers}
+    rows = sorted(corpus.rows, key=len)
+    done, stop = 0, max(layers) + 1
+    lm.layer(stop - 1)
+    with lm.frozen(), record(lm, sites.values()) as states:
+        while rows:
+            # Rows are in order of length, so the last one of a batch is its width.
+            n_rows = 1
+            while n_rows < len(rows) and len(rows[n_rows]) * (n_rows + 1) <= batch_tokens:
+                n_rows += 1
+            batch = pad(rows[:n_rows], lm.device)
+            lm.run(lm.frame(batch), stop=stop)
+            for layer, site in sites.items():
+                keys = states[site]
+                sums[layer].add(keys[batch.is_token.to(keys.device)])
+            done += sum(map(len, rows[:n_rows]))
+            rows = rows[n_rows:]
+            progress("collecting key statistics", done, corpus.n_tokens)
+    fingerprint = lm.live_fingerprint
+    return {
+        layer: SecondMoment(total.mean(), layer, total.n_tokens, corpus.source, fingerprint)
+        for layer, total in sums.items()
+    }

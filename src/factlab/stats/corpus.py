@@ -1,0 +1,157 @@
+"""Ordinary text, as rows of token ids: from files, from a data set, or from the model itself."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from factlab.errors import InvalidRequestError, StatisticsError, StorageError
+from factlab.models.decoder import Decoder
+from factlab.models.generation import generate_ids
+from factlab.progress import ProgressCallback, silent
+from factlab.storage import cache_dir, read_tensors, write_tensors
+from factlab.tokens import encode, start_token_id
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Token ids to collect statistics from.
+
+    Attributes:
+        rows: sequences of ids, each as the model would see the start of a text.
+        source: where they are from, in words.
+    """
+
+    rows: tuple[tuple[int, ...], ...]
+    source: str
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens in all rows."""
+        return sum(map(len, self.rows))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the ids."""
+        return hashlib.sha256(repr(self.rows).encode()).hexdigest()
+
+
+def corpus_from_texts(
+    lm: Decoder, texts: Iterable[str], source: str, n_tokens: int, row_length: int
+) -> Corpus:
+    """Tokenise texts and cut them into rows until there are enough tokens.
+
+    Raises:
+        StatisticsError: the texts hold no words.
+    """
+    rows: list[tuple[int, ...]] = []
+    missing = n_tokens
+    for text in texts:
+        if not text.strip():
+            continue
+        ids = encode(lm.tokenizer, text).ids[:missing]
+        rows += [ids[i : i + row_length] for i in range(0, len(ids), row_length)]
+        missing -= len(ids)
+        if missing <= 0:
+            break
+    if not rows:
+        raise StatisticsError(f"{source} holds no text.")
+    return Corpus(tuple(rows), source)
+
+
+def corpus_from_files(lm: Decoder, path: Path, n_tokens: int, row_length: int) -> Corpus:
+    """Text from one UTF-8 file, or from every `.txt` and `.md` file of a folder, in order of name.
+
+    Raises:
+        StorageError: there is no such file, or it is not UTF-8.
+    """
+    files = sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".md")) if path.is_dir() else [path]
+    if not files or not files[0].is_file():
+        raise StorageError(f"There is no text file at '{path}'.")
+    return corpus_from_texts(
+        lm, _paragraphs(files), f"text of {path.name}", n_tokens, row_length
+    )
+
+
+def _paragraphs(files: Iterable[Path], characters: int = 4000) -> Iterator[str]:
+    """Lines gathered to passages of about this many characters."""
+    for path in files:
+        passage = ""
+        try:
+            with path.open(encoding="utf-8") as file:
+                for line in file:
+                    passage += line
+                    if len(passage) >= characters:
+                        yield passage
+                        passage = ""
+        except UnicodeDecodeError as error:
+            raise StorageError(f"'{path}' is not UTF-8 text: {error}.") from error
+        yield passage
+
+
+def corpus_from_dataset(
+    lm: Decoder, name: str, config: str | None, n_tokens: int, row_length: int
+) -> Corpus:
+    """Text from a Hugging Face data set, streamed: only what is used is downloaded.
+
+    Args:
+        lm: whose tokenizer to use.
+        name: data set id, such as `wikimedia/wikipedia`; its column `text` is read.
+        config: configuration, such as `20231101.en`.
+        n_tokens: how many tokens to take.
+        row_length: tokens per row.
+
+    Raises:
+        StatisticsError: the `datasets` package is missing, or the data set cannot be read.
+    """
+    try:
+        import datasets  # noqa: PLC0415 - an optional dependency  # pyright: ignore
+    except ImportError as error:
+        raise StatisticsError(
+            "Reading a data set needs the 'datasets' package: pip install 'factlab[hub]'."
+        ) from error
+    try:
+        stream = datasets.load_dataset(name, config, split="train", streaming=True)
+        texts = (str(example["text"]) for example in stream)
+        return corpus_from_texts(lm, texts, f"data set {name}", n_tokens, row_length)
+    except (OSError, ValueError, KeyError) as error:
+        raise StatisticsError(f"Cannot read data set '{name}': {error}") from error
+
+
+def corpus_from_model(
+    lm: Decoder,
+    n_tokens: int,
+    row_length: int,
+    seed: int,
+    progress: ProgressCallback = silent,
+    use_cache: bool = True,
+) -> Corpus:
+    """Text that the model writes itself: sampled at temperature 1 from its start token.
+
+    What a model writes is what it has learned text to be, so its own samples stand in for the
+    corpus that it was trained on. Rows are kept in the cache, under a hash of all they depend on.
+    """
+    if n_tokens < 1 or row_length < 2:
+        raise InvalidRequestError(
+            f"n_tokens={n_tokens} and row_length={row_length} are too small to sample text."
+        )
+    n_rows = -(-n_tokens // row_length)
+    recipe = f"sample 1|{lm.live_fingerprint}|{lm.dtype}|{n_rows}|{row_length}|{seed}"
+    path = cache_dir() / "corpora" / f"{hashlib.sha256(recipe.encode()).hexdigest()[:24]}.safetensors"
+    source = f"text sampled from the model (seed {seed})"
+    if use_cache and path.exists():
+        ids = read_tensors(path)[0]["ids"]
+        return Corpus(tuple(map(tuple, ids.tolist())), source)
+    start = start_token_id(lm.tokenizer)
+
+    def sampling(_label: str, done: int, total: int) -> None:
+        progress("sampling text from the model", done, total)
+
+    rows = [[start] for _ in range(n_rows)]
+    new = generate_ids(lm, rows, row_length - 1, 0, seed, sampling, may_end=False)
+    ids = torch.tensor([[start, *row] for row in new])
+    if use_cache:
+        write_tensors(path, {"ids": ids})
+    return Corpus(tuple(map(tuple, ids.tolist())), source)

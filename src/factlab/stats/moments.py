@@ -1,0 +1,122 @@
+"""The second moment of MLP keys: C = E[k kᵀ], uncentred.
+
+ROME's closed form measures the size of a change by what it does to ordinary keys, and C is all it
+needs to know about them (ROME paper, section 3.1 and appendix A).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from factlab.errors import StatisticsError, StorageError, WrongModelError
+from factlab.models.decoder import Decoder
+from factlab.storage import read_tensors, write_tensors
+
+_FORMAT = "factlab second moment 1"
+
+
+@dataclass(frozen=True, slots=True)
+class SecondMoment:
+    """E[k kᵀ] of one layer's MLP keys, with what it was computed from.
+
+    Attributes:
+        matrix: (d_mlp, d_mlp), float64, on the CPU, symmetric.
+        layer: 0-based.
+        n_tokens: number of keys averaged.
+        source: the text, in words.
+        fingerprint: of the model whose keys these are.
+    """
+
+    matrix: Float[Tensor, "d_mlp d_mlp"]
+    layer: int
+    n_tokens: int
+    source: str
+    fingerprint: str
+
+    def solve(self, key: Float[Tensor, " d_mlp"]) -> Float[Tensor, " d_mlp"]:
+        """C⁻¹ k, by Cholesky in float64.
+
+        Raises:
+            StatisticsError: C is not positive definite: there were too few independent keys.
+        """
+        factor, info = torch.linalg.cholesky_ex(self.matrix)
+        if int(info) != 0:
+            raise StatisticsError(
+                f"The second moment of layer {self.layer} is singular: {self.n_tokens} tokens of "
+                f"{self.source} for {len(self.matrix)} dimensions are too few or too alike. "
+                "Collect it from more text (factlab stats --tokens-per-dim 10)."
+            )
+        return torch.cholesky_solve(key.double().cpu()[:, None], factor)[:, 0]
+
+    def check_model(self, lm: Decoder) -> None:
+        """Refuse statistics of another model. Those of the model before its edits will do.
+
+        Raises:
+            WrongModelError: they were collected on different weights.
+        """
+        if self.fingerprint not in (lm.fingerprint, lm.live_fingerprint):
+            raise WrongModelError(
+                f"These statistics of layer {self.layer} were collected on a model with "
+                f"fingerprint {self.fingerprint[:12]}, but {lm.name} has {lm.fingerprint[:12]}. "
+                "Collect them again on this model."
+            )
+
+    def save(self, path: Path) -> None:
+        """Write a portable safetensors file."""
+        metadata = {
+            "format": _FORMAT,
+            "layer": str(self.layer),
+            "n_tokens": str(self.n_tokens),
+            "source": self.source,
+            "fingerprint": self.fingerprint,
+        }
+        write_tensors(path, {"second_moment": self.matrix}, metadata)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            StorageError: the file is missing, damaged, or something else.
+        """
+        tensors, metadata = read_tensors(path)
+        matrix = tensors.get("second_moment")
+        if metadata.get("format") != _FORMAT or matrix is None:
+            raise StorageError(f"'{path}' is not a second-moment file of this version of factlab.")
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.isfinite().all():
+            raise StorageError(f"'{path}' is damaged: its matrix is not square and finite.")
+        return cls(
+            matrix,
+            int(metadata["layer"]),
+            int(metadata["n_tokens"]),
+            metadata["source"],
+            metadata["fingerprint"],
+        )
+
+
+class MomentAccumulator:
+    """A running sum of k kᵀ in float64: any chunking of the keys gives the same result."""
+
+    def __init__(self, width: int) -> None:
+        self._sum = torch.zeros(width, width, dtype=torch.float64)
+        self.n_tokens = 0
+
+    def add(self, keys: Float[Tensor, "token width"]) -> None:
+        """Count in more keys."""
+        exact = keys.double()
+        self._sum += (exact.T @ exact).cpu()
+        self.n_tokens += len(keys)
+
+    def mean(self) -> Float[Tensor, "width width"]:
+        """The second moment so far.
+
+        Raises:
+            StatisticsError: no key was added.
+        """
+        if self.n_tokens == 0:
+            raise StatisticsError("No keys were collected: the corpus is empty.")
+        return self._sum / self.n_tokens

@@ -1,0 +1,90 @@
+"""Second moments on demand: from the cache if they are there, else collected and kept."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+
+from factlab.errors import StorageError
+from factlab.models.decoder import Decoder
+from factlab.progress import ProgressCallback, silent
+from factlab.stats.collect import collect_second_moments
+from factlab.stats.corpus import Corpus, corpus_from_model
+from factlab.stats.moments import SecondMoment
+from factlab.storage import cache_dir
+
+
+class StatsConfig(BaseModel):
+    """How much text to collect second moments from.
+
+    The rank of C is at most the number of keys, so the budget is a multiple of their width.
+    Between two and ten times d_mlp is enough (arXiv 2506.04226).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tokens_per_dim: PositiveFloat = 8.0
+    row_length: PositiveInt = 128
+    seed: int = 0
+
+    def n_tokens(self, lm: Decoder) -> int:
+        """The budget for a model."""
+        return round(self.tokens_per_dim * lm.d_mlp)
+
+
+def second_moments(
+    lm: Decoder,
+    layers: Sequence[int],
+    config: StatsConfig | None = None,
+    corpus: Corpus | None = None,
+    progress: ProgressCallback = silent,
+    recompute: bool = False,
+) -> dict[int, SecondMoment]:
+    """Second moments of some layers, cached under a hash of weights, layer and corpus.
+
+    Args:
+        lm: the model.
+        layers: 0-based.
+        config: the budget; used when no corpus is given.
+        corpus: text to use; by default the model writes its own.
+        progress: told how far sampling and collecting are.
+        recompute: ignore what is in the cache, and replace it.
+
+    Raises:
+        StorageError: a file in the cache is damaged.
+    """
+    config = config or StatsConfig()
+    if corpus is None:
+        corpus = corpus_from_model(
+            lm, config.n_tokens(lm), config.row_length, config.seed, progress, not recompute
+        )
+    paths = {layer: _path(lm, layer, corpus) for layer in layers}
+    found: dict[int, SecondMoment] = {}
+    if not recompute:
+        for layer, path in paths.items():
+            if path.exists():
+                found[layer] = _load(path)
+    missing = [layer for layer in layers if layer not in found]
+    if missing:
+        new = collect_second_moments(lm, missing, corpus, progress)
+        for layer, moment in new.items():
+            moment.save(paths[layer])
+        found |= new
+    return {layer: found[layer] for layer in layers}
+
+
+def _path(lm: Decoder, layer: int, corpus: Corpus) -> Path:
+    recipe = f"moment 1|{lm.live_fingerprint}|{lm.dtype}|{layer}|{corpus.digest}"
+    name = hashlib.sha256(recipe.encode()).hexdigest()[:24]
+    return cache_dir() / "second-moments" / f"layer-{layer}-{name}.safetensors"
+
+
+def _load(path: Path) -> SecondMoment:
+    try:
+        return SecondMoment.load(path)
+    except StorageError as error:
+        raise StorageError(
+            f"The cached statistics are damaged ({error}) Delete that file, or collect them again "
+            "with 'factlab stats --recompute'."
+        ) from error
