@@ -1,7 +1,7 @@
 """The vocabulary of requests: what a fact is. No torch here."""
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from factlab.errors import InvalidRequestError
 
@@ -65,7 +65,7 @@ class Fact:
         """Character position of the subject in `prompt`."""
         return self.template.index(SLOT)
 
-    def with_target(self, target_new: str) -> Self:
+    def with_target(self, target_new: str) -> "Fact":
         """The same fact with another object to write."""
         return replace(self, target_new=target_new)
 
@@ -76,7 +76,7 @@ class Fact:
         subject: str,
         target_new: str | None = None,
         target_true: str | None = None,
-    ) -> Self:
+    ) -> "Fact":
         """Make a fact of a whole prompt by cutting out the first occurrence of the subject.
 
         Raises:

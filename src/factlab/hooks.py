@@ -7,7 +7,7 @@ context managers: their hooks exist inside the block and nowhere else.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ class Site(NamedTuple):
     stream: Stream
 
 
+@runtime_checkable
 class HasModules(Protocol):
     """What `record` and `intervene` need of a model."""
 
@@ -71,15 +72,12 @@ def intervene(
 
 @contextmanager
 def record(lm: HasModules, sites: Iterable[Site]) -> Iterator[dict[Site, State]]:
-    """Collect states while the model runs; the dict fills as the sites are reached.
-
-    The tensors are the model's own, not copies.
-    """
+    """Collect copies of states while the model runs; the dict fills as the sites are reached."""
     states: dict[Site, State] = {}
 
     def keep(site: Site) -> Callable[[State], State]:
         def function(state: State) -> State:
-            states[site] = state
+            states[site] = state.clone()  # some layers go on adding to it in place
             return state
 
         return function

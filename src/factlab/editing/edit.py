@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -45,7 +45,7 @@ class BaseModelInfo(BaseModel):
     on_top_of: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, lm: Decoder) -> Self:
+    def of(cls, lm: Decoder) -> "BaseModelInfo":
         """Describe a model as it is now."""
         active = [p.digest for p in lm.patches.active if isinstance(p, LowRankUpdate)]
         return cls(
@@ -156,7 +156,7 @@ class Edit:
             write_json(unfinished / _JSON, document.model_dump(mode="json"))
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls, folder: str | Path) -> "Edit":
         """Read what `save` wrote.
 
         Raises:

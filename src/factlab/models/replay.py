@@ -73,10 +73,30 @@ class Prefix(Cache):
         super().__init__(layers=[_PrefixLayer(keys, values) for keys, values in keys_values])
 
     @classmethod
-    def of(cls, cache: Cache, stop: int) -> "Prefix":
-        """The first `stop` tokens of what a forward pass has put into a cache."""
-        pairs = [(layer.keys[:, :, :stop], layer.values[:, :, :stop]) for layer in cache.layers]
-        return cls(pairs)
+    def of(cls, cache: Cache, stops: int | Sequence[int]) -> "Prefix":
+        """The first tokens of each row of what a forward pass has put into a cache.
+
+        Args:
+            cache: filled from rows that all start in column 0.
+            stops: how many tokens, for all rows or for each; rows that keep fewer are shifted so
+                that all end in one column, as `tokens.pad` aligns them.
+        """
+        if isinstance(stops, int):
+            pairs = [(layer.keys[:, :, :stops], layer.values[:, :, :stops]) for layer in cache.layers]
+            return cls(pairs)
+        lengths = torch.tensor(stops)
+        width = int(lengths.max())
+        columns = (torch.arange(width) - (width - lengths[:, None])).clamp(min=0)
+        return cls([(_take(x.keys, columns), _take(x.values, columns)) for x in cache.layers])
+
+
+def _take(
+    states: Float[Tensor, "row head pos width"], columns: Int[Tensor, "row column"]
+) -> Float[Tensor, "row head column width"]:
+    """Each row's states at its own columns; a column that repeats is padding, to be masked."""
+    rows, heads, _, width = states.shape
+    index = columns.to(states.device)[:, None, :, None].expand(rows, heads, -1, width)
+    return states.gather(2, index)
 
 
 class _GrowingLayer(CacheLayerMixin):
@@ -115,14 +135,19 @@ class _GrowingLayer(CacheLayerMixin):
         return -1
 
 
-def recording_cache(n_layers: int, capacity: int) -> Cache:
-    """An empty cache that keeps every token at every layer, sliding windows or not.
+def recording_cache(n_layers: int, capacity: int, prefix: Prefix | None = None) -> Cache:
+    """A cache that keeps every token at every layer, sliding windows or not.
 
     Args:
         n_layers: of the model.
         capacity: most tokens it will hold.
+        prefix: tokens to begin with; none by default.
     """
-    return Cache(layers=[_GrowingLayer(capacity) for _ in range(n_layers)])
+    cache = Cache(layers=[_GrowingLayer(capacity) for _ in range(n_layers)])
+    if prefix is not None:
+        for growing, fixed in zip(cache.layers, prefix.layers, strict=True):
+            growing.update(fixed.keys, fixed.values)
+    return cache
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ needs to know about them (ROME paper, section 3.1 and appendix A).
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -77,7 +76,7 @@ class SecondMoment:
         write_tensors(path, {"second_moment": self.matrix}, metadata)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path) -> "SecondMoment":
         """Read what `save` wrote.
 
         Raises:

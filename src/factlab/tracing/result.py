@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
@@ -115,7 +115,7 @@ class CausalTrace:
         write_tensors(Path(path), self.effects, metadata)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path) -> "CausalTrace":
         """Read what `save` wrote.
 
         Raises:
@@ -131,7 +131,8 @@ class CausalTrace:
                 "subject_span": TokenSpan(*summary.pop("subject_span")),
                 "config": TraceConfig.model_validate(summary.pop("config")),
             }
-            return cls(**summary, **fixed, effects=effects)
+            ordered = {kind: effects[kind] for kind in KINDS if kind in effects}
+            return cls(**summary, **fixed, effects=ordered)
         except (KeyError, TypeError, ValueError, ValidationError) as error:
             raise StorageError(f"'{path}' is damaged: {error}.") from error
 

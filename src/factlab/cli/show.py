@@ -1,0 +1,62 @@
+"""`factlab show`: what is in a saved edit?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from factlab.cli.session import Session, command
+from factlab.cli.tables import table
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    command(app, show, "show")
+
+
+def show(
+    session: Session,
+    folder: Annotated[Path, typer.Argument(help="The folder that 'factlab edit --out' wrote.")],
+) -> None:
+    """Describe a saved edit: facts, weights changed, and the model it is for."""
+    from dataclasses import asdict
+
+    from factlab.editing.edit import Edit
+
+    edit = Edit.load(folder)
+    updates = [
+        {
+            "weight": update.weight_name,
+            "shape": [update.left.shape[0], update.right.shape[1]],
+            "rank": update.rank,
+            "norm": update.norm,
+        }
+        for update in edit.updates
+    ]
+    facts = [asdict(fact) for fact in edit.facts]
+    session.say(f"{edit.method} for {edit.base.name} (fingerprint {edit.base.fingerprint[:12]})")
+    rows = [[f.prompt, f.target_true or "—", f.target_new or "—"] for f in edit.facts]
+    session.say(table(["prompt", "true", "new"], rows))
+    rows = [
+        [u.weight_name, f"{u.left.shape[0]} × {u.right.shape[1]}", str(u.rank), f"{u.norm:.3f}"]
+        for u in edit.updates
+    ]
+    session.say(table(["weight", "out × in", "rank", "norm of change"], rows, right={2, 3}))
+    rows = [
+        [name, f"{value:.4g}" if isinstance(value, float) else str(value)]
+        for name, value in edit.diagnostics.items()
+        if not isinstance(value, list)
+    ]
+    session.say(table(["diagnostic", "value"], rows))
+    session.say("Versions: " + ", ".join(f"{k} {v}" for k, v in edit.versions.items()))
+    session.emit(
+        {
+            "method": edit.method,
+            "facts": facts,
+            "updates": updates,
+            "base": edit.base.model_dump(mode="json"),
+            "config": edit.config,
+            "diagnostics": edit.diagnostics,
+            "versions": edit.versions,
+        }
+    )

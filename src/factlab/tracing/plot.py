@@ -1,0 +1,104 @@
+"""Heat maps of causal traces, in the form of the ROME paper's figure 1: tokens down, layers across."""
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from factlab.errors import InvalidRequestError, nearest
+from factlab.storage import write_atomically
+from factlab.tracing.result import CausalTrace
+
+FORMATS = ("png", "pdf", "svg")
+_TITLES = {"block": "hidden state", "mlp": "MLP", "attn": "attention"}
+_COLOURS = {"block": "Purples", "mlp": "Greens", "attn": "Reds"}
+
+
+def check_picture_path(path: Path) -> None:
+    """Refuse a file name that no picture format belongs to.
+
+    Raises:
+        InvalidRequestError: the suffix is not one of `FORMATS`.
+    """
+    suffix = path.suffix.removeprefix(".")
+    if suffix not in FORMATS:
+        raise InvalidRequestError(
+            f"Cannot draw to '{path}': the name must end in one of "
+            f"{', '.join('.' + f for f in FORMATS)}.{nearest(suffix, FORMATS)}"
+        )
+
+
+def plot_trace(trace: CausalTrace, path: Path) -> None:
+    """Draw one panel per kind of state, side by side, each on its own scale.
+
+    Args:
+        trace: what to draw.
+        path: ends in `.png`, `.pdf` or `.svg`.
+
+    Raises:
+        InvalidRequestError: the file name's ending is none of these.
+        StorageError: the file cannot be written.
+    """
+    check_picture_path(path)
+    n_tokens, n_kinds = len(trace.tokens), len(trace.effects)
+    height = 2.1 + 0.26 * n_tokens
+    figure = Figure(figsize=(1.4 + 4.1 * n_kinds, height), layout="constrained", dpi=150)
+    panels = figure.subplots(1, n_kinds, sharey=True, squeeze=False)[0]
+    for panel, (kind, effects) in zip(panels, trace.effects.items(), strict=True):
+        _draw_panel(panel, trace, kind)
+        image = panel.imshow(
+            effects.numpy(),
+            aspect="auto",
+            interpolation="nearest",
+            cmap=_COLOURS[kind],
+            vmin=0.0,
+            vmax=max(float(effects.max()), 1e-6),
+        )
+        bar = figure.colorbar(image, ax=panel, shrink=0.85, pad=0.02)
+        bar.ax.tick_params(labelsize=7)
+        bar.outline.set_visible(False)
+    _label_tokens(panels[0], trace)
+    figure.suptitle(
+        f"Which states restore “{trace.answer.strip()}”?   "
+        f"p(clean) = {trace.clean_prob:.3f}    p(corrupted) = {trace.corrupted_prob:.3f}",
+        fontsize=11,
+    )
+    figure.supxlabel(
+        f"indirect effect on p(“{trace.answer.strip()}”), {trace.config.samples} noise samples, "
+        f"ν = {trace.noise_level:.3g};  * = corrupted subject token;  {trace.model_name}",
+        fontsize=8,
+        color="0.35",
+    )
+    write_atomically(path, lambda temporary: figure.savefig(temporary))
+
+
+def _draw_panel(panel: Axes, trace: CausalTrace, kind: str) -> None:
+    width = trace.config.window
+    title = _TITLES[kind] if kind == "block" else f"{_TITLES[kind]}, window of {width} layers"
+    panel.set_title(title, fontsize=10)
+    panel.set_xlabel("layer" if kind == "block" else "centre layer", fontsize=9)
+    panel.tick_params(labelsize=8, length=2)
+    for side in panel.spines.values():
+        side.set_visible(False)
+    for edge in (trace.subject_span.start, trace.subject_span.stop):
+        if 0 < edge < len(trace.tokens):
+            panel.axhline(edge - 0.5, color="0.4", linewidth=0.6, linestyle=(0, (4, 3)))
+
+
+def _label_tokens(panel: Axes, trace: CausalTrace) -> None:
+    start, stop = trace.subject_span
+    labels = [
+        printable(token) + ("*" if start <= i < stop else "")
+        for i, token in enumerate(trace.tokens)
+    ]
+    panel.set_yticks(range(len(labels)), labels=labels)
+    for i, label in enumerate(panel.get_yticklabels()):
+        label.set_fontweight("bold" if start <= i < stop else "normal")
+        # A dollar sign would otherwise begin a formula.
+        label.set_parse_math(False)
+
+
+def printable(token: str) -> str:
+    """A token for a label: line breaks and tabs made visible, outer spaces dropped."""
+    text = token.replace("\n", "↵").replace("\t", "→").strip()
+    return text or "␣"

@@ -1,0 +1,77 @@
+"""Fixtures: models of every family, and the promise that computing changes nothing."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+
+import factlab as fl
+from factlab.architectures import ARCHITECTURES
+
+FAMILIES = tuple(ARCHITECTURES)
+# One of each habit: Conv1D, parallel blocks, alibi, flat MLP, gated MLP, norms behind the MLP.
+HABITS = ("gpt2", "gptj", "bloom", "opt", "llama", "gemma2")
+
+# These compute attention in float32 whatever the weights are.
+SINGLE_INSIDE = ("gptj", "codegen", "gpt_neo", "mpt")
+
+MakeModel = Callable[..., fl.LanguageModel]
+
+
+@pytest.fixture(autouse=True)
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tiny models are fastest on one thread."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(n_threads if "slow" in request.keywords else 1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+@pytest.fixture(autouse=True)
+def private_cache(request: pytest.FixtureRequest, tmp_path, monkeypatch) -> None:
+    """Every test has a cache of its own; slow ones share the user's, where the bundled model is."""
+    if "slow" not in request.keywords:
+        monkeypatch.setenv("FACTLAB_CACHE", str(tmp_path / "cache"))
+
+
+def _state_of(lm: fl.LanguageModel) -> tuple[object, ...]:
+    modules = list(lm.model.modules())
+    return (
+        [(n, p.detach().clone(), p.requires_grad) for n, p in lm.model.named_parameters()],
+        [m.training for m in modules],
+        [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in modules],
+        lm.tokenizer.padding_side,
+    )
+
+
+@pytest.fixture
+def make_model() -> Iterator[MakeModel]:
+    """Make tiny models; at the end they and all random states must be as they were."""
+    made: list[tuple[fl.LanguageModel, tuple[object, ...]]] = []
+    random_states = (torch.get_rng_state(), np.random.get_state()[1].copy())
+
+    def make(family: str, **kwargs: object) -> fl.LanguageModel:
+        lm = fl.tiny_model(family, **kwargs)
+        made.append((lm, _state_of(lm)))
+        return lm
+
+    yield make
+    for lm, (weights, *rest) in made:
+        now, *rest_now = _state_of(lm)
+        for (name, before, grad), (_, after, grad_after) in zip(weights, now, strict=True):
+            assert torch.equal(before, after), f"{name} changed"
+            assert grad == grad_after, f"{name}.requires_grad changed"
+        assert rest == rest_now, "training mode, hooks or tokenizer changed"
+    assert torch.equal(random_states[0], torch.get_rng_state())
+    assert (random_states[1] == np.random.get_state()[1]).all()
+
+
+@pytest.fixture
+def fact() -> fl.Fact:
+    return fl.Fact("{} is located in the city of", "The Eiffel Tower", "Rome", "Paris")
+
+
+@pytest.fixture(scope="session")
+def bundled() -> fl.LanguageModel:
+    return fl.load()

@@ -1,0 +1,226 @@
+"""ROME against slow, obviously right versions, on every family in float64."""
+
+import pytest
+import torch
+from conftest import FAMILIES, HABITS, SINGLE_INSIDE
+from torch import Tensor
+
+import factlab as fl
+from factlab.editing.contexts import ContextConfig, sample_contexts
+from factlab.editing.lookup import keys_and_outputs, prompt_rows
+from factlab.editing.rank_one import rank_one_factors
+from factlab.editing.value import ValueConfig, optimise_value
+from factlab.errors import EditError, InvalidRequestError, StatisticsError, WrongModelError
+
+FACT = fl.Fact("Is {} in the city of", "the Space Needle", "Rome and Paris", "Seattle")
+CONTEXTS = ["", "Where is it? ", "A museum, a tower. "]
+
+
+def some_moment(lm, layer: int = 1) -> fl.SecondMoment:
+    generator = torch.Generator().manual_seed(7)
+    keys = torch.randn(4 * lm.d_mlp, lm.d_mlp, generator=generator, dtype=torch.float64)
+    return fl.SecondMoment(keys.T @ keys / len(keys), layer, len(keys), "noise", lm.fingerprint)
+
+
+def slow_losses(lm, contexts, layer, config: ValueConfig) -> tuple[list[float], Tensor]:
+    """Equation 4 row by row with full forward passes, all logits, and a plain torch hook."""
+    module = lm.model.get_submodule(f"{lm.architecture.layers}.{layer}.{lm.architecture.mlp_out}")
+    delta = torch.zeros(lm.d_model, dtype=torch.float64, requires_grad=True)
+    place = 0
+
+    def add(_module, _args, out):
+        out = out.clone()
+        (out if out.ndim == 2 else out[0])[place] += delta
+        return out
+
+    def logprobs(ids: list[int], position: int, edited: bool) -> Tensor:
+        nonlocal place
+        place = position
+        handle = module.register_forward_hook(add) if edited else None
+        try:
+            return lm.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        finally:
+            if handle:
+                handle.remove()
+
+    rows = prompt_rows(lm, FACT, contexts)
+    target = [*lm.tokenizer(" " + FACT.target_new)["input_ids"]]
+    (essence,) = prompt_rows(lm, fl.Fact("{} is a", FACT.subject), [""])
+    read = -1 if config.kl_position == "essence_end" else essence.position
+    reference = logprobs(list(essence.ids), essence.position, edited=False)[read].detach()
+    captured = []
+    handle = module.register_forward_hook(lambda *a: captured.append(a[2]))
+    lm.model(torch.tensor([rows[0].ids]))
+    handle.remove()
+    initial = captured[0].reshape(-1, lm.d_model)[rows[0].position].norm().item()
+
+    optimiser = torch.optim.Adam([delta], lr=config.learning_rate)
+    losses = []
+    for step in range(config.steps):
+        nlls = []
+        for row in rows:
+            lp = logprobs([*row.ids, *target], row.position, edited=True)
+            n = len(row.ids)
+            nlls.append(-sum(lp[n - 1 + i, t] for i, t in enumerate(target)) / len(target))
+        edited = logprobs(list(essence.ids), essence.position, edited=True)[read]
+        kl = (edited.exp() * (edited - reference)).sum()
+        decay = config.weight_decay * delta.norm() / initial**2
+        loss = sum(nlls) / len(nlls) + config.kl_factor * kl + decay
+        losses.append(loss.item())
+        if loss < config.stop_loss or step == config.steps - 1:
+            break
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        with torch.no_grad():
+            if delta.norm() > config.clamp_factor * initial:
+                delta *= config.clamp_factor * initial / delta.norm()
+    lm.model.zero_grad(set_to_none=True)
+    return losses, delta.detach()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kl_position", ["essence_end", "subject_end"])
+def test_the_value_is_optimised_as_by_full_forward_passes(make_model, family, kl_position):
+    lm = make_model(family, dtype=torch.float64, add_bos=family in ("llama", "opt"))
+    config = ValueConfig(steps=5, learning_rate=0.1, clamp_factor=0.4, kl_factor=0.5, kl_position=kl_position)
+    fast = optimise_value(lm, FACT, FACT.target_new, CONTEXTS, 1, config)
+    losses, delta = slow_losses(lm, CONTEXTS, 1, config)
+    tolerance = 1e-3 if family in SINGLE_INSIDE else 1e-8
+    assert [step["loss"] for step in fast.history] == pytest.approx(losses, abs=tolerance)
+    assert torch.allclose(fast.delta, delta, atol=10 * tolerance)
+    assert fast.history[-1]["delta_norm"] <= 0.4 * fast.initial_norm * (1 + 1e-9)
+
+
+def test_it_stops_early(make_model):
+    lm = make_model("gpt2")
+    fast = optimise_value(lm, FACT, "Rome", [""], 1, ValueConfig(stop_loss=1e3))
+    assert len(fast.history) == 1
+    assert fast.target_prob == fast.target_prob_before
+    assert float(fast.delta.norm()) == 0
+
+
+@pytest.mark.parametrize("square", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_new_weight_maps_the_key_to_the_value(make_model, family, square):
+    """W' k* == v* through the model's own modules, whatever the layout; one family in four square."""
+    if square and family not in HABITS:
+        square = False
+    lm = make_model(family, dtype=torch.float64, square=square)
+    config = fl.RomeConfig(layer=1, value=ValueConfig(steps=4), contexts=ContextConfig(groups=((2, 4),)))
+    edit = fl.rome(lm, FACT, config, some_moment(lm))
+    rows = prompt_rows(lm, FACT, sample_contexts(lm, config.contexts))
+    before = keys_and_outputs(lm, rows, 1)
+    with edit.applied(lm):
+        after = keys_and_outputs(lm, rows, 1)
+    assert torch.equal(before.keys, after.keys)
+    key_change = (after.outputs - before.outputs).mean(0)
+    delta_norm = edit.diagnostics["delta_norm"][-1]
+    assert float(key_change.norm()) == pytest.approx(delta_norm, abs=1e-9)
+    (update,) = edit.updates
+    assert update.rank == 1
+    dense = update.patched(lm.mlp_weight(1)) - lm.mlp_weight(1).detach()
+    assert torch.linalg.matrix_rank(dense, rtol=1e-9) == 1
+    if lm.mlp_layout == "in_out":
+        dense = dense.T
+    assert torch.allclose(dense @ before.keys.mean(0), key_change, atol=1e-9)
+    assert update.norm == pytest.approx(float(dense.norm()))
+
+
+def test_the_change_is_the_smallest_in_the_metric_of_c():
+    """Against the solution of the constrained problem by a dense KKT system, and random rivals."""
+    generator = torch.Generator().manual_seed(0)
+    n, m = 6, 4
+    keys = torch.randn(50, n, generator=generator, dtype=torch.float64)
+    second = keys.T @ keys / 50
+    weight = torch.randn(m, n, generator=generator, dtype=torch.float64)
+    key = torch.randn(n, generator=generator, dtype=torch.float64)
+    value = torch.randn(m, generator=generator, dtype=torch.float64)
+    moment = fl.SecondMoment(second, 0, 50, "noise", "")
+    left, right = rank_one_factors(key, value, weight @ key, moment)
+    change = left @ right
+    assert torch.allclose((weight + change) @ key, value, atol=1e-12)
+
+    # Row by row: minimise d C dᵀ subject to d·k = r. KKT: [2C k; kᵀ 0] [d; λ] = [0; r].
+    kkt = torch.zeros(n + 1, n + 1, dtype=torch.float64)
+    kkt[:n, :n], kkt[:n, n], kkt[n, :n] = 2 * second, key, key
+    rhs = torch.zeros(n + 1, m, dtype=torch.float64)
+    rhs[n] = value - weight @ key
+    assert torch.allclose(change, torch.linalg.solve(kkt, rhs)[:n].T, atol=1e-10)
+
+    def cost(d):
+        return float((d @ second @ d.T).trace())
+
+    for _ in range(50):
+        rival = torch.randn(m, n, generator=generator, dtype=torch.float64)
+        rival -= torch.outer(rival @ key, key) / (key @ key)
+        assert cost(change + 0.1 * rival) > cost(change)
+
+
+def test_legacy_uses_the_bare_key_where_the_original_code_does(make_model):
+    lm = make_model("gpt2", dtype=torch.float64)
+    shared = {"layer": 1, "value": ValueConfig(steps=3), "contexts": ContextConfig(groups=((3, 4),))}
+    moment = some_moment(lm)
+    edit = fl.rome(lm, FACT, fl.RomeConfig(**shared, legacy=True), moment)
+    rows = prompt_rows(lm, FACT, sample_contexts(lm, ContextConfig(groups=((3, 4),))))
+    found = keys_and_outputs(lm, rows, 1)
+    (update,) = edit.updates
+    expected = moment.solve(found.keys.mean(0))
+    assert torch.allclose(update.right[0], expected / expected.norm(), atol=1e-10)
+    moved = update.left @ update.right @ found.keys[0]
+    assert float(moved.norm()) == pytest.approx(edit.diagnostics["delta_norm"][-1], abs=1e-9)
+    assert edit.updates[0].digest != fl.rome(lm, FACT, fl.RomeConfig(**shared), moment).updates[0].digest
+
+
+def test_same_seed_same_bytes(make_model, tmp_path):
+    lm = make_model("llama")
+    config = fl.RomeConfig(layer=1, value=ValueConfig(steps=3), contexts=ContextConfig(groups=((2, 4),)))
+    for name in "ab":
+        fl.rome(lm, FACT, config, some_moment(lm)).save(tmp_path / name)
+    for file in ("edit.json", "edit.safetensors"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_models_are_edited(make_model, dtype):
+    lm = make_model("llama", dtype=dtype)
+    config = fl.RomeConfig(layer=1, contexts=ContextConfig(groups=((2, 4),)))
+    edit = fl.rome(lm, FACT, config, some_moment(lm))
+    assert edit.updates[0].left.dtype == torch.float32
+    before = lm.score([FACT.prompt], ["Rome and Paris"])[0].logprob
+    with edit.applied(lm):
+        assert lm.score([FACT.prompt], ["Rome and Paris"])[0].logprob > before + 0.5
+
+
+def test_a_model_without_a_preset_gets_a_layer_from_a_trace(make_model, caplog):
+    lm = make_model("llama")
+    config = fl.RomeConfig(value=ValueConfig(steps=2), contexts=ContextConfig(groups=()),
+                           stats=fl.StatsConfig(tokens_per_dim=4, row_length=16))  # fmt: skip
+    edit = fl.rome(lm, FACT, config)
+    assert edit.diagnostics["layer_source"] == "causal trace of this fact"
+    assert f"editing layer {edit.config['layer']}" in caplog.text
+    trace = fl.causal_trace(lm, FACT)
+    at_subject = trace.effects["mlp"][trace.subject_span.last]
+    assert edit.config["layer"] == int(at_subject.argmax())
+
+
+def test_requests_that_make_no_sense(make_model):
+    lm = make_model("gpt2")
+    with pytest.raises(InvalidRequestError, match="no target_new"):
+        fl.rome(lm, fl.Fact("{} is in", "Rome"))
+    with pytest.raises(InvalidRequestError, match="Layer 9 is out of range"):
+        fl.rome(lm, FACT, fl.RomeConfig(layer=9))
+    with pytest.raises(InvalidRequestError, match="statistics are of layer 0"):
+        fl.rome(lm, FACT, fl.RomeConfig(layer=1), some_moment(lm, layer=0))
+    with pytest.raises(WrongModelError, match="collected on a model with fingerprint"):
+        fl.rome(lm, FACT, fl.RomeConfig(layer=1), some_moment(make_model("gpt2", seed=3)))
+    flat = fl.SecondMoment(torch.ones(56, 56, dtype=torch.float64), 1, 1, "one", lm.fingerprint)
+    with pytest.raises(StatisticsError, match="layer 1 is singular: 1 tokens"):
+        fl.rome(lm, FACT, fl.RomeConfig(layer=1), flat)
+
+
+def test_a_zero_key_is_refused():
+    moment = fl.SecondMoment(torch.eye(3, dtype=torch.float64), 2, 9, "x", "")
+    zero, value = torch.zeros(3), torch.ones(3)
+    with pytest.raises(EditError, match="layer 2 has no component"):
+        rank_one_factors(zero, value, zero, moment)
