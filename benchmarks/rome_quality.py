@@ -2,8 +2,8 @@
 
 Facts come from two TSV files in the form of ParaRel: facts (relation, subject, object) and patterns
 (relation, a sentence with [X] for the subject that ends in [Y]). For every record a subject and its
-true object are drawn, a new object of the same relation (weighted by frequency), a rewriting prompt,
-up to two paraphrases, and up to ten neighbours: other subjects with the same true object.
+true object are drawn, a new object of the same relation (weighted by frequency), a rewriting
+prompt, up to two paraphrases, and up to ten neighbours: other subjects with the same true object.
 
     python benchmarks/rome_quality.py --facts facts.tsv --patterns patterns.tsv --out scores.jsonl
 

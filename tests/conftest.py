@@ -14,7 +14,7 @@ FAMILIES = tuple(ARCHITECTURES)
 HABITS = ("gpt2", "gptj", "bloom", "opt", "llama", "gemma2")
 
 # These compute attention in float32 whatever the weights are.
-SINGLE_INSIDE = ("gptj", "codegen", "gpt_neo", "mpt")
+SINGLE_INSIDE = ("gptj", "codegen", "gpt_neo", "mpt", "gemma2")
 
 MakeModel = Callable[..., fl.LanguageModel]
 

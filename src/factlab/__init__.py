@@ -61,7 +61,7 @@ _HOMES = {
 
 __version__ = "0.1.0"
 
-__all__ = [  # noqa: PLE0604 - the names of _HOMES, spelled out for readers and type checkers
+__all__ = [
     "CausalTrace",
     "Edit",
     "Fact",

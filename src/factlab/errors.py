@@ -46,6 +46,6 @@ class StatisticsError(FactlabError, RuntimeError):
 
 
 def nearest(value: str, accepted: Iterable[str]) -> str:
-    """A closing phrase for an error message: ` Did you mean 'x'?`, or nothing when none is close."""
+    """A closing phrase for a message: ` Did you mean 'x'?`, or nothing when none is close."""
     close = difflib.get_close_matches(value, list(accepted), n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""

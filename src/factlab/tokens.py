@@ -141,7 +141,7 @@ def start_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def shown(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """Each token as text, for tables and axes. Parts of a character show as the replacement sign."""
+    """Each token as text, for tables and axes; parts of a character show as a replacement sign."""
     return [str(tokenizer.decode([token_id])) for token_id in ids]
 
 
@@ -171,14 +171,29 @@ class TokenBatch:
         return self.input_ids.shape[1]
 
     @property
+    def _left_padding(self) -> Int[Tensor, "batch 1"]:
+        return (self.is_token.long().cumsum(1) == 0).sum(1, keepdim=True)
+
+    @property
+    def attention_mask(self) -> Int[Tensor, "batch pos"] | None:
+        """1 except for padding on the left; None where there is none.
+
+        Padding on the right may look at itself: nothing real ever looks at it, and a row of
+        attention that sees nothing at all would be NaN.
+        """
+        if not self.pads_left:
+            return None
+        places = torch.arange(self.width, device=self.input_ids.device)
+        return (places[None] >= self._left_padding).long()
+
+    @property
     def position_ids(self) -> Int[Tensor, "batch pos"]:
         """Each token's place in its own row, counted on through padding on the right.
 
         Padding on the left counts as place 0.
         """
-        left = (self.is_token.long().cumsum(1) == 0).sum(1, keepdim=True)
         places = torch.arange(self.width, device=self.input_ids.device)
-        return (places[None] - left).clamp(min=0)
+        return (places[None] - self._left_padding).clamp(min=0)
 
 
 def pad(

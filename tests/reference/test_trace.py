@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conftest import FAMILIES, SINGLE_INSIDE
 from slow_trace import slow_effects, trace_modules
 
 import factlab as fl
+from conftest import FAMILIES, SINGLE_INSIDE
 from factlab.tracing.corruption import add_at, draw_noise, embedding_sigma
 
 
@@ -13,11 +13,22 @@ def compare(lm, fact, config, tolerance, **subset):
     trace = fl.causal_trace(lm, fact, config=config)
     tokens, span = lm.encode_fact(fact)
     noise = draw_noise(
-        config.samples, span.stop - span.start, lm.embedding.weight.shape[1], trace.noise_level, config.seed
+        config.samples,
+        span.stop - span.start,
+        lm.embedding.weight.shape[1],
+        trace.noise_level,
+        config.seed,
     )
     with torch.no_grad():
         slow, clean, corrupted = slow_effects(
-            lm.model, lm.embedding, trace_modules(lm), list(tokens.ids), span, noise, config.window, **subset
+            lm.model,
+            lm.embedding,
+            trace_modules(lm),
+            list(tokens.ids),
+            span,
+            noise,
+            config.window,
+            **subset,
         )
     assert trace.clean_prob == pytest.approx(clean, abs=tolerance)
     assert trace.corrupted_prob == pytest.approx(corrupted, abs=tolerance)

@@ -5,9 +5,9 @@ import json
 
 import pytest
 import torch
-from conftest import HABITS
 
 import factlab as fl
+from conftest import HABITS
 from factlab.editing.edit import BaseModelInfo, current_versions
 from factlab.editing.update import LowRankUpdate
 from factlab.errors import EditError, StorageError, WrongModelError
@@ -20,7 +20,9 @@ def make_edit(lm, seed: int, layer: int = 1, size: float = 0.1) -> fl.Edit:
     right = torch.randn(2, lm.d_mlp, generator=generator).to(dtype)
     update = LowRankUpdate(lm.mlp_weight_name(layer), lm.mlp_layout, left, right)
     fact = fl.Fact("{} is in", "Rome", "Paris")
-    return fl.Edit("rome", (fact,), (update,), BaseModelInfo.of(lm), {"a": 1}, {"b": [1.5]}, current_versions())
+    return fl.Edit(
+        "rome", (fact,), (update,), BaseModelInfo.of(lm), {"a": 1}, {"b": [1.5]}, current_versions()
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -165,7 +167,7 @@ def test_damaged_folders_are_named(make_model, tmp_path):
     saying({"method": 3})
     with pytest.raises(StorageError, match="is damaged: method"):
         fl.Edit.load(folder)
-    saying({"facts": [{"template": "no slot", "subject": "x"}]})
+    saying({"facts": [good["facts"][0] | {"template": "no slot"}]})
     with pytest.raises(StorageError, match="is damaged: Template"):
         fl.Edit.load(folder)
     (folder / "edit.json").write_text("{")

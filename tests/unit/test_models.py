@@ -1,16 +1,16 @@
-"""Every family: hooks, replay, scoring and generation against plain transformers calls, in float64."""
+"""Every family against plain transformers calls, in float64."""
 
 from copy import deepcopy
 
 import pytest
 import torch
-from conftest import FAMILIES, HABITS, SINGLE_INSIDE
 
+from conftest import FAMILIES, HABITS, SINGLE_INSIDE
 from factlab.errors import InvalidRequestError, TokenizationError, UnsupportedModelError
 from factlab.hooks import Site, Stream, intervene, record
+from factlab.models.cache import Prefix, RecordingCache
 from factlab.models.decoder import Decoder
 from factlab.models.generation import generate_ids
-from factlab.models.replay import Prefix, recording_cache
 from factlab.tokens import pad
 
 PROMPTS = ["The Eiffel Tower is located in", "Rome", "Miles Davis plays the trumpet in Seattle"]
@@ -90,13 +90,15 @@ def test_replay_from_any_layer_and_token_is_the_full_forward(make_model, family)
     batch = pad([ids])
     expected = lm.model(torch.tensor([ids])).logits[0]
     sites = [Site(layer, Stream.BLOCK) for layer in range(lm.n_layers)]
-    cache = recording_cache(lm.n_layers, len(ids))
+    cache = RecordingCache(lm.n_layers, len(ids))
     with record(lm, sites) as states:
         lm.run(lm.frame(batch, cache))
     for token in (0, 1, 4, 9):
         frame = lm.frame(batch, Prefix.of(cache, token), token, rows=3)
         for first in range(lm.n_layers):
-            entry = frame.entry if first == 0 else states[sites[first - 1]][:, token:].repeat(3, 1, 1)
+            entry = (
+                frame.entry if first == 0 else states[sites[first - 1]][:, token:].repeat(3, 1, 1)
+            )
             out = lm.run(frame, entry, first=first)
             for row in out:
                 tolerance = 1e-4 if family in SINGLE_INSIDE else 1e-10
@@ -110,7 +112,7 @@ def test_left_right_and_no_padding_agree(make_model, family):
     rows = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [14, 15, 16, 17]]
     stops = [4, 1, 2]
     tolerance = 1e-4 if family in SINGLE_INSIDE else 1e-10
-    cache = recording_cache(lm.n_layers, 7)
+    cache = RecordingCache(lm.n_layers, 7)
     right = lm.run(lm.frame(pad(rows), cache))
     left = lm.run(lm.frame(pad(rows, align=stops), Prefix.of(cache, stops), max(stops)))
     for i, row in enumerate(rows):

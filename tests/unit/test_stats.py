@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from conftest import HABITS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import factlab as fl
+from conftest import HABITS
 from factlab.errors import StatisticsError, StorageError
 from factlab.hooks import Site, Stream, record
 from factlab.stats.collect import collect_second_moments

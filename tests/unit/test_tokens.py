@@ -10,7 +10,9 @@ from factlab.tokens import encode, encode_continuation, encode_fact, pad, start_
 
 PLAIN, WITH_BOS = tiny_tokenizer(), tiny_tokenizer(add_bos=True)
 words = st.text(
-    st.characters(codec="utf-8", exclude_categories=("Cs", "Cc", "Zs", "Zl", "Zp"), exclude_characters="{}"),
+    st.characters(
+        codec="utf-8", exclude_categories=("Cs", "Cc", "Zs", "Zl", "Zp"), exclude_characters="{}"
+    ),
     min_size=1,
     max_size=12,
 )

@@ -35,9 +35,9 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     session: Session,
-    out: Annotated[
-        Path, typer.Option(help="Folder for the picture and the edit.")
-    ] = Path("factlab-demo"),
+    out: Annotated[Path, typer.Option(help="Folder for the picture and the edit.")] = Path(
+        "factlab-demo"
+    ),
 ) -> None:
     """Locate a fact, edit it, look at what changed, and save the edit."""
     from factlab.editing.edit import check_destination

@@ -39,7 +39,8 @@ def edit(
     fact = Fact(template, subject, target, true)
     if method not in METHODS:
         raise InvalidRequestError(
-            f"Unknown method '{method}'.{nearest(method, METHODS)} Choose from {', '.join(METHODS)}."
+            f"Unknown method '{method}'.{nearest(method, METHODS)} "
+            f"Choose from {', '.join(METHODS)}."
         )
     config = validated(RomeConfig, layer=layer)
     if out is not None:
@@ -75,8 +76,8 @@ def edit(
     diagnostics = made.diagnostics
     session.say(
         f"Layer {diagnostics['layer']} ({diagnostics['layer_source']}), "
-        f"{len(diagnostics['loss'])} steps, "
-        f"change {diagnostics['update_norm'] / diagnostics['weight_norm']:.1%} of the weight's norm."
+        f"{len(diagnostics['loss'])} steps, a change of "
+        f"{diagnostics['update_norm'] / diagnostics['weight_norm']:.1%} of the weight's norm."
     )
     if out is not None:
         session.say(f"Saved in {out}. Use it: factlab ask '{fact.prompt}' --edit {out}")

@@ -21,10 +21,10 @@ def models(session: Session) -> None:
     rows = [[a.family, a.layers, a.attn_out, a.mlp_out] for a in ARCHITECTURES.values()]
     session.say(table(["family", "layers", "attention output", "MLP output"], rows))
     session.say("Other families are discovered from their structure and checked when loaded.\n")
-    rows = [[p.model, p.family, str(p.layer), f"{p.clamp_factor:g}", p.source] for p in ROME_PRESETS]
-    session.say(
-        table(["ROME preset", "family", "layer", "clamp", "source"], rows, right={2, 3})
-    )
+    rows = [
+        [p.model, p.family, str(p.layer), f"{p.clamp_factor:g}", p.source] for p in ROME_PRESETS
+    ]
+    session.say(table(["ROME preset", "family", "layer", "clamp", "source"], rows, right={2, 3}))
     session.emit(
         {
             "families": [asdict(architecture) for architecture in ARCHITECTURES.values()],

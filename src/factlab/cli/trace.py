@@ -28,7 +28,9 @@ def trace(
         str | None, typer.Option(help="3s is three standard deviations; 0.35 is the level itself.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Draw the heat maps here (.png .pdf .svg).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Draw the heat maps here (.png .pdf .svg).")
+    ] = None,
     save: Annotated[Path | None, typer.Option(help="Keep the numbers here (.safetensors).")] = None,
 ) -> None:
     """Trace a fact: where in the model is the answer held?"""

@@ -144,7 +144,7 @@ class Edit:
             listed.append({"weight_name": update.weight_name, "layout": update.layout})
         document = _EditDocument(
             method=self.method,
-            facts=[asdict(fact) for fact in self.facts],
+            facts=[_FactEntry(**asdict(fact)) for fact in self.facts],
             updates=[_UpdateEntry(**entry) for entry in listed],
             base=self.base,
             config=self.config,
@@ -179,7 +179,7 @@ class Edit:
             tensors, _ = read_tensors(folder / _TENSORS)
             return cls(
                 method=document.method,
-                facts=tuple(Fact(**fact) for fact in document.facts),
+                facts=tuple(Fact(**dict(fact)) for fact in document.facts),
                 updates=tuple(
                     _checked_update(entry, tensors[f"{i}.left"], tensors[f"{i}.right"])
                     for i, entry in enumerate(document.updates)
@@ -214,6 +214,15 @@ def current_versions() -> dict[str, str]:
     return {name: version(name) for name in ("factlab", "torch", "transformers")}
 
 
+class _FactEntry(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    template: str
+    subject: str
+    target_new: str | None
+    target_true: str | None
+
+
 class _UpdateEntry(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -228,7 +237,7 @@ class _EditDocument(BaseModel):
 
     schema_version: int = _SCHEMA
     method: str
-    facts: list[dict[str, str | None]]
+    facts: list[_FactEntry]
     updates: list[_UpdateEntry]
     base: BaseModelInfo
     config: dict[str, Any]

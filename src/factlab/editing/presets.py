@@ -1,7 +1,7 @@
 """Defaults per model, each with its source.
 
-A preset belongs to a family and a size, not to a file name, so that a fine-tuned or renamed GPT-2 XL
-gets what GPT-2 XL gets.
+A preset belongs to a family and a size, not to a file name, so that a fine-tuned or renamed
+GPT-2 XL gets what GPT-2 XL gets.
 """
 
 from dataclasses import dataclass
@@ -32,12 +32,13 @@ class RomePreset:
     source: str
 
 
+_MEASURED = "factlab, docs/bundled-model.md"
 _ROME_CODE = "ROME code, hparams/ROME"
 _MEMIT_CODE = "MEMIT code, hparams/ROME"
 _EASYEDIT = "EasyEdit, hparams/ROME"
 
 ROME_PRESETS: tuple[RomePreset, ...] = (
-    RomePreset("SmolLM2-135M", "llama", 30, 576, 3, 4.0, "factlab, measured (see docs/bundled-model.md)"),
+    RomePreset("SmolLM2-135M", "llama", 30, 576, 3, 4.0, _MEASURED),
     RomePreset("GPT-2 medium", "gpt2", 24, 1024, 8, 3.0, _ROME_CODE),
     RomePreset("GPT-2 large", "gpt2", 36, 1280, 12, 4.0, _ROME_CODE),
     RomePreset("GPT-2 XL", "gpt2", 48, 1600, 17, 4.0, _ROME_CODE),

@@ -1,7 +1,7 @@
 """ROME: rank-one model editing (ROME paper, section 3.1).
 
-Three steps, a file each: the key k* of the subject (`lookup`), the value v* that makes the model say
-the new object (`value`), and the smallest change of W_proj that stores the pair (`rank_one`).
+Three steps, a file each: the key k* of the subject (`lookup`), the value v* that makes the model
+say the new object (`value`), and the smallest change of W_proj that stores the pair (`rank_one`).
 
 The original code averages k* over contexts for the direction of the change but divides by the key
 of the bare prompt, which makes some edits explode. Here k* is the same vector everywhere (as in
@@ -91,9 +91,7 @@ def rome(
 
     contexts = sample_contexts(lm, config.contexts)
     found = keys_and_outputs(lm, prompt_rows(lm, fact, contexts), layer)
-    optimised = optimise_value(
-        lm, fact, fact.target_new, contexts, layer, resolved.value, progress
-    )
+    optimised = optimise_value(lm, fact, fact.target_new, contexts, layer, resolved.value, progress)
     key, output = found.keys.double().mean(0).cpu(), found.outputs.double().mean(0).cpu()
     direction = None
     if config.legacy:
@@ -126,9 +124,7 @@ def rome(
     )
 
 
-def _with_layer(
-    lm: LanguageModel, fact: Fact, config: RomeConfig
-) -> tuple[RomeConfig, int, str]:
+def _with_layer(lm: LanguageModel, fact: Fact, config: RomeConfig) -> tuple[RomeConfig, int, str]:
     """Fill in what the config leaves to the model; also says where the layer is from."""
     preset = rome_preset(lm)
     value = config.value

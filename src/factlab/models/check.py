@@ -9,7 +9,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,13 @@ from transformers import PreTrainedModel
 
 from factlab.architectures import Architecture, layout_of
 from factlab.errors import ModelLoadError, UnsupportedModelError
-from factlab.models.replay import Prefix, recording_cache
+from factlab.models.cache import Prefix, RecordingCache
 from factlab.tokens import pad
 
 if TYPE_CHECKING:
     from factlab.models.decoder import Decoder
+
+M = TypeVar("M", bound=nn.Module)
 
 _PROBE_LENGTH = 6
 
@@ -49,13 +51,13 @@ def check_structure(model: PreTrainedModel, architecture: Architecture) -> bool:
     Raises:
         UnsupportedModelError: names what is missing or differs.
     """
-    _resolve(model, architecture.embed, nn.Embedding)
-    layers = list(_resolve(model, architecture.layers, nn.ModuleList).children())
+    embed = resolve(model, architecture.embed, nn.Embedding)
+    layers = list(resolve(model, architecture.layers, nn.ModuleList).children())
     if not layers:
         raise UnsupportedModelError(f"'{architecture.layers}' holds no layers.")
     for layer in layers:
         for path in (architecture.attn_out, architecture.mlp_out):
-            layout_of(_resolve(layer, path, nn.Module))
+            layout_of(resolve(layer, path, nn.Module))
 
     outputs: list[Any] = []
     with _probing(model):
@@ -64,7 +66,7 @@ def check_structure(model: PreTrainedModel, architecture: Architecture) -> bool:
             for layer in layers
         ]
         try:
-            ids = _probe_ids(model)
+            ids = _probe_ids(embed)
             reported = model(input_ids=ids, output_hidden_states=True, use_cache=False)
         finally:
             for handle in handles:
@@ -96,10 +98,10 @@ def check_replay(lm: "Decoder") -> None:
         UnsupportedModelError: the logits differ.
     """
     with _probing(lm.model):
-        ids = _probe_ids(lm.model)
+        ids = _probe_ids(lm.embedding)
         expected = lm.model(input_ids=ids, use_cache=False).logits[0]
         batch = pad([ids[0].tolist()], lm.device)
-        cache = recording_cache(lm.n_layers, _PROBE_LENGTH)
+        cache = RecordingCache(lm.n_layers, _PROBE_LENGTH)
         middle = _PROBE_LENGTH // 2
         whole = lm.readout(lm.run(lm.frame(batch, cache))[0])
         right = lm.readout(lm.run(lm.frame(batch, Prefix.of(cache, middle), middle))[0])
@@ -115,7 +117,12 @@ def check_replay(lm: "Decoder") -> None:
             )
 
 
-def _resolve(root: nn.Module, path: str, kind: type[nn.Module]) -> nn.Module:
+def resolve(root: nn.Module, path: str, kind: type[M]) -> M:
+    """The module of some class at a dotted path.
+
+    Raises:
+        UnsupportedModelError: nothing is there, or something else.
+    """
     try:
         module = root.get_submodule(path)
     except AttributeError as error:
@@ -128,8 +135,7 @@ def _resolve(root: nn.Module, path: str, kind: type[nn.Module]) -> nn.Module:
     return module
 
 
-def _probe_ids(model: PreTrainedModel) -> Tensor:
-    embedding = model.get_input_embeddings()
+def _probe_ids(embedding: nn.Embedding) -> Tensor:
     weight = embedding.weight
     ids = torch.arange(1, _PROBE_LENGTH + 1, device=weight.device) * 7 % weight.shape[0]
     return ids[None]

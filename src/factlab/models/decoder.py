@@ -1,4 +1,4 @@
-"""`Decoder`: a causal decoder and its tokenizer, where its parts are, and how to run some of them."""
+"""`Decoder`: a causal decoder and its tokenizer, where its parts are, and how to run them."""
 
 import hashlib
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from factlab import tokens
 from factlab.architectures import Architecture, Layout, architecture_of, layout_of
-from factlab.errors import InvalidRequestError, TokenizationError, UnsupportedModelError
+from factlab.errors import InvalidRequestError, TokenizationError
 from factlab.facts import Fact, TokenSpan
 from factlab.hooks import Site, Stream
-from factlab.models.check import check_finite, check_structure
+from factlab.models.check import check_finite, check_structure, resolve
 from factlab.models.patches import PatchBoard
 from factlab.models.replay import Frame, Hidden, Shell
 
@@ -45,7 +45,7 @@ class Decoder:
         check_finite(model)
         returns_tuple = check_structure(model, self.architecture)
         self.patches = PatchBoard(model)
-        self.shell = Shell(model, self.architecture.layers, returns_tuple)
+        self.shell = Shell(model, self.architecture, returns_tuple)
         self._layers = list(model.get_submodule(self.architecture.layers).children())
         self._digests: dict[bool, tuple[tuple[object, ...], str]] = {}
 
@@ -99,10 +99,7 @@ class Decoder:
     @property
     def embedding(self) -> nn.Embedding:
         """The token embedding."""
-        module = self.model.get_submodule(self.architecture.embed)
-        if not isinstance(module, nn.Embedding):
-            raise UnsupportedModelError(f"'{self.architecture.embed}' is not an embedding.")
-        return module
+        return resolve(self.model, self.architecture.embed, nn.Embedding)
 
     def layer(self, index: int) -> nn.Module:
         """The decoder layer with this 0-based index.
@@ -123,7 +120,9 @@ class Decoder:
         layer = self.layer(site.layer)
         if site.stream is Stream.BLOCK:
             return layer
-        path = self.architecture.attn_out if site.stream is Stream.ATTN else self.architecture.mlp_out
+        path = (
+            self.architecture.attn_out if site.stream is Stream.ATTN else self.architecture.mlp_out
+        )
         return layer.get_submodule(path)
 
     def mlp_weight_name(self, layer: int) -> str:

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import Cache
 
 from factlab.errors import InvalidRequestError
+from factlab.models.cache import Prefix, RecordingCache
 from factlab.models.decoder import Decoder
-from factlab.models.replay import Prefix, recording_cache, select_rows
+from factlab.models.replay import select_rows
 from factlab.progress import ProgressCallback, silent
 from factlab.tokens import TokenBatch, pad
 
@@ -92,15 +92,17 @@ def generate_ids(
 
 def _prefill(
     lm: Decoder, rows: Sequence[Sequence[int]], room: int
-) -> tuple[Float[Tensor, "batch d_model"], TokenBatch, Cache]:
+) -> tuple[Float[Tensor, "batch d_model"], TokenBatch, RecordingCache]:
     """Run the prompts; then line their ends up in one column, with room for new tokens behind."""
     lengths = [len(row) for row in rows]
     batch, width = pad(rows, lm.device), max(lengths)
-    cache = recording_cache(lm.n_layers, width + room)
+    cache = RecordingCache(lm.n_layers, width + room)
     hidden = lm.run(lm.frame(batch, cache))
     last = select_rows(hidden, torch.tensor(lengths, device=hidden.device) - 1)
     if min(lengths) < width:
-        cache = recording_cache(lm.n_layers, width + room, Prefix.of(cache, lengths))
+        prefix = Prefix.of(cache, lengths)
+        cache = RecordingCache(lm.n_layers, width + room)
+        cache.begin_with(prefix)
     return last, pad(rows, lm.device, align=lengths), cache
 
 

@@ -36,15 +36,13 @@ def read_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrain
             tokenizer = AutoTokenizer.from_pretrained(**place)
     except (ValueError, KeyError, OSError, NotImplementedError, ImportError) as error:
         raise ModelLoadError(
-            f"Cannot read GGUF file '{path}': {_first_line(error)} transformers converts the llama, "
-            "mistral, qwen2, qwen3, gemma2, gemma3, phi3, gpt2, bloom, falcon and stablelm "
+            f"Cannot read GGUF file '{path}': {_first_line(error)} transformers converts the "
+            "llama, mistral, qwen2, qwen3, gemma2, gemma3, phi3, gpt2, bloom, falcon and stablelm "
             "architectures, among others. Convert the original checkpoint instead."
         ) from error
     # The weights are plain floats now; what says otherwise would keep them from being saved.
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.hf_quantizer = None
-    model.is_quantized = False
+    vars(model.config).pop("quantization_config", None)
+    vars(model).update(hf_quantizer=None, is_quantized=False)
     return model, tokenizer
 
 

@@ -54,9 +54,7 @@ class LanguageModel(Decoder):
         """Log-probability of each target after its prompt, token by token."""
         return scoring.score(self, prompts, targets, batch_size)
 
-    def generate(
-        self, prompt: str, max_new_tokens: int = 50, top_k: int = 1, seed: int = 0
-    ) -> str:
+    def generate(self, prompt: str, max_new_tokens: int = 50, top_k: int = 1, seed: int = 0) -> str:
         """Continue a prompt; see `generate_batch`. Returns prompt and continuation."""
         return self.generate_batch([prompt], max_new_tokens, top_k, seed)[0]
 

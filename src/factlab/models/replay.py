@@ -17,7 +17,6 @@ The caller's model is not touched: the copy shares its modules and parameters, n
 import copy
 import inspect
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,129 +24,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
-from transformers.cache_utils import CacheLayerMixin
 
+from factlab.architectures import Architecture
 from factlab.tokens import TokenBatch
 
 Hidden = Float[Tensor, "batch pos d_model"]
-
-
-class _PrefixLayer(CacheLayerMixin):
-    """One layer's keys and values of tokens that do not change. Reading adds nothing to it."""
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        super().__init__()
-        self.keys, self.values = keys, values
-        self.is_initialized = True
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing to do: the layer is born full."""
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *_args: object, **_kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        """The prefix, repeated to the number of rows that come, followed by the new tokens."""
-        repeats = key_states.shape[0] // self.keys.shape[0]
-        keys = self.keys.repeat(repeats, 1, 1, 1)
-        values = self.values.repeat(repeats, 1, 1, 1)
-        return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.get_seq_length() + query_length, 0
-
-    def get_seq_length(self) -> int:
-        return self.keys.shape[2]
-
-    def get_max_length(self) -> int:
-        return -1
-
-
-class Prefix(Cache):
-    """Keys and values of the tokens left of a replay, at every layer. Read-only.
-
-    With n rows stored, a replay of m·n rows is served row r from stored row r mod n: variants of
-    the same rows ride along as long as the stored rows are the inner index.
-    """
-
-    def __init__(self, keys_values: Sequence[tuple[Tensor, Tensor]]) -> None:
-        super().__init__(layers=[_PrefixLayer(keys, values) for keys, values in keys_values])
-
-    @classmethod
-    def of(cls, cache: Cache, stops: int | Sequence[int]) -> "Prefix":
-        """The first tokens of each row of what a forward pass has put into a cache.
-
-        Args:
-            cache: filled from rows that all start in column 0.
-            stops: how many tokens, for all rows or for each; rows that keep fewer are shifted so
-                that all end in one column, as `tokens.pad` aligns them.
-        """
-        if isinstance(stops, int):
-            pairs = [(layer.keys[:, :, :stops], layer.values[:, :, :stops]) for layer in cache.layers]
-            return cls(pairs)
-        lengths = torch.tensor(stops)
-        width = int(lengths.max())
-        columns = (torch.arange(width) - (width - lengths[:, None])).clamp(min=0)
-        return cls([(_take(x.keys, columns), _take(x.values, columns)) for x in cache.layers])
-
-
-def _take(
-    states: Float[Tensor, "row head pos width"], columns: Int[Tensor, "row column"]
-) -> Float[Tensor, "row head column width"]:
-    """Each row's states at its own columns; a column that repeats is padding, to be masked."""
-    rows, heads, _, width = states.shape
-    index = columns.to(states.device)[:, None, :, None].expand(rows, heads, -1, width)
-    return states.gather(2, index)
-
-
-class _GrowingLayer(CacheLayerMixin):
-    """One layer's keys and values of a sequence that grows, in room reserved at its first token."""
-
-    def __init__(self, capacity: int) -> None:
-        super().__init__()
-        self._capacity, self._length = capacity, 0
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Reserve the room."""
-        for name, new in (("keys", key_states), ("values", value_states)):
-            rows, heads, _, width = new.shape
-            setattr(self, name, new.new_empty(rows, heads, self._capacity, width))
-        self.is_initialized = True
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *_args: object, **_kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        """Write the new tokens behind the old ones, in place, and return all so far."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        start, stop = self._length, self._length + key_states.shape[2]
-        self.keys[:, :, start:stop] = key_states
-        self.values[:, :, start:stop] = value_states
-        self._length = stop
-        return self.keys[:, :, :stop], self.values[:, :, :stop]
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self._length + query_length, 0
-
-    def get_seq_length(self) -> int:
-        return self._length
-
-    def get_max_length(self) -> int:
-        return -1
-
-
-def recording_cache(n_layers: int, capacity: int, prefix: Prefix | None = None) -> Cache:
-    """A cache that keeps every token at every layer, sliding windows or not.
-
-    Args:
-        n_layers: of the model.
-        capacity: most tokens it will hold.
-        prefix: tokens to begin with; none by default.
-    """
-    cache = Cache(layers=[_GrowingLayer(capacity) for _ in range(n_layers)])
-    if prefix is not None:
-        for growing, fixed in zip(cache.layers, prefix.layers, strict=True):
-            growing.update(fixed.keys, fixed.values)
-    return cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,23 +74,25 @@ class Shell:
 
     Args:
         model: the caller's model; shared, not modified.
-        layers_path: dotted path of the list of decoder layers.
+        architecture: where its layers and its embedding are.
         returns_tuple: whether a layer returns a tuple that begins with the hidden state.
     """
 
-    def __init__(self, model: PreTrainedModel, layers_path: str, returns_tuple: bool) -> None:
-        layers = model.get_submodule(layers_path)
+    def __init__(
+        self, model: PreTrainedModel, architecture: Architecture, returns_tuple: bool
+    ) -> None:
+        layers = model.get_submodule(architecture.layers)
         self._stand_ins = [_StandIn(layer, returns_tuple) for layer in layers.children()]
         self._root = _shallow(model)
         parent: nn.Module = self._root
-        *owners, list_name = layers_path.split(".")
+        *owners, list_name = architecture.layers.split(".")
         for name in owners:
             child = _shallow(parent.get_submodule(name))
             parent._modules[name] = child
             parent = child
         parent._modules[list_name] = nn.ModuleList(self._stand_ins)
         self._base = parent
-        self._embed_width = model.get_input_embeddings().weight.shape[1]
+        self._embed_width = model.get_parameter(f"{architecture.embed}.weight").shape[1]
         self._takes_positions = "position_ids" in inspect.signature(type(parent).forward).parameters
 
     def frame(
@@ -219,17 +102,16 @@ class Shell:
 
         Args:
             batch: the tokens, columns left of `start` included.
-            cache: keys and values of columns left of `start` (a `Prefix`), or an empty cache that
-                is to be filled while the layers run.
+            cache: keys and values of columns left of `start` (a `Prefix`), or a `RecordingCache`
+                that is to be filled while the layers run.
             start: first column to run.
             rows: run this many rows, the batch repeated, instead of the batch's own number.
         """
         repeats = 1 if rows is None else rows // batch.n_rows
+        mask = batch.attention_mask
         inputs: dict[str, Any] = {
             "input_ids": batch.input_ids[:, start:].repeat(repeats, 1),
-            "attention_mask": (
-                batch.is_token.long().repeat(repeats, 1) if batch.pads_left else None
-            ),
+            "attention_mask": None if mask is None else mask.repeat(repeats, 1),
             "past_key_values": cache,
             "use_cache": cache is not None,
         }

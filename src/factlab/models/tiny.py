@@ -25,7 +25,7 @@ _TEXTS = (
 
 
 def tiny_tokenizer(add_bos: bool = False) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of about 400 tokens, with BOS in front of every text or without."""
+    """A byte-level BPE tokenizer of about 400 tokens, which puts BOS before every text or not."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()

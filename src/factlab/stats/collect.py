@@ -1,4 +1,4 @@
-"""Collecting second moments: one pass over a corpus, for any number of layers, no higher than needed."""
+"""Collecting second moments: one pass over a corpus, any number of layers, none above them."""
 
 from collections.abc import Sequence
 

@@ -67,12 +67,14 @@ def corpus_from_files(lm: Decoder, path: Path, n_tokens: int, row_length: int) -
     Raises:
         StorageError: there is no such file, or it is not UTF-8.
     """
-    files = sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".md")) if path.is_dir() else [path]
+    files = (
+        sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".md"))
+        if path.is_dir()
+        else [path]
+    )
     if not files or not files[0].is_file():
         raise StorageError(f"There is no text file at '{path}'.")
-    return corpus_from_texts(
-        lm, _paragraphs(files), f"text of {path.name}", n_tokens, row_length
-    )
+    return corpus_from_texts(lm, _paragraphs(files), f"text of {path.name}", n_tokens, row_length)
 
 
 def _paragraphs(files: Iterable[Path], characters: int = 4000) -> Iterator[str]:
@@ -107,7 +109,7 @@ def corpus_from_dataset(
         StatisticsError: the `datasets` package is missing, or the data set cannot be read.
     """
     try:
-        import datasets  # noqa: PLC0415 - an optional dependency  # pyright: ignore
+        import datasets  # noqa: PLC0415  # pyright: ignore[reportMissingImports] - optional
     except ImportError as error:
         raise StatisticsError(
             "Reading a data set needs the 'datasets' package: pip install 'factlab[hub]'."
@@ -139,7 +141,9 @@ def corpus_from_model(
         )
     n_rows = -(-n_tokens // row_length)
     recipe = f"sample 1|{lm.live_fingerprint}|{lm.dtype}|{n_rows}|{row_length}|{seed}"
-    path = cache_dir() / "corpora" / f"{hashlib.sha256(recipe.encode()).hexdigest()[:24]}.safetensors"
+    path = (
+        cache_dir() / "corpora" / f"{hashlib.sha256(recipe.encode()).hexdigest()[:24]}.safetensors"
+    )
     source = f"text sampled from the model (seed {seed})"
     if use_cache and path.exists():
         ids = read_tensors(path)[0]["ids"]

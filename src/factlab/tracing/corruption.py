@@ -1,4 +1,4 @@
-"""Corrupting the subject: noise on its token embeddings (ROME paper, section 2.1 and appendix B.1)."""
+"""Corrupting the subject by noise on its token embeddings (ROME paper, section 2.1, app. B.1)."""
 
 from collections.abc import Callable, Sequence
 

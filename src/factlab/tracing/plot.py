@@ -1,4 +1,4 @@
-"""Heat maps of causal traces, in the form of the ROME paper's figure 1: tokens down, layers across."""
+"""Heat maps of causal traces as in the ROME paper's figure 1: tokens down, layers across."""
 
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def plot_trace(trace: CausalTrace, path: Path) -> None:
         fontsize=8,
         color="0.35",
     )
-    write_atomically(path, lambda temporary: figure.savefig(temporary))
+    write_atomically(path, figure.savefig)
 
 
 def _draw_panel(panel: Axes, trace: CausalTrace, kind: str) -> None:

@@ -26,9 +26,10 @@ from torch import Tensor
 from factlab.errors import InvalidRequestError
 from factlab.facts import Fact, TokenSpan
 from factlab.hooks import Site, Stream, intervene, record
+from factlab.models.cache import Prefix, RecordingCache
 from factlab.models.decoder import Decoder
 from factlab.models.language_model import LanguageModel
-from factlab.models.replay import Frame, Hidden, Prefix, recording_cache
+from factlab.models.replay import Frame, Hidden
 from factlab.progress import ProgressCallback, silent
 from factlab.tokens import TokenBatch, Tokens, encode_continuation, pad, shown
 from factlab.tracing.corruption import add_at, draw_noise, embedding_sigma
@@ -122,21 +123,18 @@ class _Runs:
     """What the clean and corrupted runs leave behind for restorations.
 
     `clean[site]` is (pos, width); `corrupted[l]` is the input of layer l, (sample, pos, d_model),
-    for l up to and including n_layers; `batch` holds the prompt once per sample.
+    for l up to and including n_layers; `cache` has its keys and values; `batch` holds the prompt
+    once per sample.
     """
 
     batch: TokenBatch
     clean: dict[Site, Tensor]
     corrupted: list[Hidden]
-    keys_values: list[tuple[Tensor, Tensor]]
+    cache: RecordingCache
     answer_id: int
     clean_prob: float
     corrupted_prob: float
     noise_level: float
-
-    def prefix(self, stop: int) -> Prefix:
-        """Keys and values of the corrupted run left of a position."""
-        return Prefix([(keys[:, :, :stop], values[:, :, :stop]) for keys, values in self.keys_values])
 
 
 def _record_runs(
@@ -163,7 +161,7 @@ def _record_runs(
     width = lm.embedding.weight.shape[1]
     noise = draw_noise(config.samples, span.stop - span.start, width, level, config.seed)
     batch = pad([tokens.ids] * config.samples, lm.device)
-    cache = recording_cache(lm.n_layers, len(tokens))
+    cache = RecordingCache(lm.n_layers, len(tokens))
     with intervene(lm, {Site(0, Stream.EMBED): add_at(noise.to(lm.device), span)}):
         frame = lm.frame(batch, cache)
     corrupted = [frame.entry]
@@ -173,7 +171,7 @@ def _record_runs(
         batch=batch,
         clean={site: state[0] for site, state in states.items()},
         corrupted=corrupted,
-        keys_values=[(layer.keys, layer.values) for layer in cache.layers],
+        cache=cache,
         answer_id=answer_id,
         clean_prob=float(clean_probs[answer_id]),
         corrupted_prob=float(_answer_probs(lm, corrupted[-1][:, -1], answer_id).mean()),
@@ -211,9 +209,7 @@ def _cells(n_layers: int, config: TraceConfig) -> list[_Cell]:
     cells = [
         _Cell(kind, layer, layer, layer + 1)
         if kind == "block"
-        else _Cell(
-            kind, layer, max(0, layer - half), min(n_layers, layer - half + config.window)
-        )
+        else _Cell(kind, layer, max(0, layer - half), min(n_layers, layer - half + config.window))
         for kind in config.kinds
         for layer in range(n_layers)
     ]
@@ -243,7 +239,7 @@ def _walk(
     Returns:
         What leaves the last layer at the last token.
     """
-    n_samples, prefix = runs.batch.n_rows, runs.prefix(position)
+    n_samples, prefix = runs.batch.n_rows, Prefix.of(runs.cache, position)
     frames: dict[int, Frame] = {}
     hidden = runs.corrupted[0][:0, position:]
     waiting = list(cells)

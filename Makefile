@@ -1,0 +1,52 @@
+# Everything runs in the project's own virtual environment, .venv, made on first use.
+#   make demo    a fact located and edited in a real language model
+#   make test    all tests
+PYTHON ?= python3
+# Pinned because it has a CPU build on some indexes; `make demo TORCH=torch` takes the newest.
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: demo setup fmt lint type test test-fast bench docs clean
+
+demo: $(READY)
+	$(BIN)/factlab demo
+
+setup: $(READY)
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "factlab needs Python 3.11 or newer; run: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $(READY)
+
+fmt: $(READY)
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+lint: $(READY)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/lint-imports
+
+type: $(READY)
+	$(BIN)/pyright
+
+test: $(READY)
+	$(BIN)/pytest
+
+test-fast: $(READY)
+	$(BIN)/pytest -m "not slow"
+
+bench: $(READY)
+	$(BIN)/python benchmarks/trace.py
+
+docs: $(READY)
+	$(BIN)/factlab trace "The Eiffel Tower is located in the city of" \
+		--subject "The Eiffel Tower" --out docs/images/eiffel-tower.png
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis factlab-demo

@@ -1,0 +1,198 @@
+"""The command line on tiny models: every command, every kind of bad input."""
+
+import json
+import sys
+
+import pytest
+
+from factlab import storage
+from factlab.cli import main
+
+TINY = ["--model", "tiny:gpt2"]
+TEMPLATE, SUBJECT = "{} is located in", "The Space Needle"
+PROMPT = "The Space Needle is located in"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command: exit code, stdout, stderr."""
+
+    def run(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["factlab", *map(str, args)])
+        monkeypatch.setenv("COLUMNS", "200")
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def saved(run, tmp_path):
+    folder = tmp_path / "saved-edit"
+    code, _, err = run(
+        "edit",
+        TEMPLATE,
+        "--subject",
+        SUBJECT,
+        "--target",
+        "Rome",
+        "--layer",
+        "1",
+        "--out",
+        folder,
+        *TINY,
+    )
+    assert code == 0, err
+    return folder
+
+
+def test_ask(run):
+    code, out, _ = run("ask", PROMPT, "--top", "3", "--generate", "4", "--json", *TINY)
+    document = json.loads(out)
+    assert code == 0
+    assert len(document["top"]) == 3
+    assert set(document["top"][0]) == {"token", "prob"}
+    assert document["text"].startswith(PROMPT)
+    assert "text" not in json.loads(run("ask", PROMPT, "--json", *TINY)[1])
+    code, out, _ = run("ask", PROMPT, *TINY)
+    assert code == 0
+    assert "probability" in out
+
+
+def test_trace(run, tmp_path):
+    picture, numbers = tmp_path / "t.png", tmp_path / "t.safetensors"
+    args = ["trace", PROMPT, "--subject", SUBJECT, "--samples", "2", "--window", "2", *TINY]
+    code, out, _ = run(*args, "--json", "--out", picture, "--save", numbers, "--noise", "0.5")
+    document = json.loads(out)
+    assert code == 0
+    assert document["noise_level"] == 0.5
+    assert len(document["effects"]["block"]) == len(document["tokens"])
+    assert picture.stat().st_size > 5000
+    assert numbers.exists()
+    code, out, _ = run(*args)
+    assert code == 0
+    assert "attention, 2 layers at a time" in out
+
+
+def test_edit_show_and_use(run, saved):
+    code, out, _ = run("show", saved, "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert document["method"] == "rome"
+    assert document["updates"][0]["rank"] == 1
+    assert document["facts"][0]["target_new"] == "Rome"
+    assert run("show", saved)[0] == 0
+    plain = json.loads(run("ask", PROMPT, "--json", *TINY)[1])
+    edited = json.loads(run("ask", PROMPT, "--json", "--edit", saved, *TINY)[1])
+    assert plain["top"] != edited["top"]
+
+
+def test_edit_says_when_the_model_said_so_already(run):
+    top = json.loads(run("ask", PROMPT, "--top", "1", "--json", *TINY)[1])["top"][0]["token"]
+    target = top.strip() or "Rome"
+    code, out, _ = run(
+        "edit", TEMPLATE, "--subject", SUBJECT, "--target", target, "--layer", "1", "--json", *TINY
+    )
+    assert code == 0
+    assert json.loads(out)["already_said"] == (target == top.strip())
+
+
+def test_stats_and_their_file(run, tmp_path):
+    file = tmp_path / "c.safetensors"
+    code, out, _ = run("stats", "--layer", "1", "--out", file, "--json", *TINY)
+    assert code == 0
+    assert json.loads(out)["layers"][0]["layer"] == 1
+    args = ["edit", TEMPLATE, "--subject", SUBJECT, "--target", "Rome", "--layer", "1", "--json"]
+    assert run(*args, "--stats", file, *TINY)[0] == 0
+    code, _, err = run(*args, "--stats", file, "--model", "tiny:llama")
+    assert code == 2
+    assert "Collect them again" in err
+
+
+def test_models(run):
+    code, out, _ = run("models", "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert {"gpt2", "llama", "gemma3_text"} <= {f["family"] for f in document["families"]}
+    assert run("models")[0] == 0
+
+
+BAD = {
+    "subject not in the prompt": (["trace", PROMPT, "--subject", "Big Ben"], "does not occur in prompt"),
+    "template without slot": (["edit", "x is", "--subject", "a", "--target", "b"], "holds 0 '{}'"),
+    "template with two slots": (["edit", "{} {}", "--subject", "a", "--target", "b"], "holds 2 '{}'"),
+    "empty prompt": (["ask", "  "], "The prompt is empty"),
+    "empty subject": (["trace", PROMPT, "--subject", " "], "subject is empty"),
+    "empty target": (["edit", "{} is", "--subject", "a", "--target", ""], "target_new is empty"),
+    "unknown family": (["ask", "hi", "--model", "tiny:gtp2"], "Did you mean 'gpt2'"),
+    "unknown method": (["edit", "{} is", "--subject", "a", "--target", "b", "--method", "rmoe"], "Did you mean 'rome'"),
+    "unknown dtype": (["ask", "hi", "--dtype", "float23"], "Did you mean 'float32'"),
+    "unknown device": (["ask", "hi", "--device", "cup"], "Did you mean 'cpu'"),
+    "unknown command": (["aks", "hi"], "Did you mean 'ask'"),
+    "unknown option": (["ask", "hi", "--tpo", "3"], "--top"),
+    "option out of range": (["trace", PROMPT, "--subject", SUBJECT, "--samples", "0"], "'samples' cannot be 0"),
+    "bad noise": (["trace", PROMPT, "--subject", SUBJECT, "--noise", "loud"], "Noise 'loud'"),
+    "too long a prompt": (["ask", "Rome " * 400], "takes at most 256"),
+    "layer out of range": (["edit", "{} is", "--subject", "a", "--target", "b", "--layer", "7"], "layers 0 to 2"),
+    "negative layer": (["edit", "{} is", "--subject", "a", "--target", "b", "--layer", "-1"], "'layer' cannot be -1"),
+    "foreign edit folder": (["ask", "hi", "--edit", "/"], "is not a saved edit"),
+    "unwritable picture": (["trace", PROMPT, "--subject", SUBJECT, "--out", "/dev/null/t.png"], "is not writable"),
+    "unwritable edit": (["edit", "{} is", "--subject", "a", "--target", "b", "--out", "/dev/null/e"], "is not writable"),
+    "picture of no format": (["trace", PROMPT, "--subject", SUBJECT, "--out", "t.pgn"], "Did you mean"),
+    "two corpora": (["stats", "--text", "a", "--dataset", "b"], "not both"),
+    "no such text": (["stats", "--layer", "1", "--text", "/no/such.txt"], "no text file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_sentence_and_code_2(run, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args, message = BAD[name]
+    code, out, err = run(*args, *([] if "--model" in args else TINY))
+    assert code == 2
+    assert out == ""
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
+    assert [p.name for p in tmp_path.iterdir() if p.name != "cache"] == []
+
+
+def test_a_corrupt_edit_and_a_corrupt_cache(run, saved, tmp_path):
+    (saved / "edit.safetensors").write_bytes(b"x")
+    code, _, err = run("ask", PROMPT, "--edit", saved, *TINY)
+    assert code == 2
+    assert "is damaged" in err
+    for path in (tmp_path / "cache" / "second-moments").iterdir():
+        path.write_bytes(b"x")
+    args = ["edit", TEMPLATE, "--subject", SUBJECT, "--target", "Rome", "--layer", "1", *TINY]
+    code, _, err = run(*args)
+    assert code == 2
+    assert "stats --recompute" in err
+
+
+def test_an_edit_for_another_model(run, saved):
+    code, _, err = run("ask", PROMPT, "--edit", saved, "--model", "tiny:llama")
+    assert code == 2
+    assert "This edit was made for tiny-gpt2" in err
+
+
+def test_a_full_disk(run, tmp_path, monkeypatch):
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    args = ["edit", TEMPLATE, "--subject", SUBJECT, "--target", "Rome", "--layer", "1", *TINY]
+    assert run(*args)[0] == 0  # fills the cache
+    monkeypatch.setattr(storage, "save_file", full)
+    code, _, err = run(*args, "--out", tmp_path / "edit")
+    assert code == 2
+    assert "No space left on device" in err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cache"]
+
+
+def test_debug_shows_the_traceback(run):
+    with pytest.raises(ValueError, match="Did you mean"):
+        run("ask", "hi", "--model", "tiny:gtp2", "--debug")
