@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 from factlab.architectures import Architecture
+from factlab.errors import UnsupportedModelError
 from factlab.tokens import TokenBatch
 
 Hidden = Float[Tensor, "batch pos d_model"]
@@ -44,6 +45,10 @@ class Frame:
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]]
 
 
+# Hidden state, positional arguments and keyword arguments of one layer.
+Call = tuple[Tensor, tuple[Any, ...], dict[str, Any]]
+
+
 class _StandIn(nn.Module):
     """Takes a layer's place: notes what it is called with, and hands on `replacement` or its input.
 
@@ -54,7 +59,7 @@ class _StandIn(nn.Module):
         super().__init__()
         self.__dict__["real"] = real  # not registered as a submodule
         self.returns_tuple = returns_tuple
-        self.seen: tuple[Tensor, tuple[Any, ...], dict[str, Any]] | None = None
+        self._seen: Call | None = None
         self.replacement: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -64,9 +69,17 @@ class _StandIn(nn.Module):
             return getattr(self.__dict__["real"], name)
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        self.seen = (hidden_states, args, kwargs)
+        self._seen = (hidden_states, args, kwargs)
         out = hidden_states if self.replacement is None else self.replacement
         return (out, None) if self.returns_tuple else out
+
+    def take(self) -> Call:
+        """What the layer would have been called with, to be kept nowhere else."""
+        seen, self._seen = self._seen, None
+        if seen is None:
+            kind = type(self.__dict__["real"]).__name__
+            raise UnsupportedModelError(f"The model's forward pass does not call every {kind}.")
+        return seen
 
 
 class Shell:
@@ -118,26 +131,21 @@ class Shell:
         if self._takes_positions:
             inputs["position_ids"] = batch.position_ids[:, start:].repeat(repeats, 1)
         type(self._base).forward(self._base, **inputs)
-        seen = [stand_in.seen for stand_in in self._stand_ins]
-        frame = Frame(
-            entry=seen[0][0] if seen[0] else torch.empty(0),
-            calls=[(args, kwargs) for item in seen if item for _, args, kwargs in [item]],
-        )
-        for stand_in in self._stand_ins:
-            stand_in.seen = None
-        return frame
+        seen = [stand_in.take() for stand_in in self._stand_ins]
+        return Frame(entry=seen[0][0], calls=[(args, kwargs) for _, args, kwargs in seen])
 
     def readout(self, hidden: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
         """Logits of states that leave the last layer: final norm, head, and any scaling or cap."""
-        first = self._stand_ins[0]
         # One token per row: the tail works on each position alone, and no context limit applies.
         embeds = hidden.new_zeros(hidden.shape[0], 1, self._embed_width)
+        first = self._stand_ins[0]
         first.replacement = hidden[:, None]
         try:
             output = type(self._root).forward(self._root, inputs_embeds=embeds, use_cache=False)
         finally:
-            for stand_in in self._stand_ins:
-                stand_in.replacement = stand_in.seen = None
+            first.replacement = None
+        for stand_in in self._stand_ins:
+            stand_in.take()
         return output.logits[:, 0]
 
 
