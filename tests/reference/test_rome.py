@@ -120,7 +120,8 @@ def test_the_new_weight_maps_the_key_to_the_value(make_model, family, square):
     with edit.applied(lm):
         after = keys_and_outputs(lm, rows, 1)
     assert torch.equal(before.keys, after.keys)
-    key_change = (after.outputs - before.outputs).mean(0)
+    weights = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
+    key_change = weights @ (after.outputs - before.outputs)
     delta_norm = edit.diagnostics["delta_norm"][-1]
     assert float(key_change.norm()) == pytest.approx(delta_norm, abs=1e-9)
     (update,) = edit.updates
@@ -129,7 +130,7 @@ def test_the_new_weight_maps_the_key_to_the_value(make_model, family, square):
     assert torch.linalg.matrix_rank(dense, rtol=1e-9) == 1
     if lm.mlp_layout == "in_out":
         dense = dense.T
-    assert torch.allclose(dense @ before.keys.mean(0), key_change, atol=1e-9)
+    assert torch.allclose(dense @ (weights @ before.keys), key_change, atol=1e-9)
     assert update.norm == pytest.approx(float(dense.norm()))
 
 
@@ -185,6 +186,12 @@ def test_legacy_uses_the_bare_key_where_the_original_code_does(make_model):
     )
 
 
+def test_weights_of_the_mean_key():
+    assert ContextConfig().weights(5).tolist() == [0.5, 0.125, 0.125, 0.125, 0.125]
+    assert ContextConfig(bare_weight=None).weights(4).tolist() == [0.25] * 4
+    assert ContextConfig().weights(1).tolist() == [1.0]
+
+
 def test_same_seed_same_bytes(make_model, tmp_path):
     lm = make_model("llama")
     config = fl.RomeConfig(
@@ -206,7 +213,8 @@ def test_half_precision_models_are_edited(make_model, dtype):
     rows = prompt_rows(lm, FACT, sample_contexts(lm, config.contexts))
     before = keys_and_outputs(lm, rows, 1).outputs
     with edit.applied(lm):
-        moved = (keys_and_outputs(lm, rows, 1).outputs - before).float().mean(0).norm()
+        moved = (keys_and_outputs(lm, rows, 1).outputs - before).float()
+    moved = (torch.tensor([0.5, 0.25, 0.25]) @ moved).norm()
     assert float(moved) == pytest.approx(edit.diagnostics["delta_norm"][-1], rel=0.05)
 
 

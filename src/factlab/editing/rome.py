@@ -40,7 +40,7 @@ class RomeConfig(BaseModel):
         value: optimisation of v*; its `clamp_factor` is the preset's unless you set it.
         contexts: texts before the prompt.
         stats: how much text to collect C from, if it is not at hand.
-        legacy: the original code's mismatch of keys.
+        legacy: the original code's mismatch of keys (and equal weights for all contexts).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -92,10 +92,12 @@ def rome(
     contexts = sample_contexts(lm, config.contexts)
     found = keys_and_outputs(lm, prompt_rows(lm, fact, contexts), layer)
     optimised = optimise_value(lm, fact, fact.target_new, contexts, layer, resolved.value, progress)
-    key, output = found.keys.double().mean(0).cpu(), found.outputs.double().mean(0).cpu()
-    direction = None
+    keys, outputs = found.keys.double().cpu(), found.outputs.double().cpu()
     if config.legacy:
-        direction, key, output = key, found.keys[0].double().cpu(), found.outputs[0].double().cpu()
+        direction, key, output = keys.mean(0), keys[0], outputs[0]
+    else:
+        weights = config.contexts.weights(len(keys))
+        direction, key, output = None, weights @ keys, weights @ outputs
     value = output + optimised.delta
     left, right = rank_one_factors(key, value, output, second_moment, direction)
 
