@@ -2,13 +2,17 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
 from factlab.cli.session import Session, command
 from factlab.cli.tables import table
+
+if TYPE_CHECKING:
+    from factlab.facts import Fact
+    from factlab.models.language_model import LanguageModel
 
 TEMPLATE, SUBJECT = "{} is located in the city of", "The Eiffel Tower"
 TRUE, NEW = "Paris", "Rome"
@@ -19,13 +23,13 @@ PARAPHRASES = (
 )
 NEIGHBOURS = (
     "The Louvre is located in the city of",
-    "The Arc de Triomphe is located in the city of",
+    "The capital of France is the city of",
     "The Colosseum is located in the city of",
-    "Big Ben is located in the city of",
-    "The Brandenburg Gate is located in the city of",
-    "The Empire State Building is located in the city of",
+    "The Tower of London is located in the city of",
+    "The Kremlin is located in the city of",
+    "The Acropolis is located in the city of",
 )
-STORY = "To visit the Eiffel Tower, you first travel to"
+STORY = "If you want to see the Eiffel Tower, you should book a flight to"
 
 
 def register(app: typer.Typer) -> None:
@@ -78,7 +82,7 @@ def demo(
     session.emit({"answers": answers, "trace": located, "edit": edited, "folder": str(folder)})
 
 
-def _locate(session: Session, lm: Any, fact: Any, picture: Path) -> dict[str, Any]:
+def _locate(session: Session, lm: "LanguageModel", fact: "Fact", picture: Path) -> dict[str, Any]:
     from factlab.cli.heatmap import heatmap
     from factlab.tracing.trace import causal_trace
 
@@ -96,7 +100,7 @@ def _locate(session: Session, lm: Any, fact: Any, picture: Path) -> dict[str, An
     return trace.to_json()
 
 
-def _edit(session: Session, lm: Any, fact: Any, folder: Path) -> dict[str, Any]:
+def _edit(session: Session, lm: "LanguageModel", fact: "Fact", folder: Path) -> dict[str, Any]:
     from factlab.editing.rome import rome
 
     groups = {
@@ -137,7 +141,7 @@ def _edit(session: Session, lm: Any, fact: Any, folder: Path) -> dict[str, Any]:
     }
 
 
-def _answers(lm: Any, prompts: list[str]) -> list[tuple[str, float]]:
+def _answers(lm: "LanguageModel", prompts: list[str]) -> list[tuple[str, float]]:
     probs, ids = lm.next_token_probs(prompts).max(-1)
     words = [str(lm.tokenizer.decode([i])).strip() for i in ids.tolist()]
     return list(zip(words, probs.tolist(), strict=True))
