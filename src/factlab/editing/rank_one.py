@@ -47,7 +47,7 @@ def rank_one_factors(
         StatisticsError: C is singular.
         EditError: the key is orthogonal to its own direction, so no finite change does it.
     """
-    key, value, output = (vector.double().cpu() for vector in (key, value, output))
+    key, value, output = (vector.cpu().double() for vector in (key, value, output))
     right = second_moment.solve(key if direction is None else direction)
     right = right / torch.linalg.vector_norm(right)
     scale = right @ key

@@ -92,7 +92,7 @@ def rome(
     contexts = sample_contexts(lm, config.contexts)
     found = keys_and_outputs(lm, prompt_rows(lm, fact, contexts), layer)
     optimised = optimise_value(lm, fact, fact.target_new, contexts, layer, resolved.value, progress)
-    keys, outputs = found.keys.double().cpu(), found.outputs.double().cpu()
+    keys, outputs = found.keys.cpu().double(), found.outputs.cpu().double()
     if config.legacy:
         direction, key, output = keys.mean(0), keys[0], outputs[0]
     else:

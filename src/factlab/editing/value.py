@@ -125,7 +125,7 @@ def optimise_value(
             with torch.enable_grad():
                 nll, kl = _loss_terms(lm, problem, delta)
                 decay = config.weight_decay * delta.norm() / problem.initial_norm**2
-                loss = nll.mean() + config.kl_factor * kl + decay
+                loss = nll.mean() + config.kl_factor * kl + decay.to(nll.device)
             history.append(
                 {
                     "loss": float(loss.detach()),

@@ -58,6 +58,8 @@ def next_token_probs(
     lm: Decoder, prompts: list[str], batch_size: int
 ) -> Float[Tensor, "batch vocab"]:
     """Distribution of the token after each prompt, float32 on the CPU."""
+    if not prompts:
+        raise InvalidRequestError("The list of prompts is empty. Give at least one.")
     rows = [lm.encode(prompt).ids for prompt in prompts]
     found: dict[int, Tensor] = {}
     with lm.frozen():

@@ -49,7 +49,7 @@ class SecondMoment:
                 f"{self.source} for {len(self.matrix)} dimensions are too few or too alike. "
                 "Collect it from more text (factlab stats --tokens-per-dim 10)."
             )
-        return torch.cholesky_solve(key.double().cpu()[:, None], factor)[:, 0]
+        return torch.cholesky_solve(key.cpu().double()[:, None], factor)[:, 0]
 
     def check_model(self, lm: Decoder) -> None:
         """Refuse statistics of another model. Those of the model before its edits will do.
@@ -106,7 +106,8 @@ class MomentAccumulator:
 
     def add(self, keys: Float[Tensor, "token width"]) -> None:
         """Count in more keys."""
-        exact = keys.double()
+        # Apple's GPUs have no float64.
+        exact = keys.cpu().double() if keys.device.type == "mps" else keys.double()
         self._sum += (exact.T @ exact).cpu()
         self.n_tokens += len(keys)
 
