@@ -74,4 +74,4 @@ def fact() -> fl.Fact:
 
 @pytest.fixture(scope="session")
 def bundled() -> fl.LanguageModel:
-    return fl.load()
+    return fl.load(device="cpu")

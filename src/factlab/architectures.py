@@ -81,23 +81,25 @@ def layout_of(module: nn.Module) -> Layout:
     """How a projection's weight is oriented, by its class: never guessed from shapes.
 
     Raises:
-        UnsupportedModelError: the module is neither `nn.Linear` nor transformers' `Conv1D`.
+        UnsupportedModelError: the module is neither `nn.Linear` nor transformers' `Conv1D`, or its
+            weights are quantised.
     """
-    if isinstance(module, nn.Linear):
-        return "out_in"
-    if isinstance(module, Conv1D):
-        return "in_out"
+    if isinstance(module, nn.Linear | Conv1D) and module.weight.is_floating_point():
+        return "out_in" if isinstance(module, nn.Linear) else "in_out"
     raise UnsupportedModelError(
-        f"Projection of class {type(module).__name__} is neither nn.Linear nor Conv1D "
-        "(quantised weights cannot be edited). Load the model unquantised."
+        f"Projection of class {type(module).__name__} is not a plain nn.Linear or Conv1D of floats; "
+        "quantised weights cannot be edited. Load the model unquantised."
     )
+
+
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 def discover(model: PreTrainedModel) -> Architecture:
     """Find the parts of a family that is not in the table from the structure of its modules.
 
-    The decoder layers are the longest list of modules of one class, which must be as long as the
-    config says. Inside a layer, a projection that ends at the width of the embedding writes into
+    The decoder layers are the first list of modules of one class that is as long as the config
+    says. Inside a layer, a projection that ends at the width of the embedding writes into
     the residual stream; the last one under a module named like attention is attention's, the last
     of the others is the MLP's.
 
@@ -114,6 +116,8 @@ def discover(model: PreTrainedModel) -> Architecture:
         if isinstance(module, nn.ModuleList) and len({type(m) for m in module}) == 1
     ]
     found = [(name, module) for name, module in lists if len(module) == n_layers]
+    if any(getattr(model.config, name, None) for name in _EXPERTS):
+        raise _missing(family, "one MLP per layer: it has a mixture of experts")
     if not found:
         raise _missing(family, f"a list of {n_layers} decoder layers")
     if id(embed) not in paths or not isinstance(embed, nn.Embedding):

@@ -1,6 +1,6 @@
 """The vocabulary of requests: what a fact is. No torch here."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from factlab.errors import InvalidRequestError
@@ -64,10 +64,6 @@ class Fact:
     def subject_start(self) -> int:
         """Character position of the subject in `prompt`."""
         return self.template.index(SLOT)
-
-    def with_target(self, target_new: str) -> "Fact":
-        """The same fact with another object to write."""
-        return replace(self, target_new=target_new)
 
     @classmethod
     def from_prompt(

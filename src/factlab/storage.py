@@ -87,7 +87,11 @@ def folder_written_atomically(folder: Path) -> Iterator[Path]:
             if folder.exists():
                 retired = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
                 folder.replace(retired)
-                temporary.replace(folder)
+                try:
+                    temporary.replace(folder)
+                except OSError:
+                    retired.replace(folder)
+                    raise
                 shutil.rmtree(retired)
             else:
                 temporary.replace(folder)
@@ -95,12 +99,14 @@ def folder_written_atomically(folder: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, is_folder: bool = False) -> None:
     """Find out before hours of work, not after, that a file or folder can be made at `path`.
 
     Raises:
         StorageError: it cannot.
     """
+    if path.is_dir() and not is_folder:
+        raise StorageError(f"Cannot write '{path}': it is a folder. Give the name of a file.")
     if path.exists() and not os.access(path, os.W_OK):
         raise StorageError(f"Cannot write '{path}': it exists and is not writable.")
     existing = next(parent for parent in path.absolute().parents if parent.exists())

@@ -79,43 +79,47 @@ def span_of(tokens: Tokens, start: int, stop: int) -> TokenSpan:
 
 def encode_fact(tokenizer: PreTrainedTokenizerBase, fact: Fact) -> tuple[Tokens, TokenSpan]:
     """Tokenise a fact's prompt and find its subject."""
-    return encode_with_subject(tokenizer, fact.prompt, fact.subject_start, fact.subject)
+    tokens = encode(tokenizer, fact.prompt)
+    return tokens, subject_span(tokens, fact.subject_start, fact.subject)
 
 
-def encode_with_subject(
-    tokenizer: PreTrainedTokenizerBase, text: str, start: int, subject: str
-) -> tuple[Tokens, TokenSpan]:
-    """Tokenise a text and find the subject that begins at character `start`."""
-    tokens = encode(tokenizer, text)
+def subject_span(tokens: Tokens, start: int, subject: str) -> TokenSpan:
+    """The tokens of a subject that begins at character `start`, outer spaces aside."""
     lead = len(subject) - len(subject.lstrip())
-    return tokens, span_of(tokens, start + lead, start + len(subject.rstrip()))
+    return span_of(tokens, start + lead, start + len(subject.rstrip()))
 
 
 def encode_continuation(
     tokenizer: PreTrainedTokenizerBase, prompt: str, target: str
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Tokenise a prompt and what follows it.
+) -> tuple[Tokens, int]:
+    """Tokenise a prompt and what follows it, as one text.
 
     Returns:
-        The prompt's ids and the continuation's ids; together they are the ids of the whole text.
+        The tokens of the whole, and how many of them are the prompt's. A token that straddles the
+        boundary counts as the target's.
 
     Raises:
-        TokenizationError: the target is empty or becomes no token of its own.
+        InvalidRequestError: the target is empty.
+        TokenizationError: it becomes no token of its own.
     """
     if not target.strip():
         raise InvalidRequestError("The target is empty. Give at least one word.")
-    prompt_tokens = encode(tokenizer, prompt)
-    prompt = prompt_tokens.text
+    prompt = encode(tokenizer, prompt).text
     target = target.rstrip()
     joint = " " if _wants_space(prompt, target) else ""
     whole = encode(tokenizer, prompt + joint + target)
-    n_prompt = sum(1 for a, b in whole.char_spans if b <= len(prompt) or a == b)
+    n_prompt = next(
+        (i for i, (_, stop) in enumerate(whole.char_spans) if stop > len(prompt)), len(whole)
+    )
+    # Some tokenizers give a space of its own no characters; behind the prompt it is the target's.
+    while n_prompt and whole.char_spans[n_prompt - 1] == (len(prompt), len(prompt)):
+        n_prompt -= 1
     if n_prompt == len(whole):
         raise TokenizationError(
             f"Target '{target}' becomes no token of its own after '{prompt}'. "
             "Choose a target that starts a new word."
         )
-    return whole.ids[:n_prompt], whole.ids[n_prompt:]
+    return whole, n_prompt
 
 
 def _wants_space(prompt: str, target: str) -> bool:

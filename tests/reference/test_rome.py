@@ -10,7 +10,13 @@ from factlab.editing.contexts import ContextConfig, sample_contexts
 from factlab.editing.lookup import keys_and_outputs, prompt_rows
 from factlab.editing.rank_one import rank_one_factors
 from factlab.editing.value import ValueConfig, optimise_value
-from factlab.errors import EditError, InvalidRequestError, StatisticsError, WrongModelError
+from factlab.errors import (
+    EditError,
+    InvalidRequestError,
+    StatisticsError,
+    TokenizationError,
+    WrongModelError,
+)
 
 FACT = fl.Fact("Is {} in the city of", "the Space Needle", "Rome and Paris", "Seattle")
 CONTEXTS = ["", "Where is it? ", "A museum, a tower. "]
@@ -104,12 +110,11 @@ def test_it_stops_early(make_model):
     assert float(fast.delta.norm()) == 0
 
 
-@pytest.mark.parametrize("square", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "square"), [(f, False) for f in FAMILIES] + [(f, True) for f in HABITS]
+)
 def test_the_new_weight_maps_the_key_to_the_value(make_model, family, square):
-    """W' k* == v* through the model's own modules, whatever the layout; one family in four square."""
-    if square and family not in HABITS:
-        square = False
+    """W' k* == v* through the model's own modules, whatever the layout."""
     lm = make_model(family, dtype=torch.float64, square=square)
     config = fl.RomeConfig(
         layer=1, value=ValueConfig(steps=4), contexts=ContextConfig(groups=((2, 4),))
@@ -122,8 +127,10 @@ def test_the_new_weight_maps_the_key_to_the_value(make_model, family, square):
     assert torch.equal(before.keys, after.keys)
     weights = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
     key_change = weights @ (after.outputs - before.outputs)
-    delta_norm = edit.diagnostics["delta_norm"][-1]
-    assert float(key_change.norm()) == pytest.approx(delta_norm, abs=1e-9)
+    contexts = sample_contexts(lm, config.contexts)
+    delta = optimise_value(lm, FACT, FACT.target_new, contexts, 1, config.value).delta
+    assert torch.allclose(key_change, delta, atol=1e-9)
+    assert float(delta.norm()) > 0.1
     (update,) = edit.updates
     assert update.rank == 1
     dense = update.patched(lm.mlp_weight(1)) - lm.mlp_weight(1).detach()
@@ -179,7 +186,9 @@ def test_legacy_uses_the_bare_key_where_the_original_code_does(make_model):
     expected = moment.solve(found.keys.mean(0))
     assert torch.allclose(update.right[0], expected / expected.norm(), atol=1e-10)
     moved = update.left @ update.right @ found.keys[0]
-    assert float(moved.norm()) == pytest.approx(edit.diagnostics["delta_norm"][-1], abs=1e-9)
+    contexts = sample_contexts(lm, ContextConfig(groups=((3, 4),)))
+    delta = optimise_value(lm, FACT, FACT.target_new, contexts, 1, shared["value"]).delta
+    assert torch.allclose(moved, delta, atol=1e-9)
     assert (
         edit.updates[0].digest
         != fl.rome(lm, FACT, fl.RomeConfig(**shared), moment).updates[0].digest
@@ -225,9 +234,18 @@ def test_a_model_without_a_preset_gets_a_layer_from_a_trace(make_model, caplog):
     edit = fl.rome(lm, FACT, config)
     assert edit.diagnostics["layer_source"] == "causal trace of this fact"
     assert f"editing layer {edit.config['layer']}" in caplog.text
-    trace = fl.causal_trace(lm, FACT)
+    trace = fl.causal_trace(lm, FACT, config=fl.TraceConfig(window=1))
     at_subject = trace.effects["mlp"][trace.subject_span.last]
+    assert len(set(at_subject.tolist())) == lm.n_layers
     assert edit.config["layer"] == int(at_subject.argmax())
+
+
+def test_a_target_that_merges_with_the_subject_is_refused(make_model):
+    lm = make_model("gpt2")
+    lm.tokenizer.add_tokens(["東京"])
+    merged = fl.Fact("我在{}", "東", "京")
+    with pytest.raises(TokenizationError, match="merges with the end of subject"):
+        fl.rome(lm, merged, fl.RomeConfig(layer=1), some_moment(lm))
 
 
 def test_requests_that_make_no_sense(make_model):

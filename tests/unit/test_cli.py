@@ -114,6 +114,28 @@ def test_stats_and_their_file(run, tmp_path):
     assert "Collect them again" in err
 
 
+def test_brackets_are_text(run):
+    code, out, _ = run(
+        "edit",
+        "[INST] {} is in [/INST] the [bold]",
+        "--subject",
+        SUBJECT,
+        "--target",
+        "Rome",
+        "--layer",
+        "1",
+        *TINY,
+    )
+    assert code == 0
+    assert "[INST] The Space Needle is in [/INST] the [bold]" in out
+
+
+def test_more_tokens_than_there_are(run):
+    code, out, _ = run("ask", PROMPT, "--top", "100000", "--json", *TINY)
+    assert code == 0
+    assert len(json.loads(out)["top"]) > 300
+
+
 def test_models(run):
     code, out, _ = run("models", "--json")
     document = json.loads(out)
@@ -144,6 +166,10 @@ BAD = {
     "unwritable picture": (["trace", PROMPT, "--subject", SUBJECT, "--out", "/dev/null/t.png"], "is not writable"),
     "unwritable edit": (["edit", "{} is", "--subject", "a", "--target", "b", "--out", "/dev/null/e"], "is not writable"),
     "picture of no format": (["trace", PROMPT, "--subject", SUBJECT, "--out", "t.pgn"], "Did you mean"),
+    "infinite noise": (["trace", PROMPT, "--subject", SUBJECT, "--noise", "inf"], "Noise 'inf'"),
+    "huge seed": (["ask", PROMPT, "--generate", "2", "--seed", "99999999999999999999"], "below 2**32"),
+    "endless budget": (["stats", "--layer", "1", "--tokens-per-dim", "inf"], "'tokens_per_dim' cannot be inf"),
+    "a folder for a file": (["trace", PROMPT, "--subject", SUBJECT, "--save", "/dev"], "it is a folder"),
     "two corpora": (["stats", "--text", "a", "--dataset", "b"], "not both"),
     "no such text": (["stats", "--layer", "1", "--text", "/no/such.txt"], "no text file"),
 }  # fmt: skip

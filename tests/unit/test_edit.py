@@ -90,6 +90,17 @@ def test_foreign_changes_are_noticed(make_model):
         weight += 1
     with pytest.raises(EditError, match="changed by other code"):
         undo()
+    with pytest.raises(EditError, match="changed by other code"):
+        make_edit(lm, 1).apply_(lm)
+    changed = lm.mlp_weight(1).detach().clone()
+    other = LowRankUpdate(lm.mlp_weight_name(2), lm.mlp_layout, torch.ones(1, 1), torch.ones(1, 1))
+    with pytest.raises(EditError, match="has shape"):
+        lm.patches.add([other])
+    assert torch.equal(lm.mlp_weight(1), changed), "a failed apply touched somebody else's change"
+    weight.data -= 1  # not even autograd's version counter sees this
+    weight.data += 0.5
+    with pytest.raises(EditError, match="changed by other code"):
+        undo()
     with torch.no_grad():
         weight.copy_(lm.patches.originals()[lm.mlp_weight_name(1)])
 
@@ -144,9 +155,13 @@ def test_the_folder_round_trips(make_model, tmp_path):
 
 def test_other_peoples_folders_are_left_alone(make_model, tmp_path):
     edit = make_edit(make_model("gpt2"), 0)
+    edit.save(tmp_path / "mine")
+    (tmp_path / "mine" / "README.md").write_text("notes")
+    with pytest.raises(StorageError, match="something other than a saved edit"):
+        edit.save(tmp_path / "mine")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
-    with pytest.raises(StorageError, match="is not a saved edit; nothing was written"):
+    with pytest.raises(StorageError, match="something other than a saved edit"):
         edit.save(tmp_path / "thesis")
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
 

@@ -252,10 +252,11 @@ def test_an_unlisted_family_is_discovered(make_model, family, monkeypatch):
     assert found == known.architecture
 
 
-def test_a_model_that_does_more_than_its_layers_is_refused(make_model):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_model_that_does_more_than_its_layers_is_refused(make_model, dtype):
     from factlab.models.language_model import LanguageModel
 
-    lm = make_model("llama")
+    lm = make_model("llama", dtype=dtype)
     base, original = lm.model.model, lm.model.model.norm.forward
     calls = []
 
@@ -271,7 +272,42 @@ def test_a_model_that_does_more_than_its_layers_is_refused(make_model):
         del base.norm.forward
 
 
+def test_wrapping_a_model_in_training_mode_changes_nothing(make_model):
+    from factlab.models.language_model import LanguageModel
+
+    lm = make_model("biogpt")  # drops out of its embeddings when training
+    expected = lm.next_token_probs(PROMPTS)
+    lm.model.train()
+    hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in lm.model.modules()]
+    names = [sorted(vars(m)) for m in lm.model.modules()]
+    again = LanguageModel(lm.model, lm.tokenizer)
+    assert all(m.training for m in lm.model.modules())
+    assert hooks == [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in lm.model.modules()]
+    assert names == [sorted(vars(m)) for m in lm.model.modules()]
+    assert torch.equal(again.next_token_probs(PROMPTS), expected)
+    lm.model.eval()
+
+
+def test_mixtures_of_experts_and_encoders_are_refused(make_model):
+    from transformers import BertConfig, BertForMaskedLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
+
+    from factlab.models.language_model import LanguageModel
+
+    tokenizer = make_model("gpt2").tokenizer
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 400}
+    with torch.random.fork_rng():
+        experts = Qwen2MoeForCausalLM(Qwen2MoeConfig(**sizes, num_experts=4, num_key_value_heads=2))
+        encoder = BertForMaskedLM(BertConfig(**sizes, intermediate_size=40))
+    with pytest.raises(UnsupportedModelError, match="mixture of experts"):
+        LanguageModel(experts, tokenizer)
+    with pytest.raises(UnsupportedModelError, match="BertForMaskedLM"):
+        LanguageModel(encoder, tokenizer)
+
+
 def test_fingerprint_is_the_checkpoint_not_its_dtype(make_model):
     exact, half = make_model("llama"), make_model("llama", dtype=torch.bfloat16)
     assert exact.fingerprint == half.fingerprint
     assert make_model("llama", seed=1).fingerprint != exact.fingerprint
+    other = make_model("llama")
+    other.model.config.rope_parameters = {"rope_type": "default", "rope_theta": 100.0}
+    assert other.fingerprint != exact.fingerprint

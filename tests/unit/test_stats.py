@@ -119,9 +119,11 @@ def test_text_files_become_rows(make_model, tmp_path):
     (tmp_path / "b.md").write_text("Paris too.\n")
     (tmp_path / "c.png").write_bytes(b"\xff")
     corpus = corpus_from_files(lm, tmp_path, 300, 32)
-    assert corpus.n_tokens == 300
+    assert sum(len(row) - 1 for row in corpus.rows) == 300
     assert max(map(len, corpus.rows)) == 32
+    assert {row[0] for row in corpus.rows} == {lm.tokenizer.bos_token_id}
     assert "Rome is a city." in lm.tokenizer.decode(corpus.rows[0])
+    assert max(map(len, corpus_from_files(lm, tmp_path, 900, 9999).rows)) == lm.context_length
     assert corpus.digest != corpus_from_files(lm, tmp_path, 299, 32).digest
     with pytest.raises(StorageError, match="no text file"):
         corpus_from_files(lm, tmp_path / "none.txt", 10, 5)

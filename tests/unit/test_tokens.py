@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import pre_tokenizers, processors
 
 from factlab.errors import InvalidRequestError, TokenizationError
 from factlab.facts import Fact
@@ -40,11 +41,12 @@ def test_a_repeated_subject_is_found_where_the_slot_is(tokenizer):
 @given(prompt=words, target=words, bos=st.booleans())
 def test_prompt_and_continuation_are_the_whole_text(prompt, target, bos):
     tokenizer = WITH_BOS if bos else PLAIN
-    prompt_ids, target_ids = encode_continuation(tokenizer, prompt, target)
-    assert (*prompt_ids, *target_ids)[0] == encode(tokenizer, prompt).ids[0]
-    text = tokenizer.decode((*prompt_ids, *target_ids), skip_special_tokens=True)
+    whole, n_prompt = encode_continuation(tokenizer, prompt, target)
+    text = tokenizer.decode(whole.ids, skip_special_tokens=True)
     assert text in (f"{prompt} {target}", f"{prompt}{target}")
-    assert target_ids
+    assert 0 <= n_prompt < len(whole)
+    if text == f"{prompt} {target}":
+        assert whole.ids[:n_prompt] == encode(tokenizer, prompt).ids
 
 
 @pytest.mark.parametrize(
@@ -57,8 +59,21 @@ def test_prompt_and_continuation_are_the_whole_text(prompt, target, bos):
     ],
 )
 def test_a_space_is_put_where_a_writer_would(prompt, target, text):
-    ids = encode_continuation(PLAIN, prompt, target)
-    assert PLAIN.decode([*ids[0], *ids[1]]) == text
+    whole, _ = encode_continuation(PLAIN, prompt, target)
+    assert PLAIN.decode(whole.ids) == text
+
+
+@pytest.mark.parametrize(("prompt", "target"), [("It is in", "Rome  Paris"), ("In", "1990")])
+def test_spaces_without_characters_belong_to_the_target(prompt, target):
+    """Byte-level tokenizers that trim offsets give a lone space no characters (Pythia does)."""
+    tokenizer = tiny_tokenizer()
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    whole, n_prompt = encode_continuation(tokenizer, prompt, target)
+    assert tokenizer.decode(whole.ids[:n_prompt]) == prompt
+    assert tokenizer.decode(whole.ids[n_prompt:]) == f" {target}"
 
 
 def test_empty_texts_are_refused():
@@ -69,8 +84,6 @@ def test_empty_texts_are_refused():
 
 
 def test_eos_at_the_end_is_dropped():
-    from tokenizers import processors
-
     tokenizer = tiny_tokenizer()
     eos = tokenizer.eos_token_id
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(

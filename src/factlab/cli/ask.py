@@ -3,7 +3,6 @@
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from factlab.cli.session import Session, command
 from factlab.cli.tables import table
@@ -29,12 +28,12 @@ def ask(
         "prompt": prompt,
         "top": [{"token": token, "prob": prob} for token, prob in answers],
     }
-    rows = [[repr(token)[1:-1], f"{prob:.4f}"] for token, prob in answers]
-    session.say(table(["next token", "probability"], rows, right={1}))
     if generate:
         with session.progress() as report:
             report("generating", 0, 1)
-            text = lm.generate(prompt, generate, top_k, seed)
-        document["text"] = text
-        session.say(Text(text))
+            document["text"] = lm.generate(prompt, generate, top_k, seed)
+    rows = [[repr(token)[1:-1], f"{prob:.4f}"] for token, prob in answers]
+    session.say(table(["next token", "probability"], rows, right={1}))
+    if generate:
+        session.say(f"\n{document['text']}")
     session.emit(document)

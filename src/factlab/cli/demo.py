@@ -87,7 +87,7 @@ def _locate(session: Session, lm: "LanguageModel", fact: "Fact", picture: Path) 
     from factlab.tracing.trace import causal_trace
 
     with session.progress() as report:
-        trace = causal_trace(lm, fact, progress=report)
+        trace = causal_trace(lm, fact, answer=TRUE, progress=report)
     trace.plot(picture)
     session.say(
         f"Noise on {SUBJECT!r} takes p({TRUE}) from {trace.clean_prob:.3f} to "

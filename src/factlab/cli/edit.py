@@ -45,7 +45,7 @@ def edit(
     config = validated(RomeConfig, layer=layer)
     if out is not None:
         check_destination(out)
-        check_writable(out)
+        check_writable(out, is_folder=True)
     moment = SecondMoment.load(stats) if stats is not None else None
     lm = session.load_model()
     answers_before = lm.top_tokens(fact.prompt, 3)
@@ -56,17 +56,17 @@ def edit(
     if out is not None:
         made.save(out)
 
-    first = target.strip()
+    said = answers_before[0][0].strip()
     document: dict[str, Any] = {
         "prompt": fact.prompt,
         "before": [{"token": t, "prob": p} for t, p in answers_before],
         "after": [{"token": t, "prob": p} for t, p in answers_after],
-        "already_said": first.startswith(answers_before[0][0].strip()),
+        "already_said": bool(said) and target.strip().startswith(said),
         "folder": str(out) if out is not None else None,
         "edit": {"method": made.method, "config": made.config, "diagnostics": made.diagnostics},
     }
     if document["already_said"]:
-        session.say(f"Note: the model said {answers_before[0][0].strip()!r} already.")
+        session.say(f"Note: the model said {said!r} already.")
     rows = [
         [f"{a[0]!r} {a[1]:.3f}", f"{b[0]!r} {b[1]:.3f}"]
         for a, b in zip(answers_before, answers_after, strict=True)

@@ -50,7 +50,6 @@ class Session:
     dtype: str | None
     edits: list[Path]
     as_json: bool
-    debug: bool
     out: Console = field(default_factory=Console)
     err: Console = field(default_factory=lambda: Console(stderr=True))
 
@@ -73,7 +72,7 @@ class Session:
     def say(self, text: object = "") -> None:
         """Print for a person; nothing under `--json`."""
         if not self.as_json:
-            self.out.print(text, highlight=False, soft_wrap=isinstance(text, str))
+            self.out.print(text, highlight=False, markup=False, soft_wrap=isinstance(text, str))
 
     def emit(self, document: dict[str, Any]) -> None:
         """Print the JSON document; nothing without `--json`."""
@@ -99,7 +98,7 @@ class Session:
                     bar.update(task, visible=False)
                 tasks[label] = bar.add_task(label, total=total)
                 if not self.err.is_terminal:
-                    self.err.print(f"{label} ...")
+                    self.err.print(f"{label} ...", markup=False, highlight=False)
             bar.update(tasks[label], completed=done, total=total, visible=True)
 
         if not self.err.is_terminal:
@@ -123,7 +122,8 @@ def command(app: typer.Typer, function: Callable[..., None], name: str) -> None:
         debug: bool,
         **kwargs: Any,
     ) -> None:
-        session = Session(model, device, dtype, edits or [], as_json, debug)
+        del debug  # main() looks for it, since an error may come before any command
+        session = Session(model, device, dtype, edits or [], as_json)
         _show_log_messages(session.err)
         function(session, *args, **kwargs)
 
@@ -153,7 +153,7 @@ def _show_log_messages(console: Console) -> None:
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            console.print(record.getMessage(), highlight=False, soft_wrap=True)
+            console.print(record.getMessage(), highlight=False, markup=False, soft_wrap=True)
 
     logging.getLogger("factlab").handlers[:] = [Handler()]
 

@@ -196,16 +196,16 @@ class Edit:
 
 
 def check_destination(folder: Path) -> None:
-    """Refuse to replace what is not an edit.
+    """Refuse to replace what is not an edit and nothing but an edit.
 
     Raises:
         StorageError: the path is a file, or a folder that holds something else.
     """
-    if folder.is_file() or (
-        folder.is_dir() and any(folder.iterdir()) and not (folder / _JSON).is_file()
-    ):
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
+    if folder.is_file() or not found <= {_JSON, _TENSORS}:
         raise StorageError(
-            f"'{folder}' exists and is not a saved edit; nothing was written. Choose another name."
+            f"'{folder}' exists and holds something other than a saved edit; nothing was written. "
+            "Choose another name."
         )
 
 

@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from factlab.errors import TokenizationError
 from factlab.facts import Fact
 from factlab.hooks import Site, Stream, record
 from factlab.models.decoder import Decoder
-from factlab.tokens import encode_continuation, encode_with_subject, pad
+from factlab.tokens import encode, encode_continuation, pad, subject_span
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +42,19 @@ def target_rows(lm: Decoder, fact: Fact, contexts: Sequence[str], target: str) -
 
 def _row(lm: Decoder, context: str, fact: Fact, target: str | None) -> LookupRow:
     text, start = context + fact.prompt, len(context) + fact.subject_start
-    tokens, span = encode_with_subject(lm.tokenizer, text, start, fact.subject)
-    prompt_ids, target_ids = tokens.ids, ()
-    if target is not None:
-        prompt_ids, target_ids = encode_continuation(lm.tokenizer, text, target)
-    lm.check_length(len(prompt_ids) + len(target_ids))
-    return LookupRow((*prompt_ids, *target_ids), span.last, len(prompt_ids))
+    if target is None:
+        tokens = encode(lm.tokenizer, text)
+        n_prompt = len(tokens)
+    else:
+        tokens, n_prompt = encode_continuation(lm.tokenizer, text, target)
+    lm.check_length(len(tokens))
+    span = subject_span(tokens, start, fact.subject)
+    if span.last >= n_prompt:
+        raise TokenizationError(
+            f"Target '{target}' merges with the end of subject '{fact.subject}' into one token. "
+            "Put words between them in the template."
+        )
+    return LookupRow(tokens.ids, span.last, n_prompt)
 
 
 class KeysAndOutputs(NamedTuple):

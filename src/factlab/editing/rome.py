@@ -32,7 +32,10 @@ _log = logging.getLogger(__name__)
 
 
 class RomeConfig(BaseModel):
-    """Settings of ROME. The defaults are those of the paper's code.
+    """Settings of ROME.
+
+    The defaults are those of the paper's code where paper and code agree with each other; the three
+    that differ are `legacy`, `contexts.bare_weight` and `value.kl_position`, each described there.
 
     Attributes:
         layer: 0-based edit layer; by default the model's preset, or else the layer that a quick
@@ -80,7 +83,7 @@ def rome(
     config = config or RomeConfig()
     if fact.target_new is None:
         raise InvalidRequestError("The fact has no target_new: nothing to write.")
-    resolved, layer, reason = _with_layer(lm, fact, config)
+    resolved, layer, reason = _with_layer(lm, fact, config, progress)
     if second_moment is None:
         second_moment = second_moments(lm, [layer], config.stats, progress=progress)[layer]
     elif second_moment.layer != layer:
@@ -126,7 +129,9 @@ def rome(
     )
 
 
-def _with_layer(lm: LanguageModel, fact: Fact, config: RomeConfig) -> tuple[RomeConfig, int, str]:
+def _with_layer(
+    lm: LanguageModel, fact: Fact, config: RomeConfig, progress: ProgressCallback
+) -> tuple[RomeConfig, int, str]:
     """Fill in what the config leaves to the model; also says where the layer is from."""
     preset = rome_preset(lm)
     value = config.value
@@ -138,7 +143,9 @@ def _with_layer(lm: LanguageModel, fact: Fact, config: RomeConfig) -> tuple[Rome
     elif preset is not None:
         layer, reason = preset.layer, f"preset of {preset.model} ({preset.source})"
     else:
+        progress("tracing for a layer to edit", 0, 1)
         layer = strongest_mlp_layer(lm, fact)
+        progress("tracing for a layer to edit", 1, 1)
         reason = "causal trace of this fact"
         _log.warning(
             "No preset for %s: editing layer %d, where a causal trace of this fact is strongest. "

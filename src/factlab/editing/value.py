@@ -32,7 +32,9 @@ from factlab.tokens import pad
 
 
 class ValueConfig(BaseModel):
-    """How to optimise δ. Defaults are the values of the paper's code for GPT-2 XL and GPT-J.
+    """How to optimise δ.
+
+    Defaults are the values of the paper's code for GPT-2 XL and GPT-J, but for `kl_position`.
 
     Attributes:
         steps: most evaluations of the loss.
@@ -45,7 +47,7 @@ class ValueConfig(BaseModel):
         stop_loss: stop when the total loss is below this.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: PositiveInt = 20
     learning_rate: PositiveFloat = 0.5
@@ -88,6 +90,7 @@ class OptimisedValue:
         }
 
 
+@torch.inference_mode(False)
 def optimise_value(
     lm: Decoder,
     fact: Fact,
@@ -238,10 +241,13 @@ def _loss_terms(
         ]
     )
     logprobs = _log_softmax(lm.readout(read))
-    nll = -logprobs[:-1].gather(1, problem.target_ids[:, None])[:, 0]
+    target_ids, target_rows = (
+        x.to(logprobs.device) for x in (problem.target_ids, problem.target_rows)
+    )
+    nll = -logprobs[:-1].gather(1, target_ids[:, None])[:, 0]
     per_context = nll.new_zeros(problem.n_contexts)
-    totals = per_context.index_add(0, problem.target_rows, nll)
-    counts = per_context.index_add(0, problem.target_rows, torch.ones_like(nll))
+    totals = per_context.index_add(0, target_rows, nll)
+    counts = per_context.index_add(0, target_rows, torch.ones_like(nll))
     kl = (logprobs[-1].exp() * (logprobs[-1] - problem.essence_logprobs)).sum()
     return totals / counts, kl
 

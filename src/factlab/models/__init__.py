@@ -1,1 +1,1 @@
-"""."""
+"""Models: loading, checking, running any part of them, scoring and generating."""

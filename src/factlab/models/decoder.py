@@ -1,6 +1,7 @@
 """`Decoder`: a causal decoder and its tokenizer, where its parts are, and how to run them."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,12 @@ from factlab.hooks import Site, Stream
 from factlab.models.check import check_finite, check_structure, resolve
 from factlab.models.patches import PatchBoard
 from factlab.models.replay import Frame, Hidden, Shell
+
+# Config entries that say how a model was loaded or saved, not what it computes.
+_NOT_THE_MODEL = {
+    "_name_or_path", "architectures", "dtype", "output_attentions", "output_hidden_states",
+    "quantization_config", "return_dict", "torch_dtype", "transformers_version", "use_cache",
+}  # fmt: skip
 
 
 class Decoder:
@@ -141,10 +148,10 @@ class Decoder:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all weights, any applied edits taken off: what this model *is*.
+        """SHA-256 of config and weights, any applied edits taken off: what this model *is*.
 
         Values are rounded to bfloat16 first, so that a checkpoint has the same fingerprint loaded
-        in float32 and in bfloat16.
+        in float32 and in bfloat16 (in float16 only if it was stored in 16 bits).
         """
         return self._digest(self.patches.originals())
 
@@ -157,7 +164,9 @@ class Decoder:
         weights = {n: instead.get(n, p.detach()) for n, p in self.model.named_parameters()}
         key = tuple((name, w.data_ptr(), w._version) for name, w in weights.items())
         if self._digests.get(bool(instead), ((), ""))[0] != key:
-            digest = hashlib.sha256()
+            config = self.model.config.to_dict()
+            settings = {k: v for k, v in config.items() if k not in _NOT_THE_MODEL}
+            digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
             for name in sorted(weights):
                 digest.update(f"{name} {tuple(weights[name].shape)}\n".encode())
                 rounded = weights[name].to(torch.bfloat16).contiguous().view(torch.int16)

@@ -61,11 +61,13 @@ def generate_ids(
         raise InvalidRequestError(
             f"max_new_tokens={max_new_tokens} and top_k={top_k} must not be negative."
         )
+    if not 0 <= seed < 2**32:
+        raise InvalidRequestError(f"seed={seed} must be at least 0 and below 2**32.")
     if not rows or max_new_tokens == 0:
         return [[] for _ in rows]
     lm.check_length(max(map(len, rows)) + max_new_tokens)
-    eos_ids = _eos_ids(lm)
-    never = torch.tensor([] if may_end else sorted(eos_ids), dtype=torch.long)
+    ends = eos_ids(lm)
+    never = torch.tensor([] if may_end else sorted(ends), dtype=torch.long)
     draws = torch.stack([_uniform(seed, i, max_new_tokens) for i in range(len(rows))])
 
     new: list[list[int]] = [[] for _ in rows]
@@ -78,7 +80,7 @@ def generate_ids(
             chosen = _choose(logits, top_k, draws[:, step])
             for i in list(open_rows):
                 token_id = int(chosen[i])
-                if token_id in eos_ids:
+                if token_id in ends:
                     open_rows.discard(i)
                 else:
                     new[i].append(token_id)
@@ -133,7 +135,7 @@ def _extended(batch: TokenBatch, chosen: Int[Tensor, " batch"]) -> TokenBatch:
     return TokenBatch(ids, is_token, batch.pads_left)
 
 
-def _eos_ids(lm: Decoder) -> set[int]:
+def eos_ids(lm: Decoder) -> set[int]:
     """Tokens that end a text, by the model's generation config and the tokenizer."""
     configured = getattr(lm.model.generation_config, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]

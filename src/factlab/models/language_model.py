@@ -44,7 +44,8 @@ class LanguageModel(Decoder):
 
     def top_tokens(self, prompt: str, k: int = 10) -> list[tuple[str, float]]:
         """The k most probable next tokens, as text, with their probabilities."""
-        probs, ids = self.next_token_probs([prompt])[0].topk(k)
+        every = self.next_token_probs([prompt])[0]
+        probs, ids = every.topk(min(k, len(every)))
         texts = tokens.shown(self.tokenizer, ids.tolist())
         return list(zip(texts, probs.tolist(), strict=True))
 

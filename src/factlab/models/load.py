@@ -1,8 +1,11 @@
 """`load`: a `LanguageModel` from a name, a folder or a GGUF file."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from factlab.errors import InvalidRequestError, ModelLoadError, nearest
@@ -63,14 +66,16 @@ def load(
         return _from_pretrained(folder, torch_dtype, placement, None, bundled.NAME)
     name = str(name_or_path)
     if name.startswith(_TINY):
-        return tiny_model(name.removeprefix(_TINY), dtype=torch_dtype)
+        toy = tiny_model(name.removeprefix(_TINY), dtype=torch_dtype)
+        nn.Module.to(toy.model, _one_device(placement))
+        return toy
     path = Path(name_or_path)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelLoadError(f"There is no file '{path}'.")
         model, tokenizer = read_gguf(path, torch_dtype)
-        target = torch.device("cpu") if placement == "auto" else torch.device(placement)
-        return LanguageModel(model.to(target).eval(), tokenizer, name=path.stem)  # pyright: ignore[reportArgumentType] - transformers' `to` is mistyped
+        nn.Module.to(model, _one_device(placement))
+        return LanguageModel(model.eval(), tokenizer, name=path.stem)
     return _from_pretrained(name_or_path, torch_dtype, placement, revision, name)
 
 
@@ -79,27 +84,42 @@ def _from_pretrained(
 ) -> LanguageModel:
     is_local = Path(place).is_dir()
     try:
-        with quiet_transformers():
-            model = AutoModelForCausalLM.from_pretrained(
+        # Weights that a checkpoint lacks are drawn at random before anyone can refuse them.
+        devices = list(range(torch.cuda.device_count()))
+        with quiet_transformers(), torch.random.fork_rng(devices):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 place,
                 dtype=dtype,
                 device_map=placement,
                 revision=revision,
                 use_safetensors=True,  # the older format is a pickle
+                output_loading_info=True,
             )
             tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        if is_local:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if is_local or isinstance(error, RuntimeError):
             raise ModelLoadError(
-                f"Folder '{place}' does not hold a model that transformers can load: "
-                f"{str(error).strip().splitlines()[0]}"
+                f"Cannot load '{place}' with transformers on {placement}: {reason}"
             ) from error
         raise ModelLoadError(
             f"Cannot load model '{name}': it is not a folder here, and the Hugging Face Hub was "
-            f"not reached or has no such model.{nearest(name, WELL_KNOWN)} "
-            "Check the name and the network, or pass a local folder or .gguf file."
+            f"not reached or does not give it as safetensors.{nearest(name, WELL_KNOWN)} "
+            "Check the name, your access and the network, or pass a local folder or .gguf file. "
+            f"({reason})"
         ) from error
+    model, info = loaded
+    incomplete = sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
+    if incomplete:
+        raise ModelLoadError(
+            f"The checkpoint of '{name}' lacks {len(incomplete)} weights, '{incomplete[0]}' among "
+            "them, or has them in another shape. Download or convert it again."
+        )
     return LanguageModel(model.eval(), tokenizer, name=name)
+
+
+def _one_device(placement: str) -> torch.device:
+    return torch.device("cpu" if placement == "auto" else placement)
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
@@ -125,6 +145,13 @@ def _placement(device: str | torch.device | None) -> str:
             f"Unknown device '{device}'.{nearest(str(device), choices)} "
             f"Choose from {', '.join(choices)}."
         ) from error
-    if placed.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidRequestError(f"Device '{device}' is not available: PyTorch sees no GPU here.")
+    present = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }.get(placed.type, 0)
+    if (placed.index or 0) >= present:
+        raise InvalidRequestError(
+            f"Device '{device}' is not available: PyTorch sees {present} of that kind here."
+        )
     return str(placed)

@@ -33,7 +33,6 @@ class Patch(Protocol):
 @dataclass(slots=True)
 class _Patched:
     original: Tensor
-    version: int
     active: list[Patch] = field(default_factory=list[Patch])
 
 
@@ -59,19 +58,14 @@ class PatchBoard:
         Raises:
             EditError: a weight is missing, a result has NaN, or a weight was changed by others.
         """
-        before = {name: list(entry.active) for name, entry in self._weights.items()}
-        try:
-            for patch in patches:
-                parameter = self._parameter(patch.weight_name)
-                if patch.weight_name not in self._weights:
-                    original = parameter.detach().clone()
-                    self._weights[patch.weight_name] = _Patched(original, parameter._version)
-                self._check_untouched(patch.weight_name)
-                self._set(patch.weight_name, [*self._weights[patch.weight_name].active, patch])
-        except Exception:
-            for name in list(self._weights):
-                self._set(name, before.get(name, []))
-            raise
+        planned: dict[str, list[Patch]] = {}
+        for patch in patches:
+            name = patch.weight_name
+            if name not in planned:
+                planned[name] = self._active(name)
+                self._check_untouched(name)
+            planned[name].append(patch)
+        self._set(planned)
 
     def remove(self, patches: Sequence[Patch]) -> None:
         """Take patches off, whatever was put on since.
@@ -79,28 +73,42 @@ class PatchBoard:
         Raises:
             EditError: one is not on the model, or a weight was changed by others meanwhile.
         """
+        planned: dict[str, list[Patch]] = {}
         for patch in patches:
-            entry = self._weights.get(patch.weight_name)
-            if entry is None or not any(active is patch for active in entry.active):
-                raise EditError(f"The edit of '{patch.weight_name}' is not applied to this model.")
-            self._check_untouched(patch.weight_name)
-        for patch in patches:
-            active = self._weights[patch.weight_name].active
-            last = max(i for i, other in enumerate(active) if other is patch)
-            self._set(patch.weight_name, active[:last] + active[last + 1 :])
+            name = patch.weight_name
+            if name not in planned:
+                planned[name] = self._active(name)
+                self._check_untouched(name)
+            places = [i for i, other in enumerate(planned[name]) if other is patch]
+            if not places:
+                raise EditError(f"The edit of '{name}' is not applied to this model.")
+            del planned[name][places[-1]]
+        self._set(planned)
 
-    def _set(self, name: str, active: list[Patch]) -> None:
-        entry, parameter = self._weights[name], self._parameter(name)
-        weight = entry.original
+    def _active(self, name: str) -> list[Patch]:
+        return list(self._weights[name].active) if name in self._weights else []
+
+    def _set(self, planned: dict[str, list[Patch]]) -> None:
+        """Give weights these patches; whatever can go wrong does so before the first write."""
+        results = {name: self._patched(name, active) for name, active in planned.items()}
+        for name, active in planned.items():
+            parameter = self._parameter(name)
+            if name not in self._weights:
+                self._weights[name] = _Patched(parameter.detach().clone())
+            with torch.no_grad():
+                parameter.copy_(results[name])
+            self._weights[name].active = active
+            if not active:
+                del self._weights[name]
+
+    def _patched(self, name: str, active: list[Patch]) -> Tensor:
+        entry = self._weights.get(name)
+        weight = entry.original if entry is not None else self._parameter(name).detach()
         for patch in active:
             weight = patch.patched(weight)
         if not torch.isfinite(weight).all():
             raise EditError(f"The edited weight '{name}' has NaN or infinite entries.")
-        with torch.no_grad():
-            parameter.copy_(weight)
-        entry.active, entry.version = active, parameter._version
-        if not active:
-            del self._weights[name]
+        return weight
 
     def _parameter(self, name: str) -> nn.Parameter:
         try:
@@ -109,7 +117,9 @@ class PatchBoard:
             raise EditError(f"The model has no weight '{name}'.") from error
 
     def _check_untouched(self, name: str) -> None:
-        if self._parameter(name)._version != self._weights[name].version:
+        """The live weight must be what its patches make of the original, to the bit."""
+        active = self._active(name)
+        if active and not torch.equal(self._parameter(name), self._patched(name, active)):
             raise EditError(
                 f"'{name}' was changed by other code while an edit was applied, so the edit "
                 "cannot be undone exactly. Undo edits before training or loading weights."

@@ -105,7 +105,7 @@ class Shell:
             parent = child
         parent._modules[list_name] = nn.ModuleList(self._stand_ins)
         self._base = parent
-        self._embed_width = model.get_parameter(f"{architecture.embed}.weight").shape[1]
+        self._embedding = model.get_parameter(f"{architecture.embed}.weight")
         self._takes_positions = "position_ids" in inspect.signature(type(parent).forward).parameters
 
     def frame(
@@ -137,7 +137,7 @@ class Shell:
     def readout(self, hidden: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
         """Logits of states that leave the last layer: final norm, head, and any scaling or cap."""
         # One token per row: the tail works on each position alone, and no context limit applies.
-        embeds = hidden.new_zeros(hidden.shape[0], 1, self._embed_width)
+        embeds = self._embedding.new_zeros(hidden.shape[0], 1, self._embedding.shape[1])
         first = self._stand_ins[0]
         first.replacement = hidden[:, None]
         try:
@@ -158,6 +158,7 @@ def _shallow(module: nn.Module) -> Any:
     clone.__dict__["_modules"] = dict(module._modules)
     clone.__dict__["_forward_hooks"] = OrderedDict()
     clone.__dict__["_forward_pre_hooks"] = OrderedDict()
+    clone.__dict__["training"] = False
     clone.__dict__.pop("forward", None)
     return clone
 

@@ -49,6 +49,8 @@ class Continuation:
 
 def _by_length(rows: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
     """Row numbers in batches of similar length, so that little is padded."""
+    if batch_size < 1:
+        raise InvalidRequestError(f"batch_size={batch_size} must be at least 1.")
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
@@ -89,7 +91,7 @@ def score(
         for prompt, target in zip(prompts, targets, strict=True)
     ]
     # The last target token is never an input.
-    rows = [(*prompt_ids, *target_ids[:-1]) for prompt_ids, target_ids in pairs]
+    rows = [whole.ids[:-1] for whole, _ in pairs]
     for row in rows:
         lm.check_length(len(row) + 1)
     found: dict[int, Continuation] = {}
@@ -97,11 +99,14 @@ def score(
         for numbers in _by_length(rows, batch_size):
             batch = pad([rows[i] for i in numbers], lm.device)
             hidden = lm.run(lm.frame(batch))
-            reads = [(j, len(pairs[i][0]) - 1, pairs[i][1]) for j, i in enumerate(numbers)]
-            states = [hidden[j, at : at + len(target)] for j, at, target in reads]
-            wanted = torch.tensor([t for _, _, target in reads for t in target])
+            targets_ids = [pairs[i][0].ids[pairs[i][1] :] for i in numbers]
+            states = [
+                hidden[j, pairs[i][1] - 1 : pairs[i][1] - 1 + len(ids)]
+                for j, (i, ids) in enumerate(zip(numbers, targets_ids, strict=True))
+            ]
+            wanted = torch.tensor([token_id for ids in targets_ids for token_id in ids])
             logprobs = lm.readout(torch.cat(states)).float().log_softmax(-1).cpu()
             values = logprobs.gather(1, wanted[:, None])[:, 0].split([len(s) for s in states])
-            for i, value in zip(numbers, values, strict=True):
-                found[i] = Continuation(pairs[i][1], tuple(value.tolist()))
+            for i, ids, value in zip(numbers, targets_ids, values, strict=True):
+                found[i] = Continuation(ids, tuple(value.tolist()))
     return [found[i] for i in range(len(prompts))]

@@ -9,7 +9,7 @@ import torch
 
 from factlab.errors import InvalidRequestError, StatisticsError, StorageError
 from factlab.models.decoder import Decoder
-from factlab.models.generation import generate_ids
+from factlab.models.generation import eos_ids, generate_ids
 from factlab.progress import ProgressCallback, silent
 from factlab.storage import cache_dir, read_tensors, write_tensors
 from factlab.tokens import encode, start_token_id
@@ -47,12 +47,16 @@ def corpus_from_texts(
         StatisticsError: the texts hold no words.
     """
     rows: list[tuple[int, ...]] = []
-    missing = n_tokens
+    missing = max(n_tokens, 1)
     for text in texts:
         if not text.strip():
             continue
-        ids = encode(lm.tokenizer, text).ids[:missing]
-        rows += [ids[i : i + row_length] for i in range(0, len(ids), row_length)]
+        tokens = encode(lm.tokenizer, text)
+        # Every row begins as the model would see the start of a text: with BOS, if it has one.
+        n_special = next((i for i, (a, b) in enumerate(tokens.char_spans) if b > a), 0)
+        step = min(row_length, lm.context_length or row_length) - n_special
+        start, ids = tokens.ids[:n_special], tokens.ids[n_special:][:missing]
+        rows += [(*start, *ids[i : i + step]) for i in range(0, len(ids), step)]
         missing -= len(ids)
         if missing <= 0:
             break
@@ -140,7 +144,10 @@ def corpus_from_model(
             f"n_tokens={n_tokens} and row_length={row_length} are too small to sample text."
         )
     n_rows = -(-n_tokens // row_length)
-    recipe = f"sample 1|{lm.live_fingerprint}|{lm.dtype}|{n_rows}|{row_length}|{seed}"
+    start, ends = start_token_id(lm.tokenizer), sorted(eos_ids(lm))
+    recipe = (
+        f"sample 2|{lm.live_fingerprint}|{lm.dtype}|{start}|{ends}|{n_rows}|{row_length}|{seed}"
+    )
     path = (
         cache_dir() / "corpora" / f"{hashlib.sha256(recipe.encode()).hexdigest()[:24]}.safetensors"
     )
@@ -148,7 +155,6 @@ def corpus_from_model(
     if use_cache and path.exists():
         ids = read_tensors(path)[0]["ids"]
         return Corpus(tuple(map(tuple, ids.tolist())), source)
-    start = start_token_id(lm.tokenizer)
 
     def sampling(_label: str, done: int, total: int) -> None:
         progress("sampling text from the model", done, total)

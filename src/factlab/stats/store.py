@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
 from factlab.errors import StorageError
 from factlab.models.decoder import Decoder
@@ -22,11 +22,11 @@ class StatsConfig(BaseModel):
     Between two and ten times d_mlp is enough (arXiv 2506.04226).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     tokens_per_dim: PositiveFloat = 8.0
-    row_length: PositiveInt = 128
-    seed: int = 0
+    row_length: int = Field(default=128, ge=8)
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
     def n_tokens(self, lm: Decoder) -> int:
         """The budget for a model."""

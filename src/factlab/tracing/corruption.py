@@ -20,7 +20,7 @@ class GaussianNoise(BaseModel):
         level: ν itself; when given, `sigmas` is not used.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     sigmas: PositiveFloat = 3.0
     level: PositiveFloat | None = None

@@ -62,12 +62,14 @@ def plot_trace(trace: CausalTrace, path: Path) -> None:
         f"Which states restore “{trace.answer.strip()}”?   "
         f"p(clean) = {trace.clean_prob:.3f}    p(corrupted) = {trace.corrupted_prob:.3f}",
         fontsize=11,
+        parse_math=False,
     )
     figure.supxlabel(
         f"indirect effect on p(“{trace.answer.strip()}”), {trace.config.samples} noise samples, "
         f"ν = {trace.noise_level:.3g};  * = corrupted subject token;  {trace.model_name}",
         fontsize=8,
         color="0.35",
+        parse_math=False,
     )
     write_atomically(path, figure.savefig)
 

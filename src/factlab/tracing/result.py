@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from torch import Tensor
 
 from factlab.errors import StorageError
@@ -31,7 +31,8 @@ class TraceConfig(BaseModel):
         noise: what is added to the subject's embeddings.
         kinds: which states to restore; single hidden states for `block`.
         seed: of the noise.
-        max_batch_tokens: most tokens run at once; bounds memory and changes no result.
+        max_batch_tokens: how many tokens of restored runs to run at once (at least one run of all
+            samples); bounds memory and changes no result.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,8 +40,8 @@ class TraceConfig(BaseModel):
     samples: PositiveInt = 10
     window: PositiveInt = 10
     noise: GaussianNoise = GaussianNoise()
-    kinds: tuple[Kind, ...] = KINDS
-    seed: int = 0
+    kinds: tuple[Kind, ...] = Field(default=KINDS, min_length=1)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     max_batch_tokens: PositiveInt = 8192
 
 

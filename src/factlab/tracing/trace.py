@@ -86,17 +86,18 @@ def causal_trace(
         noise_level=runs.noise_level,
         config=config,
         model_name=lm.name,
-        fingerprint=lm.fingerprint,
+        fingerprint=lm.live_fingerprint,
     )
 
 
 @torch.no_grad()
-def strongest_mlp_layer(lm: LanguageModel, fact: Fact, config: TraceConfig | None = None) -> int:
+def strongest_mlp_layer(lm: LanguageModel, fact: Fact) -> int:
     """The layer whose MLP window has the largest effect at the last subject token.
 
-    A quick look for where to edit: one position and one kind of a causal trace.
+    A quick look for where to edit: one position and one kind of a causal trace, with windows of a
+    fifth of the model.
     """
-    config = (config or TraceConfig()).model_copy(update={"kinds": ("mlp",)})
+    config = TraceConfig(kinds=("mlp",), window=max(1, lm.n_layers // 5))
     tokens, span = lm.encode_fact(fact)
     with lm.frozen():
         runs = _record_runs(lm, fact, tokens, span, None, config, None)
@@ -155,7 +156,8 @@ def _record_runs(
     if answer is None:
         answer_id = int(clean_probs.argmax())
     else:
-        answer_id = encode_continuation(lm.tokenizer, fact.prompt, answer)[1][0]
+        whole, n_prompt = encode_continuation(lm.tokenizer, fact.prompt, answer)
+        answer_id = whole.ids[n_prompt]
 
     level = config.noise.resolve(lambda: embedding_sigma(lm, sigma_facts or [fact]))
     width = lm.embedding.weight.shape[1]
@@ -241,7 +243,7 @@ def _walk(
     """
     n_samples, prefix = runs.batch.n_rows, Prefix.of(runs.cache, position)
     frames: dict[int, Frame] = {}
-    hidden = runs.corrupted[0][:0, position:]
+    hidden = runs.corrupted[cells[0].joins][:0, position:]
     waiting = list(cells)
     for layer in range(cells[0].joins, lm.n_layers + 1):
         joining = [cell for cell in waiting if cell.joins == layer]
