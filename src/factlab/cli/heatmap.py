@@ -2,12 +2,10 @@
 
 from rich.text import Text
 
-from factlab.tracing.plot import printable
-from factlab.tracing.result import CausalTrace
+from factlab.tracing.result import KIND_NAMES, CausalTrace
 
 _SHADES = " ░▒▓█"
 _HUES = {"block": (128, 90, 200), "mlp": (40, 160, 80), "attn": (215, 60, 60)}
-_NAMES = {"block": "hidden states", "mlp": "MLP", "attn": "attention"}
 
 
 def heatmap(trace: CausalTrace, kind: str) -> Text:
@@ -15,15 +13,12 @@ def heatmap(trace: CausalTrace, kind: str) -> Text:
     effects = trace.effects[kind]
     strongest = max(float(effects.max()), 1e-6)
     start, stop = trace.subject_span
-    labels = [
-        printable(token) + ("*" if start <= i < stop else "")
-        for i, token in enumerate(trace.tokens)
-    ]
+    labels = trace.token_labels
     margin = max(len(label) for label in labels) + 1
     position, layer, effect = trace.peak(kind)
     text = Text()
     window = "" if kind == "block" else f", {trace.config.window} layers at a time"
-    text.append(f"{_NAMES[kind]}{window}", style="bold")
+    text.append(f"{KIND_NAMES[kind]}{window}", style="bold")
     text.append(f"   strongest {effect:+.3f} at {labels[position]!r}, layer {layer}\n")
     for i, label in enumerate(labels):
         text.append(label.rjust(margin - 1) + " ", style="bold" if start <= i < stop else "")

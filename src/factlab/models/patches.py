@@ -62,8 +62,7 @@ class PatchBoard:
         for patch in patches:
             name = patch.weight_name
             if name not in planned:
-                planned[name] = self._active(name)
-                self._check_untouched(name)
+                planned[name] = self._untouched(name)
             planned[name].append(patch)
         self._set(planned)
 
@@ -77,16 +76,24 @@ class PatchBoard:
         for patch in patches:
             name = patch.weight_name
             if name not in planned:
-                planned[name] = self._active(name)
-                self._check_untouched(name)
+                planned[name] = self._untouched(name)
             places = [i for i, other in enumerate(planned[name]) if other is patch]
             if not places:
                 raise EditError(f"The edit of '{name}' is not applied to this model.")
             del planned[name][places[-1]]
         self._set(planned)
 
-    def _active(self, name: str) -> list[Patch]:
-        return list(self._weights[name].active) if name in self._weights else []
+    def _untouched(self, name: str) -> list[Patch]:
+        """The patches on a weight, if it is to the bit what they make of the original."""
+        if name not in self._weights:
+            return []
+        active = list(self._weights[name].active)
+        if not torch.equal(self._parameter(name), self._patched(name, active)):
+            raise EditError(
+                f"'{name}' was changed by other code while an edit was applied, so the edit "
+                "cannot be undone exactly. Undo edits before training or loading weights."
+            )
+        return active
 
     def _set(self, planned: dict[str, list[Patch]]) -> None:
         """Give weights these patches; whatever can go wrong does so before the first write."""
@@ -115,12 +122,3 @@ class PatchBoard:
             return self._model.get_parameter(name)
         except AttributeError as error:
             raise EditError(f"The model has no weight '{name}'.") from error
-
-    def _check_untouched(self, name: str) -> None:
-        """The live weight must be what its patches make of the original, to the bit."""
-        active = self._active(name)
-        if active and not torch.equal(self._parameter(name), self._patched(name, active)):
-            raise EditError(
-                f"'{name}' was changed by other code while an edit was applied, so the edit "
-                "cannot be undone exactly. Undo edits before training or loading weights."
-            )

@@ -7,10 +7,9 @@ from matplotlib.figure import Figure
 
 from factlab.errors import InvalidRequestError, nearest
 from factlab.storage import write_atomically
-from factlab.tracing.result import CausalTrace
+from factlab.tracing.result import KIND_NAMES, CausalTrace
 
 FORMATS = ("png", "pdf", "svg")
-_TITLES = {"block": "hidden state", "mlp": "MLP", "attn": "attention"}
 _COLOURS = {"block": "Purples", "mlp": "Greens", "attn": "Reds"}
 
 
@@ -76,7 +75,8 @@ def plot_trace(trace: CausalTrace, path: Path) -> None:
 
 def _draw_panel(panel: Axes, trace: CausalTrace, kind: str) -> None:
     width = trace.config.window
-    title = _TITLES[kind] if kind == "block" else f"{_TITLES[kind]}, window of {width} layers"
+    name = KIND_NAMES[kind]
+    title = name if kind == "block" else f"{name}, window of {width} layers"
     panel.set_title(title, fontsize=10)
     panel.set_xlabel("layer" if kind == "block" else "centre layer", fontsize=9)
     panel.tick_params(labelsize=8, length=2)
@@ -89,18 +89,9 @@ def _draw_panel(panel: Axes, trace: CausalTrace, kind: str) -> None:
 
 def _label_tokens(panel: Axes, trace: CausalTrace) -> None:
     start, stop = trace.subject_span
-    labels = [
-        printable(token) + ("*" if start <= i < stop else "")
-        for i, token in enumerate(trace.tokens)
-    ]
+    labels = trace.token_labels
     panel.set_yticks(range(len(labels)), labels=labels)
     for i, label in enumerate(panel.get_yticklabels()):
         label.set_fontweight("bold" if start <= i < stop else "normal")
         # A dollar sign would otherwise begin a formula.
         label.set_parse_math(False)
-
-
-def printable(token: str) -> str:
-    """A token for a label: line breaks and tabs made visible, outer spaces dropped."""
-    text = token.replace("\n", "↵").replace("\t", "→").strip()
-    return text or "␣"

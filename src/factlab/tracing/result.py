@@ -16,6 +16,7 @@ from factlab.tracing.corruption import GaussianNoise
 
 Kind = Literal["block", "mlp", "attn"]
 KINDS: tuple[Kind, ...] = ("block", "mlp", "attn")
+KIND_NAMES: dict[str, str] = {"block": "hidden state", "mlp": "MLP", "attn": "attention"}
 
 _FORMAT = "factlab causal trace 1"
 
@@ -83,6 +84,13 @@ class CausalTrace:
     def total_effect(self) -> float:
         """How much of the answer's probability the corruption takes away."""
         return self.clean_prob - self.corrupted_prob
+
+    @property
+    def token_labels(self) -> list[str]:
+        """Tokens for axes: line breaks and tabs visible, outer spaces dropped, subject starred."""
+        labels = (t.replace("\n", "↵").replace("\t", "→").strip() or "␣" for t in self.tokens)
+        start, stop = self.subject_span
+        return [label + "*" * (start <= i < stop) for i, label in enumerate(labels)]
 
     def peak(self, kind: str) -> tuple[int, int, float]:
         """Position, layer and effect of the strongest state of a kind."""
