@@ -25,8 +25,8 @@ class ContextConfig(BaseModel):
         bare_weight: share of the bare prompt in the mean key, the rest going to the others in equal
             parts; None gives every context the same weight, as the ROME paper does. Where a
             tokenizer puts no BOS in front, a subject that opens the bare prompt has a key of its
-            own (its cosine with the mean of the others is 0.5 to 0.9 in the bundled model), and
-            one part in 21 does not reach it. One half is what MEMIT's code uses.
+            own (see docs/bundled-model.md), and one part in 21 does not reach it. One half is what
+            MEMIT's code uses.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
