@@ -80,5 +80,6 @@ def edit(
         f"{diagnostics['update_norm'] / diagnostics['weight_norm']:.1%} of the weight's norm."
     )
     if out is not None:
-        session.say(f"Saved in {out}. Use it: factlab ask '{fact.prompt}' --edit {out}")
+        model = f" --model {session.model}" if session.model else ""
+        session.say(f"Saved in {out}. Use it: factlab ask '{fact.prompt}' --edit {out}{model}")
     session.emit(document)
