@@ -42,7 +42,9 @@ def test_the_edited_model_from_the_command_line(edit, tmp_path, monkeypatch, cap
 
     def top(prompt: str, *options: str) -> str:
         monkeypatch.setattr(sys, "argv", ["factlab", "ask", prompt, "--json", *options])
-        main()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert stop.value.code == 0
         return json.loads(capsys.readouterr().out)["top"][0]["token"]
 
     folder = str(tmp_path / "e")
