@@ -1,11 +1,14 @@
 """The vocabulary of requests: what a fact is. No torch here."""
 
+import logging
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from factlab.errors import InvalidRequestError
 
 SLOT = "{}"
+
+_log = logging.getLogger(__name__)
 
 
 class TokenSpan(NamedTuple):
@@ -72,19 +75,43 @@ class Fact:
         subject: str,
         target_new: str | None = None,
         target_true: str | None = None,
+        occurrence: int | None = None,
     ) -> "Fact":
-        """Make a fact of a whole prompt by cutting out the first occurrence of the subject.
+        """Make a fact of a whole prompt by cutting out the subject.
+
+        Args:
+            prompt: the text.
+            subject: a part of it.
+            target_new: see `Fact`.
+            target_true: see `Fact`.
+            occurrence: which occurrence of the subject is meant, from 1. By default the first; if
+                there are others, that is logged.
 
         Raises:
-            InvalidRequestError: prompt or subject is empty, or the subject is not in the prompt.
+            InvalidRequestError: prompt or subject is empty, or the subject does not occur in the
+                prompt, or not so often.
         """
         if not prompt.strip():
             raise InvalidRequestError("The prompt is empty. Give at least one word.")
         if not subject.strip():
             raise InvalidRequestError("The subject is empty. Give at least one word.")
-        if subject not in prompt:
+        count = prompt.count(subject)
+        if count == 0:
             raise InvalidRequestError(
                 f"Subject '{subject}' does not occur in prompt '{prompt}'. "
                 "Pass the subject exactly as written there."
             )
-        return cls(prompt.replace(subject, SLOT, 1), subject, target_new, target_true)
+        if occurrence is not None and not 1 <= occurrence <= count:
+            raise InvalidRequestError(
+                f"Subject '{subject}' occurs {count} times in prompt '{prompt}': "
+                f"occurrence={occurrence} must be from 1 to {count}."
+            )
+        if occurrence is None and count > 1:
+            _log.warning(
+                "Subject '%s' occurs %d times in prompt '%s'; the first is used. "
+                "Choose another with occurrence=2.", subject, count, prompt,
+            )  # fmt: skip
+        pieces = prompt.split(subject)
+        which = occurrence or 1
+        template = subject.join(pieces[:which]) + SLOT + subject.join(pieces[which:])
+        return cls(template, subject, target_new, target_true)

@@ -124,6 +124,24 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def read_text(path: Path) -> str:
+    """Read a UTF-8 text file.
+
+    Raises:
+        StorageError: the file is missing or unreadable, or not UTF-8; names the line.
+    """
+    with _explained("read", path):
+        data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise StorageError(
+            f"Line {line} of '{path}' is not UTF-8 (byte 0x{data[error.start]:02x}). "
+            "Save the file as UTF-8."
+        ) from error
+
+
 def read_json(path: Path) -> dict[str, JsonValue]:
     """Read one JSON object.
 

@@ -6,19 +6,19 @@ from slow_trace import slow_effects, trace_modules
 
 import factlab as fl
 from conftest import FAMILIES, SINGLE_INSIDE
-from factlab.tracing.corruption import add_at, draw_noise, embedding_sigma
+from factlab.tracing.corruption import embedding_sigma, put_noise
+
+
+def gaussian(lm, config, n_tokens, level):
+    generator = torch.Generator("cpu").manual_seed(config.seed)
+    shape = (config.samples, n_tokens, lm.embedding.weight.shape[1])
+    return level * torch.randn(shape, generator=generator)
 
 
 def compare(lm, fact, config, tolerance, **subset):
     trace = fl.causal_trace(lm, fact, config=config)
     tokens, span = lm.encode_fact(fact)
-    noise = draw_noise(
-        config.samples,
-        span.stop - span.start,
-        lm.embedding.weight.shape[1],
-        trace.noise_level,
-        config.seed,
-    )
+    noise = gaussian(lm, config, span.stop - span.start, trace.noise_level)
     with torch.no_grad():
         slow, clean, corrupted = slow_effects(
             lm.model,
@@ -27,7 +27,7 @@ def compare(lm, fact, config, tolerance, **subset):
             list(tokens.ids),
             span,
             noise,
-            config.window,
+            trace.config.window,
             **subset,
         )
     assert trace.clean_prob == pytest.approx(clean, abs=tolerance)
@@ -70,8 +70,8 @@ def test_restoring_every_state_gives_the_clean_run(make_model, family):
     sites = [fl.Site(layer, fl.Stream.BLOCK) for layer in range(lm.n_layers)]
     with fl.record(lm, sites) as states:
         clean = lm.model(ids).logits
-    noise = draw_noise(1, span.stop - span.start, lm.embedding.weight.shape[1], 1.0, 0)
-    corrupt = {fl.Site(0, fl.Stream.EMBED): add_at(noise, span)}
+    noise = gaussian(lm, fl.TraceConfig(samples=1), span.stop - span.start, 1.0)
+    corrupt = {fl.Site(0, fl.Stream.EMBED): lambda e: put_noise(e, noise, span, replace=False)}
     with fl.intervene(lm, corrupt):
         assert not torch.allclose(lm.model(ids).logits, clean, atol=1e-3)
 
@@ -106,14 +106,8 @@ def test_noise_level_comes_from_subject_embeddings(make_model):
     small = fl.TraceConfig(samples=1, kinds=("block",))
     trace = fl.causal_trace(lm, facts[0], config=small, sigma_facts=facts)
     assert trace.noise_level == pytest.approx(3 * expected)
-    fixed = small.model_copy(update={"noise": fl.GaussianNoise(level=0.7)})
+    fixed = small.model_copy(update={"corruption": fl.GaussianNoise(level=0.7)})
     assert fl.causal_trace(lm, facts[0], config=fixed).noise_level == 0.7
-
-
-def test_noise_is_what_the_documentation_says():
-    generator = torch.Generator("cpu").manual_seed(5)
-    expected = torch.randn(3, 2, 7, generator=generator) * 0.5
-    assert torch.equal(draw_noise(3, 2, 7, 0.5, 5), expected)
 
 
 @pytest.mark.slow

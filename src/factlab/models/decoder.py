@@ -17,6 +17,7 @@ from factlab.facts import Fact, TokenSpan
 from factlab.hooks import Site, Stream
 from factlab.models.check import check_finite, check_structure, resolve
 from factlab.models.patches import PatchBoard
+from factlab.models.products import fast_products
 from factlab.models.replay import Frame, Hidden, Shell
 
 # Config entries that say how a model was loaded or saved, not what it computes.
@@ -178,7 +179,7 @@ class Decoder:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Evaluation mode and no parameter gradients inside the block; as before after it.
+        """Evaluation mode, no parameter gradients, fast products inside the block; as before after.
 
         Gradients still flow through the model to tensors that ask for them.
         """
@@ -189,7 +190,8 @@ class Decoder:
                 module.training = False
             for parameter, _ in flags:
                 parameter.requires_grad = False
-            yield
+            with fast_products(module for module, _ in modes):
+                yield
         finally:
             for module, training in modes:
                 module.training = training

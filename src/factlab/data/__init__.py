@@ -1,0 +1,1 @@
+"""Facts in files: what is read, what is shipped."""

@@ -1,0 +1,128 @@
+"""Files of known facts, in the layout of `known_1000.json` (ROME paper, appendix B.1)."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from factlab.errors import FactlabError, StorageError
+from factlab.facts import Fact
+from factlab.storage import read_text, write_atomically
+
+_REQUIRED = ("known_id", "subject", "attribute", "prompt")
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFact:
+    """A prompt that a model completes with the right attribute.
+
+    Attributes:
+        known_id: number of the fact in its file.
+        subject: as it stands in the prompt.
+        attribute: the object of the fact.
+        template: the relation, with `{}` for the subject.
+        prediction: how the model went on.
+        prompt: the text up to where the attribute follows.
+        relation_id: of the relation, such as P36; empty if unknown.
+    """
+
+    known_id: int
+    subject: str
+    attribute: str
+    template: str
+    prediction: str
+    prompt: str
+    relation_id: str
+
+    @property
+    def fact(self) -> Fact:
+        """The prompt and the first occurrence of its subject, with the attribute as true target."""
+        return Fact.from_prompt(
+            self.prompt, self.subject, target_true=self.attribute, occurrence=1
+        )
+
+
+def load_known(path: str | Path) -> list[KnownFact]:
+    """Read a JSON array, or one JSON object per line, of known facts.
+
+    `template`, `prediction` and `relation_id` may be missing.
+
+    Raises:
+        StorageError: the file is missing, not UTF-8, not JSON; or a fact has a field missing, empty
+            or of the wrong type, a subject that is not in its prompt, or an id that came before.
+            The message names the line.
+    """
+    path = Path(path)
+    facts: list[KnownFact] = []
+    lines: dict[int, int] = {}
+    for line, value in _objects(read_text(path), path):
+        known = _known_fact(value, f"Line {line} of '{path}'")
+        if known.known_id in lines:
+            raise StorageError(
+                f"Line {line} of '{path}': known_id {known.known_id} was used on line "
+                f"{lines[known.known_id]} already. Give every fact its own."
+            )
+        lines[known.known_id] = line
+        facts.append(known)
+    if not facts:
+        raise StorageError(f"'{path}' holds no facts.")
+    return facts
+
+
+def save_known(facts: Sequence[KnownFact], path: str | Path) -> None:
+    """Write a JSON array with one fact per line."""
+    rows = ",\n".join(json.dumps(asdict(fact), ensure_ascii=False) for fact in facts)
+    text = f"[\n{rows}\n]\n"
+    write_atomically(Path(path), lambda temporary: _write(temporary, text))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _objects(text: str, path: Path) -> Iterator[tuple[int, object]]:
+    """The values of a JSON array, or of a file of JSON values, with the line each begins on."""
+    decoder = json.JSONDecoder()
+    at = _skip(text, 0)
+    is_array = text.startswith("[", at)
+    at = _skip(text, at + 1) if is_array else at
+    while at < len(text) and not (is_array and text[at] == "]"):
+        line = text.count("\n", 0, at) + 1
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except ValueError as error:
+            raise StorageError(f"Line {line} of '{path}' is not valid JSON: {error}.") from error
+        yield line, value
+        at = _skip(text, at)
+        if is_array and text.startswith(",", at):
+            at = _skip(text, at + 1)
+        elif is_array and not text.startswith("]", at):
+            line = text.count("\n", 0, at) + 1
+            raise StorageError(f"Line {line} of '{path}': the array is not closed or lacks a comma.")
+
+
+def _skip(text: str, at: int) -> int:
+    while at < len(text) and text[at].isspace():
+        at += 1
+    return at
+
+
+def _known_fact(value: object, where: str) -> KnownFact:
+    if not isinstance(value, dict):
+        raise StorageError(f"{where}: a fact is a JSON object, not a {type(value).__name__}.")
+    missing = [name for name in _REQUIRED if name not in value]
+    if missing:
+        raise StorageError(f"{where}: field '{missing[0]}' is missing.")
+    if type(value["known_id"]) is not int:
+        raise StorageError(f"{where}: known_id is {value['known_id']!r}, not a whole number.")
+    texts: dict[str, str] = {}
+    for name in ("subject", "attribute", "template", "prediction", "prompt", "relation_id"):
+        texts[name] = text = value.get(name, "")
+        if not isinstance(text, str) or (name in _REQUIRED and not text.strip()):
+            raise StorageError(f"{where}: {name} is {text!r}, not a text.")
+    known = KnownFact(known_id=value["known_id"], **texts)
+    try:
+        _ = known.fact
+    except FactlabError as error:
+        raise StorageError(f"{where}: {error}") from error
+    return known

@@ -1,0 +1,244 @@
+"""A folder in which a long run writes one record per case, so that it can be killed and go on.
+
+    folder/
+      run.json               what was asked for, and what was found out before the first case
+      records-1-of-2.jsonl   one line per case that shard 1 of 2 has finished
+      records-2-of-2.jsonl
+
+A record is appended in one write and is on the disk before the next case begins. A line that a kill
+cut short has no line break at its end; it is dropped and its case done again. The shards of a run
+share a folder, or are merged into one.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock, Timeout
+
+from factlab.errors import InvalidRequestError, StorageError
+from factlab.storage import JsonValue, check_writable, read_json, write_json
+
+Record = dict[str, JsonValue]
+
+
+class Shard(NamedTuple):
+    """Part `index` (from 1) of `count` equal parts of a run."""
+
+    index: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """Read `2/5` as the second of five.
+
+        Raises:
+            InvalidRequestError: it is not such a pair, or out of range.
+        """
+        index, _, count = text.partition("/")
+        if not (index.isascii() and index.isdigit() and count.isascii() and count.isdigit()):
+            raise InvalidRequestError(
+                f"Shard '{text}' is not understood. Write 2/5 for the second of five."
+            )
+        return cls(int(index), int(count)).checked()
+
+    def checked(self) -> "Shard":
+        """Itself.
+
+        Raises:
+            InvalidRequestError: there is no such part.
+        """
+        if not 1 <= self.index <= self.count:
+            raise InvalidRequestError(
+                f"Shard {self.index}/{self.count} is out of range: of {self.count} shards the first "
+                f"is 1/{self.count} and the last {self.count}/{self.count}."
+            )
+        return self
+
+    def of(self, cases: Sequence[int]) -> Sequence[int]:
+        """The cases that are this shard's."""
+        return cases[self.index - 1 :: self.count]
+
+
+class Journal:
+    """The records of one run.
+
+    Args:
+        folder: where they are.
+        header: contents of `run.json`.
+
+    Attributes:
+        folder: as given.
+        request: what was asked for.
+        findings: what was found out before the first case.
+        records: every finished case by its number, whichever shard did it.
+    """
+
+    def __init__(self, folder: Path, header: Record) -> None:
+        request, findings = header.get("request"), header.get("findings")
+        if not isinstance(request, dict) or not isinstance(findings, dict):
+            raise StorageError(f"'{folder / 'run.json'}' is damaged. Begin again in a new folder.")
+        self.folder = folder
+        self.request: Record = request
+        self.findings: Record = findings
+        self.records: dict[int, Record] = {}
+        for path in sorted(folder.glob("records-*.jsonl")):
+            self.records |= _read_records(path)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Journal":
+        """Read a run.
+
+        Raises:
+            StorageError: there is none, or a file is damaged.
+        """
+        if not (folder / "run.json").exists():
+            raise StorageError(f"'{folder}' holds no run: there is no run.json in it.")
+        return cls(folder, read_json(folder / "run.json"))
+
+    @classmethod
+    def create(cls, folder: Path, request: Record, findings: Record) -> "Journal":
+        """Begin a run in a new or empty folder."""
+        header: Record = {"request": request, "findings": findings}
+        write_json(folder / "run.json", header)
+        return cls(folder, header)
+
+    def check_request(self, request: Record) -> None:
+        """Refuse to go on with a run that was begun with other settings.
+
+        Raises:
+            StorageError: names what differs.
+        """
+        difference = _first_difference(self.request, json.loads(json.dumps(request)))
+        if difference is not None:
+            raise StorageError(
+                f"'{self.folder}' belongs to another run: {difference}. "
+                "Choose another folder, or ask for the same again."
+            )
+
+    @contextmanager
+    def writing(self, shard: Shard) -> Iterator["Writer"]:
+        """Append records of a shard; no other process may do so at the same time.
+
+        Raises:
+            StorageError: another process is at it, or the file cannot be written.
+        """
+        path = self.folder / f"records-{shard.index}-of-{shard.count}.jsonl"
+        check_writable(path)
+        lock = FileLock(path.with_suffix(".lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise StorageError(
+                f"Another process is writing '{path}'. Wait for it, or choose another shard."
+            ) from error
+        try:
+            _drop_torn_line(path)
+            yield Writer(self, path)
+        finally:
+            lock.release()
+            path.with_suffix(".lock").unlink(missing_ok=True)
+
+
+class Writer:
+    """Appends records to one file of a journal."""
+
+    def __init__(self, journal: Journal, path: Path) -> None:
+        self._journal, self._path = journal, path
+
+    def append(self, case: int, record: Record) -> None:
+        """Put a finished case on the disk."""
+        line = json.dumps({"case": case} | record, ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                data = line.encode()
+                if os.write(handle, data) != len(data):
+                    raise OSError("the disk is full")
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise StorageError(
+                f"Cannot write '{self._path}': {error.strerror or error}. What was finished before "
+                "is safe; make room and resume."
+            ) from error
+        self._journal.records[case] = record
+
+
+def merge(folders: Sequence[Path], out: Path) -> Journal:
+    """Put the records of several folders of one run together in a new one.
+
+    Raises:
+        StorageError: they are not of one run, or `out` exists.
+    """
+    journals = [Journal.load(folder) for folder in folders]
+    if not journals:
+        raise InvalidRequestError("There is nothing to merge. Name at least one folder.")
+    first = journals[0]
+    for other in journals[1:]:
+        other.check_request(first.request)
+        if other.findings != first.findings:
+            raise StorageError(
+                f"'{other.folder}' and '{first.folder}' selected different cases, though the same "
+                "was asked for. Run both on the same kind of machine."
+            )
+    check_new(out)
+    merged = Journal.create(out, first.request, first.findings)
+    records = {case: record for journal in journals for case, record in journal.records.items()}
+    with merged.writing(Shard()) as writer:
+        for case in sorted(records):
+            writer.append(case, records[case])
+    return merged
+
+
+def check_new(folder: Path) -> None:
+    """Refuse a folder in which there is something already.
+
+    Raises:
+        StorageError: it is a file, or not empty, or cannot be made.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise StorageError(f"'{folder}' is a file. Give the name of a folder.")
+    if folder.is_dir() and any(folder.iterdir()):
+        hint = "Resume it" if (folder / "run.json").exists() else "Empty it"
+        raise StorageError(f"'{folder}' is not empty. {hint}, or choose another folder.")
+    check_writable(folder, is_folder=True)
+
+
+def _read_records(path: Path) -> dict[int, Record]:
+    records: dict[int, Record] = {}
+    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last line break was cut short
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            records[int(record.pop("case"))] = record
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StorageError(
+                f"Line {number} of '{path}' is damaged. Delete that line and resume."
+            ) from error
+    return records
+
+
+def _drop_torn_line(path: Path) -> None:
+    if path.exists():
+        whole = path.read_bytes().rfind(b"\n") + 1
+        if whole < path.stat().st_size:
+            os.truncate(path, whole)
+
+
+def _first_difference(old: JsonValue, new: JsonValue, name: str = "") -> str | None:
+    """Where two JSON values differ, in words; None where they do not."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted({*old, *new}):
+            inside = f"{name}.{key}" if name else key
+            found = _first_difference(old.get(key), new.get(key), inside)
+            if found is not None:
+                return found
+        return None
+    if old == new:
+        return None
+    return f"its {name} is {json.dumps(old)[:60]}, not {json.dumps(new)[:60]}"

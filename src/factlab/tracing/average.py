@@ -1,0 +1,386 @@
+"""Averages of causal traces over many facts (ROME paper, section 2.2 and figure 2).
+
+Facts differ in length, so effects are averaged by what a token is to its fact: the first, middle or
+last token of the subject, the first token after it, further tokens, or the prompt's last token. A
+subject of one token counts as its first and as its last; a token right behind the subject that ends
+the prompt counts as the last.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from factlab.errors import InvalidRequestError, StorageError
+from factlab.facts import Fact, TokenSpan
+from factlab.journal import Journal, Record, Shard, check_new
+from factlab.models.language_model import LanguageModel
+from factlab.progress import ProgressCallback, silent
+from factlab.storage import write_json
+from factlab.tokens import encode_continuation
+from factlab.tracing.corruption import with_level
+from factlab.tracing.result import CausalTrace, TraceConfig
+from factlab.tracing.trace import causal_trace
+
+GROUPS = (
+    "first subject token",
+    "middle subject tokens",
+    "last subject token",
+    "first subsequent token",
+    "further tokens",
+    "last token",
+)
+LAST_SUBJECT, LAST = GROUPS.index("last subject token"), GROUPS.index("last token")
+
+_FORMAT = "factlab average trace 1"
+_DIGITS = 7  # of a number in a record: more than float32 results are good for
+
+
+class Estimate(NamedTuple):
+    """A mean over facts and the half-width of its 95 % confidence interval, 1.96·s/√n."""
+
+    mean: float
+    half_width: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Estimate":
+        """From one value per fact; the half-width of a single value is NaN."""
+        mean = math.fsum(values) / len(values)
+        if len(values) < 2:
+            return cls(mean, math.nan)
+        variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+        return cls(mean, 1.96 * math.sqrt(variance / len(values)))
+
+
+@dataclass(frozen=True, slots=True)
+class AverageTrace:
+    """Average indirect effects by token group and layer.
+
+    Attributes:
+        n_facts: how many facts were averaged.
+        n_wrong: how many were left out because the model's answer is not theirs.
+        n_missing: how many of those that were selected have not been traced yet.
+        clean_prob: of the answer.
+        corrupted_prob: of the answer.
+        total_effect: clean minus corrupted.
+        effects: for each kind the mean effect by group and layer; NaN where nothing was traced.
+        half_widths: of their 95 % confidence intervals.
+        group_counts: how many facts have a token of each group.
+        config: as traced; the level of the noise is worked out.
+        model_name: the model traced.
+        fingerprint: of its weights.
+    """
+
+    n_facts: int
+    n_wrong: int
+    n_missing: int
+    clean_prob: Estimate
+    corrupted_prob: Estimate
+    total_effect: Estimate
+    effects: dict[str, Float[Tensor, "group layer"]]
+    half_widths: dict[str, Float[Tensor, "group layer"]]
+    group_counts: tuple[int, ...]
+    config: TraceConfig
+    model_name: str
+    fingerprint: str
+
+    def peak(self, kind: str, group: int) -> tuple[int, Estimate]:
+        """The layer with the largest mean effect of a group, and that effect."""
+        effects = self.effects[kind][group].nan_to_num(nan=-torch.inf)
+        layer = int(effects.argmax())
+        width = float(self.half_widths[kind][group, layer])
+        return layer, Estimate(float(effects[layer]), width)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, ready for JSON; null where nothing was traced."""
+        return {
+            "format": _FORMAT,
+            "n_facts": self.n_facts,
+            "n_wrong": self.n_wrong,
+            "n_missing": self.n_missing,
+            "clean_prob": _estimate(self.clean_prob),
+            "corrupted_prob": _estimate(self.corrupted_prob),
+            "total_effect": _estimate(self.total_effect),
+            "groups": dict(zip(GROUPS, self.group_counts, strict=True)),
+            "effects": {kind: _rows(mean) for kind, mean in self.effects.items()},
+            "half_widths": {kind: _rows(width) for kind, width in self.half_widths.items()},
+            "config": self.config.model_dump(mode="json"),
+            "model_name": self.model_name,
+            "fingerprint": self.fingerprint,
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Write `summary.json` and the figures into a folder."""
+        from factlab.tracing.plot_average import plot_average  # noqa: PLC0415 - matplotlib
+
+        write_json(Path(folder) / "summary.json", self.to_json())
+        plot_average(self, Path(folder))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "AverageTrace":
+        """Average the records of a folder, finished or not.
+
+        Raises:
+            StorageError: the folder holds no such run, or is damaged.
+            InvalidRequestError: no fact has been traced yet.
+        """
+        journal = Journal.load(Path(folder))
+        if journal.request.get("format") != _FORMAT:
+            raise StorageError(f"'{folder}' is not an average trace of this version of factlab.")
+        return _average(journal.request, journal.findings, journal.records)
+
+
+def average_trace(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    config: TraceConfig | None = None,
+    folder: str | Path | None = None,
+    limit: int | None = None,
+    shard: Shard | None = None,
+    resume: bool = False,
+    progress: ProgressCallback = silent,
+) -> AverageTrace:
+    """Trace many facts and average.
+
+    Facts that have a `target_true` whose first token is not the model's most probable one are left
+    out and counted.
+
+    Args:
+        lm: the model, left as it is.
+        facts: what to trace.
+        config: see `TraceConfig`. σ is taken over the subjects of all `facts` unless it says else.
+        folder: where to keep one record per fact, so that a killed run can go on; by default
+            nothing is kept.
+        limit: trace this many of the facts that the model knows, the first ones.
+        shard: trace only this part of them; needs a folder.
+        resume: go on with what is in the folder.
+        progress: called with facts done and in all.
+
+    Raises:
+        InvalidRequestError: no fact is left, or the config or the shard cannot be used.
+        StorageError: the folder is not empty, belongs to another run, or cannot be written.
+    """
+    config = config or TraceConfig()
+    config.check(lm.n_layers)
+    shard = (shard or Shard()).checked()
+    if limit is not None and limit < 1:
+        raise InvalidRequestError(f"limit={limit} must be at least 1.")
+    if not facts:
+        raise InvalidRequestError("The list of facts is empty. Give at least one.")
+    request = _request(lm, facts, config, limit)
+    journal = None
+    if folder is not None:
+        folder = Path(folder)
+        if (folder / "run.json").exists() and (resume or shard.count > 1):
+            journal = Journal.load(folder)
+            journal.check_request(request)
+        elif resume and folder.is_dir() and any(folder.iterdir()):
+            raise StorageError(f"'{folder}' holds no run to resume. Choose another folder.")
+        else:
+            check_new(folder)
+    elif shard.count > 1:
+        raise InvalidRequestError("A shard needs a folder in which to leave its records.")
+    findings = journal.findings if journal else _select(lm, facts, config, limit, progress)
+    settled = TraceConfig.model_validate(findings["config"])
+    cases = shard.of(_cases(findings))
+    if folder is None:
+        records = dict(_trace_each(lm, facts, settled, cases, progress))
+        return _average(request, findings, records)
+    journal = journal or Journal.create(folder, request, findings)
+    with journal.writing(shard) as writer:
+        waiting = [case for case in cases if case not in journal.records]
+        for case, record in _trace_each(lm, facts, settled, waiting, progress):
+            writer.append(case, record)
+    return _average(request, findings, journal.records)
+
+
+def knows(lm: LanguageModel, facts: Sequence[Fact], batch_size: int = 32) -> list[bool]:
+    """Whether the model's most probable next token is the first of each fact's true target.
+
+    A fact without a `target_true` has no wrong answer.
+    """
+    top = lm.next_token_probs([fact.prompt for fact in facts], batch_size).argmax(-1).tolist()
+    known: list[bool] = []
+    for fact, token_id in zip(facts, top, strict=True):
+        if fact.target_true is None:
+            known.append(True)
+            continue
+        whole, n_prompt = encode_continuation(lm.tokenizer, fact.prompt, fact.target_true)
+        known.append(whole.ids[n_prompt] == token_id)
+    return known
+
+
+# -- one fact ---------------------------------------------------------------------------------
+
+
+def _request(
+    lm: LanguageModel, facts: Sequence[Fact], config: TraceConfig, limit: int | None
+) -> Record:
+    """What makes two runs the same run. How many tokens go at once does not."""
+    listed = json.dumps([asdict(fact) for fact in facts], ensure_ascii=False)
+    return {
+        "format": _FORMAT,
+        "model": {"name": lm.name, "fingerprint": lm.live_fingerprint, "dtype": str(lm.dtype)},
+        "facts": hashlib.sha256(listed.encode()).hexdigest(),
+        "n_facts": len(facts),
+        "limit": limit,
+        "config": config.model_dump(mode="json", exclude={"max_batch_tokens"}),
+    }
+
+
+def _select(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    config: TraceConfig,
+    limit: int | None,
+    progress: ProgressCallback,
+) -> Record:
+    """Which facts to trace, and at which level of noise."""
+    known: list[bool] = []
+    for i in range(0, len(facts), 64):
+        progress("asking the model", i, len(facts))
+        known += knows(lm, facts[i : i + 64])
+    progress("asking the model", len(facts), len(facts))
+    selected = [i for i, is_known in enumerate(known) if is_known]
+    if not selected:
+        raise InvalidRequestError(
+            f"The model's answer is wrong for all {len(facts)} facts, so there is nothing to "
+            "average. Make a file of facts that it knows with `factlab knowns build`."
+        )
+    corruption = with_level(config.corruption, lm, facts[0], facts)
+    if getattr(corruption, "over", None) == "subject":
+        corruption = config.corruption
+    settled = config.model_copy(
+        update={"window": config.window_of(lm.n_layers), "corruption": corruption}
+    )
+    return {
+        "n_wrong": len(facts) - len(selected),
+        "cases": [*selected[:limit]],
+        "config": settled.model_dump(mode="json"),
+    }
+
+
+def _cases(findings: Record) -> list[int]:
+    cases = findings["cases"]
+    return [int(str(case)) for case in cases] if isinstance(cases, list) else []
+
+
+def _trace_each(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    config: TraceConfig,
+    cases: Sequence[int],
+    progress: ProgressCallback,
+) -> Iterator[tuple[int, Record]]:
+    for done, case in enumerate(cases):
+        progress("tracing facts", done, len(cases))
+        fact = facts[case]
+        answer = fact.target_true if config.answer != "first_token" else None
+        yield case, _record(causal_trace(lm, fact, answer=answer, config=config))
+    progress("tracing facts", len(cases), len(cases))
+
+
+def _record(trace: CausalTrace) -> Record:
+    return {
+        "prompt": trace.prompt,
+        "subject_span": [*trace.subject_span],
+        "n_tokens": len(trace.tokens),
+        "answer": trace.answer,
+        "clean_prob": _rounded(trace.clean_prob),
+        "corrupted_prob": _rounded(trace.corrupted_prob),
+        "effects": {kind: _rows(effects) for kind, effects in trace.effects.items()},
+    }
+
+
+def _rounded(value: float) -> float | None:
+    return None if math.isnan(value) else float(f"{value:.{_DIGITS}g}")
+
+
+def _rows(values: Float[Tensor, "row layer"]) -> list[Any]:
+    return [[_rounded(value) for value in row] for row in values.tolist()]
+
+
+def _estimate(estimate: Estimate) -> dict[str, Any]:
+    return {"mean": _rounded(estimate.mean), "half_width": _rounded(estimate.half_width)}
+
+
+# -- averaging --------------------------------------------------------------------------------
+
+
+def group_positions(span: TokenSpan, n_tokens: int) -> list[range]:
+    """The positions of each of the six `GROUPS` in a prompt."""
+    last = n_tokens - 1
+    return [
+        range(span.start, span.start + 1),
+        range(span.start + 1, span.last),
+        range(span.last, span.last + 1),
+        range(span.stop, min(span.stop + 1, last)),
+        range(span.stop + 1, last),
+        range(last, n_tokens),
+    ]
+
+
+def _average(
+    request: Mapping[str, Any], findings: Mapping[str, Any], records: Mapping[int, Mapping[str, Any]]
+) -> AverageTrace:
+    """Average records in the order of their facts, so that their order on disk does not matter."""
+    if not records:
+        raise InvalidRequestError("No fact has been traced yet, so there is nothing to average.")
+    try:
+        ordered = [records[case] for case in sorted(records)]
+        config = TraceConfig.model_validate(findings["config"])
+        groups = [
+            group_positions(TokenSpan(*record["subject_span"]), record["n_tokens"])
+            for record in ordered
+        ]
+        effects: dict[str, Tensor] = {}
+        half_widths: dict[str, Tensor] = {}
+        for kind in config.kinds:
+            maps = [torch.tensor(_with_nan(record["effects"][kind])) for record in ordered]
+            effects[kind], half_widths[kind] = _by_group(maps, groups)
+        clean = [float(record["clean_prob"]) for record in ordered]
+        corrupted = [float(record["corrupted_prob"]) for record in ordered]
+        model = request["model"]
+        return AverageTrace(
+            n_facts=len(ordered),
+            n_wrong=int(findings["n_wrong"]),
+            n_missing=len(findings["cases"]) - len(ordered),
+            clean_prob=Estimate.of(clean),
+            corrupted_prob=Estimate.of(corrupted),
+            total_effect=Estimate.of([c - n for c, n in zip(clean, corrupted, strict=True)]),
+            effects=effects,
+            half_widths=half_widths,
+            group_counts=tuple(sum(len(g[i]) > 0 for g in groups) for i in range(len(GROUPS))),
+            config=config,
+            model_name=str(model["name"]),
+            fingerprint=str(model["fingerprint"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise StorageError(f"A record of the run is damaged: {error!r}.") from error
+
+
+def _with_nan(rows: list[list[float | None]]) -> list[list[float]]:
+    return [[math.nan if value is None else value for value in row] for row in rows]
+
+
+def _by_group(
+    maps: Sequence[Float[Tensor, "pos layer"]], groups: Sequence[Sequence[range]]
+) -> tuple[Float[Tensor, "group layer"], Float[Tensor, "group layer"]]:
+    """Mean over the facts that have tokens of a group, each fact's own tokens averaged first."""
+    n_layers = maps[0].shape[1]
+    means = torch.full((len(GROUPS), n_layers), torch.nan)
+    widths = torch.full((len(GROUPS), n_layers), torch.nan)
+    for i in range(len(GROUPS)):
+        rows = [m[g[i]].mean(0) for m, g in zip(maps, groups, strict=True) if len(g[i])]
+        for layer in range(n_layers):
+            values = [float(row[layer]) for row in rows if not row[layer].isnan()]
+            if values:
+                means[i, layer], widths[i, layer] = Estimate.of(values)
+    return means, widths

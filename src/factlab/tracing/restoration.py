@@ -1,0 +1,221 @@
+"""Corrupted runs with restoration, at the floor of what must be computed.
+
+A *cell* is one restoration: which state, at which position, at which layers. What it can change
+are the tokens from its position rightwards at the layers from its own upwards. So for each position
+one walk goes up the layers with all cells in one batch:
+
+* keys and values of the tokens on the left are the corrupted run's;
+* a cell joins the walk above the layer where it is restored. At that layer only the restored token
+  differs from the corrupted run, and what it becomes is worked out once for all positions
+  (`_first_steps`);
+* windows that were cut off at layer 0 are one and the same run until the shorter of them ends, where
+  it branches off the longer;
+* the readout sees only the tokens at which the answer is read.
+
+The batch goes through a layer in pieces that fit the processor's cache, which is what makes one
+layer cost little more than its matrix products.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from factlab.hooks import Site, Stream, intervene
+from factlab.models.cache import Prefix
+from factlab.models.decoder import Decoder
+from factlab.models.replay import Frame
+from factlab.tracing.result import Kind, TraceConfig
+from factlab.tracing.runs import CleanRun, CorruptedRun
+
+_RESTORED: dict[Kind, Stream] = {"mlp": Stream.MLP, "attn": Stream.ATTN}
+_SEVERED: dict[Kind, Stream] = {"mlp_severed": Stream.MLP, "attn_severed": Stream.ATTN}
+
+# Tokens per piece: on a CPU about what its caches hold, on a GPU enough to keep it busy.
+_CPU_PIECE, _GPU_PIECE = 1280, 16_384
+# States kept between layers, in pieces.
+_PIECES_HELD = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One restoration: a kind of state at layers `first` up to `stop`, entered at `layer`."""
+
+    kind: Kind
+    layer: int
+    first: int
+    stop: int
+
+
+def cells_of(n_layers: int, config: TraceConfig) -> list[Cell]:
+    """Every restoration at one position, by the layer at which it begins, long windows first."""
+    width = config.window_of(n_layers)
+    below = width // 2 if config.window_convention == "code" else (width - 1) // 2
+    cells = [
+        Cell(kind, layer, max(0, layer - below), min(n_layers, layer - below + width))
+        if kind in _RESTORED
+        else Cell(kind, layer, layer, layer + 1)
+        for kind in config.kinds
+        for layer in config.layers_of(n_layers)
+    ]
+    return sorted(cells, key=lambda cell: (cell.first, -cell.stop))
+
+
+class Restorer:
+    """Runs restorations of one clean run into one corrupted run.
+
+    Args:
+        lm: the model.
+        clean: where restored states come from.
+        corrupted: where they go.
+        config: what to restore.
+    """
+
+    def __init__(
+        self, lm: Decoder, clean: CleanRun, corrupted: CorruptedRun, config: TraceConfig
+    ) -> None:
+        self.lm, self.clean, self.corrupted = lm, clean, corrupted
+        self.cells = cells_of(lm.n_layers, config)
+        self.samples = corrupted.batch.n_rows
+        self.piece = config.max_batch_tokens or (
+            _CPU_PIECE if lm.device.type == "cpu" else _GPU_PIECE
+        )
+        self.opened = self._first_steps()
+
+    def effects(self, position: int) -> Iterator[tuple[Cell, Float[Tensor, " sample"]]]:
+        """P(answer) with restoration minus without, of every cell at a position of the prompt."""
+        place = self.corrupted.partner[position]
+        width = self.corrupted.batch.width - place
+        at_once = max(1, _PIECES_HELD * self.piece // (self.samples * width))
+        for i in range(0, len(self.cells), at_once):
+            cells = self.cells[i : i + at_once]
+            walk = _Walk(self, position, place, cells)
+            reads = walk.run()[:, -len(self.clean.answer.ids) :]
+            probs = self.clean.answer.probs(self.lm, reads).view(len(cells), self.samples)
+            yield from zip(walk.cells, probs - self.corrupted.probs, strict=True)
+
+    def _first_steps(self) -> dict[tuple[Stream, int], Float[Tensor, "sample pos d_model"]]:
+        """What each token would be above a layer at which its own output was put back.
+
+        Restoring one token's output changes only that token above the same layer, and changes it in
+        the same way whatever the others do. So one run of the layer with all tokens put back gives
+        the first step of the windows at every position.
+        """
+        pairs = self.corrupted.partner
+        here, there = list(pairs.values()), list(pairs)
+        opened: dict[tuple[Stream, int], Tensor] = {}
+        frame = self.lm.frame(self.corrupted.batch)
+        for kind, first in sorted({(c.kind, c.first) for c in self.cells if c.kind in _RESTORED}):
+            site = Site(first, _RESTORED[kind])
+            clean = self.clean.states[site][there]
+
+            def put_back(state: Tensor, clean: Tensor = clean) -> Tensor:
+                restored = state.clone()
+                restored[:, here] = clean
+                return restored
+
+            with intervene(self.lm, {site: put_back}):
+                out = self.lm.step(frame, self.corrupted.inputs[first], first)
+            opened[site.stream, first] = out
+        return opened
+
+
+class _Walk:
+    """Some cells of one position on their way up."""
+
+    def __init__(self, owner: Restorer, position: int, place: int, cells: Sequence[Cell]) -> None:
+        self._lm, self._clean, self._corrupted = owner.lm, owner.clean, owner.corrupted
+        self._opened, self._samples = owner.opened, owner.samples
+        self._position, self._place = position, place
+        self._prefix = Prefix.of(self._corrupted.cache, place)
+        self._width = self._corrupted.batch.width - place
+        self._at_once = max(1, owner.piece // (self._samples * self._width))
+        self._trunks = _trunks(cells)
+        self.cells = sorted(cells, key=self._joins)
+        self._frames: dict[int, Frame] = {}
+
+    def _joins(self, cell: Cell) -> int:
+        """The first layer that has to be run for a cell of its own."""
+        return cell.stop if cell in self._trunks else cell.first + 1
+
+    def run(self) -> Float[Tensor, "row pos d_model"]:
+        """What leaves the last layer, rows being (cell, sample) in the order of `self.cells`."""
+        example = self._corrupted.inputs[-1][:, self._place :]
+        states = example.new_empty(len(self.cells), *example.shape)
+        joined = 0
+        for layer in range(self._joins(self.cells[0]), self._lm.n_layers + 1):
+            while joined < len(self.cells) and self._joins(self.cells[joined]) == layer:
+                states[joined] = self._start(self.cells[joined], states)
+                joined += 1
+            if layer < self._lm.n_layers:
+                for i in range(0, joined, self._at_once):
+                    stop = min(i + self._at_once, joined)
+                    states[i:stop] = self._step(states[i:stop], self.cells[i:stop], layer)
+        return states.flatten(0, 1)
+
+    def _start(self, cell: Cell, states: Tensor) -> Float[Tensor, "sample pos d_model"]:
+        """The states with which a cell joins."""
+        if cell in self._trunks:
+            return states[self.cells.index(self._trunks[cell])]
+        start = self._corrupted.inputs[cell.first + 1][:, self._place :].clone()
+        if cell.kind in _RESTORED:
+            start[:, 0] = self._opened[_RESTORED[cell.kind], cell.first][:, self._place]
+        else:
+            start[:, 0] = self._clean.states[Site(cell.layer, Stream.BLOCK)][self._position]
+        return start
+
+    def _step(
+        self, states: Float[Tensor, "cell sample pos d_model"], cells: Sequence[Cell], layer: int
+    ) -> Float[Tensor, "cell sample pos d_model"]:
+        rows = len(cells) * self._samples
+        if rows not in self._frames:
+            self._frames[rows] = self._lm.frame(
+                self._corrupted.batch, self._prefix, self._place, rows
+            )
+        with intervene(self._lm, self._interventions(cells, layer)):
+            out = self._lm.step(self._frames[rows], states.flatten(0, 1), layer)
+        return out.unflatten(0, states.shape[:2])
+
+    def _interventions(
+        self, cells: Sequence[Cell], layer: int
+    ) -> dict[Site, Callable[[Tensor], Tensor]]:
+        """Clean outputs for cells whose window is open, corrupted ones for severed cells."""
+        interventions: dict[Site, Callable[[Tensor], Tensor]] = {}
+        for stream in (Stream.MLP, Stream.ATTN):
+            site = Site(layer, stream)
+            is_open = [_RESTORED.get(c.kind) is stream and layer < c.stop for c in cells]
+            is_severed = [_SEVERED.get(c.kind) is stream for c in cells]
+            if any(is_open) or any(is_severed):
+                interventions[site] = self._put(site, is_open, is_severed)
+        return interventions
+
+    def _put(
+        self, site: Site, is_open: list[bool], is_severed: list[bool]
+    ) -> Callable[[Tensor], Tensor]:
+        clean = self._clean.states[site][self._position]
+        corrupted = self._corrupted.states[site][:, self._place]
+
+        def function(state: Tensor) -> Tensor:
+            # A projection's result belongs to nobody else, so it is changed where it is.
+            by_cell = state.view(len(is_open), self._samples, *state.shape[1:])
+            if any(is_open):
+                by_cell[torch.tensor(is_open), :, 0] = clean.to(state)
+            if any(is_severed):
+                by_cell[torch.tensor(is_severed), :, 0] = corrupted.to(state)
+            return state
+
+        return function
+
+
+def _trunks(cells: Sequence[Cell]) -> dict[Cell, Cell]:
+    """For each window the longest other one that begins at the same layer, if there is one."""
+    longest: dict[tuple[Kind, int], Cell] = {}
+    trunks: dict[Cell, Cell] = {}
+    for cell in sorted(cells, key=lambda cell: -cell.stop):
+        if cell.kind in _RESTORED:
+            trunk = longest.setdefault((cell.kind, cell.first), cell)
+            if trunk is not cell:
+                trunks[cell] = trunk
+    return trunks

@@ -1,0 +1,190 @@
+"""The clean and the corrupted run, and what they leave behind for restorations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from factlab.errors import InvalidRequestError, TokenizationError
+from factlab.facts import Fact, TokenSpan
+from factlab.hooks import Site, Stream, intervene, record
+from factlab.models.cache import RecordingCache
+from factlab.models.decoder import Decoder
+from factlab.models.replay import Frame, Hidden
+from factlab.tokens import TokenBatch, Tokens, encode_continuation, pad
+from factlab.tracing.corruption import Substitution, draw_noise, put_noise, with_level
+from factlab.tracing.result import AnswerRule, TraceConfig
+
+# Logits of this many tokens at a time: 25 MB of them with the bundled model's vocabulary.
+_READOUT_ROWS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is followed, and how likely it is in a run.
+
+    Attributes:
+        ids: the answer's tokens; just the first of them unless the whole answer is followed.
+        rule: how the probabilities of several tokens become one.
+    """
+
+    ids: tuple[int, ...]
+    rule: AnswerRule
+
+    def probs(
+        self, lm: Decoder, states: Float[Tensor, "row read d_model"]
+    ) -> Float[Tensor, " row"]:
+        """P(answer) of each row, given what leaves the last layer where answer tokens are read."""
+        per_chunk = max(1, _READOUT_ROWS // len(self.ids))
+        return torch.cat([self._probs(lm, chunk) for chunk in states.split(per_chunk)])
+
+    def _probs(self, lm: Decoder, states: Tensor) -> Tensor:
+        logits = lm.readout(states.flatten(0, 1)).float().unflatten(0, states.shape[:2])
+        ids = torch.tensor(self.ids, device=logits.device).expand(len(states), -1)
+        logprobs = logits.gather(2, ids[..., None])[..., 0] - logits.logsumexp(-1)
+        total = logprobs.mean(1) if self.rule == "per_token" else logprobs.sum(1)
+        return total.exp().cpu()
+
+
+@dataclass(frozen=True, slots=True)
+class CleanRun:
+    """The prompt as it is.
+
+    Attributes:
+        tokens: of the prompt, without the answer.
+        span: the subject's tokens.
+        answer: what is followed.
+        prob: its probability.
+        states: for each site of the clean run (pos, width).
+    """
+
+    tokens: Tokens
+    span: TokenSpan
+    answer: Answer
+    prob: float
+    states: dict[Site, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class CorruptedRun:
+    """Rows of one corrupted prompt that differ in their noise.
+
+    Attributes:
+        batch: its tokens, those of the answer that are read included, once per sample.
+        partner: for each position of the clean prompt that has one, the position here.
+        inputs: the input of each layer, and of the readout, (sample, pos, d_model).
+        cache: keys and values of all tokens.
+        states: MLP and attention outputs, (sample, pos, d_model).
+        probs: P(answer) of each sample.
+        noise_level: size of the noise; None where there is none.
+    """
+
+    batch: TokenBatch
+    partner: dict[int, int]
+    inputs: list[Hidden]
+    cache: RecordingCache
+    states: dict[Site, Tensor]
+    probs: Float[Tensor, " sample"]
+    noise_level: float | None
+
+
+def run_clean(lm: Decoder, fact: Fact, answer: str | None, config: TraceConfig) -> CleanRun:
+    """Run the prompt, choose the answer that is followed, and keep every state.
+
+    Raises:
+        InvalidRequestError: the whole answer is to be followed but none is known.
+    """
+    tokens, span = lm.encode_fact(fact)
+    if config.answer != "first_token" and answer is None:
+        answer = fact.target_true
+        if answer is None:
+            raise InvalidRequestError(
+                "A whole answer is to be followed, and none was given. Pass answer=..., or a fact "
+                "with target_true."
+            )
+    ids = list(tokens.ids)
+    answer_ids: tuple[int, ...] = ()
+    if answer is not None:
+        whole, n_prompt = encode_continuation(lm.tokenizer, fact.prompt, answer)
+        answer_ids = whole.ids[n_prompt:]
+        if config.answer == "first_token":
+            answer_ids = answer_ids[:1]
+        ids += answer_ids[:-1]
+        lm.check_length(len(ids))
+    streams = (Stream.BLOCK, Stream.MLP, Stream.ATTN)
+    sites = [Site(layer, stream) for layer in range(lm.n_layers) for stream in streams]
+    with record(lm, sites) as states:
+        last = lm.run(lm.frame(pad([ids], lm.device)))[:, len(tokens) - 1 :]
+    if not answer_ids:
+        answer_ids = (int(lm.readout(last[:, 0]).argmax()),)
+    followed = Answer(answer_ids, config.answer)
+    prob = float(followed.probs(lm, last))
+    return CleanRun(tokens, span, followed, prob, {site: s[0] for site, s in states.items()})
+
+
+def run_corrupted(
+    lm: Decoder, fact: Fact, clean: CleanRun, config: TraceConfig, facts: Sequence[Fact]
+) -> list[CorruptedRun]:
+    """Run the corrupted prompt: one batch of noise samples, or one run for each substitute."""
+    corruption = with_level(config.corruption, lm, fact, facts)
+    tail = clean.answer.ids[:-1]
+    if isinstance(corruption, Substitution):
+        return [_substituted(lm, fact, clean, subject) for subject in corruption.subjects]
+    span = corruption.corrupted_span(clean.span, len(clean.tokens))
+    noise, level = draw_noise(corruption, lm, config.samples, span.stop - span.start, config.seed)
+    noise = noise.to(lm.device)
+    batch = pad([[*clean.tokens.ids, *tail]] * config.samples, lm.device)
+    cache = RecordingCache(lm.n_layers, batch.width)
+    at_embedding = Site(0, Stream.EMBED)
+    with intervene(lm, {at_embedding: lambda e: put_noise(e, noise, span, corruption.replace)}):
+        frame = lm.frame(batch, cache)
+    partner = {i: i for i in range(len(clean.tokens))}
+    return [_run(lm, batch, frame, cache, clean, partner, level)]
+
+
+def _substituted(lm: Decoder, fact: Fact, clean: CleanRun, subject: str) -> CorruptedRun:
+    other = Fact(fact.template, subject)
+    tokens, span = lm.encode_fact(other)
+    partner = _partners(clean, len(tokens), span)
+    if partner is None:
+        raise TokenizationError(
+            f"With '{subject}' for '{fact.subject}' the text around the subject splits into "
+            f"{len(tokens) - (span.stop - span.start)} tokens instead of "
+            f"{len(clean.tokens) - (clean.span.stop - clean.span.start)}. Choose another subject."
+        )
+    batch = pad([[*tokens.ids, *clean.answer.ids[:-1]]], lm.device)
+    lm.check_length(batch.width)
+    cache = RecordingCache(lm.n_layers, batch.width)
+    return _run(lm, batch, lm.frame(batch, cache), cache, clean, partner, None)
+
+
+def _partners(clean: CleanRun, n_tokens: int, span: TokenSpan) -> dict[int, int] | None:
+    """Positions of a sentence with another subject, by positions of the clean one."""
+    before, after = clean.span.start, len(clean.tokens) - clean.span.stop
+    if (before, after) != (span.start, n_tokens - span.stop):
+        return None
+    shared = min(clean.span.stop - clean.span.start, span.stop - span.start)
+    pairs = {i: i for i in range(before)}
+    behind = range(1, after + shared + 1)
+    return pairs | {len(clean.tokens) - i: n_tokens - i for i in reversed(behind)}
+
+
+def _run(
+    lm: Decoder,
+    batch: TokenBatch,
+    frame: Frame,
+    cache: RecordingCache,
+    clean: CleanRun,
+    partner: dict[int, int],
+    level: float | None,
+) -> CorruptedRun:
+    sites = [Site(i, stream) for i in range(lm.n_layers) for stream in (Stream.MLP, Stream.ATTN)]
+    inputs = [frame.entry]
+    with record(lm, sites) as states:
+        for layer in range(lm.n_layers):
+            inputs.append(lm.step(frame, inputs[-1], layer))
+    reads = inputs[-1][:, -len(clean.answer.ids) :]
+    probs = clean.answer.probs(lm, reads)
+    return CorruptedRun(batch, partner, inputs, cache, states, probs, level)
