@@ -17,6 +17,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from factlab.data.known import KnownFact as KnownFact
+    from factlab.data.known import load_known as load_known
+    from factlab.data.known import save_known as save_known
     from factlab.editing.edit import Edit as Edit
     from factlab.editing.rome import RomeConfig as RomeConfig
     from factlab.editing.rome import rome as rome
@@ -26,35 +29,62 @@ if TYPE_CHECKING:
     from factlab.hooks import Stream as Stream
     from factlab.hooks import intervene as intervene
     from factlab.hooks import record as record
+    from factlab.journal import Shard as Shard
+    from factlab.models.allocator import keep_freed_memory as keep_freed_memory
     from factlab.models.language_model import LanguageModel as LanguageModel
     from factlab.models.load import load as load
     from factlab.models.tiny import tiny_model as tiny_model
     from factlab.stats.moments import SecondMoment as SecondMoment
     from factlab.stats.store import StatsConfig as StatsConfig
     from factlab.stats.store import second_moments as second_moments
+    from factlab.tracing.average import AverageTrace as AverageTrace
+    from factlab.tracing.average_run import average_trace as average_trace
     from factlab.tracing.corruption import GaussianNoise as GaussianNoise
+    from factlab.tracing.corruption import MultivariateNoise as MultivariateNoise
+    from factlab.tracing.corruption import StudentNoise as StudentNoise
+    from factlab.tracing.corruption import Substitution as Substitution
+    from factlab.tracing.corruption import UniformNoise as UniformNoise
+    from factlab.tracing.knowns import build_known as build_known
+    from factlab.tracing.knowns import knows as knows
+    from factlab.tracing.layers import LayerChoice as LayerChoice
+    from factlab.tracing.layers import recommend_layer as recommend_layer
     from factlab.tracing.result import CausalTrace as CausalTrace
     from factlab.tracing.result import TraceConfig as TraceConfig
     from factlab.tracing.trace import causal_trace as causal_trace
 
 _HOMES = {
+    "AverageTrace": "tracing.average",
     "CausalTrace": "tracing.result",
     "Edit": "editing.edit",
     "Fact": "facts",
     "FactlabError": "errors",
     "GaussianNoise": "tracing.corruption",
+    "KnownFact": "data.known",
     "LanguageModel": "models.language_model",
+    "LayerChoice": "tracing.layers",
+    "MultivariateNoise": "tracing.corruption",
     "RomeConfig": "editing.rome",
     "SecondMoment": "stats.moments",
+    "Shard": "journal",
     "Site": "hooks",
     "StatsConfig": "stats.store",
     "Stream": "hooks",
+    "StudentNoise": "tracing.corruption",
+    "Substitution": "tracing.corruption",
     "TraceConfig": "tracing.result",
+    "UniformNoise": "tracing.corruption",
+    "average_trace": "tracing.average_run",
+    "build_known": "tracing.knowns",
     "causal_trace": "tracing.trace",
     "intervene": "hooks",
+    "keep_freed_memory": "models.allocator",
+    "knows": "tracing.knowns",
     "load": "models.load",
+    "load_known": "data.known",
+    "recommend_layer": "tracing.layers",
     "record": "hooks",
     "rome": "editing.rome",
+    "save_known": "data.known",
     "second_moments": "stats.store",
     "tiny_model": "models.tiny",
 }
@@ -62,23 +92,38 @@ _HOMES = {
 __version__ = "0.1.0"
 
 __all__ = [
+    "AverageTrace",
     "CausalTrace",
     "Edit",
     "Fact",
     "FactlabError",
     "GaussianNoise",
+    "KnownFact",
     "LanguageModel",
+    "LayerChoice",
+    "MultivariateNoise",
     "RomeConfig",
     "SecondMoment",
+    "Shard",
     "Site",
     "StatsConfig",
     "Stream",
+    "StudentNoise",
+    "Substitution",
     "TraceConfig",
+    "UniformNoise",
+    "average_trace",
+    "build_known",
     "causal_trace",
     "intervene",
+    "keep_freed_memory",
+    "knows",
     "load",
+    "load_known",
+    "recommend_layer",
     "record",
     "rome",
+    "save_known",
     "second_moments",
     "tiny_model",
 ]

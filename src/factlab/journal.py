@@ -26,10 +26,10 @@ Record = dict[str, JsonValue]
 
 
 class Shard(NamedTuple):
-    """Part `index` (from 1) of `count` equal parts of a run."""
+    """Part `number` (from 1) of `total` equal parts of a run."""
 
-    index: int = 1
-    count: int = 1
+    number: int = 1
+    total: int = 1
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
@@ -38,12 +38,12 @@ class Shard(NamedTuple):
         Raises:
             InvalidRequestError: it is not such a pair, or out of range.
         """
-        index, _, count = text.partition("/")
-        if not (index.isascii() and index.isdigit() and count.isascii() and count.isdigit()):
+        number, _, total = text.partition("/")
+        if not (f"{number}{total}".isascii() and number.isdigit() and total.isdigit()):
             raise InvalidRequestError(
                 f"Shard '{text}' is not understood. Write 2/5 for the second of five."
             )
-        return cls(int(index), int(count)).checked()
+        return cls(int(number), int(total)).checked()
 
     def checked(self) -> "Shard":
         """Itself.
@@ -51,16 +51,16 @@ class Shard(NamedTuple):
         Raises:
             InvalidRequestError: there is no such part.
         """
-        if not 1 <= self.index <= self.count:
+        if not 1 <= self.number <= self.total:
             raise InvalidRequestError(
-                f"Shard {self.index}/{self.count} is out of range: of {self.count} shards the first "
-                f"is 1/{self.count} and the last {self.count}/{self.count}."
+                f"Shard {self.number}/{self.total} is out of range: the first number goes from 1 "
+                "to the second."
             )
         return self
 
     def of(self, cases: Sequence[int]) -> Sequence[int]:
         """The cases that are this shard's."""
-        return cases[self.index - 1 :: self.count]
+        return cases[self.number - 1 :: self.total]
 
 
 class Journal:
@@ -126,9 +126,9 @@ class Journal:
         Raises:
             StorageError: another process is at it, or the file cannot be written.
         """
-        path = self.folder / f"records-{shard.index}-of-{shard.count}.jsonl"
+        path = self.folder / f"records-{shard.number}-of-{shard.total}.jsonl"
         check_writable(path)
-        lock = FileLock(path.with_suffix(".lock"))
+        lock = FileLock(self.folder / f".{path.stem}.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
@@ -140,7 +140,6 @@ class Journal:
             yield Writer(self, path)
         finally:
             lock.release()
-            path.with_suffix(".lock").unlink(missing_ok=True)
 
 
 class Writer:

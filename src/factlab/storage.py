@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import torch
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 
 from factlab.errors import FactlabError, StorageError
 
-JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
+JsonValue = None | bool | int | float | str | list[Any] | dict[str, Any]
 
 
 def cache_dir() -> Path:

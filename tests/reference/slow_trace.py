@@ -70,6 +70,65 @@ def slow_effects(
     return effects, float(base[0, answer]), corrupted
 
 
+def slow_severed(
+    model: nn.Module,
+    embedding: nn.Module,
+    modules: dict[str, list[nn.Module]],
+    ids: list[int],
+    span: tuple[int, int],
+    noise: Tensor,
+    severed: str,
+    position: int,
+) -> Tensor:
+    """Effects by layer of a restored hidden state at one position, a path of that token cut.
+
+    Two passes per cell, after the paper's section 2.2: the first notes what the severed modules put
+    out in the corrupted run, the second writes that back wherever the token passes them, while the
+    hidden state is restored.
+    """
+    rows = torch.tensor([ids] * (1 + len(noise)))
+    noted: dict[nn.Module, Tensor] = {}
+
+    def fold(out: object) -> Tensor:
+        state = out[0] if isinstance(out, tuple) else out
+        return state.view(len(rows), len(ids), state.shape[-1])
+
+    def corrupt(_module: nn.Module, _args: object, out: Tensor) -> Tensor:
+        out = out.clone()
+        out[1:, span[0] : span[1]] += noise.to(out.dtype)
+        return out
+
+    def note(module: nn.Module, _args: object, out: object) -> None:
+        noted[module] = fold(out)[:, position].clone()
+
+    def hold(module: nn.Module, _args: object, out: object) -> object:
+        state = fold(out).clone()
+        state[1:, position] = noted[module][1:]
+        return state.view(out.shape)
+
+    def restore(_module: nn.Module, _args: object, out: object) -> object:
+        state = fold(out).clone()
+        state[1:, position] = state[0, position]
+        return (state, *out[1:]) if isinstance(out, tuple) else state
+
+    def probs(hooks: list[tuple[nn.Module, Callable[..., object]]]) -> Tensor:
+        handles = [m.register_forward_hook(h) for m, h in [(embedding, corrupt), *hooks]]
+        try:
+            return model(rows).logits[:, -1].float().softmax(-1)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    base = probs([(module, note) for module in modules[severed]])
+    answer = int(base[0].argmax())
+    effects = []
+    for layer, block in enumerate(modules["block"]):
+        held = [(module, hold) for module in modules[severed][layer + 1 :]]
+        restored = probs([(block, restore), *held])
+        effects.append(restored[1:, answer].mean() - base[1:, answer].mean())
+    return torch.stack(effects)
+
+
 def trace_modules(lm) -> dict[str, list[nn.Module]]:
     """The modules by kind, found by path."""
     layers = list(lm.model.get_submodule(lm.architecture.layers))

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from slow_trace import slow_effects, trace_modules
+from slow_trace import slow_effects, slow_severed, trace_modules
 
 import factlab as fl
-from conftest import FAMILIES, SINGLE_INSIDE
+from conftest import FAMILIES, HABITS, SINGLE_INSIDE
 from factlab.tracing.corruption import embedding_sigma, put_noise
+from factlab.tracing.restoration import cells_of
 
 
 def gaussian(lm, config, n_tokens, level):
@@ -48,6 +49,170 @@ def test_every_family_in_float64(make_model, family):
     trace = compare(lm, fact, config, 1e-4 if family in SINGLE_INSIDE else 1e-6)
     assert trace.effects["block"][: trace.subject_span.start].abs().max() == 0
     assert max(trace.peak(kind)[2] for kind in trace.effects) > 1e-4, "the test would be empty"
+
+
+@pytest.mark.parametrize("severed", ["mlp", "attn"])
+@pytest.mark.parametrize("family", HABITS)
+def test_severed_paths_in_float64(make_model, family, severed):
+    lm = make_model(family, dtype=torch.float64)
+    fact = fl.Fact("See {} is in", "Space Needle")
+    kinds = ("block", f"{severed}_severed")
+    config = fl.TraceConfig(samples=3, kinds=kinds, positions="last_subject")
+    trace = fl.causal_trace(lm, fact, config=config)
+    tokens, span = lm.encode_fact(fact)
+    noise = gaussian(lm, config, span.stop - span.start, trace.noise_level)
+    with torch.no_grad():
+        slow = slow_severed(
+            lm.model,
+            lm.embedding,
+            trace_modules(lm),
+            list(tokens.ids),
+            span,
+            noise,
+            severed,
+            span.last,
+        )
+    fast = trace.effects[f"{severed}_severed"]
+    tolerance = 1e-4 if family in SINGLE_INSIDE else 1e-6
+    assert float((fast[span.last] - slow).abs().max()) < tolerance
+    assert fast[span.last, -1] == trace.effects["block"][span.last, -1], "nothing left to sever"
+    assert not torch.allclose(fast[span.last], trace.effects["block"][span.last], atol=1e-7)
+    others = [i for i in range(len(tokens)) if i != span.last]
+    assert bool(fast[others].isnan().all())
+
+
+@pytest.mark.parametrize("convention", ["code", "paper"])
+@pytest.mark.parametrize("window", [1, 2, 3])
+def test_windows_cover_the_layers_they_should(window, convention):
+    config = fl.TraceConfig(kinds=("mlp",), window=window, window_convention=convention)
+    covered = {c.layer: (c.first, c.stop) for c in cells_of(3, config)}
+    expected = {
+        (1, "code"): {0: (0, 1), 1: (1, 2), 2: (2, 3)},
+        (2, "code"): {0: (0, 1), 1: (0, 2), 2: (1, 3)},
+        (2, "paper"): {0: (0, 2), 1: (1, 3), 2: (2, 3)},
+        (3, "code"): {0: (0, 2), 1: (0, 3), 2: (1, 3)},
+    }
+    assert covered == expected.get((window, convention), expected.get((window, "code")))
+
+
+def test_chosen_cells_are_those_of_the_whole_trace(make_model):
+    lm = make_model("llama", dtype=torch.float64)
+    fact = fl.Fact("See {} is in", "Space Needle")
+    whole = fl.causal_trace(lm, fact, config=fl.TraceConfig(samples=2, window=3))
+    config = fl.TraceConfig(samples=2, window=3, positions=(2, 5, 2), layers=(2, 0))
+    some = fl.causal_trace(lm, fact, config=config)
+    for kind, effects in some.effects.items():
+        asked = ~effects.isnan()
+        assert asked.nonzero().tolist() == [[2, 0], [2, 2], [5, 0], [5, 2]]
+        assert torch.allclose(effects[asked], whole.effects[kind][asked], atol=1e-7)
+
+
+@pytest.mark.parametrize("rule", ["product", "per_token"])
+def test_the_whole_answer_against_full_forwards(make_model, rule):
+    lm = make_model("llama", dtype=torch.float64)
+    fact = fl.Fact("See {} is in", "Space Needle", target_true="Seattle is nice")
+    config = fl.TraceConfig(samples=2, answer=rule, kinds=("block",))
+    trace = fl.causal_trace(lm, fact, config=config)
+    scored = lm.score([fact.prompt], ["Seattle is nice"])[0]
+    assert len(scored.token_ids) > 1
+    expected = scored.prob if rule == "product" else scored.length_normalised_prob
+    assert trace.clean_prob == pytest.approx(expected, rel=1e-5)
+
+    tokens, span = lm.encode_fact(fact)
+    ids = torch.tensor([[*tokens.ids, *scored.token_ids]] * 3)
+    noise = gaussian(lm, config, span.stop - span.start, trace.noise_level)
+
+    def probs(restore: bool) -> torch.Tensor:
+        def corrupt(embedded: torch.Tensor) -> torch.Tensor:
+            return torch.cat([embedded[:1], put_noise(embedded[1:], noise, span, replace=False)])
+
+        def put_back(state: torch.Tensor) -> torch.Tensor:
+            state = state.clone()
+            state[1:, span.last] = state[0, span.last]
+            return state
+
+        sites = {fl.Site(0, fl.Stream.EMBED): corrupt}
+        if restore:
+            sites[fl.Site(1, fl.Stream.BLOCK)] = put_back
+        with torch.no_grad(), fl.intervene(lm, sites):
+            logprobs = lm.model(ids).logits.float().log_softmax(-1)[1:, len(tokens) - 1 : -1]
+        each = logprobs.gather(2, ids[1:, len(tokens) :, None])[..., 0]
+        return (each.sum(1) if rule == "product" else each.mean(1)).exp().mean()
+
+    assert trace.corrupted_prob == pytest.approx(float(probs(False)), rel=1e-5)
+    effect = float(probs(True) - probs(False))
+    assert float(trace.effects["block"][span.last, 1]) == pytest.approx(effect, abs=1e-7)
+
+
+def test_a_whole_answer_has_to_be_known(make_model):
+    lm = make_model("gpt2")
+    with pytest.raises(fl.FactlabError, match="none was given"):
+        fl.causal_trace(lm, "Rome is in", "Rome", config=fl.TraceConfig(answer="product"))
+
+
+@pytest.mark.parametrize("other", ["Needle", "big old Space Needle tower"])
+def test_substitution_copies_states_between_sentences(make_model, other):
+    lm = make_model("llama", dtype=torch.float64)
+    fact = fl.Fact("See {} is in", "Space Needle")
+    config = fl.TraceConfig(corruption=fl.Substitution(subjects=(other,)), kinds=("block",))
+    trace = fl.causal_trace(lm, fact, config=config)
+    assert trace.noise_level is None
+    tokens, span = lm.encode_fact(fact)
+    others, other_span = lm.encode_fact(fl.Fact("See {} is in", other))
+    assert len(others) != len(tokens)
+    with torch.no_grad():
+        sites = [fl.Site(layer, fl.Stream.BLOCK) for layer in range(lm.n_layers)]
+        with fl.record(lm, sites) as clean:
+            logits = lm.model(torch.tensor([tokens.ids])).logits[0, -1]
+        answer = int(logits.argmax())
+        ids = torch.tensor([others.ids])
+        corrupted = float(lm.model(ids).logits[0, -1].softmax(-1)[answer])
+        assert trace.corrupted_prob == pytest.approx(corrupted, abs=1e-7)
+        shared = min(span.stop - span.start, other_span.stop - other_span.start)
+        for back in range(1, len(tokens) - span.stop + shared + 1):
+            for layer in range(lm.n_layers):
+                site = fl.Site(layer, fl.Stream.BLOCK)
+
+                def put(state, site=site, back=back):
+                    state = state.clone()
+                    state[:, -back] = clean[site][:, -back]
+                    return state
+
+                with fl.intervene(lm, {site: put}):
+                    prob = float(lm.model(ids).logits[0, -1].softmax(-1)[answer])
+                found = float(trace.effects["block"][len(tokens) - back, layer])
+                assert found == pytest.approx(prob - corrupted, abs=1e-7)
+
+
+def test_several_substitutes_are_averaged(make_model):
+    lm = make_model("gpt2", dtype=torch.float64)
+    fact = fl.Fact("See {} is in", "Space Needle")
+
+    def trace(*subjects: str) -> fl.CausalTrace:
+        config = fl.TraceConfig(corruption=fl.Substitution(subjects=subjects), window=2)
+        return fl.causal_trace(lm, fact, config=config)
+
+    one, two, both = trace("Rome"), trace("the big tower"), trace("Rome", "the big tower")
+    for kind, effects in both.effects.items():
+        mean = (one.effects[kind] + two.effects[kind]) / 2
+        assert torch.allclose(effects, mean, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["block", "mlp", "attn"])
+def test_the_gradient_is_the_derivative_of_restoring_a_little(make_model, kind):
+    """With noise so small that P is linear in it, estimate and exact trace are the same."""
+    lm = make_model("llama", dtype=torch.float64)
+    fact = fl.Fact("See {} is in", "Space Needle")
+    config = fl.TraceConfig(
+        samples=3, window=2, kinds=(kind,), corruption=fl.GaussianNoise(level=1e-4)
+    )
+    exact = fl.causal_trace(lm, fact, config=config).effects[kind]
+    estimate = fl.causal_trace(
+        lm, fact, config=config.model_copy(update={"method": "gradient"})
+    ).effects[kind]
+    # Answers come as float32 probabilities, so differences of them are good to about 1e-8.
+    assert float(exact.abs().max()) > 1e-6
+    assert float((exact - estimate).abs().max()) < 0.05 * float(exact.abs().max())
 
 
 @pytest.mark.parametrize("max_batch_tokens", [1, 50, 10_000])

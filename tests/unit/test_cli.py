@@ -79,6 +79,105 @@ def test_trace(run, tmp_path):
     assert "attention, 2 layers at a time" in out
 
 
+def test_trace_takes_what_the_library_takes(run):
+    args = ["trace", PROMPT, "--subject", SUBJECT, "--samples", "2", "--json", *TINY]
+    code, out, _ = run(*args, "--severed", "mlp", "--tokens", "0,2-3", "--layers", "1")
+    document = json.loads(out)
+    assert code == 0
+    assert list(document["effects"]) == ["block", "mlp_severed"]
+    traced = [
+        (i, j)
+        for i, row in enumerate(document["effects"]["block"])
+        for j, value in enumerate(row)
+        if value is not None
+    ]
+    assert traced == [(0, 1), (2, 1), (3, 1)]
+    code, out, _ = run(*args, "--method", "gradient", "--noise", "subject:Rome", "--kind", "mlp")
+    document = json.loads(out)
+    assert code == 0
+    assert document["config"]["corruption"]["subjects"] == ["Rome"]
+    assert document["config"]["method"] == "gradient"
+    code, out, _ = run(*args, "--answer", "New York", "--answer-rule", "product")
+    assert code == 0
+    assert json.loads(out)["answer"].strip() == "New York"
+
+
+def test_a_repeated_subject_is_said_or_chosen(run):
+    args = ["trace", "Rome, see Rome is in", "--subject", "Rome", "--samples", "1", "--json", *TINY]
+    code, out, err = run(*args)
+    assert code == 0
+    assert "occurs 2 times" in err
+    first = json.loads(out)["subject_span"]
+    code, out, err = run(*args, "--occurrence", "2")
+    assert code == 0
+    assert "occurs" not in err
+    assert json.loads(out)["subject_span"][0] > first[0]
+
+
+@pytest.fixture
+def known(run, tmp_path):
+    """A file of facts that the tiny model knows: whatever it says."""
+    rows = []
+    facts = (("The Kremlin has the", "The Kremlin"), ("Paris lies", "Paris"), ("Rome is", "Rome"))
+    for number, (prompt, subject) in enumerate(facts):
+        top = json.loads(run("ask", prompt, "--top", "1", "--json", *TINY)[1])["top"][0]["token"]
+        rows.append(
+            {"known_id": number, "subject": subject, "attribute": top.strip(), "prompt": prompt}
+        )
+    path = tmp_path / "known.json"
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def test_trace_average_resume_shard_merge(run, known, tmp_path):
+    args = ["trace-average", known, "--samples", "2", "--json", *TINY]
+    code, out, err = run(*args, "--out", tmp_path / "all")
+    assert code == 0, err
+    whole = json.loads(out)
+    assert whole["n_facts"] + whole["n_wrong"] == 3
+    assert (tmp_path / "all" / "heatmaps.png").stat().st_size > 5000
+    code, _, err = run(*args, "--out", tmp_path / "all")
+    assert code == 2
+    assert "Resume it" in err
+    assert run(*args, "--out", tmp_path / "all", "--resume")[1] == out
+    for k in "12":
+        assert run(*args, "--out", tmp_path / k, "--shard", f"{k}/2")[0] == 0
+    code, out, err = run(
+        "trace-merge", tmp_path / "1", tmp_path / "2", "--out", tmp_path / "m", "--json"
+    )
+    assert code == 0, err
+    assert json.loads(out) == whole
+    code, out, _ = run(*args[:-3], *TINY, "--severed", "mlp", "--out", tmp_path / "s")
+    assert code == 0
+    assert "MLP severed" in out
+    assert (tmp_path / "s" / "severed.png").exists()
+
+
+def test_knowns_build(run, known, tmp_path):
+    said = json.loads(known.read_text())
+    facts, templates = tmp_path / "f.tsv", tmp_path / "t.tsv"
+    lines = [f"R{k['known_id']}\t{k['subject']}\t{k['attribute']}" for k in said]
+    facts.write_text("relation\tsubject\tobject\n" + "\n".join(lines))
+    lines = [f"R{k['known_id']}\t[X]{k['prompt'][len(k['subject']) :]} [Y]." for k in said]
+    templates.write_text("relation\tpattern\n" + "\n".join(lines))
+    out = tmp_path / "built.json"
+    args = ["knowns", "build", "--facts", facts, "--templates", templates, "--out", out, *TINY]
+    code, _, err = run(*args, "--shuffle", "1")
+    assert code == 0, err
+    built = json.loads(out.read_text())
+    assert {k["attribute"] for k in built} <= {k["attribute"] for k in said}
+    assert built
+
+
+def test_layers(run, known):
+    code, out, err = run("layers", "--facts", known, "--json", *TINY)
+    document = json.loads(out)
+    assert code == 0, err
+    assert document["layer"] == max(range(3), key=lambda i: document["effects"][i])
+    code, out, _ = run("layers", "--facts", known, *TINY)
+    assert f"Edit layer {document['layer']} (ROME)" in out
+
+
 def test_edit_show_and_use(run, saved):
     code, out, _ = run("show", saved, "--json")
     document = json.loads(out)
@@ -171,6 +270,18 @@ BAD = {
     "endless budget": (["stats", "--layer", "1", "--tokens-per-dim", "inf"], "'tokens_per_dim' cannot be inf"),
     "a folder for a file": (["trace", PROMPT, "--subject", SUBJECT, "--save", "/dev"], "it is a folder"),
     "two corpora": (["stats", "--text", "a", "--dataset", "b"], "not both"),
+    "a window too wide": (["trace", PROMPT, "--subject", SUBJECT, "--window", "4"], "wider than the model, which has 3"),
+    "a layer too high": (["trace", PROMPT, "--subject", SUBJECT, "--layers", "0-3"], "Layer 3 is out of range"),
+    "layers that are none": (["trace", PROMPT, "--subject", SUBJECT, "--layers", "5-3"], "names nothing"),
+    "a token too far": (["trace", PROMPT, "--subject", SUBJECT, "--tokens", "99"], "Token 99 is out of range"),
+    "severed mlp windows": (["trace", PROMPT, "--subject", SUBJECT, "--severed", "mlp", "--kind", "mlp"], "not with --kind mlp"),
+    "severed gradient": (["trace", PROMPT, "--subject", SUBJECT, "--severed", "mlp", "--method", "gradient"], "do not go together"),
+    "third of two subjects": (["trace", "Rome is Rome", "--subject", "Rome", "--occurrence", "3"], "occurs 2 times"),
+    "no fact file": (["trace-average", "/no/such.json", "--out", "o"], "Cannot read '/no/such.json'"),
+    "a shard out of range": (["trace-average", "/dev/null", "--out", "o", "--shard", "3/2"], "out of range"),
+    "an empty fact file": (["trace-average", "/dev/null", "--out", "o"], "holds no facts"),
+    "nothing to merge": (["trace-merge", "/no/such", "--out", "o"], "holds no run"),
+    "templates that are none": (["knowns", "build", "--facts", "/dev/null", "--templates", "/dev/null", "--out", "o"], "no column 'relation'"),
     "no such text": (["stats", "--layer", "1", "--text", "/no/such.txt"], "no text file"),
 }  # fmt: skip
 

@@ -29,6 +29,18 @@ def test_from_prompt_cuts_out_the_first_occurrence():
     assert fact.prompt == "Rome is the capital; Rome is in"
 
 
+def test_from_prompt_says_that_there_are_others_or_takes_the_one_chosen(caplog):
+    Fact.from_prompt("Rome is the capital; Rome is in", "Rome")
+    assert "occurs 2 times" in caplog.text
+    caplog.clear()
+    fact = Fact.from_prompt("Rome is the capital; Rome is in", "Rome", occurrence=2)
+    assert caplog.text == ""
+    assert fact.template == "Rome is the capital; {} is in"
+    assert Fact.from_prompt("a b a b a", "a", occurrence=3).template == "a b a b {}"
+    with pytest.raises(InvalidRequestError, match=r"occurs 2 times .* from 1 to 2"):
+        Fact.from_prompt("Rome is the capital; Rome is in", "Rome", occurrence=3)
+
+
 def test_from_prompt_names_a_missing_subject():
     with pytest.raises(InvalidRequestError, match="'Space Needles' does not occur in prompt"):
         Fact.from_prompt("The Space Needle is in", "Space Needles")

@@ -11,7 +11,18 @@ _HELP = "Locate, edit and measure facts in language models."
 
 def build_app() -> typer.Typer:
     """The app with all its commands."""
-    from factlab.cli import ask, demo, edit, models, show, stats, trace
+    from factlab.cli import (
+        ask,
+        demo,
+        edit,
+        knowns,
+        layers,
+        models,
+        show,
+        stats,
+        trace,
+        trace_average,
+    )
 
     app = typer.Typer(
         name="factlab",
@@ -20,7 +31,7 @@ def build_app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    for module in (demo, ask, trace, edit, show, stats, models):
+    for module in (demo, ask, trace, trace_average, layers, knowns, edit, show, stats, models):
         module.register(app)
     return app
 

@@ -5,6 +5,7 @@ import inspect
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from factlab.errors import FactlabError, InvalidRequestError
 
@@ -40,6 +48,8 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback o
 
 Config = TypeVar("Config", bound=BaseModel)
 
+_SECONDS_BETWEEN_LINES = 60.0
+
 
 @dataclass
 class Session:
@@ -61,8 +71,10 @@ class Session:
             from factlab.editing.edit import Edit
 
             edits = [Edit.load(folder) for folder in self.edits]
+            from factlab.models.allocator import keep_freed_memory
             from factlab.models.load import load
 
+            keep_freed_memory()
             lm = load(self.model, self.device, self.dtype, progress=report)
             for edit in edits:
                 edit.apply_(lm)
@@ -81,12 +93,18 @@ class Session:
 
     @contextmanager
     def progress(self) -> Iterator["ProgressCallback"]:
-        """A callback for long-running functions; draws a bar on stderr while the block lasts."""
+        """A callback for long-running functions; draws a bar on stderr while the block lasts.
+
+        Where stderr is not a terminal, a line now and then takes its place.
+        """
         bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
             console=self.err,
             transient=True,
         )
@@ -97,15 +115,34 @@ class Session:
                 for task in tasks.values():
                     bar.update(task, visible=False)
                 tasks[label] = bar.add_task(label, total=total)
-                if not self.err.is_terminal:
-                    self.err.print(f"{label} ...", markup=False, highlight=False)
             bar.update(tasks[label], completed=done, total=total, visible=True)
 
         if not self.err.is_terminal:
-            yield report
+            yield _Lines(self.err)
             return
         with bar:
             yield report
+
+
+class _Lines:
+    """Says what is being done, and each minute how far it is and how long it will take."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._label, self._began, self._spoke = "", 0.0, 0.0
+
+    def __call__(self, label: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if label != self._label:
+            self._label, self._began, self._spoke = label, now, now
+            self._say(f"{label} ...")
+        elif done and now - self._spoke >= _SECONDS_BETWEEN_LINES:
+            self._spoke = now
+            left_s = (now - self._began) / done * (total - done)
+            self._say(f"{label}: {done} of {total}, about {left_s / 60:.0f} min left")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def command(app: typer.Typer, function: Callable[..., None], name: str) -> None:
@@ -168,9 +205,12 @@ def validated(kind: type[Config], **values: Any) -> Config:
         return kind(**{name: value for name, value in values.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
-        option = ".".join(map(str, first["loc"]))
+        option, reason = ".".join(map(str, first["loc"])), first["msg"].lower()
+        if not option:  # options that do not go together
+            reason = reason.removeprefix("value error, ")
+            raise InvalidRequestError(f"These options do not go together: {reason}.") from error
         raise InvalidRequestError(
-            f"Option '{option}' cannot be {first['input']!r}: {first['msg'].lower()}."
+            f"Option '{option}' cannot be {first['input']!r}: {reason}."
         ) from error
 
 

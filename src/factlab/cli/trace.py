@@ -1,11 +1,29 @@
 """`factlab trace`: which states carry a fact?"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factlab.cli.session import Session, command, validated
+from factlab.cli.session import Session, command
+from factlab.cli.trace_options import (
+    AnswerRuleOption,
+    ConventionOption,
+    KindOption,
+    LayersOption,
+    MemoryOption,
+    MethodOption,
+    NoiseOption,
+    SamplesOption,
+    SeedOption,
+    SeveredOption,
+    TokensOption,
+    WindowOption,
+    trace_config,
+)
+
+if TYPE_CHECKING:
+    from factlab.tracing.result import CausalTrace
 
 
 def register(app: typer.Typer) -> None:
@@ -17,17 +35,24 @@ def trace(
     session: Session,
     prompt: Annotated[str, typer.Argument(help="A text that ends where the answer would follow.")],
     subject: Annotated[str, typer.Option(help="What to corrupt, as written in the prompt.")],
+    occurrence: Annotated[
+        int | None, typer.Option(help="Which occurrence of the subject, from 1.")
+    ] = None,
     answer: Annotated[
         str | None, typer.Option(help="Answer to follow; by default what the model says.")
     ] = None,
-    samples: Annotated[int | None, typer.Option(help="Noise samples to average over.")] = None,
-    window: Annotated[
-        int | None, typer.Option(help="Layers of MLP or attention to restore together.")
-    ] = None,
-    noise: Annotated[
-        str | None, typer.Option(help="3s is three standard deviations; 0.35 is the level itself.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the noise.")] = None,
+    answer_rule: AnswerRuleOption = None,
+    kind: KindOption = None,
+    severed: SeveredOption = None,
+    noise: NoiseOption = None,
+    samples: SamplesOption = None,
+    window: WindowOption = None,
+    window_convention: ConventionOption = None,
+    tokens: TokensOption = None,
+    layers: LayersOption = None,
+    method: MethodOption = None,
+    seed: SeedOption = None,
+    max_batch_tokens: MemoryOption = None,
     out: Annotated[
         Path | None, typer.Option(help="Draw the heat maps here (.png .pdf .svg).")
     ] = None,
@@ -37,19 +62,15 @@ def trace(
     from factlab.cli.heatmap import heatmap
     from factlab.facts import Fact
     from factlab.storage import check_writable
-    from factlab.tracing.corruption import GaussianNoise
     from factlab.tracing.plot import check_picture_path
-    from factlab.tracing.result import TraceConfig
     from factlab.tracing.trace import causal_trace
 
-    fact = Fact.from_prompt(prompt, subject)
-    config = validated(
-        TraceConfig,
-        samples=samples,
-        window=window,
-        seed=seed,
-        noise=GaussianNoise.parse(noise) if noise is not None else None,
-    )
+    fact = Fact.from_prompt(prompt, subject, occurrence=occurrence)
+    config = trace_config(
+        samples=samples, window=window, window_convention=window_convention, noise=noise,
+        kind=kind, severed=severed, method=method, answer_rule=answer_rule, tokens=tokens,
+        layers=layers, seed=seed, max_batch_tokens=max_batch_tokens,
+    )  # fmt: skip
     if out is not None:
         check_picture_path(out)
     for path in (out, save):
@@ -58,12 +79,9 @@ def trace(
     lm = session.load_model()
     with session.progress() as report:
         result = causal_trace(lm, fact, answer=answer, config=config, progress=report)
-    session.say(
-        f"The model answers {result.answer!r} with probability {result.clean_prob:.3f}; "
-        f"with noise on {subject!r}, {result.corrupted_prob:.3f}.\n"
-    )
-    for kind in result.effects:
-        session.say(heatmap(result, kind))
+    session.say(_sentence(result, subject, asked=answer is not None))
+    for name in result.effects:
+        session.say(heatmap(result, name))
         session.say()
     if save is not None:
         result.save(save)
@@ -72,3 +90,19 @@ def trace(
         result.plot(out)
         session.say(f"Picture: {out}")
     session.emit(result.to_json())
+
+
+def _sentence(result: "CausalTrace", subject: str, asked: bool) -> str:
+    from factlab.tracing.corruption import Substitution
+
+    verb = "gives" if asked else "answers"
+    corruption = result.config.corruption
+    how = (
+        f"with {' or '.join(corruption.subjects)} instead of {subject!r}"
+        if isinstance(corruption, Substitution)
+        else f"with noise on {subject!r}"
+    )
+    return (
+        f"The model {verb} {result.answer!r} with probability {result.clean_prob:.3f}; "
+        f"{how}, {result.corrupted_prob:.3f}.\n"
+    )

@@ -37,9 +37,7 @@ class KnownFact:
     @property
     def fact(self) -> Fact:
         """The prompt and the first occurrence of its subject, with the attribute as true target."""
-        return Fact.from_prompt(
-            self.prompt, self.subject, target_true=self.attribute, occurrence=1
-        )
+        return Fact.from_prompt(self.prompt, self.subject, target_true=self.attribute, occurrence=1)
 
 
 def load_known(path: str | Path) -> list[KnownFact]:
@@ -98,7 +96,9 @@ def _objects(text: str, path: Path) -> Iterator[tuple[int, object]]:
             at = _skip(text, at + 1)
         elif is_array and not text.startswith("]", at):
             line = text.count("\n", 0, at) + 1
-            raise StorageError(f"Line {line} of '{path}': the array is not closed or lacks a comma.")
+            raise StorageError(
+                f"Line {line} of '{path}': the array is not closed or lacks a comma."
+            )
 
 
 def _skip(text: str, at: int) -> int:

@@ -4,9 +4,19 @@ A preset belongs to a family and a size, not to a file name, so that a fine-tune
 GPT-2 XL gets what GPT-2 XL gets.
 """
 
+import logging
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
+from factlab.data.well_known import WELL_KNOWN
+from factlab.facts import Fact
 from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
+from factlab.progress import ProgressCallback
+from factlab.tracing.knowns import knows
+from factlab.tracing.layers import recommend_layer
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +66,30 @@ def rome_preset(lm: Decoder) -> RomePreset | None:
         if (preset.family, preset.n_layers, preset.d_model) == shape:
             return preset
     return None
+
+
+# Recommendations by model, and the weights they were made for.
+_made: WeakKeyDictionary[LanguageModel, tuple[str, int]] = WeakKeyDictionary()
+_FACTS_TRACED = 10
+
+
+def recommended_layer(lm: LanguageModel, fact: Fact, progress: ProgressCallback) -> tuple[int, str]:
+    """For a model without a preset: the layer that causal traces recommend, and of what they are.
+
+    Well-known facts are traced, once for a model; the fact itself if the model knows none.
+    """
+    reason = "causal traces of well-known facts"
+    fingerprint, layer = _made.get(lm, ("", 0))
+    if fingerprint != lm.fingerprint:
+        if any(knows(lm, WELL_KNOWN)):
+            layer = recommend_layer(lm, limit=_FACTS_TRACED, progress=progress).layer
+            _made[lm] = lm.fingerprint, layer
+        else:
+            asked = Fact(fact.template, fact.subject)
+            layer = recommend_layer(lm, [asked], progress=progress).layer
+            reason = "causal trace of this fact"
+        _log.warning(
+            "No preset for %s: editing layer %d, by %s. "
+            "Set the layer yourself to choose another.", lm.name, layer, reason,
+        )  # fmt: skip
+    return layer, reason

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from factlab.editing.contexts import ContextConfig, sample_contexts
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.lookup import keys_and_outputs, prompt_rows
-from factlab.editing.presets import rome_preset
+from factlab.editing.presets import recommended_layer, rome_preset
 from factlab.editing.rank_one import rank_one_factors
 from factlab.editing.update import LowRankUpdate
 from factlab.editing.value import ValueConfig, optimise_value
@@ -26,7 +26,6 @@ from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.stats.moments import SecondMoment
 from factlab.stats.store import StatsConfig, second_moments
-from factlab.tracing.trace import strongest_mlp_layer
 
 _log = logging.getLogger(__name__)
 
@@ -143,12 +142,5 @@ def _with_layer(
     elif preset is not None:
         layer, reason = preset.layer, f"preset of {preset.model} ({preset.source})"
     else:
-        progress("tracing for a layer to edit", 0, 1)
-        layer = strongest_mlp_layer(lm, fact)
-        progress("tracing for a layer to edit", 1, 1)
-        reason = "causal trace of this fact"
-        _log.warning(
-            "No preset for %s: editing layer %d, where a causal trace of this fact is strongest. "
-            "Set the layer yourself to choose another.", lm.name, layer,
-        )  # fmt: skip
+        layer, reason = recommended_layer(lm, fact, progress)
     return config.model_copy(update={"layer": layer, "value": value}), layer, reason

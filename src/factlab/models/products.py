@@ -67,7 +67,7 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 def _multiply(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """inputs · weightᵀ + bias."""
+    """Inputs · weightᵀ + bias."""
     return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
 
 

@@ -6,11 +6,9 @@ subject of one token counts as its first and as its last; a token right behind t
 the prompt counts as the last.
 """
 
-import hashlib
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,15 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from factlab.errors import InvalidRequestError, StorageError
-from factlab.facts import Fact, TokenSpan
-from factlab.journal import Journal, Record, Shard, check_new
-from factlab.models.language_model import LanguageModel
-from factlab.progress import ProgressCallback, silent
+from factlab.facts import TokenSpan
+from factlab.journal import Journal
 from factlab.storage import write_json
-from factlab.tokens import encode_continuation
-from factlab.tracing.corruption import with_level
-from factlab.tracing.result import CausalTrace, TraceConfig
-from factlab.tracing.trace import causal_trace
+from factlab.tracing.result import TraceConfig
 
 GROUPS = (
     "first subject token",
@@ -39,7 +32,7 @@ GROUPS = (
 )
 LAST_SUBJECT, LAST = GROUPS.index("last subject token"), GROUPS.index("last token")
 
-_FORMAT = "factlab average trace 1"
+FORMAT = "factlab average trace 1"
 _DIGITS = 7  # of a number in a record: more than float32 results are good for
 
 
@@ -101,7 +94,7 @@ class AverageTrace:
     def to_json(self) -> dict[str, Any]:
         """Everything, ready for JSON; null where nothing was traced."""
         return {
-            "format": _FORMAT,
+            "format": FORMAT,
             "n_facts": self.n_facts,
             "n_wrong": self.n_wrong,
             "n_missing": self.n_missing,
@@ -109,8 +102,8 @@ class AverageTrace:
             "corrupted_prob": _estimate(self.corrupted_prob),
             "total_effect": _estimate(self.total_effect),
             "groups": dict(zip(GROUPS, self.group_counts, strict=True)),
-            "effects": {kind: _rows(mean) for kind, mean in self.effects.items()},
-            "half_widths": {kind: _rows(width) for kind, width in self.half_widths.items()},
+            "effects": {kind: rounded_rows(mean) for kind, mean in self.effects.items()},
+            "half_widths": {kind: rounded_rows(width) for kind, width in self.half_widths.items()},
             "config": self.config.model_dump(mode="json"),
             "model_name": self.model_name,
             "fingerprint": self.fingerprint,
@@ -118,7 +111,7 @@ class AverageTrace:
 
     def save(self, folder: str | Path) -> None:
         """Write `summary.json` and the figures into a folder."""
-        from factlab.tracing.plot_average import plot_average  # noqa: PLC0415 - matplotlib
+        from factlab.tracing.plot_average import plot_average  # noqa: PLC0415 - when drawing only
 
         write_json(Path(folder) / "summary.json", self.to_json())
         plot_average(self, Path(folder))
@@ -132,183 +125,9 @@ class AverageTrace:
             InvalidRequestError: no fact has been traced yet.
         """
         journal = Journal.load(Path(folder))
-        if journal.request.get("format") != _FORMAT:
+        if journal.request.get("format") != FORMAT:
             raise StorageError(f"'{folder}' is not an average trace of this version of factlab.")
-        return _average(journal.request, journal.findings, journal.records)
-
-
-def average_trace(
-    lm: LanguageModel,
-    facts: Sequence[Fact],
-    config: TraceConfig | None = None,
-    folder: str | Path | None = None,
-    limit: int | None = None,
-    shard: Shard | None = None,
-    resume: bool = False,
-    progress: ProgressCallback = silent,
-) -> AverageTrace:
-    """Trace many facts and average.
-
-    Facts that have a `target_true` whose first token is not the model's most probable one are left
-    out and counted.
-
-    Args:
-        lm: the model, left as it is.
-        facts: what to trace.
-        config: see `TraceConfig`. σ is taken over the subjects of all `facts` unless it says else.
-        folder: where to keep one record per fact, so that a killed run can go on; by default
-            nothing is kept.
-        limit: trace this many of the facts that the model knows, the first ones.
-        shard: trace only this part of them; needs a folder.
-        resume: go on with what is in the folder.
-        progress: called with facts done and in all.
-
-    Raises:
-        InvalidRequestError: no fact is left, or the config or the shard cannot be used.
-        StorageError: the folder is not empty, belongs to another run, or cannot be written.
-    """
-    config = config or TraceConfig()
-    config.check(lm.n_layers)
-    shard = (shard or Shard()).checked()
-    if limit is not None and limit < 1:
-        raise InvalidRequestError(f"limit={limit} must be at least 1.")
-    if not facts:
-        raise InvalidRequestError("The list of facts is empty. Give at least one.")
-    request = _request(lm, facts, config, limit)
-    journal = None
-    if folder is not None:
-        folder = Path(folder)
-        if (folder / "run.json").exists() and (resume or shard.count > 1):
-            journal = Journal.load(folder)
-            journal.check_request(request)
-        elif resume and folder.is_dir() and any(folder.iterdir()):
-            raise StorageError(f"'{folder}' holds no run to resume. Choose another folder.")
-        else:
-            check_new(folder)
-    elif shard.count > 1:
-        raise InvalidRequestError("A shard needs a folder in which to leave its records.")
-    findings = journal.findings if journal else _select(lm, facts, config, limit, progress)
-    settled = TraceConfig.model_validate(findings["config"])
-    cases = shard.of(_cases(findings))
-    if folder is None:
-        records = dict(_trace_each(lm, facts, settled, cases, progress))
-        return _average(request, findings, records)
-    journal = journal or Journal.create(folder, request, findings)
-    with journal.writing(shard) as writer:
-        waiting = [case for case in cases if case not in journal.records]
-        for case, record in _trace_each(lm, facts, settled, waiting, progress):
-            writer.append(case, record)
-    return _average(request, findings, journal.records)
-
-
-def knows(lm: LanguageModel, facts: Sequence[Fact], batch_size: int = 32) -> list[bool]:
-    """Whether the model's most probable next token is the first of each fact's true target.
-
-    A fact without a `target_true` has no wrong answer.
-    """
-    top = lm.next_token_probs([fact.prompt for fact in facts], batch_size).argmax(-1).tolist()
-    known: list[bool] = []
-    for fact, token_id in zip(facts, top, strict=True):
-        if fact.target_true is None:
-            known.append(True)
-            continue
-        whole, n_prompt = encode_continuation(lm.tokenizer, fact.prompt, fact.target_true)
-        known.append(whole.ids[n_prompt] == token_id)
-    return known
-
-
-# -- one fact ---------------------------------------------------------------------------------
-
-
-def _request(
-    lm: LanguageModel, facts: Sequence[Fact], config: TraceConfig, limit: int | None
-) -> Record:
-    """What makes two runs the same run. How many tokens go at once does not."""
-    listed = json.dumps([asdict(fact) for fact in facts], ensure_ascii=False)
-    return {
-        "format": _FORMAT,
-        "model": {"name": lm.name, "fingerprint": lm.live_fingerprint, "dtype": str(lm.dtype)},
-        "facts": hashlib.sha256(listed.encode()).hexdigest(),
-        "n_facts": len(facts),
-        "limit": limit,
-        "config": config.model_dump(mode="json", exclude={"max_batch_tokens"}),
-    }
-
-
-def _select(
-    lm: LanguageModel,
-    facts: Sequence[Fact],
-    config: TraceConfig,
-    limit: int | None,
-    progress: ProgressCallback,
-) -> Record:
-    """Which facts to trace, and at which level of noise."""
-    known: list[bool] = []
-    for i in range(0, len(facts), 64):
-        progress("asking the model", i, len(facts))
-        known += knows(lm, facts[i : i + 64])
-    progress("asking the model", len(facts), len(facts))
-    selected = [i for i, is_known in enumerate(known) if is_known]
-    if not selected:
-        raise InvalidRequestError(
-            f"The model's answer is wrong for all {len(facts)} facts, so there is nothing to "
-            "average. Make a file of facts that it knows with `factlab knowns build`."
-        )
-    corruption = with_level(config.corruption, lm, facts[0], facts)
-    if getattr(corruption, "over", None) == "subject":
-        corruption = config.corruption
-    settled = config.model_copy(
-        update={"window": config.window_of(lm.n_layers), "corruption": corruption}
-    )
-    return {
-        "n_wrong": len(facts) - len(selected),
-        "cases": [*selected[:limit]],
-        "config": settled.model_dump(mode="json"),
-    }
-
-
-def _cases(findings: Record) -> list[int]:
-    cases = findings["cases"]
-    return [int(str(case)) for case in cases] if isinstance(cases, list) else []
-
-
-def _trace_each(
-    lm: LanguageModel,
-    facts: Sequence[Fact],
-    config: TraceConfig,
-    cases: Sequence[int],
-    progress: ProgressCallback,
-) -> Iterator[tuple[int, Record]]:
-    for done, case in enumerate(cases):
-        progress("tracing facts", done, len(cases))
-        fact = facts[case]
-        answer = fact.target_true if config.answer != "first_token" else None
-        yield case, _record(causal_trace(lm, fact, answer=answer, config=config))
-    progress("tracing facts", len(cases), len(cases))
-
-
-def _record(trace: CausalTrace) -> Record:
-    return {
-        "prompt": trace.prompt,
-        "subject_span": [*trace.subject_span],
-        "n_tokens": len(trace.tokens),
-        "answer": trace.answer,
-        "clean_prob": _rounded(trace.clean_prob),
-        "corrupted_prob": _rounded(trace.corrupted_prob),
-        "effects": {kind: _rows(effects) for kind, effects in trace.effects.items()},
-    }
-
-
-def _rounded(value: float) -> float | None:
-    return None if math.isnan(value) else float(f"{value:.{_DIGITS}g}")
-
-
-def _rows(values: Float[Tensor, "row layer"]) -> list[Any]:
-    return [[_rounded(value) for value in row] for row in values.tolist()]
-
-
-def _estimate(estimate: Estimate) -> dict[str, Any]:
-    return {"mean": _rounded(estimate.mean), "half_width": _rounded(estimate.half_width)}
+        return average_records(journal.request, journal.findings, journal.records)
 
 
 # -- averaging --------------------------------------------------------------------------------
@@ -327,8 +146,10 @@ def group_positions(span: TokenSpan, n_tokens: int) -> list[range]:
     ]
 
 
-def _average(
-    request: Mapping[str, Any], findings: Mapping[str, Any], records: Mapping[int, Mapping[str, Any]]
+def average_records(
+    request: Mapping[str, Any],
+    findings: Mapping[str, Any],
+    records: Mapping[int, Mapping[str, Any]],
 ) -> AverageTrace:
     """Average records in the order of their facts, so that their order on disk does not matter."""
     if not records:
@@ -371,7 +192,7 @@ def _with_nan(rows: list[list[float | None]]) -> list[list[float]]:
 
 
 def _by_group(
-    maps: Sequence[Float[Tensor, "pos layer"]], groups: Sequence[Sequence[range]]
+    maps: Sequence[Float[Tensor, "_ layer"]], groups: Sequence[Sequence[range]]
 ) -> tuple[Float[Tensor, "group layer"], Float[Tensor, "group layer"]]:
     """Mean over the facts that have tokens of a group, each fact's own tokens averaged first."""
     n_layers = maps[0].shape[1]
@@ -384,3 +205,20 @@ def _by_group(
             if values:
                 means[i, layer], widths[i, layer] = Estimate.of(values)
     return means, widths
+
+
+# -- numbers in files ------------------------------------------------------------------------
+
+
+def rounded(value: float) -> float | None:
+    """A number as it is written; None for NaN, which JSON lacks."""
+    return None if math.isnan(value) else float(f"{value:.{_DIGITS}g}")
+
+
+def rounded_rows(values: Float[Tensor, "row layer"]) -> list[Any]:
+    """A matrix as it is written."""
+    return [[rounded(value) for value in row] for row in values.tolist()]
+
+
+def _estimate(estimate: Estimate) -> dict[str, Any]:
+    return {"mean": rounded(estimate.mean), "half_width": rounded(estimate.half_width)}

@@ -18,9 +18,19 @@ from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from torch import Tensor
 
+from factlab.errors import InvalidRequestError
 from factlab.facts import Fact, TokenSpan
 from factlab.models.decoder import Decoder
 
@@ -125,28 +135,87 @@ class Substitution(BaseModel):
 
 AnyNoise = GaussianNoise | UniformNoise | MultivariateNoise | StudentNoise
 Corruption = Annotated[AnyNoise | Substitution, Field(discriminator="type")]
+_PARSER: TypeAdapter[AnyNoise | Substitution] = TypeAdapter(Corruption)
+
+
+def parse_corruption(text: str) -> AnyNoise | Substitution:
+    """Read a corruption as it is written on the command line.
+
+    | text | meaning |
+    |---|---|
+    | `3s`, `gaussian:3s` | Gaussian, three standard deviations |
+    | `0.35`, `gaussian:0.35` | Gaussian of level 0.35 |
+    | `uniform:3s`, `uniform:0.3` | uniform between minus and plus so much |
+    | `multivariate`, `multivariate:2` | with the covariance of the embeddings, times 2² |
+    | `student:5` | the same, Student-t with 5 degrees of freedom |
+    | `subject:Megan Rapinoe` | this subject instead; several with a bar between them |
+
+    Noise takes options behind commas: `replace`, `extra=1` (tokens behind the subject), and
+    `over=subject`, `over=facts`, `over=vocabulary` (what σ is taken over).
+
+    Raises:
+        InvalidRequestError: it is none of these, or a number is not allowed.
+    """
+    kind, has_kind, rest = text.partition(":")
+    if has_kind and kind == "subject":
+        values: dict[str, object] = {"subjects": tuple(s.strip() for s in rest.split("|"))}
+        return _validated("substitution", values, text)
+    amount, *options = [part.strip() for part in (rest if has_kind else text).split(",")]
+    if not has_kind:
+        kind = amount if amount in ("multivariate", "student") else "gaussian"
+        amount = "" if kind == amount else amount
+    values = {}
+    if amount:
+        name = {"multivariate": "scale", "student": "dof"}.get(kind, "level")
+        if name == "level" and amount.endswith("s"):
+            name, amount = "sigmas", amount[:-1]
+        values[name] = amount
+    for option in options:
+        name, _, value = option.partition("=")
+        values |= {"extra": {"extra_tokens": value}, "replace": {"replace": True}}.get(
+            name, {name: value}
+        )
+    return _validated(kind, values, text)
+
+
+def _validated(kind: str, values: dict[str, object], text: str) -> AnyNoise | Substitution:
+    try:
+        return _PARSER.validate_python({"type": kind} | values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"][1:])
+        raise InvalidRequestError(
+            f"Noise '{text}' is not understood{f' ({place})' if place else ''}: "
+            f"{first['msg'][0].lower()}{first['msg'][1:]}. Write 3s for three standard deviations, "
+            "0.35 for a level, or uniform:3s, multivariate, student:5 or subject:Another Name."
+        ) from error
 
 
 # -- levels -----------------------------------------------------------------------------------
 
 
 def with_level(
-    corruption: AnyNoise | Substitution, lm: Decoder, fact: Fact, facts: Sequence[Fact]
+    corruption: AnyNoise | Substitution, lm: Decoder, fact: Fact | None, facts: Sequence[Fact]
 ) -> AnyNoise | Substitution:
     """The same corruption with its level worked out, so that it no longer depends on any fact.
 
     Args:
         corruption: what was asked for.
         lm: whose embeddings are meant.
-        fact: the fact about to be traced.
+        fact: the fact about to be traced; None if many are, in which case a level that each fact
+            has of its own is left open.
         facts: all facts at hand; σ is over their subjects if `over` says so.
     """
     if not isinstance(corruption, _EntrywiseNoise) or corruption.level is not None:
         return corruption
     if corruption.over == "vocabulary":
         sigma = float(_vocabulary(lm).std())
+    elif corruption.over == "facts" and facts:
+        sigma = embedding_sigma(lm, facts)
+    elif fact is not None:
+        sigma = embedding_sigma(lm, [fact])
     else:
-        sigma = embedding_sigma(lm, facts if corruption.over == "facts" and facts else [fact])
+        return corruption
     return corruption.model_copy(update={"level": corruption.sigmas * sigma})
 
 

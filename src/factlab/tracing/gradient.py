@@ -1,14 +1,33 @@
-"""Estimating every restoration at once from one backward pass."""
+"""Estimating every restoration at once from one backward pass.
 
-from collections.abc import Sequence
+To first order, putting a state h back to its clean value changes P(answer) by
+
+    (h_clean − h_corrupted) · ∂P/∂h
+
+and putting back a window of outputs by the sum over its layers. One forward and one backward pass
+give this for all tokens and layers. (Nanda 2023 calls it attribution patching.)
+
+P is far from linear in h, so where the gradient is taken matters. The corrupted run itself is often
+on a plateau where the answer is hopeless; the clean run is on another. Here every noise sample has
+its own place on the way between them, from half to wholly corrupted, spread evenly over the
+samples. How well this ranks cells is in `docs/tracing.md`; sizes are rougher than ranks.
+"""
+
+from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from factlab.hooks import Site, Stream, intervene
 from factlab.models.decoder import Decoder
 from factlab.progress import ProgressCallback
-from factlab.tracing.result import TraceConfig
+from factlab.tracing.corruption import Substitution
+from factlab.tracing.restoration import cells_of
+from factlab.tracing.result import Kind, TraceConfig
 from factlab.tracing.runs import CleanRun, CorruptedRun
+
+_STREAMS: dict[Kind, Stream] = {"block": Stream.BLOCK, "mlp": Stream.MLP, "attn": Stream.ATTN}
 
 
 def gradient_effects(
@@ -19,4 +38,65 @@ def gradient_effects(
     config: TraceConfig,
     progress: ProgressCallback,
 ) -> dict[str, Tensor]:
-    raise NotImplementedError
+    """First-order indirect effects, as `causal_trace` returns them."""
+    n_samples = sum(run.batch.n_rows for run in runs)
+    effects = {k: torch.full((len(clean.tokens), lm.n_layers), torch.nan) for k in config.kinds}
+    for kind in config.kinds:
+        for position in positions:
+            effects[kind][position, list(config.layers_of(lm.n_layers))] = 0.0
+    for done, run in enumerate(runs):
+        progress("estimating", done, len(runs))
+        shares = _shares(lm, clean, run, config)
+        here = [i for i in positions if i in run.partner and i >= clean.span.start]
+        for cell in cells_of(lm.n_layers, config):
+            of_window = [shares[Site(i, _STREAMS[cell.kind])] for i in range(cell.first, cell.stop)]
+            total = torch.stack(of_window).sum(0)
+            for i in here:
+                effects[cell.kind][i, cell.layer] += float(total[run.partner[i]]) / n_samples
+    progress("estimating", len(runs), len(runs))
+    return effects
+
+
+def _shares(
+    lm: Decoder, clean: CleanRun, run: CorruptedRun, config: TraceConfig
+) -> dict[Site, Float[Tensor, " pos"]]:
+    """Of every single state, summed over samples: difference times gradient, by position."""
+    there, here = list(run.partner), list(run.partner.values())
+    shares: dict[Site, Tensor] = {}
+    for site, gradient in _gradients(lm, clean, run, config).items():
+        corrupted = run.inputs[site.layer + 1] if site.stream is Stream.BLOCK else run.states[site]
+        difference = clean.states[site][there] - corrupted[:, here]
+        shares[site] = torch.zeros(run.batch.width)
+        shares[site][here] = (difference * gradient[:, here]).sum((0, 2)).float().cpu()
+    return shares
+
+
+def _gradients(
+    lm: Decoder, clean: CleanRun, run: CorruptedRun, config: TraceConfig
+) -> dict[Site, Float[Tensor, "sample pos d_model"]]:
+    """∂P/∂h of every state, each sample at its own place between clean and corrupted."""
+    embedded = run.embedded
+    if not isinstance(config.corruption, Substitution):
+        start = clean.states[Site(0, Stream.EMBED)]
+        samples = len(embedded)
+        share = 0.5 + 0.5 * (torch.arange(samples) + 0.5) / samples
+        embedded = start + share.to(embedded)[:, None, None] * (embedded - start)
+    streams = {_STREAMS[kind] for kind in config.kinds}
+    sites = [Site(layer, stream) for layer in range(lm.n_layers) for stream in sorted(streams)]
+    offsets: dict[Site, Tensor] = {}
+
+    def offset(site: Site) -> Callable[[Tensor], Tensor]:
+        # The gradient for an offset of zero is the state's, whatever the layer does with it next.
+        def function(state: Tensor) -> Tensor:
+            offsets[site] = torch.zeros_like(state, requires_grad=True)
+            return state + offsets[site]
+
+        return function
+
+    interventions = {site: offset(site) for site in sites}
+    interventions[Site(0, Stream.EMBED)] = lambda _: embedded
+    with torch.enable_grad(), intervene(lm, interventions):
+        last = lm.run(lm.frame(run.batch))[:, -len(clean.answer.ids) :]
+        total = clean.answer.probs(lm, last).sum()
+        gradients = torch.autograd.grad(total, [offsets[site] for site in sites])
+    return dict(zip(sites, gradients, strict=True))

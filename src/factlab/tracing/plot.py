@@ -2,15 +2,23 @@
 
 from pathlib import Path
 
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from factlab.errors import InvalidRequestError, nearest
 from factlab.storage import write_atomically
-from factlab.tracing.result import KIND_NAMES, CausalTrace
+from factlab.tracing.result import KIND_NAMES, WINDOWED, CausalTrace, TraceConfig
 
 FORMATS = ("png", "pdf", "svg")
-_COLOURS = {"block": "Purples", "mlp": "Greens", "attn": "Reds"}
+_COLOURS = {
+    "block": "Purples",
+    "mlp": "Greens",
+    "attn": "Reds",
+    "mlp_severed": "Purples",
+    "attn_severed": "Purples",
+}
 
 
 def check_picture_path(path: Path) -> None:
@@ -44,18 +52,11 @@ def plot_trace(trace: CausalTrace, path: Path) -> None:
     figure = Figure(figsize=(1.4 + 4.1 * n_kinds, height), layout="constrained", dpi=150)
     panels = figure.subplots(1, n_kinds, sharey=True, squeeze=False)[0]
     for panel, (kind, effects) in zip(panels, trace.effects.items(), strict=True):
-        _draw_panel(panel, trace, kind)
-        image = panel.imshow(
-            effects.numpy(),
-            aspect="auto",
-            interpolation="nearest",
-            cmap=_COLOURS[kind],
-            vmin=0.0,
-            vmax=max(float(effects.max()), 1e-6),
-        )
-        bar = figure.colorbar(image, ax=panel, shrink=0.85, pad=0.02)
-        bar.ax.tick_params(labelsize=7)
-        bar.outline.set_visible(False)
+        panel_title(panel, kind, trace.config)
+        heat(figure, panel, effects, kind)
+        for edge in trace.corrupted_span:
+            if 0 < edge < len(trace.tokens):
+                panel.axhline(edge - 0.5, color="0.4", linewidth=0.6, linestyle=(0, (4, 3)))
     _label_tokens(panels[0], trace)
     figure.suptitle(
         f"Which states restore “{trace.answer.strip()}”?   "
@@ -63,9 +64,13 @@ def plot_trace(trace: CausalTrace, path: Path) -> None:
         fontsize=11,
         parse_math=False,
     )
+    samples = f"{trace.config.samples} noise samples"
+    noise = (
+        "substituted" if trace.noise_level is None else f"{samples}, ν = {trace.noise_level:.3g}"
+    )
     figure.supxlabel(
-        f"indirect effect on p(“{trace.answer.strip()}”), {trace.config.samples} noise samples, "
-        f"ν = {trace.noise_level:.3g};  * = corrupted subject token;  {trace.model_name}",
+        f"indirect effect on p(“{trace.answer.strip()}”), "
+        f"{noise};  * = corrupted token;  {trace.model_name}",
         fontsize=8,
         color="0.35",
         parse_math=False,
@@ -73,22 +78,40 @@ def plot_trace(trace: CausalTrace, path: Path) -> None:
     write_atomically(path, figure.savefig)
 
 
-def _draw_panel(panel: Axes, trace: CausalTrace, kind: str) -> None:
-    width = trace.config.window
+def heat(figure: Figure, panel: Axes, effects: Float[Tensor, "row layer"], kind: str) -> None:
+    """Draw effects as an image with a scale of its own from 0; what was not traced stays grey."""
+    panel.set_facecolor("0.93")
+    image = panel.imshow(
+        effects.numpy(),
+        aspect="auto",
+        interpolation="nearest",
+        cmap=_COLOURS[kind],
+        vmin=0.0,
+        vmax=max(float(effects.nan_to_num().max()), 1e-6),
+    )
+    bar = figure.colorbar(image, ax=panel, shrink=0.85, pad=0.02)
+    bar.ax.tick_params(labelsize=7)
+    bar.outline.set_visible(False)
+
+
+def panel_title(panel: Axes, kind: str, config: TraceConfig) -> None:
+    """Say what a panel shows, and what its layers are."""
+    is_window = kind in WINDOWED and config.window != 1
     name = KIND_NAMES[kind]
-    title = name if kind == "block" else f"{name}, window of {width} layers"
-    panel.set_title(title, fontsize=10)
-    panel.set_xlabel("layer" if kind == "block" else "centre layer", fontsize=9)
+    panel.set_title(f"{name}, window of {config.window} layers" if is_window else name, fontsize=10)
+    panel.set_xlabel("centre layer" if is_window else "layer", fontsize=9)
+    clear_spines(panel)
+
+
+def clear_spines(panel: Axes) -> None:
+    """Small ticks and no frame."""
     panel.tick_params(labelsize=8, length=2)
     for side in panel.spines.values():
         side.set_visible(False)
-    for edge in (trace.subject_span.start, trace.subject_span.stop):
-        if 0 < edge < len(trace.tokens):
-            panel.axhline(edge - 0.5, color="0.4", linewidth=0.6, linestyle=(0, (4, 3)))
 
 
 def _label_tokens(panel: Axes, trace: CausalTrace) -> None:
-    start, stop = trace.subject_span
+    start, stop = trace.corrupted_span
     labels = trace.token_labels
     panel.set_yticks(range(len(labels)), labels=labels)
     for i, label in enumerate(panel.get_yticklabels()):

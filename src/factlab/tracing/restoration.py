@@ -8,8 +8,8 @@ one walk goes up the layers with all cells in one batch:
 * a cell joins the walk above the layer where it is restored. At that layer only the restored token
   differs from the corrupted run, and what it becomes is worked out once for all positions
   (`_first_steps`);
-* windows that were cut off at layer 0 are one and the same run until the shorter of them ends, where
-  it branches off the longer;
+* windows that were cut off at layer 0 are one and the same run until the shorter of them ends,
+  where it branches off the longer;
 * the readout sees only the tokens at which the answer is read.
 
 The batch goes through a layer in pieces that fit the processor's cache, which is what makes one
@@ -107,8 +107,9 @@ class Restorer:
         here, there = list(pairs.values()), list(pairs)
         opened: dict[tuple[Stream, int], Tensor] = {}
         frame = self.lm.frame(self.corrupted.batch)
-        for kind, first in sorted({(c.kind, c.first) for c in self.cells if c.kind in _RESTORED}):
-            site = Site(first, _RESTORED[kind])
+        windows = [cell for cell in self.cells if cell.kind in _RESTORED]
+        for stream, first in sorted({(_RESTORED[c.kind], c.first) for c in windows}):
+            site = Site(first, stream)
             clean = self.clean.states[site][there]
 
             def put_back(state: Tensor, clean: Tensor = clean) -> Tensor:
@@ -118,7 +119,7 @@ class Restorer:
 
             with intervene(self.lm, {site: put_back}):
                 out = self.lm.step(frame, self.corrupted.inputs[first], first)
-            opened[site.stream, first] = out
+            opened[stream, first] = out
         return opened
 
 
@@ -132,7 +133,7 @@ class _Walk:
         self._prefix = Prefix.of(self._corrupted.cache, place)
         self._width = self._corrupted.batch.width - place
         self._at_once = max(1, owner.piece // (self._samples * self._width))
-        self._trunks = _trunks(cells)
+        self._trunks = trunks_of(cells)
         self.cells = sorted(cells, key=self._joins)
         self._frames: dict[int, Frame] = {}
 
@@ -209,7 +210,7 @@ class _Walk:
         return function
 
 
-def _trunks(cells: Sequence[Cell]) -> dict[Cell, Cell]:
+def trunks_of(cells: Sequence[Cell]) -> dict[Cell, Cell]:
     """For each window the longest other one that begins at the same layer, if there is one."""
     longest: dict[tuple[Kind, int], Cell] = {}
     trunks: dict[Cell, Cell] = {}

@@ -179,7 +179,7 @@ class CausalTrace:
 
     @property
     def token_labels(self) -> list[str]:
-        """Tokens for axes: line breaks and tabs visible, outer spaces dropped, corrupted ones starred."""
+        """Tokens for axes: line breaks and tabs visible, no outer spaces, corrupted starred."""
         labels = (t.replace("\n", "↵").replace("\t", "→").strip() or "␣" for t in self.tokens)
         start, stop = self.corrupted_span
         return [label + "*" * (start <= i < stop) for i, label in enumerate(labels)]

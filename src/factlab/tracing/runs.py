@@ -1,6 +1,6 @@
 """The clean and the corrupted run, and what they leave behind for restorations."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from factlab.facts import Fact, TokenSpan
 from factlab.hooks import Site, Stream, intervene, record
 from factlab.models.cache import RecordingCache
 from factlab.models.decoder import Decoder
-from factlab.models.replay import Frame, Hidden
+from factlab.models.replay import Hidden
 from factlab.tokens import TokenBatch, Tokens, encode_continuation, pad
 from factlab.tracing.corruption import Substitution, draw_noise, put_noise, with_level
 from factlab.tracing.result import AnswerRule, TraceConfig
@@ -74,6 +74,7 @@ class CorruptedRun:
     Attributes:
         batch: its tokens, those of the answer that are read included, once per sample.
         partner: for each position of the clean prompt that has one, the position here.
+        embedded: what the token embedding gives, corruption included, (sample, pos, width).
         inputs: the input of each layer, and of the readout, (sample, pos, d_model).
         cache: keys and values of all tokens.
         states: MLP and attention outputs, (sample, pos, d_model).
@@ -83,6 +84,7 @@ class CorruptedRun:
 
     batch: TokenBatch
     partner: dict[int, int]
+    embedded: Float[Tensor, "sample pos width"]
     inputs: list[Hidden]
     cache: RecordingCache
     states: dict[Site, Tensor]
@@ -115,6 +117,7 @@ def run_clean(lm: Decoder, fact: Fact, answer: str | None, config: TraceConfig) 
         lm.check_length(len(ids))
     streams = (Stream.BLOCK, Stream.MLP, Stream.ATTN)
     sites = [Site(layer, stream) for layer in range(lm.n_layers) for stream in streams]
+    sites.append(Site(0, Stream.EMBED))
     with record(lm, sites) as states:
         last = lm.run(lm.frame(pad([ids], lm.device)))[:, len(tokens) - 1 :]
     if not answer_ids:
@@ -136,12 +139,11 @@ def run_corrupted(
     noise, level = draw_noise(corruption, lm, config.samples, span.stop - span.start, config.seed)
     noise = noise.to(lm.device)
     batch = pad([[*clean.tokens.ids, *tail]] * config.samples, lm.device)
-    cache = RecordingCache(lm.n_layers, batch.width)
-    at_embedding = Site(0, Stream.EMBED)
-    with intervene(lm, {at_embedding: lambda e: put_noise(e, noise, span, corruption.replace)}):
-        frame = lm.frame(batch, cache)
-    partner = {i: i for i in range(len(clean.tokens))}
-    return [_run(lm, batch, frame, cache, clean, partner, level)]
+
+    def corrupt(embedded: Tensor) -> Tensor:
+        return put_noise(embedded, noise, span, corruption.replace)
+
+    return [_run(lm, batch, clean, {i: i for i in range(len(clean.tokens))}, corrupt, level)]
 
 
 def _substituted(lm: Decoder, fact: Fact, clean: CleanRun, subject: str) -> CorruptedRun:
@@ -156,8 +158,7 @@ def _substituted(lm: Decoder, fact: Fact, clean: CleanRun, subject: str) -> Corr
         )
     batch = pad([[*tokens.ids, *clean.answer.ids[:-1]]], lm.device)
     lm.check_length(batch.width)
-    cache = RecordingCache(lm.n_layers, batch.width)
-    return _run(lm, batch, lm.frame(batch, cache), cache, clean, partner, None)
+    return _run(lm, batch, clean, partner, lambda embedded: embedded, None)
 
 
 def _partners(clean: CleanRun, n_tokens: int, span: TokenSpan) -> dict[int, int] | None:
@@ -174,17 +175,27 @@ def _partners(clean: CleanRun, n_tokens: int, span: TokenSpan) -> dict[int, int]
 def _run(
     lm: Decoder,
     batch: TokenBatch,
-    frame: Frame,
-    cache: RecordingCache,
     clean: CleanRun,
     partner: dict[int, int],
+    corrupt: Callable[[Tensor], Tensor],
     level: float | None,
 ) -> CorruptedRun:
+    cache = RecordingCache(lm.n_layers, batch.width)
+    at_embedding = Site(0, Stream.EMBED)
+    with intervene(lm, {at_embedding: corrupt}), record(lm, [at_embedding]) as embedded:
+        frame = lm.frame(batch, cache)
     sites = [Site(i, stream) for i in range(lm.n_layers) for stream in (Stream.MLP, Stream.ATTN)]
     inputs = [frame.entry]
     with record(lm, sites) as states:
         for layer in range(lm.n_layers):
             inputs.append(lm.step(frame, inputs[-1], layer))
-    reads = inputs[-1][:, -len(clean.answer.ids) :]
-    probs = clean.answer.probs(lm, reads)
-    return CorruptedRun(batch, partner, inputs, cache, states, probs, level)
+    return CorruptedRun(
+        batch=batch,
+        partner=partner,
+        embedded=embedded[at_embedding],
+        inputs=inputs,
+        cache=cache,
+        states=states,
+        probs=clean.answer.probs(lm, inputs[-1][:, -len(clean.answer.ids) :]),
+        noise_level=level,
+    )

@@ -95,7 +95,7 @@ def _exact_effects(
     effects = {k: torch.full((n_tokens, lm.n_layers), torch.nan) for k in config.kinds}
     for kind in config.kinds:
         for position in positions:
-            effects[kind][position, config.layers_of(lm.n_layers)] = 0.0
+            effects[kind][position, list(config.layers_of(lm.n_layers))] = 0.0
     steps = [(run, i) for run in runs for i in positions if i >= clean.span.start]
     restorers = {id(run): Restorer(lm, clean, run, config) for run in runs}
     for done, (run, position) in enumerate(steps):

@@ -1,0 +1,62 @@
+"""`factlab knowns build`: a file of facts that the model knows."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from factlab.cli.session import Session, command
+from factlab.cli.tables import table
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    knowns = typer.Typer(no_args_is_help=True, help="Facts that a model knows.")
+    # A callback keeps `build` a name of its own while it is the only command.
+    knowns.callback()(lambda: None)
+    command(knowns, build, "build")
+    app.add_typer(knowns, name="knowns")
+
+
+def build(
+    session: Session,
+    facts: Annotated[
+        Path, typer.Option(help="Tab-separated file with the columns relation, subject, object.")
+    ],
+    templates: Annotated[
+        Path,
+        typer.Option(help="Tab-separated file with the columns relation, pattern ([X] is [Y])."),
+    ],
+    out: Annotated[Path, typer.Option(help="Write known facts here (.json).")],
+    limit: Annotated[int | None, typer.Option(help="Stop when so many are known.")] = None,
+    shuffle: Annotated[
+        int | None, typer.Option(help="Ask in the random order that this seed gives.")
+    ] = None,
+) -> None:
+    """Ask the model for facts, and keep those that it knows, in the words in which it knows them.
+
+    A fact is known if the model, going on greedily, names the object before any other capitalised
+    word.
+    """
+    import random
+
+    from factlab.data.known import save_known
+    from factlab.data.relations import load_templates, load_triples
+    from factlab.errors import InvalidRequestError
+    from factlab.storage import check_writable
+    from factlab.tracing.knowns import build_known
+
+    if limit is not None and limit < 1:
+        raise InvalidRequestError(f"--limit {limit} must be at least 1.")
+    check_writable(out)
+    triples, patterns = load_triples(facts), load_templates(templates)
+    if shuffle is not None:
+        random.Random(shuffle).shuffle(triples)  # noqa: S311 - not a secret
+    lm = session.load_model()
+    with session.progress() as report:
+        known = build_known(lm, triples, patterns, limit=limit, progress=report)
+    save_known(known, out)
+    session.say(f"{len(known)} known facts: {out}")
+    rows = [[fact.prompt, fact.prediction.strip().split("\n")[0]] for fact in known[:8]]
+    session.say(table(["prompt", "the model goes on"], rows))
+    session.emit({"model": lm.name, "out": str(out), "n_known": len(known)})

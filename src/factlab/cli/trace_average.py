@@ -1,0 +1,120 @@
+"""`factlab trace-average` and `factlab trace-merge`: causal traces of many facts."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from factlab.cli.session import Session, command
+from factlab.cli.tables import table
+from factlab.cli.trace_options import (
+    AnswerRuleOption,
+    ConventionOption,
+    KindOption,
+    LayersOption,
+    MemoryOption,
+    MethodOption,
+    NoiseOption,
+    SamplesOption,
+    SeedOption,
+    SeveredOption,
+    TokensOption,
+    WindowOption,
+    trace_config,
+)
+
+if TYPE_CHECKING:
+    from factlab.tracing.average import AverageTrace
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    command(app, trace_average, "trace-average")
+    command(app, trace_merge, "trace-merge")
+
+
+def trace_average(
+    session: Session,
+    facts: Annotated[Path, typer.Argument(help="File of known facts (.json or .jsonl).")],
+    out: Annotated[Path, typer.Option(help="Folder for records, summary and figures.")],
+    limit: Annotated[
+        int | None, typer.Option(help="Trace this many of the facts that the model knows.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with what is in the folder.")] = False,
+    shard: Annotated[
+        str | None, typer.Option(help="Do part 2 of 5 only: 2/5. Shards may share a folder.")
+    ] = None,
+    answer_rule: AnswerRuleOption = None,
+    kind: KindOption = None,
+    severed: SeveredOption = None,
+    noise: NoiseOption = None,
+    samples: SamplesOption = None,
+    window: WindowOption = None,
+    window_convention: ConventionOption = None,
+    tokens: TokensOption = None,
+    layers: LayersOption = None,
+    method: MethodOption = None,
+    seed: SeedOption = None,
+    max_batch_tokens: MemoryOption = None,
+) -> None:
+    """Average causal traces over many facts, by kind of token, with 95 % confidence intervals.
+
+    With --severed only the last subject token is traced unless --tokens says else.
+    """
+    from factlab.data.known import load_known
+    from factlab.journal import Shard
+    from factlab.tracing.average_run import average_trace
+
+    config = trace_config(
+        samples=samples, window=window, window_convention=window_convention, noise=noise,
+        kind=kind, severed=severed, method=method, answer_rule=answer_rule,
+        tokens=tokens or ("last-subject" if severed else None),
+        layers=layers, seed=seed, max_batch_tokens=max_batch_tokens,
+    )  # fmt: skip
+    part = Shard.parse(shard) if shard is not None else Shard()
+    known = [entry.fact for entry in load_known(facts)]
+    lm = session.load_model()
+    with session.progress() as report:
+        average = average_trace(
+            lm, known, config, out, limit=limit, shard=part, resume=resume, progress=report
+        )
+    _finish(session, average, out)
+
+
+def trace_merge(
+    session: Session,
+    folders: Annotated[list[Path], typer.Argument(help="Folders of the shards of one run.")],
+    out: Annotated[Path, typer.Option(help="New folder for all of them together.")],
+) -> None:
+    """Put shards that ran in different folders or on different machines together."""
+    from factlab.journal import merge
+    from factlab.tracing.average import AverageTrace
+
+    merge(folders, out)
+    _finish(session, AverageTrace.load(out), out)
+
+
+def _finish(session: Session, average: "AverageTrace", out: Path) -> None:
+    from factlab.tracing.average import GROUPS, LAST, LAST_SUBJECT
+    from factlab.tracing.result import KIND_NAMES
+
+    average.save(out)
+    effect = average.total_effect
+    session.say(
+        f"{average.n_facts} facts traced, {average.n_wrong} left out because the model answers "
+        f"otherwise{f', {average.n_missing} still to do' if average.n_missing else ''}.\n"
+        f"P(answer) {average.clean_prob.mean:.3f} clean, {average.corrupted_prob.mean:.3f} "
+        f"corrupted; total effect {effect.mean:.3f} ± {effect.half_width:.3f}."
+    )
+    rows = []
+    for kind, effects in average.effects.items():
+        for group in (LAST_SUBJECT, LAST):
+            if not effects[group].isnan().all():
+                layer, peak = average.peak(kind, group)
+                rows.append(
+                    [KIND_NAMES[kind], GROUPS[group], str(layer),
+                     f"{peak.mean:.3f} ± {peak.half_width:.3f}"]
+                )  # fmt: skip
+    session.say(table(["restored", "token", "layer", "strongest effect"], rows, right={2, 3}))
+    session.say(f"Records, summary and figures: {out}")
+    session.emit(average.to_json())

@@ -1,0 +1,164 @@
+"""Tracing many facts, one record each, so that a run can be killed, resumed and shared out."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from factlab.errors import InvalidRequestError, StorageError
+from factlab.facts import Fact
+from factlab.journal import Journal, Record, Shard, check_new
+from factlab.models.language_model import LanguageModel
+from factlab.progress import ProgressCallback, silent
+from factlab.tracing.average import FORMAT, AverageTrace, average_records, rounded, rounded_rows
+from factlab.tracing.corruption import with_level
+from factlab.tracing.knowns import knows
+from factlab.tracing.result import CausalTrace, TraceConfig
+from factlab.tracing.trace import causal_trace
+
+
+def average_trace(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    config: TraceConfig | None = None,
+    folder: str | Path | None = None,
+    limit: int | None = None,
+    shard: Shard | None = None,
+    resume: bool = False,
+    progress: ProgressCallback = silent,
+) -> AverageTrace:
+    """Trace many facts and average.
+
+    Facts that have a `target_true` whose first token is not the model's most probable one are left
+    out and counted.
+
+    Args:
+        lm: the model, left as it is.
+        facts: what to trace.
+        config: see `TraceConfig`. σ is taken over the subjects of all `facts` unless it says else.
+        folder: where to keep one record per fact, so that a killed run can go on; by default
+            nothing is kept.
+        limit: trace this many of the facts that the model knows, the first ones.
+        shard: trace only this part of them; needs a folder.
+        resume: go on with what is in the folder.
+        progress: called with facts done and in all.
+
+    Raises:
+        InvalidRequestError: no fact is left, or the config or the shard cannot be used.
+        StorageError: the folder is not empty, belongs to another run, or cannot be written.
+    """
+    config = config or TraceConfig()
+    config.check(lm.n_layers)
+    shard = (shard or Shard()).checked()
+    if limit is not None and limit < 1:
+        raise InvalidRequestError(f"limit={limit} must be at least 1.")
+    if not facts:
+        raise InvalidRequestError("The list of facts is empty. Give at least one.")
+    request = _request(lm, facts, config, limit)
+    journal = None
+    if folder is not None:
+        folder = Path(folder)
+        if (folder / "run.json").exists() and (resume or shard.total > 1):
+            journal = Journal.load(folder)
+            journal.check_request(request)
+        elif resume and folder.is_dir() and any(folder.iterdir()):
+            raise StorageError(f"'{folder}' holds no run to resume. Choose another folder.")
+        else:
+            check_new(folder)
+    elif shard.total > 1:
+        raise InvalidRequestError("A shard needs a folder in which to leave its records.")
+    findings = journal.findings if journal else _select(lm, facts, config, limit, progress)
+    settled = TraceConfig.model_validate(findings["config"])
+    cases = shard.of(_cases(findings))
+    if folder is None:
+        records = dict(_trace_each(lm, facts, settled, cases, progress))
+        return average_records(request, findings, records)
+    journal = journal or Journal.create(folder, request, findings)
+    with journal.writing(shard) as writer:
+        waiting = [case for case in cases if case not in journal.records]
+        for case, record in _trace_each(lm, facts, settled, waiting, progress):
+            writer.append(case, record)
+    return average_records(request, findings, journal.records)
+
+
+# -- one fact ---------------------------------------------------------------------------------
+
+
+def _request(
+    lm: LanguageModel, facts: Sequence[Fact], config: TraceConfig, limit: int | None
+) -> Record:
+    """What makes two runs the same run. How many tokens go at once does not."""
+    listed = json.dumps([asdict(fact) for fact in facts], ensure_ascii=False)
+    return {
+        "format": FORMAT,
+        "model": {"name": lm.name, "fingerprint": lm.live_fingerprint, "dtype": str(lm.dtype)},
+        "facts": hashlib.sha256(listed.encode()).hexdigest(),
+        "n_facts": len(facts),
+        "limit": limit,
+        "config": config.model_dump(mode="json", exclude={"max_batch_tokens"}),
+    }
+
+
+def _select(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    config: TraceConfig,
+    limit: int | None,
+    progress: ProgressCallback,
+) -> Record:
+    """Which facts to trace, and at which level of noise."""
+    known: list[bool] = []
+    for i in range(0, len(facts), 64):
+        progress("asking the model", i, len(facts))
+        known += knows(lm, facts[i : i + 64])
+    progress("asking the model", len(facts), len(facts))
+    selected = [i for i, is_known in enumerate(known) if is_known]
+    if not selected:
+        raise InvalidRequestError(
+            f"The model's answer is wrong for all {len(facts)} facts, so there is nothing to "
+            "average. Make a file of facts that it knows with `factlab knowns build`."
+        )
+    settled = config.model_copy(
+        update={
+            "window": config.window_of(lm.n_layers),
+            "corruption": with_level(config.corruption, lm, None, facts),
+        }
+    )
+    return {
+        "n_wrong": len(facts) - len(selected),
+        "cases": [*selected[:limit]],
+        "config": settled.model_dump(mode="json"),
+    }
+
+
+def _cases(findings: Record) -> list[int]:
+    cases = findings["cases"]
+    return [int(str(case)) for case in cases] if isinstance(cases, list) else []
+
+
+def _trace_each(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    config: TraceConfig,
+    cases: Sequence[int],
+    progress: ProgressCallback,
+) -> Iterator[tuple[int, Record]]:
+    for done, case in enumerate(cases):
+        progress("tracing facts", done, len(cases))
+        fact = facts[case]
+        answer = fact.target_true if config.answer != "first_token" else None
+        yield case, _record(causal_trace(lm, fact, answer=answer, config=config))
+    progress("tracing facts", len(cases), len(cases))
+
+
+def _record(trace: CausalTrace) -> Record:
+    return {
+        "prompt": trace.prompt,
+        "subject_span": [*trace.subject_span],
+        "n_tokens": len(trace.tokens),
+        "answer": trace.answer,
+        "clean_prob": rounded(trace.clean_prob),
+        "corrupted_prob": rounded(trace.corrupted_prob),
+        "effects": {kind: rounded_rows(effects) for kind, effects in trace.effects.items()},
+    }

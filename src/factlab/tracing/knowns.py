@@ -1,0 +1,124 @@
+"""Finding out what a model knows, and in which words (ROME paper, appendix B.1).
+
+A fact counts as known when the model, going on greedily from a template, names the right object
+before any other capitalised word. The prompt is then the template with everything up to the object,
+so that the object's first token is what the model would say next.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from factlab.data.known import KnownFact
+from factlab.data.relations import Triple
+from factlab.errors import InvalidRequestError
+from factlab.facts import Fact
+from factlab.models.language_model import LanguageModel
+from factlab.progress import ProgressCallback, silent
+from factlab.tokens import encode_continuation
+
+_MAX_NEW_TOKENS = 10
+
+
+def knows(lm: LanguageModel, facts: Sequence[Fact], batch_size: int = 32) -> list[bool]:
+    """Whether the model's most probable next token is the first of each fact's true target.
+
+    A fact without a `target_true` has no wrong answer.
+    """
+    top = lm.next_token_probs([fact.prompt for fact in facts], batch_size).argmax(-1).tolist()
+    known: list[bool] = []
+    for fact, token_id in zip(facts, top, strict=True):
+        if fact.target_true is None:
+            known.append(True)
+            continue
+        whole, n_prompt = encode_continuation(lm.tokenizer, fact.prompt, fact.target_true)
+        known.append(whole.ids[n_prompt] == token_id)
+    return known
+
+
+def build_known(
+    lm: LanguageModel,
+    triples: Sequence[Triple],
+    templates: Mapping[str, Sequence[str]],
+    limit: int | None = None,
+    batch_size: int = 64,
+    progress: ProgressCallback = silent,
+) -> list[KnownFact]:
+    """Ask the model for every fact, template after template until one is answered right.
+
+    Args:
+        lm: the model.
+        triples: facts to ask for.
+        templates: by relation; each ends where the object would follow.
+        limit: stop when so many are known.
+        batch_size: prompts to continue at once. The answers are the same for any.
+        progress: called with facts asked for and in all.
+
+    Raises:
+        InvalidRequestError: no relation has a template, or no fact is known.
+    """
+    askable = [triple for triple in triples if templates.get(triple.relation_id)]
+    if not askable:
+        raise InvalidRequestError(
+            "No fact has a template: the two files have no relation in common."
+        )
+    known: list[KnownFact] = []
+    for i in range(0, len(askable), batch_size):
+        progress("asking the model", i, len(askable))
+        known += _ask(lm, askable[i : i + batch_size], templates)
+        if limit is not None and len(known) >= limit:
+            break
+    progress("asking the model", len(askable), len(askable))
+    if not known:
+        raise InvalidRequestError(f"The model knows none of the {len(askable)} facts.")
+    return [
+        KnownFact(number, f.subject, f.attribute, f.template, f.prediction, f.prompt, f.relation_id)
+        for number, f in enumerate(known[:limit])
+    ]
+
+
+def _ask(
+    lm: LanguageModel, triples: Sequence[Triple], templates: Mapping[str, Sequence[str]]
+) -> Iterator[KnownFact]:
+    """The known ones among some facts, in their order."""
+    found: dict[int, KnownFact] = {}
+    for attempt in range(max(len(templates[triple.relation_id]) for triple in triples)):
+        asked = {
+            i: triple.phrased(templates[triple.relation_id][attempt])
+            for i, triple in enumerate(triples)
+            if i not in found and attempt < len(templates[triple.relation_id])
+        }
+        if not asked:
+            continue
+        prompts = [fact.prompt for fact in asked.values()]
+        texts = lm.generate_batch(prompts, max_new_tokens=_MAX_NEW_TOKENS)
+        candidates = {
+            i: known
+            for (i, fact), text in zip(asked.items(), texts, strict=True)
+            if (known := _read(fact, triples[i], text[len(fact.prompt.rstrip(" ")) :])) is not None
+        }
+        # Cut off before the object, the prompt may split into other tokens: ask once more.
+        confirmed = knows(lm, [known.fact for known in candidates.values()]) if candidates else []
+        for (i, known), is_known in zip(candidates.items(), confirmed, strict=True):
+            if is_known:
+                found[i] = known
+    for i in sorted(found):
+        yield found[i]
+
+
+def _read(fact: Fact, triple: Triple, continuation: str) -> KnownFact | None:
+    """The known fact, if the continuation names the object before another capitalised word."""
+    match = re.search(rf"(?<!\w){re.escape(triple.object)}(?!\w)", continuation)
+    if match is None:
+        return None
+    before = continuation[: match.start()]
+    if any(word[0].isupper() for word in re.findall(r"\w+", before)):
+        return None
+    return KnownFact(
+        known_id=0,
+        subject=triple.subject,
+        attribute=triple.object,
+        template=fact.template,
+        prediction=continuation,
+        prompt=(fact.prompt.rstrip(" ") + before).rstrip(),
+        relation_id=triple.relation_id,
+    )

@@ -1,0 +1,74 @@
+"""Which layer to edit: where MLPs at the last subject token matter most (ROME, section 2.2)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from factlab.data.well_known import WELL_KNOWN
+from factlab.facts import Fact
+from factlab.models.language_model import LanguageModel
+from factlab.progress import ProgressCallback, silent
+from factlab.tracing.average import LAST_SUBJECT
+from factlab.tracing.average_run import average_trace
+from factlab.tracing.result import TraceConfig
+
+_MEMIT_LAYERS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class LayerChoice:
+    """Where to edit a model.
+
+    Attributes:
+        layer: for an edit of one layer (ROME): the peak of the averaged effect.
+        memit_layers: for an edit spread over layers: up to five that end with the peak, as MEMIT's
+            do (section 4.1 there).
+        effects: average indirect effect of an MLP window at the last subject token, by layer.
+        half_widths: of 95 % confidence intervals.
+        n_facts: how many facts were averaged.
+        window: how many layers were restored together.
+    """
+
+    layer: int
+    memit_layers: tuple[int, ...]
+    effects: Float[Tensor, " layer"]
+    half_widths: Float[Tensor, " layer"]
+    n_facts: int
+    window: int
+
+
+def recommend_layer(
+    lm: LanguageModel,
+    facts: Sequence[Fact] | None = None,
+    limit: int = 20,
+    progress: ProgressCallback = silent,
+) -> LayerChoice:
+    """Find the layer to edit from causal traces of MLP windows at the last subject token.
+
+    Args:
+        lm: the model.
+        facts: what to trace, such as the facts that are to be edited; by default well-known ones.
+            Facts with a `target_true` that the model does not know are left out.
+        limit: how many of those that it knows.
+        progress: called with facts done and in all.
+
+    Raises:
+        InvalidRequestError: the model knows none of the facts.
+    """
+    # Narrow windows: wide ones are cut off at the first layers, which moves the peak inwards.
+    window = max(1, lm.n_layers // 5)
+    config = TraceConfig(kinds=("mlp",), positions="last_subject", window=window)
+    average = average_trace(
+        lm, WELL_KNOWN if facts is None else facts, config, limit=limit, progress=progress
+    )
+    layer, _ = average.peak("mlp", LAST_SUBJECT)
+    return LayerChoice(
+        layer=layer,
+        memit_layers=tuple(range(max(0, layer - _MEMIT_LAYERS + 1), layer + 1)),
+        effects=average.effects["mlp"][LAST_SUBJECT],
+        half_widths=average.half_widths["mlp"][LAST_SUBJECT],
+        n_facts=average.n_facts,
+        window=window,
+    )

@@ -1,0 +1,212 @@
+"""Averages of traces: groups, intervals, and runs that are killed, resumed and shared out."""
+
+import json
+import math
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import factlab as fl
+from factlab.errors import InvalidRequestError, StorageError
+from factlab.facts import TokenSpan
+from factlab.journal import merge
+from factlab.tracing.average import GROUPS, LAST, LAST_SUBJECT, Estimate, group_positions
+
+FACTS = [
+    fl.Fact("See {} is in", "Space Needle"),
+    fl.Fact("{} is", "Rome"),
+    fl.Fact("In the land of {}", "Paris town"),
+    fl.Fact("{} lies to the east of", "The tall tower"),
+]
+CONFIG = fl.TraceConfig(samples=2, window=2)
+
+
+@pytest.fixture
+def lm(make_model):
+    return make_model("gpt2", seed=1)
+
+
+def test_an_estimate_against_its_formula():
+    values = [0.1, 0.4, 0.25, 0.7]
+    estimate = Estimate.of(values)
+    spread = torch.tensor(values, dtype=torch.float64)
+    assert estimate.mean == pytest.approx(float(spread.mean()))
+    assert estimate.half_width == pytest.approx(1.96 * float(spread.std()) / 2)
+    assert math.isnan(Estimate.of([0.3]).half_width)
+
+
+@pytest.mark.parametrize(
+    ("span", "n_tokens", "groups"),
+    [
+        ((1, 5), 9, [[1], [2, 3], [4], [5], [6, 7], [8]]),
+        ((0, 1), 4, [[0], [], [0], [1], [2], [3]]),
+        ((0, 2), 3, [[0], [], [1], [], [], [2]]),
+        ((2, 4), 4, [[2], [], [3], [], [], [3]]),
+    ],
+)
+def test_groups_of_tokens(span, n_tokens, groups):
+    assert [list(g) for g in group_positions(TokenSpan(*span), n_tokens)] == groups
+
+
+def test_the_average_is_that_of_single_traces(lm):
+    average = fl.average_trace(lm, FACTS, CONFIG)
+    traces = [fl.causal_trace(lm, fact, config=CONFIG, sigma_facts=FACTS) for fact in FACTS]
+    assert average.n_facts == 4
+    assert average.config.corruption.level == pytest.approx(traces[0].noise_level)
+    clean = [t.clean_prob for t in traces]
+    assert average.clean_prob.mean == pytest.approx(sum(clean) / 4, rel=1e-5)
+    effect = Estimate.of([t.total_effect for t in traces])
+    assert average.total_effect.mean == pytest.approx(effect.mean, rel=1e-4)
+    for kind in CONFIG.kinds:
+        rows = torch.stack([t.effects[kind][t.subject_span.last] for t in traces])
+        assert torch.allclose(average.effects[kind][LAST_SUBJECT], rows.mean(0), atol=1e-6)
+        widths = 1.96 * rows.std(0) / 2
+        assert torch.allclose(average.half_widths[kind][LAST_SUBJECT], widths, atol=1e-6)
+        middles = [
+            t.effects[kind][t.subject_span.start + 1 : t.subject_span.last].mean(0)
+            for t in traces
+            if t.subject_span.last > t.subject_span.start + 1
+        ]
+        middle = torch.stack(middles).mean(0)
+        assert torch.allclose(average.effects[kind][1], middle, atol=1e-6)
+    assert average.group_counts[LAST] == 4
+    layer, peak = average.peak("block", LAST)
+    assert peak.mean == float(average.effects["block"][LAST, layer])
+
+
+def test_wrong_answers_are_left_out_and_counted(make_model):
+    lm = make_model("gpt2", seed=2)
+    right = [
+        fl.Fact("{} was", subject, target_true=lm.top_tokens(f"{subject} was", 1)[0][0])
+        for subject in ("Rome", "The Kremlin", "Paris", "A tower")
+    ]
+    wrong = fl.Fact("{} was", "Rome", target_true="Zanzibar")
+    assert fl.knows(lm, [wrong, *right, FACTS[0]]) == [False, True, True, True, True, True]
+    average = fl.average_trace(lm, [wrong, *right], CONFIG, limit=3)
+    assert (average.n_facts, average.n_wrong) == (3, 1)
+    with pytest.raises(InvalidRequestError, match="wrong for all 1 facts"):
+        fl.average_trace(lm, [wrong], CONFIG)
+    with pytest.raises(InvalidRequestError, match="empty"):
+        fl.average_trace(lm, [], CONFIG)
+
+
+def test_a_resumed_run_is_the_whole_run(lm, tmp_path):
+    whole = fl.average_trace(lm, FACTS, CONFIG, tmp_path / "whole")
+    half = tmp_path / "half"
+
+    def stop(label, done, total):
+        if label == "tracing facts" and done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fl.average_trace(lm, FACTS, CONFIG, half, progress=stop)
+    partial = fl.AverageTrace.load(half)
+    assert (partial.n_facts, partial.n_missing) == (2, 2)
+    with pytest.raises(StorageError, match=r"not empty\. Resume it"):
+        fl.average_trace(lm, FACTS, CONFIG, half)
+    smaller = CONFIG.model_copy(update={"max_batch_tokens": 7})  # may be changed on the way
+    resumed = fl.average_trace(lm, FACTS, smaller, half, resume=True)
+    again = fl.average_trace(lm, FACTS, CONFIG, half, resume=True)  # nothing left to do
+    for found in (resumed, again, fl.AverageTrace.load(half)):
+        assert found.n_missing == 0
+        for kind in CONFIG.kinds:
+            assert torch.allclose(
+                found.effects[kind], whole.effects[kind], atol=1e-6, equal_nan=True
+            )
+
+
+def test_shards_are_the_whole_run(lm, tmp_path):
+    whole = fl.average_trace(lm, FACTS, CONFIG).to_json()
+    for k in (2, 1, 3):
+        fl.average_trace(lm, FACTS, CONFIG, tmp_path / "shared", shard=fl.Shard(k, 3))
+        fl.average_trace(lm, FACTS, CONFIG, tmp_path / str(k), shard=fl.Shard(k, 3))
+    assert fl.AverageTrace.load(tmp_path / "shared").to_json() == whole
+    merge([tmp_path / k for k in "321"], tmp_path / "merged")
+    assert fl.AverageTrace.load(tmp_path / "merged").to_json() == whole
+    with pytest.raises(InvalidRequestError, match="out of range"):
+        fl.average_trace(lm, FACTS, CONFIG, tmp_path / "x", shard=fl.Shard(4, 3))
+    with pytest.raises(InvalidRequestError, match="needs a folder"):
+        fl.average_trace(lm, FACTS, CONFIG, shard=fl.Shard(1, 3))
+
+
+def test_another_run_is_refused_and_said_why(lm, make_model, tmp_path):
+    fl.average_trace(lm, FACTS, CONFIG, tmp_path / "run")
+
+    def resume(lm=lm, facts=FACTS, config=CONFIG, limit=None):
+        fl.average_trace(lm, facts, config, tmp_path / "run", limit=limit, resume=True)
+
+    with pytest.raises(StorageError, match=r"its config\.samples is 2, not 3"):
+        resume(config=CONFIG.model_copy(update={"samples": 3}))
+    with pytest.raises(StorageError, match=r"its model\.fingerprint"):
+        resume(make_model("gpt2", seed=2))
+    with pytest.raises(StorageError, match="its facts"):
+        resume(facts=[*FACTS[:3], fl.Fact("{} was", "Rome")])
+    with pytest.raises(StorageError, match="its limit"):
+        resume(limit=2)
+
+
+def test_the_summary_is_strict_json_and_figures_are_drawn(lm, tmp_path):
+    kinds = ("block", "mlp_severed", "attn_severed")
+    severed = CONFIG.model_copy(update={"kinds": kinds, "positions": "last_subject"})
+    for config, figures in ((CONFIG, {"heatmaps", "lines"}), (severed, {"severed"})):
+        folder = tmp_path / config.kinds[1]
+        fl.average_trace(lm, FACTS, config, folder).save(folder)
+        document = json.loads((folder / "summary.json").read_text(), parse_constant=pytest.fail)
+        assert set(document["effects"]) == set(config.kinds)
+        assert list(document["groups"]) == list(GROUPS)
+        assert {path.stem for path in folder.glob("*.png")} == figures
+    assert document["effects"]["block"][LAST] == [None] * 3
+
+
+KILLED = """
+import sys, factlab as fl
+from test_average import CONFIG, FACTS
+facts = [fl.Fact(f.template, f"{f.subject} {n}") for n in range(6) for f in FACTS]
+config = CONFIG.model_copy(update={"samples": 4})
+lm = fl.tiny_model("gpt2", seed=1)
+average = fl.average_trace(lm, facts, config, sys.argv[1], resume=True)
+average.save(sys.argv[1])
+"""
+
+
+def test_a_run_killed_three_times_is_the_whole_run(tmp_path):
+    """Byte for byte, and with nothing done twice."""
+
+    def start(name: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", KILLED, tmp_path / name]
+        return subprocess.Popen(command, cwd=__file__.rsplit("/", 1)[0])
+
+    assert start("whole").wait() == 0
+    moments = random.Random(0)  # noqa: S311 - not a secret
+    records = tmp_path / "killed" / "records-1-of-1.jsonl"
+    for _ in range(3):
+        before = records.stat().st_size if records.exists() else 0
+        process = start("killed")
+        while process.poll() is None and not (records.exists() and records.stat().st_size > before):
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.03))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "killed" / "summary.json").exists(), "killed too late to test"
+    assert start("killed").wait() == 0
+    assert records.read_bytes() == (tmp_path / "whole" / "records-1-of-1.jsonl").read_bytes()
+    summaries = [(tmp_path / name / "summary.json").read_bytes() for name in ("whole", "killed")]
+    assert summaries[0] == summaries[1]
+
+
+def test_the_recommended_layer_is_the_peak_of_mlp_windows(lm):
+    choice = fl.recommend_layer(lm, FACTS)
+    config = fl.TraceConfig(kinds=("mlp",), window=1)
+    average = fl.average_trace(lm, FACTS, config)
+    assert torch.allclose(choice.effects, average.effects["mlp"][LAST_SUBJECT], atol=1e-6)
+    assert choice.layer == int(choice.effects.argmax())
+    assert choice.memit_layers[-1] == choice.layer
+    assert choice.n_facts == 4
+    unknown = fl.Fact("{} is in", "Rome", target_true="Zanzibar")
+    with pytest.raises(InvalidRequestError, match="wrong for all"):
+        fl.recommend_layer(lm, [unknown])

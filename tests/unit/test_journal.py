@@ -1,0 +1,105 @@
+import json
+
+import pytest
+from filelock import FileLock
+
+from factlab.errors import InvalidRequestError, StorageError
+from factlab.journal import Journal, Shard, check_new, merge
+
+REQUEST = {"config": {"samples": 3}, "model": "m"}
+
+
+@pytest.fixture
+def journal(tmp_path):
+    return Journal.create(tmp_path / "run", REQUEST, {"cases": [0, 1, 2, 3]})
+
+
+def test_records_survive(journal):
+    with journal.writing(Shard()) as writer:
+        writer.append(1, {"x": 0.1})
+        writer.append(0, {"x": "é"})
+    again = Journal.load(journal.folder)
+    assert again.records == {0: {"x": "é"}, 1: {"x": 0.1}} == journal.records
+    assert again.request == REQUEST
+
+
+@pytest.mark.parametrize("cut", [1, 5, 9])
+def test_a_line_cut_short_is_dropped_and_done_again(journal, cut):
+    with journal.writing(Shard()) as writer:
+        writer.append(0, {"x": 1})
+        writer.append(1, {"x": 2})
+    path = journal.folder / "records-1-of-1.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    again = Journal.load(journal.folder)
+    assert set(again.records) == {0}
+    with again.writing(Shard()) as writer:
+        writer.append(1, {"x": 2})
+    assert path.read_bytes() == whole
+
+
+def test_a_damaged_line_is_named(journal):
+    path = journal.folder / "records-1-of-1.jsonl"
+    path.write_text('{"case": 0, "x": 1}\n{"case": oops}\n')
+    with pytest.raises(StorageError, match="Line 2 of"):
+        Journal.load(journal.folder)
+
+
+def test_two_writers_of_one_shard_are_refused(journal):
+    lock = FileLock(journal.folder / ".records-1-of-2.lock")
+    with (
+        lock,
+        pytest.raises(StorageError, match="Another process"),
+        journal.writing(Shard(1, 2)),
+    ):
+        pytest.fail("two writers")
+    with journal.writing(Shard(1, 2)), Journal.load(journal.folder).writing(Shard(2, 2)):
+        pass
+
+
+def test_another_run_is_named(journal):
+    journal.check_request(json.loads(json.dumps(REQUEST)))
+    with pytest.raises(StorageError, match=r"its config\.samples is 3, not 4"):
+        journal.check_request({"config": {"samples": 4}, "model": "m"})
+    with pytest.raises(StorageError, match="its limit is null, not 5"):
+        journal.check_request(REQUEST | {"limit": 5})
+
+
+def test_shards_split_and_merge(journal, tmp_path):
+    assert [list(Shard(k, 3).of([4, 5, 6, 7])) for k in (1, 2, 3)] == [[4, 7], [5], [6]]
+    other = Journal.create(tmp_path / "other", REQUEST, {"cases": [0, 1, 2, 3]})
+    for part, where in ((Shard(1, 2), journal), (Shard(2, 2), other)):
+        with where.writing(part) as writer:
+            for case in part.of([0, 1, 2, 3]):
+                writer.append(case, {"x": case})
+    merged = merge([journal.folder, other.folder], tmp_path / "both")
+    assert Journal.load(merged.folder).records == {i: {"x": i} for i in range(4)}
+    with pytest.raises(StorageError, match="not empty"):
+        merge([journal.folder], tmp_path / "both")
+    foreign = Journal.create(tmp_path / "foreign", {"model": "n"}, {})
+    with pytest.raises(StorageError, match="belongs to another run"):
+        merge([journal.folder, foreign.folder], tmp_path / "all")
+    assert not (tmp_path / "all").exists()
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1/0"])
+def test_a_shard_out_of_range(text):
+    with pytest.raises(InvalidRequestError, match="out of range"):
+        Shard.parse(text)
+
+
+@pytest.mark.parametrize("text", ["", "1", "a/b", "-1/2", "1/2/3"])
+def test_a_shard_that_is_none(text):
+    with pytest.raises(InvalidRequestError, match="not understood"):
+        Shard.parse(text)
+
+
+def test_new_folders_are_empty(tmp_path):
+    check_new(tmp_path / "a" / "b")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError, match="is a file"):
+        check_new(tmp_path / "file")
+    with pytest.raises(StorageError, match="Empty it"):
+        check_new(tmp_path)
+    with pytest.raises(StorageError, match=r"no run\.json"):
+        Journal.load(tmp_path)
