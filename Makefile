@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo setup fmt lint type test test-fast docs clean
+.PHONY: demo setup fmt lint type test test-fast bench docs clean
 
 demo: $(READY)
 	$(BIN)/factlab demo
@@ -40,6 +40,9 @@ test: $(READY)
 
 test-fast: $(READY)
 	$(BIN)/pytest -m "not slow"
+
+bench: $(READY)
+	$(BIN)/python benchmarks/trace.py
 
 docs: $(READY)
 	$(BIN)/factlab trace "The Eiffel Tower is located in the city of" \

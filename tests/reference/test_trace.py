@@ -204,7 +204,7 @@ def test_the_gradient_is_the_derivative_of_restoring_a_little(make_model, kind):
     lm = make_model("llama", dtype=torch.float64)
     fact = fl.Fact("See {} is in", "Space Needle")
     config = fl.TraceConfig(
-        samples=3, window=2, kinds=(kind,), corruption=fl.GaussianNoise(level=1e-4)
+        samples=3, window=1, kinds=(kind,), corruption=fl.GaussianNoise(level=1e-4)
     )
     exact = fl.causal_trace(lm, fact, config=config).effects[kind]
     estimate = fl.causal_trace(
@@ -213,6 +213,19 @@ def test_the_gradient_is_the_derivative_of_restoring_a_little(make_model, kind):
     # Answers come as float32 probabilities, so differences of them are good to about 1e-8.
     assert float(exact.abs().max()) > 1e-6
     assert float((exact - estimate).abs().max()) < 0.05 * float(exact.abs().max())
+
+
+def test_the_gradient_of_a_window_is_the_sum_over_its_layers(make_model):
+    lm = make_model("llama", dtype=torch.float64)
+    fact = fl.Fact("See {} is in", "Space Needle")
+
+    def estimate(window: int) -> torch.Tensor:
+        config = fl.TraceConfig(samples=2, kinds=("mlp",), method="gradient", window=window)
+        return fl.causal_trace(lm, fact, config=config).effects["mlp"]
+
+    single, windows = estimate(1), estimate(3)
+    expected = torch.stack([single[:, :2].sum(1), single.sum(1), single[:, 1:].sum(1)], 1)
+    assert torch.allclose(windows, expected, atol=1e-7)
 
 
 @pytest.mark.parametrize("max_batch_tokens", [1, 50, 10_000])

@@ -160,7 +160,7 @@ def test_the_summary_is_strict_json_and_figures_are_drawn(lm, tmp_path):
         assert set(document["effects"]) == set(config.kinds)
         assert list(document["groups"]) == list(GROUPS)
         assert {path.stem for path in folder.glob("*.png")} == figures
-    assert document["effects"]["block"][LAST] == [None] * 3
+    assert document["effects"]["block"][3] == [None] * 3
 
 
 KILLED = """

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from PIL import Image
@@ -58,18 +60,44 @@ def test_the_pictures_format_is_checked(trace, tmp_path):
 def test_configs_refuse_what_they_do_not_know():
     with pytest.raises(ValueError, match="windwo"):
         fl.TraceConfig(windwo=3)
+    with pytest.raises(ValueError, match="must not repeat"):
+        fl.TraceConfig(kinds=("mlp", "mlp"))
+    with pytest.raises(ValueError, match="cannot sever paths"):
+        fl.TraceConfig(kinds=("block", "mlp_severed"), method="gradient")
 
 
-@pytest.mark.parametrize(("text", "expected"), [("3s", (3.0, None)), ("0.35", (3.0, 0.35))])
-def test_noise_is_parsed(text, expected):
-    noise = fl.GaussianNoise.parse(text)
-    assert (noise.sigmas, noise.level) == expected
+def test_the_default_window_fits_the_model():
+    widths = {n: fl.TraceConfig().window_of(n) for n in (1, 3, 12, 28, 48)}
+    assert widths == {1: 1, 3: 1, 12: 6, 28: 10, 48: 10}
 
 
-@pytest.mark.parametrize("text", ["", "s", "loud", "-1", "0s"])
-def test_bad_noise_is_refused(text):
-    with pytest.raises(InvalidRequestError, match="is not understood"):
-        fl.GaussianNoise.parse(text)
+def test_what_was_not_traced_is_null(make_model, tmp_path):
+    lm = make_model("gpt2")
+    config = fl.TraceConfig(samples=1, positions="last_subject", layers=(1,))
+    trace = fl.causal_trace(lm, "See the Space Needle is in", "Space Needle", config=config)
+    rows = trace.to_json()["effects"]["mlp"]
+    found = [
+        (i, j) for i, row in enumerate(rows) for j, value in enumerate(row) if value is not None
+    ]
+    assert found == [(trace.subject_span.last, 1)]
+    assert trace.peak("mlp")[:2] == (trace.subject_span.last, 1)
+    trace.plot(tmp_path / "t.png")
+    trace.save(tmp_path / "t.safetensors")
+    again = fl.CausalTrace.load(tmp_path / "t.safetensors")
+    assert again.to_json() == trace.to_json()
+
+
+def test_the_fraction_of_the_drop_that_comes_back(make_model):
+    lm = make_model("gpt2")
+    config = fl.TraceConfig(samples=2)
+    trace = fl.causal_trace(lm, "See the Space Needle is in", "Space Needle", config=config)
+    flat = dataclasses.replace(trace, corrupted_prob=trace.clean_prob)
+    with pytest.raises(InvalidRequestError, match="no drop to recover"):
+        flat.fraction_recovered("mlp")
+    steep = dataclasses.replace(trace, clean_prob=0.9, corrupted_prob=0.4)
+    fractions = steep.fraction_recovered("mlp")
+    assert float(fractions.min()) >= 0
+    assert torch.allclose(fractions, (trace.effects["mlp"] / 0.5).clamp(min=0))
 
 
 def test_a_prompt_needs_its_subject(make_model):

@@ -4,8 +4,9 @@ To first order, putting a state h back to its clean value changes P(answer) by
 
     (h_clean − h_corrupted) · ∂P/∂h
 
-and putting back a window of outputs by the sum over its layers. One forward and one backward pass
-give this for all tokens and layers. (Nanda 2023 calls it attribution patching.)
+and putting back a window of outputs by the sum over its layers (which counts twice what one layer
+of the window does through a later one). One forward and one backward pass give this for all tokens
+and layers. (Nanda 2023 calls it attribution patching.)
 
 P is far from linear in h, so where the gradient is taken matters. The corrupted run itself is often
 on a plateau where the answer is hopeless; the clean run is on another. Here every noise sample has
