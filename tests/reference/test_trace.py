@@ -150,7 +150,7 @@ def test_a_whole_answer_has_to_be_known(make_model):
         fl.causal_trace(lm, "Rome is in", "Rome", config=fl.TraceConfig(answer="product"))
 
 
-@pytest.mark.parametrize("other", ["Needle", "big old Space Needle tower"])
+@pytest.mark.parametrize("other", ["Needle", "the Space Needle tower"])
 def test_substitution_copies_states_between_sentences(make_model, other):
     lm = make_model("llama", dtype=torch.float64)
     fact = fl.Fact("See {} is in", "Space Needle")
