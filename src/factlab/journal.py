@@ -12,7 +12,7 @@ share a folder, or are merged into one.
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +23,9 @@ from factlab.errors import InvalidRequestError, StorageError
 from factlab.storage import JsonValue, check_writable, read_json, write_json
 
 Record = dict[str, JsonValue]
+
+# A model's name is where it was loaded from. Its fingerprint says whether it is the same.
+_LABELS = {"model.name"}
 
 
 class Shard(NamedTuple):
@@ -100,6 +103,40 @@ class Journal:
         return cls(folder, read_json(folder / "run.json"))
 
     @classmethod
+    def open(
+        cls, folder: Path, request: Record, find: Callable[[], Record], resume: bool
+    ) -> "Journal":
+        """Go on with the run in a folder, or begin one; several processes may do so at once.
+
+        Args:
+            folder: new, empty, or of this run.
+            request: what is asked for.
+            find: works out what is needed before the first case; called for a new run only.
+            resume: whether a run that is there already may be gone on with.
+
+        Raises:
+            StorageError: the folder holds another run or something else, or cannot be written.
+        """
+        header = folder / "run.json"
+        if not (resume and header.exists()):
+            check_new(folder)
+            findings = find()
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with FileLock(folder / ".run.lock"):
+                    if not header.exists():
+                        return cls.create(folder, request, findings)
+            except OSError as error:
+                raise StorageError(
+                    f"Cannot write '{header}': {error.strerror or error}."
+                ) from error
+            if not resume:
+                raise StorageError(f"Another process has begun a run in '{folder}'. Resume it.")
+        journal = cls.load(folder)
+        journal.check_request(request)
+        return journal
+
+    @classmethod
     def create(cls, folder: Path, request: Record, findings: Record) -> "Journal":
         """Begin a run in a new or empty folder."""
         header: Record = {"request": request, "findings": findings}
@@ -135,8 +172,11 @@ class Journal:
             raise StorageError(
                 f"Another process is writing '{path}'. Wait for it, or choose another shard."
             ) from error
+        except OSError as error:
+            raise StorageError(f"Cannot lock '{path}': {error.strerror or error}.") from error
         try:
             _drop_torn_line(path)
+            self.records |= _read_records(path)  # what another process has done since
             yield Writer(self, path)
         finally:
             lock.release()
@@ -202,7 +242,7 @@ def check_new(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise StorageError(f"'{folder}' is a file. Give the name of a folder.")
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
         hint = "Resume it" if (folder / "run.json").exists() else "Empty it"
         raise StorageError(f"'{folder}' is not empty. {hint}, or choose another folder.")
     check_writable(folder, is_folder=True)
@@ -210,7 +250,11 @@ def check_new(folder: Path) -> None:
 
 def _read_records(path: Path) -> dict[int, Record]:
     records: dict[int, Record] = {}
-    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last line break was cut short
+    try:
+        data = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise StorageError(f"Cannot read '{path}': {error.strerror or error}.") from error
+    lines = data.split(b"\n")[:-1]  # what follows the last line break was cut short
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
@@ -231,6 +275,8 @@ def _drop_torn_line(path: Path) -> None:
 
 def _first_difference(old: JsonValue, new: JsonValue, name: str = "") -> str | None:
     """Where two JSON values differ, in words; None where they do not."""
+    if name in _LABELS:
+        return None
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted({*old, *new}):
             inside = f"{name}.{key}" if name else key

@@ -14,7 +14,7 @@ import torch
 import factlab as fl
 from factlab.errors import InvalidRequestError, StorageError
 from factlab.facts import TokenSpan
-from factlab.journal import merge
+from factlab.journal import Shard, merge
 from factlab.tracing.average import GROUPS, LAST, LAST_SUBJECT, Estimate, group_positions
 
 FACTS = [
@@ -148,6 +148,53 @@ def test_another_run_is_refused_and_said_why(lm, make_model, tmp_path):
         resume(facts=[*FACTS[:3], fl.Fact("{} was", "Rome")])
     with pytest.raises(StorageError, match="its limit"):
         resume(limit=2)
+
+
+def test_facts_that_cannot_be_traced_are_named_and_counted(lm):
+    long = fl.Fact("{} is " + "a town " * 200, "Rome")
+    average = fl.average_trace(lm, [FACTS[0], long, *FACTS[1:]], CONFIG)
+    assert average.n_facts == 4
+    assert [*average.unusable] == [1]
+    assert "Shorten it" in average.unusable[1]
+    without = fl.average_trace(lm, FACTS, CONFIG)
+    assert average.clean_prob == without.clean_prob
+    with pytest.raises(InvalidRequestError, match="None of the facts can be traced"):
+        fl.average_trace(lm, [long], CONFIG)
+
+
+def test_a_config_that_does_not_fit_one_fact_leaves_the_others(lm, tmp_path):
+    n_tokens = [len(lm.encode(fact.prompt)) for fact in FACTS[:2]]
+    assert n_tokens[1] < n_tokens[0]
+    config = CONFIG.model_copy(update={"positions": (n_tokens[1],)})
+    average = fl.average_trace(lm, FACTS[:2], config, tmp_path / "run")
+    assert [*average.unusable] == [1]
+    assert "out of range" in average.unusable[1]
+    assert (average.n_facts, average.n_missing) == (1, 0)
+
+
+def test_shards_without_a_case_are_empty_and_not_an_error(lm, tmp_path):
+    average = fl.average_trace(lm, FACTS[:2], CONFIG, tmp_path / "run", shard=Shard(5, 5))
+    assert (average.n_facts, average.n_missing) == (0, 2)
+    average.save(tmp_path / "run")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["clean_prob"] == {"mean": None, "half_width": None}
+
+
+def test_memory_is_no_part_of_what_a_run_is(lm, tmp_path):
+    fl.average_trace(lm, FACTS, CONFIG, tmp_path / "run", shard=Shard(1, 2))
+    smaller = CONFIG.model_copy(update={"max_batch_tokens": 8})
+    fl.average_trace(lm, FACTS, smaller, tmp_path / "run", resume=True)
+    assert "max_batch_tokens" not in json.loads(
+        (tmp_path / "run" / "run.json").read_text()
+    )["findings"]["config"]  # fmt: skip
+
+
+def test_a_trace_of_the_last_subject_token_has_no_lines(lm, tmp_path):
+    config = fl.TraceConfig(samples=2, kinds=("mlp_severed", "block"), positions=(2,))
+    fl.average_trace(lm, FACTS[:2], config).save(tmp_path / "some")
+    only = config.model_copy(update={"kinds": ("mlp_severed",)})
+    fl.average_trace(lm, FACTS[:1], only).save(tmp_path / "severed")
+    assert not (tmp_path / "severed" / "lines.png").exists()
 
 
 def test_the_summary_is_strict_json_and_figures_are_drawn(lm, tmp_path):

@@ -103,3 +103,31 @@ def test_new_folders_are_empty(tmp_path):
         check_new(tmp_path)
     with pytest.raises(StorageError, match=r"no run\.json"):
         Journal.load(tmp_path)
+
+
+def test_of_two_processes_that_begin_one_run_the_first_decides(tmp_path):
+    folder = tmp_path / "run"
+
+    def find_slowly():
+        Journal.open(folder, {"a": 1}, lambda: {"level": 0.5}, resume=True)
+        return {"level": 0.6}
+
+    journal = Journal.open(folder, {"a": 1}, find_slowly, resume=True)
+    assert journal.findings == {"level": 0.5}
+
+
+def test_a_run_is_begun_anew_only_in_a_new_folder(tmp_path):
+    folder = tmp_path / "run"
+    Journal.open(folder, {"a": 1}, dict, resume=False)
+    with pytest.raises(StorageError, match="not empty"):
+        Journal.open(folder, {"a": 1}, dict, resume=False)
+    with pytest.raises(StorageError, match="another run"):
+        Journal.open(folder, {"a": 2}, dict, resume=True)
+
+
+def test_what_a_model_is_called_does_not_matter(tmp_path):
+    request = {"model": {"name": "here", "fingerprint": "f"}}
+    journal = Journal.open(tmp_path / "run", request, dict, resume=False)
+    journal.check_request({"model": {"name": "there", "fingerprint": "f"}})
+    with pytest.raises(StorageError, match="fingerprint"):
+        journal.check_request({"model": {"name": "here", "fingerprint": "g"}})

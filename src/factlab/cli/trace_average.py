@@ -94,15 +94,29 @@ def trace_merge(
     _finish(session, AverageTrace.load(out), out)
 
 
+_REASONS_SHOWN = 5
+
+
 def _finish(session: Session, average: "AverageTrace", out: Path) -> None:
     from factlab.tracing.average import GROUPS, LAST, LAST_SUBJECT
     from factlab.tracing.result import KIND_NAMES
 
     average.save(out)
     effect = average.total_effect
+    counts = [
+        f"{average.n_facts} facts traced",
+        f"{average.n_wrong} left out because the model answers otherwise",
+        *([f"{average.n_missing} still to do"] if average.n_missing else []),
+    ]
+    session.say(", ".join(counts) + ".")
+    for case, reason in [*average.unusable.items()][:_REASONS_SHOWN]:
+        session.say(f"Fact {case + 1} cannot be traced: {reason}")
+    if len(average.unusable) > _REASONS_SHOWN:
+        session.say(f"{len(average.unusable)} facts cannot be traced; summary.json says why.")
+    if not average.n_facts:
+        session.emit(average.to_json())
+        return
     session.say(
-        f"{average.n_facts} facts traced, {average.n_wrong} left out because the model answers "
-        f"otherwise{f', {average.n_missing} still to do' if average.n_missing else ''}.\n"
         f"P(answer) {average.clean_prob.mean:.3f} clean, {average.corrupted_prob.mean:.3f} "
         f"corrupted; total effect {effect.mean:.3f} ± {effect.half_width:.3f}."
     )

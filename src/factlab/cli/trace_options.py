@@ -1,5 +1,6 @@
 """Options that `factlab trace` and `factlab trace-average` share."""
 
+import re
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -146,7 +147,7 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
     numbers: list[int] = []
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
-        if not (first.isascii() and first.isdigit()) or not (last or first).isdigit():
+        if not re.fullmatch(r"[0-9]{1,4}(-[0-9]{1,4})?", part.strip()):
             raise InvalidRequestError(
                 f"{option} '{text}' is not understood. Write numbers such as 0-9,12."
             )

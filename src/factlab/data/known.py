@@ -99,6 +99,9 @@ def _objects(text: str, path: Path) -> Iterator[tuple[int, object]]:
             raise StorageError(
                 f"Line {line} of '{path}': the array is not closed or lacks a comma."
             )
+    if is_array and text[at:].strip() != "]":
+        line = text.count("\n", 0, at) + 1
+        raise StorageError(f"Line {line} of '{path}': a JSON array ends with ']' and nothing else.")
 
 
 def _skip(text: str, at: int) -> int:

@@ -75,7 +75,7 @@ def load_templates(path: str | Path) -> dict[str, list[str]]:
 
 
 def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, str]]:
-    lines = read_text(path).splitlines()
+    lines = read_text(path).replace("\r\n", "\n").split("\n")
     reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     missing = [name for name in columns if name not in (reader.fieldnames or ())]
     if missing:
@@ -83,8 +83,8 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, str]]:
             f"'{path}' has no column '{missing[0]}'. Its first line must name the columns "
             f"{', '.join(columns)}, with tabs between them."
         )
-    for number, row in enumerate(reader, start=2):
+    for row in reader:
         for name in columns:
             if not (row[name] or "").strip():
-                raise StorageError(f"Line {number} of '{path}': {name} is empty.")
+                raise StorageError(f"Line {reader.line_num} of '{path}': {name} is empty.")
         yield row

@@ -80,10 +80,10 @@ def recommended_layer(lm: LanguageModel, fact: Fact, progress: ProgressCallback)
     """
     reason = "causal traces of well-known facts"
     fingerprint, layer = _made.get(lm, ("", 0))
-    if fingerprint != lm.fingerprint:
+    if fingerprint != lm.live_fingerprint:
         if any(knows(lm, WELL_KNOWN)):
             layer = recommend_layer(lm, limit=_FACTS_TRACED, progress=progress).layer
-            _made[lm] = lm.fingerprint, layer
+            _made[lm] = lm.live_fingerprint, layer
         else:
             asked = Fact(fact.template, fact.subject)
             layer = recommend_layer(lm, [asked], progress=progress).layer

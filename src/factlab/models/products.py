@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 def fast_products(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Let the linear layers among some modules multiply through oneDNN inside the block.
 
-    Nothing happens where that would not be faster: on other processors, on a GPU, in other dtypes.
+    Nothing happens on processors without AVX-512, on a GPU, or in other dtypes.
     A layer whose `forward` someone else has replaced is left alone.
     """
     chosen: list[nn.Module] = []
@@ -59,7 +59,7 @@ def _is_worthwhile() -> bool:
 def _is_plain(module: nn.Module) -> bool:
     weight = module.weight
     return (
-        isinstance(weight, Tensor)
+        type(weight) in (Tensor, nn.Parameter)
         and weight.dtype is torch.float32
         and weight.device.type == "cpu"
         and weight.layout is torch.strided

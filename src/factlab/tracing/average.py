@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from factlab.errors import InvalidRequestError, StorageError
+from factlab.errors import StorageError
 from factlab.facts import TokenSpan
 from factlab.journal import Journal
 from factlab.storage import write_json
@@ -44,7 +44,9 @@ class Estimate(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Estimate":
-        """From one value per fact; the half-width of a single value is NaN."""
+        """From one value per fact; NaN where there are too few."""
+        if not values:
+            return cls(math.nan, math.nan)
         mean = math.fsum(values) / len(values)
         if len(values) < 2:
             return cls(mean, math.nan)
@@ -59,6 +61,7 @@ class AverageTrace:
     Attributes:
         n_facts: how many facts were averaged.
         n_wrong: how many were left out because the model's answer is not theirs.
+        unusable: why others could not be traced, by their number in the list of facts.
         n_missing: how many of those that were selected have not been traced yet.
         clean_prob: of the answer.
         corrupted_prob: of the answer.
@@ -73,6 +76,7 @@ class AverageTrace:
 
     n_facts: int
     n_wrong: int
+    unusable: dict[int, str]
     n_missing: int
     clean_prob: Estimate
     corrupted_prob: Estimate
@@ -97,6 +101,7 @@ class AverageTrace:
             "format": FORMAT,
             "n_facts": self.n_facts,
             "n_wrong": self.n_wrong,
+            "unusable": {str(case): reason for case, reason in self.unusable.items()},
             "n_missing": self.n_missing,
             "clean_prob": _estimate(self.clean_prob),
             "corrupted_prob": _estimate(self.corrupted_prob),
@@ -114,7 +119,8 @@ class AverageTrace:
         from factlab.tracing.plot_average import plot_average  # noqa: PLC0415 - when drawing only
 
         write_json(Path(folder) / "summary.json", self.to_json())
-        plot_average(self, Path(folder))
+        if self.n_facts:
+            plot_average(self, Path(folder))
 
     @classmethod
     def load(cls, folder: str | Path) -> "AverageTrace":
@@ -122,7 +128,6 @@ class AverageTrace:
 
         Raises:
             StorageError: the folder holds no such run, or is damaged.
-            InvalidRequestError: no fact has been traced yet.
         """
         journal = Journal.load(Path(folder))
         if journal.request.get("format") != FORMAT:
@@ -152,10 +157,12 @@ def average_records(
     records: Mapping[int, Mapping[str, Any]],
 ) -> AverageTrace:
     """Average records in the order of their facts, so that their order on disk does not matter."""
-    if not records:
-        raise InvalidRequestError("No fact has been traced yet, so there is nothing to average.")
     try:
-        ordered = [records[case] for case in sorted(records)]
+        unusable = {int(case): str(reason) for case, reason in findings["unusable"].items()}
+        for case in sorted(records):
+            if "unusable" in records[case]:
+                unusable[case] = str(records[case]["unusable"])
+        ordered = [records[case] for case in sorted(records) if case not in unusable]
         config = TraceConfig.model_validate(findings["config"])
         groups = [
             group_positions(TokenSpan(*record["subject_span"]), record["n_tokens"])
@@ -163,7 +170,7 @@ def average_records(
         ]
         effects: dict[str, Tensor] = {}
         half_widths: dict[str, Tensor] = {}
-        for kind in config.kinds:
+        for kind in config.kinds if ordered else ():
             maps = [torch.tensor(_with_nan(record["effects"][kind])) for record in ordered]
             effects[kind], half_widths[kind] = _by_group(maps, groups)
         clean = [float(record["clean_prob"]) for record in ordered]
@@ -172,7 +179,8 @@ def average_records(
         return AverageTrace(
             n_facts=len(ordered),
             n_wrong=int(findings["n_wrong"]),
-            n_missing=len(findings["cases"]) - len(ordered),
+            unusable=unusable,
+            n_missing=len(findings["cases"]) - len(records),
             clean_prob=Estimate.of(clean),
             corrupted_prob=Estimate.of(corrupted),
             total_effect=Estimate.of([c - n for c, n in zip(clean, corrupted, strict=True)]),
@@ -183,7 +191,7 @@ def average_records(
             model_name=str(model["name"]),
             fingerprint=str(model["fingerprint"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise StorageError(f"A record of the run is damaged: {error!r}.") from error
 
 
@@ -199,7 +207,7 @@ def _by_group(
     means = torch.full((len(GROUPS), n_layers), torch.nan)
     widths = torch.full((len(GROUPS), n_layers), torch.nan)
     for i in range(len(GROUPS)):
-        rows = [m[g[i]].mean(0) for m, g in zip(maps, groups, strict=True) if len(g[i])]
+        rows = [m[g[i]].nanmean(0) for m, g in zip(maps, groups, strict=True) if len(g[i])]
         for layer in range(n_layers):
             values = [float(row[layer]) for row in rows if not row[layer].isnan()]
             if values:

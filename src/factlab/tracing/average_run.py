@@ -6,11 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from factlab.errors import InvalidRequestError, StorageError
+from pydantic import ValidationError
+
+from factlab.errors import InvalidRequestError, StorageError, TokenizationError
 from factlab.facts import Fact
-from factlab.journal import Journal, Record, Shard, check_new
+from factlab.journal import Journal, Record, Shard
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
+from factlab.tokens import encode_continuation
 from factlab.tracing.average import FORMAT, AverageTrace, average_records, rounded, rounded_rows
 from factlab.tracing.corruption import with_level
 from factlab.tracing.knowns import knows
@@ -31,7 +34,7 @@ def average_trace(
     """Trace many facts and average.
 
     Facts that have a `target_true` whose first token is not the model's most probable one are left
-    out and counted.
+    out and counted; so are facts that cannot be traced, such as one too long for the model.
 
     Args:
         lm: the model, left as it is.
@@ -56,30 +59,23 @@ def average_trace(
     if not facts:
         raise InvalidRequestError("The list of facts is empty. Give at least one.")
     request = _request(lm, facts, config, limit)
-    journal = None
-    if folder is not None:
-        folder = Path(folder)
-        if (folder / "run.json").exists() and (resume or shard.total > 1):
-            journal = Journal.load(folder)
-            journal.check_request(request)
-        elif resume and folder.is_dir() and any(folder.iterdir()):
-            raise StorageError(f"'{folder}' holds no run to resume. Choose another folder.")
-        else:
-            check_new(folder)
-    elif shard.total > 1:
-        raise InvalidRequestError("A shard needs a folder in which to leave its records.")
-    findings = journal.findings if journal else _select(lm, facts, config, limit, progress)
-    settled = TraceConfig.model_validate(findings["config"])
-    cases = shard.of(_cases(findings))
+
+    def select() -> Record:
+        return _select(lm, facts, config, limit, progress)
+
     if folder is None:
-        records = dict(_trace_each(lm, facts, settled, cases, progress))
-        return average_records(request, findings, records)
-    journal = journal or Journal.create(folder, request, findings)
+        if shard.total > 1:
+            raise InvalidRequestError("A shard needs a folder in which to leave its records.")
+        findings = select()
+        traced = _trace_each(lm, facts, _settled(findings, config), _cases(findings), progress)
+        return average_records(request, findings, dict(traced))
+    journal = Journal.open(Path(folder), request, select, resume=resume or shard.total > 1)
+    settled = _settled(journal.findings, config)
     with journal.writing(shard) as writer:
-        waiting = [case for case in cases if case not in journal.records]
-        for case, record in _trace_each(lm, facts, settled, waiting, progress):
+        cases = [i for i in shard.of(_cases(journal.findings)) if i not in journal.records]
+        for case, record in _trace_each(lm, facts, settled, cases, progress):
             writer.append(case, record)
-    return average_records(request, findings, journal.records)
+    return AverageTrace.load(folder)
 
 
 # -- one fact ---------------------------------------------------------------------------------
@@ -108,32 +104,61 @@ def _select(
     progress: ProgressCallback,
 ) -> Record:
     """Which facts to trace, and at which level of noise."""
+    unusable = _unusable(lm, facts)
+    usable = [i for i in range(len(facts)) if str(i) not in unusable]
+    if not usable:
+        raise InvalidRequestError(f"None of the facts can be traced. The first: {unusable['0']}")
     known: list[bool] = []
-    for i in range(0, len(facts), 64):
-        progress("asking the model", i, len(facts))
-        known += knows(lm, facts[i : i + 64])
-    progress("asking the model", len(facts), len(facts))
-    selected = [i for i, is_known in enumerate(known) if is_known]
+    for done in range(0, len(usable), 64):
+        progress("asking the model", done, len(usable))
+        known += knows(lm, [facts[i] for i in usable[done : done + 64]])
+    progress("asking the model", len(usable), len(usable))
+    selected = [i for i, is_known in zip(usable, known, strict=True) if is_known]
     if not selected:
         raise InvalidRequestError(
-            f"The model's answer is wrong for all {len(facts)} facts, so there is nothing to "
+            f"The model's answer is wrong for all {len(usable)} facts, so there is nothing to "
             "average. Make a file of facts that it knows with `factlab knowns build`."
         )
     settled = config.model_copy(
         update={
             "window": config.window_of(lm.n_layers),
-            "corruption": with_level(config.corruption, lm, None, facts),
+            "corruption": with_level(config.corruption, lm, None, [facts[i] for i in usable]),
         }
     )
     return {
-        "n_wrong": len(facts) - len(selected),
+        "n_wrong": len(usable) - len(selected),
+        "unusable": unusable,
         "cases": [*selected[:limit]],
-        "config": settled.model_dump(mode="json"),
+        "config": settled.model_dump(mode="json", exclude={"max_batch_tokens"}),
     }
 
 
+def _unusable(lm: LanguageModel, facts: Sequence[Fact]) -> Record:
+    """Why some facts cannot be traced, by their number."""
+    reasons: Record = {}
+    for i, fact in enumerate(facts):
+        try:
+            lm.encode_fact(fact)
+            if fact.target_true is not None:
+                encode_continuation(lm.tokenizer, fact.prompt, fact.target_true)
+        except (InvalidRequestError, TokenizationError) as error:
+            reasons[str(i)] = str(error)
+    return reasons
+
+
+def _settled(findings: Record, config: TraceConfig) -> TraceConfig:
+    """The config with all that was worked out; memory is this process's own matter."""
+    try:
+        settled = TraceConfig.model_validate(findings["config"])
+    except (KeyError, ValidationError) as error:
+        raise StorageError(
+            "The run.json of the run is damaged. Begin again in a new folder."
+        ) from error
+    return settled.model_copy(update={"max_batch_tokens": config.max_batch_tokens})
+
+
 def _cases(findings: Record) -> list[int]:
-    cases = findings["cases"]
+    cases = findings.get("cases")
     return [int(str(case)) for case in cases] if isinstance(cases, list) else []
 
 
@@ -148,7 +173,11 @@ def _trace_each(
         progress("tracing facts", done, len(cases))
         fact = facts[case]
         answer = fact.target_true if config.answer != "first_token" else None
-        yield case, _record(causal_trace(lm, fact, answer=answer, config=config))
+        try:
+            record = _record(causal_trace(lm, fact, answer=answer, config=config))
+        except (InvalidRequestError, TokenizationError) as error:
+            record: Record = {"unusable": str(error)}
+        yield case, record
     progress("tracing facts", len(cases), len(cases))
 
 

@@ -15,6 +15,7 @@ same seed gives the same noise on every device and in every dtype.
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -28,7 +29,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from factlab.errors import InvalidRequestError
 from factlab.facts import Fact, TokenSpan
@@ -172,9 +173,8 @@ def parse_corruption(text: str) -> AnyNoise | Substitution:
         values[name] = amount
     for option in options:
         name, _, value = option.partition("=")
-        values |= {"extra": {"extra_tokens": value}, "replace": {"replace": True}}.get(
-            name, {name: value}
-        )
+        name = {"extra": "extra_tokens"}.get(name, name)
+        values[name] = True if option == "replace" else value
     return _validated(kind, values, text)
 
 
@@ -216,7 +216,8 @@ def with_level(
         sigma = embedding_sigma(lm, [fact])
     else:
         return corruption
-    return corruption.model_copy(update={"level": corruption.sigmas * sigma})
+    # Six digits, so that machines whose last bits differ agree on it.
+    return corruption.model_copy(update={"level": float(f"{corruption.sigmas * sigma:.6g}")})
 
 
 @torch.no_grad()
@@ -276,9 +277,23 @@ def _vocabulary(lm: Decoder) -> Float[Tensor, "vocab width"]:
     return lm.embedding(torch.arange(n_tokens, device=lm.device)).cpu().float()
 
 
+# By embedding: where its weights were, how often they had changed, and what was fitted.
+_fitted: WeakKeyDictionary[nn.Module, tuple[tuple[int, int], tuple[Tensor, Tensor]]] = (
+    WeakKeyDictionary()
+)
+
+
 def _fit_embeddings(lm: Decoder) -> tuple[Tensor, Tensor]:
     """Mean of the token embeddings and the symmetric root of their covariance."""
-    rows = _vocabulary(lm)
+    weight = lm.embedding.weight
+    version, fit = _fitted.get(lm.embedding, (None, None))
+    if fit is None or version != (weight.data_ptr(), weight._version):
+        fit = _fit(_vocabulary(lm))
+        _fitted[lm.embedding] = (weight.data_ptr(), weight._version), fit
+    return fit
+
+
+def _fit(rows: Float[Tensor, "vocab width"]) -> tuple[Tensor, Tensor]:
     values, vectors = torch.linalg.eigh(rows.T.cov().double())
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     return rows.mean(0), root.float()

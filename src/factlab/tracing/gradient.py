@@ -12,6 +12,7 @@ P is far from linear in h, so where the gradient is taken matters. The corrupted
 on a plateau where the answer is hopeless; the clean run is on another. Here every noise sample has
 its own place on the way between them, from half to wholly corrupted, spread evenly over the
 samples. How well this ranks cells is in `docs/tracing.md`; sizes are rougher than ranks.
+All samples go through the model at once, so `max_batch_tokens` plays no part.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ from factlab.progress import ProgressCallback
 from factlab.tracing.corruption import Substitution
 from factlab.tracing.restoration import cells_of
 from factlab.tracing.result import Kind, TraceConfig
-from factlab.tracing.runs import CleanRun, CorruptedRun
+from factlab.tracing.runs import CleanRun, CorruptedRun, no_effects
 
 _STREAMS: dict[Kind, Stream] = {"block": Stream.BLOCK, "mlp": Stream.MLP, "attn": Stream.ATTN}
 
@@ -40,11 +41,7 @@ def gradient_effects(
     progress: ProgressCallback,
 ) -> dict[str, Tensor]:
     """First-order indirect effects, as `causal_trace` returns them."""
-    n_samples = sum(run.batch.n_rows for run in runs)
-    effects = {k: torch.full((len(clean.tokens), lm.n_layers), torch.nan) for k in config.kinds}
-    for kind in config.kinds:
-        for position in positions:
-            effects[kind][position, list(config.layers_of(lm.n_layers))] = 0.0
+    effects, n_samples = no_effects(lm, clean, runs, positions, config)
     for done, run in enumerate(runs):
         progress("estimating", done, len(runs))
         shares = _shares(lm, clean, run, config)
@@ -53,7 +50,7 @@ def gradient_effects(
             of_window = [shares[Site(i, _STREAMS[cell.kind])] for i in range(cell.first, cell.stop)]
             total = torch.stack(of_window).sum(0)
             for i in here:
-                effects[cell.kind][i, cell.layer] += float(total[run.partner[i]]) / n_samples
+                effects[cell.kind][i, cell.layer] += float(total[run.partner[i]]) / n_samples[i]
     progress("estimating", len(runs), len(runs))
     return effects
 
@@ -64,18 +61,23 @@ def _shares(
     """Of every single state, summed over samples: difference times gradient, by position."""
     there, here = list(run.partner), list(run.partner.values())
     shares: dict[Site, Tensor] = {}
-    for site, gradient in _gradients(lm, clean, run, config).items():
+    probs, gradients = _gradients(lm, clean, run, config)
+    for site, gradient in gradients.items():
         corrupted = run.inputs[site.layer + 1] if site.stream is Stream.BLOCK else run.states[site]
         difference = clean.states[site][there] - corrupted[:, here]
         shares[site] = torch.zeros(run.batch.width)
-        shares[site][here] = (difference * gradient[:, here]).sum((0, 2)).float().cpu()
+        by_sample = (difference.float() * gradient[:, here].float()).sum(2).cpu()
+        shares[site][here] = probs @ by_sample
     return shares
 
 
 def _gradients(
     lm: Decoder, clean: CleanRun, run: CorruptedRun, config: TraceConfig
-) -> dict[Site, Float[Tensor, "sample pos d_model"]]:
-    """∂P/∂h of every state, each sample at its own place between clean and corrupted."""
+) -> tuple[Float[Tensor, " sample"], dict[Site, Float[Tensor, "sample pos d_model"]]]:
+    """P and ∂ log P/∂h of every state, each sample at its own place from clean to corrupted.
+
+    ∂P/∂h is their product; log P keeps its gradient where P is too small for the model's dtype.
+    """
     embedded = run.embedded
     if not isinstance(config.corruption, Substitution):
         start = clean.states[Site(0, Stream.EMBED)]
@@ -98,6 +100,6 @@ def _gradients(
     interventions[Site(0, Stream.EMBED)] = lambda _: embedded
     with torch.enable_grad(), intervene(lm, interventions):
         last = lm.run(lm.frame(run.batch))[:, -len(clean.answer.ids) :]
-        total = clean.answer.probs(lm, last).sum()
-        gradients = torch.autograd.grad(total, [offsets[site] for site in sites])
-    return dict(zip(sites, gradients, strict=True))
+        logprobs = clean.answer.logprobs(lm, last)
+        gradients = torch.autograd.grad(logprobs.sum(), [offsets[site] for site in sites])
+    return logprobs.detach().exp(), dict(zip(sites, gradients, strict=True))

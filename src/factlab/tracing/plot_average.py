@@ -32,7 +32,7 @@ def plot_average(average: AverageTrace, folder: Path) -> list[Path]:
     has_last = average.config.positions != "last_subject"
     figures = {
         "heatmaps.png": _heatmaps(average) if has_last else None,
-        "lines.png": _lines(average) if has_last else None,
+        "lines.png": _lines(average) if has_last and {*_LINES} & {*average.effects} else None,
         "severed.png": _severed_bars(average) if _is_severed(average) else None,
     }
     for name, figure in figures.items():
@@ -54,6 +54,8 @@ def _heatmaps(average: AverageTrace) -> Figure:
     for panel, kind in zip(panels, kinds, strict=True):
         panel_title(panel, kind, average.config)
         heat(figure, panel, average.effects[kind], kind)
+        if average.effects[kind][LAST_SUBJECT].isnan().all():
+            continue
         layer, peak = average.peak(kind, LAST_SUBJECT)
         panel.plot(layer, LAST_SUBJECT, marker="o", markersize=4, mfc="none", mec="0.2")
         panel.set_title(

@@ -28,7 +28,6 @@ from factlab.tracing.corruption import Corruption, GaussianNoise
 Kind = Literal["block", "mlp", "attn", "mlp_severed", "attn_severed"]
 KINDS: tuple[Kind, ...] = ("block", "mlp", "attn", "mlp_severed", "attn_severed")
 ORDINARY_KINDS: tuple[Kind, ...] = ("block", "mlp", "attn")
-SEVERED_KINDS: tuple[Kind, ...] = ("block", "mlp_severed", "attn_severed")
 KIND_NAMES: dict[str, str] = {
     "block": "hidden state",
     "mlp": "MLP",

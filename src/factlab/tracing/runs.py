@@ -37,15 +37,21 @@ class Answer:
         self, lm: Decoder, states: Float[Tensor, "row read d_model"]
     ) -> Float[Tensor, " row"]:
         """P(answer) of each row, given what leaves the last layer where answer tokens are read."""
-        per_chunk = max(1, _READOUT_ROWS // len(self.ids))
-        return torch.cat([self._probs(lm, chunk) for chunk in states.split(per_chunk)])
+        return self.logprobs(lm, states).exp()
 
-    def _probs(self, lm: Decoder, states: Tensor) -> Tensor:
+    def logprobs(
+        self, lm: Decoder, states: Float[Tensor, "row read d_model"]
+    ) -> Float[Tensor, " row"]:
+        """Log P(answer) of each row, on the CPU."""
+        per_chunk = max(1, _READOUT_ROWS // len(self.ids))
+        return torch.cat([self._logprobs(lm, chunk) for chunk in states.split(per_chunk)])
+
+    def _logprobs(self, lm: Decoder, states: Tensor) -> Tensor:
         logits = lm.readout(states.flatten(0, 1)).float().unflatten(0, states.shape[:2])
         ids = torch.tensor(self.ids, device=logits.device).expand(len(states), -1)
         logprobs = logits.gather(2, ids[..., None])[..., 0] - logits.logsumexp(-1)
         total = logprobs.mean(1) if self.rule == "per_token" else logprobs.sum(1)
-        return total.exp().cpu()
+        return total.cpu()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,27 @@ class CorruptedRun:
     noise_level: float | None
 
 
+def no_effects(
+    lm: Decoder,
+    clean: CleanRun,
+    runs: Sequence[CorruptedRun],
+    positions: Sequence[int],
+    config: TraceConfig,
+) -> tuple[dict[str, Float[Tensor, "pos layer"]], dict[int, int]]:
+    """Effects of zero for a method to add to, and over how many samples each position averages.
+
+    Positions without a partner in any corrupted run stay NaN, like those not asked for.
+    """
+    layers = list(config.layers_of(lm.n_layers))
+    n_samples = {i: sum(run.batch.n_rows for run in runs if i in run.partner) for i in positions}
+    effects = {k: torch.full((len(clean.tokens), lm.n_layers), torch.nan) for k in config.kinds}
+    for kind in config.kinds:
+        for position in positions:
+            if n_samples[position]:
+                effects[kind][position, layers] = 0.0
+    return effects, n_samples
+
+
 def run_clean(lm: Decoder, fact: Fact, answer: str | None, config: TraceConfig) -> CleanRun:
     """Run the prompt, choose the answer that is followed, and keep every state.
 
@@ -110,6 +137,10 @@ def run_clean(lm: Decoder, fact: Fact, answer: str | None, config: TraceConfig) 
     answer_ids: tuple[int, ...] = ()
     if answer is not None:
         whole, n_prompt = encode_continuation(lm.tokenizer, fact.prompt, answer)
+        if whole.ids[:n_prompt] != tokens.ids:
+            raise TokenizationError(
+                f"The tokens of the prompt change when '{answer}' follows it. Trace another answer."
+            )
         answer_ids = whole.ids[n_prompt:]
         if config.answer == "first_token":
             answer_ids = answer_ids[:1]

@@ -13,6 +13,7 @@ after it runs freely. How much of P(answer) comes back is the indirect effect of
 How each run is made is told in `factlab.tracing.runs` and `factlab.tracing.restoration`.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -27,7 +28,7 @@ from factlab.tokens import shown
 from factlab.tracing.gradient import gradient_effects
 from factlab.tracing.restoration import Restorer
 from factlab.tracing.result import CausalTrace, TraceConfig
-from factlab.tracing.runs import CleanRun, CorruptedRun, run_clean, run_corrupted
+from factlab.tracing.runs import CleanRun, CorruptedRun, no_effects, run_clean, run_corrupted
 
 
 @torch.no_grad()
@@ -63,6 +64,10 @@ def causal_trace(
     fact = _as_fact(fact_or_prompt, subject)
     with lm.frozen():
         clean = run_clean(lm, fact, answer, config)
+        if math.isnan(clean.prob):
+            raise InvalidRequestError(
+                f"The model's probabilities are not numbers in {lm.dtype}. Load it in float32."
+            )
         positions = config.positions_of(clean.span, len(clean.tokens))
         runs = run_corrupted(lm, fact, clean, config, sigma_facts or [])
         measure = _exact_effects if config.method == "exact" else gradient_effects
@@ -91,20 +96,17 @@ def _exact_effects(
     progress: ProgressCallback,
 ) -> dict[str, Tensor]:
     """Run every restoration, and average over all samples of all corrupted runs."""
-    n_tokens, n_samples = len(clean.tokens), sum(run.batch.n_rows for run in runs)
-    effects = {k: torch.full((n_tokens, lm.n_layers), torch.nan) for k in config.kinds}
-    for kind in config.kinds:
-        for position in positions:
-            effects[kind][position, list(config.layers_of(lm.n_layers))] = 0.0
-    steps = [(run, i) for run in runs for i in positions if i >= clean.span.start]
-    restorers = {id(run): Restorer(lm, clean, run, config) for run in runs}
-    for done, (run, position) in enumerate(steps):
-        progress("tracing", done, len(steps))
-        if position not in run.partner:
-            continue
-        for cell, effect in restorers[id(run)].effects(position):
-            effects[cell.kind][position, cell.layer] += float(effect.sum()) / n_samples
-    progress("tracing", len(steps), len(steps))
+    effects, n_samples = no_effects(lm, clean, runs, positions, config)
+    changing = [i for i in positions if i >= clean.span.start]
+    for done, run in enumerate(runs):
+        restorer = Restorer(lm, clean, run, config)
+        for i, position in enumerate(changing):
+            progress("tracing", done * len(changing) + i, len(runs) * len(changing))
+            if position in run.partner:
+                for cell, effect in restorer.effects(position):
+                    share = float(effect.sum()) / n_samples[position]
+                    effects[cell.kind][position, cell.layer] += share
+    progress("tracing", len(runs) * len(changing), len(runs) * len(changing))
     return effects
 
 
