@@ -17,12 +17,36 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from factlab.data.fact_files import load_facts as load_facts
+    from factlab.data.fact_files import save_facts as save_facts
     from factlab.data.known import KnownFact as KnownFact
     from factlab.data.known import load_known as load_known
     from factlab.data.known import save_known as save_known
+    from factlab.editing.alphaedit import AlphaEditConfig as AlphaEditConfig
+    from factlab.editing.alphaedit import alphaedit as alphaedit
+    from factlab.editing.background import Background as Background
+    from factlab.editing.compare import ModelDiff as ModelDiff
+    from factlab.editing.compare import compare as compare
+    from factlab.editing.contexts import ContextConfig as ContextConfig
     from factlab.editing.edit import Edit as Edit
+    from factlab.editing.emmet import EmmetConfig as EmmetConfig
+    from factlab.editing.emmet import emmet as emmet
+    from factlab.editing.fine_tune import FineTuneConfig as FineTuneConfig
+    from factlab.editing.fine_tune import fine_tune as fine_tune
+    from factlab.editing.fine_tune import fine_tune_each as fine_tune_each
+    from factlab.editing.many import EditRun as EditRun
+    from factlab.editing.many import edit_each as edit_each
+    from factlab.editing.many import edit_sequence as edit_sequence
+    from factlab.editing.many import edit_together as edit_together
+    from factlab.editing.memit import MemitConfig as MemitConfig
+    from factlab.editing.memit import memit as memit
+    from factlab.editing.memit import memit_each as memit_each
     from factlab.editing.rome import RomeConfig as RomeConfig
     from factlab.editing.rome import rome as rome
+    from factlab.editing.rome import rome_each as rome_each
+    from factlab.editing.stack import combine as combine
+    from factlab.editing.targets import said_before as said_before
+    from factlab.editing.value import ValueConfig as ValueConfig
     from factlab.errors import FactlabError as FactlabError
     from factlab.facts import Fact as Fact
     from factlab.hooks import Site as Site
@@ -53,15 +77,23 @@ if TYPE_CHECKING:
     from factlab.tracing.trace import causal_trace as causal_trace
 
 _HOMES = {
+    "AlphaEditConfig": "editing.alphaedit",
     "AverageTrace": "tracing.average",
+    "Background": "editing.background",
     "CausalTrace": "tracing.result",
+    "ContextConfig": "editing.contexts",
     "Edit": "editing.edit",
+    "EditRun": "editing.many",
+    "EmmetConfig": "editing.emmet",
     "Fact": "facts",
     "FactlabError": "errors",
+    "FineTuneConfig": "editing.fine_tune",
     "GaussianNoise": "tracing.corruption",
     "KnownFact": "data.known",
     "LanguageModel": "models.language_model",
     "LayerChoice": "tracing.layers",
+    "MemitConfig": "editing.memit",
+    "ModelDiff": "editing.compare",
     "MultivariateNoise": "tracing.corruption",
     "RomeConfig": "editing.rome",
     "SecondMoment": "stats.moments",
@@ -73,17 +105,33 @@ _HOMES = {
     "Substitution": "tracing.corruption",
     "TraceConfig": "tracing.result",
     "UniformNoise": "tracing.corruption",
+    "ValueConfig": "editing.value",
+    "alphaedit": "editing.alphaedit",
     "average_trace": "tracing.average_run",
     "build_known": "tracing.knowns",
     "causal_trace": "tracing.trace",
+    "combine": "editing.stack",
+    "compare": "editing.compare",
+    "edit_each": "editing.many",
+    "edit_sequence": "editing.many",
+    "edit_together": "editing.many",
+    "emmet": "editing.emmet",
+    "fine_tune": "editing.fine_tune",
+    "fine_tune_each": "editing.fine_tune",
     "intervene": "hooks",
     "keep_freed_memory": "models.allocator",
     "knows": "tracing.knowns",
     "load": "models.load",
+    "load_facts": "data.fact_files",
     "load_known": "data.known",
+    "memit": "editing.memit",
+    "memit_each": "editing.memit",
     "recommend_layer": "tracing.layers",
     "record": "hooks",
     "rome": "editing.rome",
+    "rome_each": "editing.rome",
+    "said_before": "editing.targets",
+    "save_facts": "data.fact_files",
     "save_known": "data.known",
     "second_moments": "stats.store",
     "tiny_model": "models.tiny",
@@ -92,15 +140,23 @@ _HOMES = {
 __version__ = "0.1.0"
 
 __all__ = [
+    "AlphaEditConfig",
     "AverageTrace",
+    "Background",
     "CausalTrace",
+    "ContextConfig",
     "Edit",
+    "EditRun",
+    "EmmetConfig",
     "Fact",
     "FactlabError",
+    "FineTuneConfig",
     "GaussianNoise",
     "KnownFact",
     "LanguageModel",
     "LayerChoice",
+    "MemitConfig",
+    "ModelDiff",
     "MultivariateNoise",
     "RomeConfig",
     "SecondMoment",
@@ -112,17 +168,33 @@ __all__ = [
     "Substitution",
     "TraceConfig",
     "UniformNoise",
+    "ValueConfig",
+    "alphaedit",
     "average_trace",
     "build_known",
     "causal_trace",
+    "combine",
+    "compare",
+    "edit_each",
+    "edit_sequence",
+    "edit_together",
+    "emmet",
+    "fine_tune",
+    "fine_tune_each",
     "intervene",
     "keep_freed_memory",
     "knows",
     "load",
+    "load_facts",
     "load_known",
+    "memit",
+    "memit_each",
     "recommend_layer",
     "record",
     "rome",
+    "rome_each",
+    "said_before",
+    "save_facts",
     "save_known",
     "second_moments",
     "tiny_model",

@@ -92,6 +92,23 @@ def layout_of(module: nn.Module) -> Layout:
     )
 
 
+def attention_inputs(layer: nn.Module, architecture: Architecture) -> list[str]:
+    """Paths, inside a layer, of attention's input projections: all beside its output projection.
+
+    Raises:
+        UnsupportedModelError: there are none.
+    """
+    parent, _, out = architecture.attn_out.rpartition(".")
+    found = [
+        f"{parent}.{name}"
+        for name, module in layer.get_submodule(parent).named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and name != out
+    ]
+    if not found:
+        raise _missing(architecture.family, f"input projections of attention in '{parent}'")
+    return found
+
+
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 

@@ -37,6 +37,10 @@ class EditError(FactlabError, RuntimeError):
     """An edit that cannot be computed, applied or undone."""
 
 
+class MemoryLimitError(FactlabError, MemoryError):
+    """Memory ran out; the message names the setting to lower."""
+
+
 class WrongModelError(EditError):
     """An edit or a statistic made for a different model."""
 

@@ -14,9 +14,12 @@ def build_app() -> typer.Typer:
     from factlab.cli import (
         ask,
         demo,
+        diff,
         edit,
+        export,
         knowns,
         layers,
+        methods,
         models,
         show,
         stats,
@@ -31,7 +34,10 @@ def build_app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    for module in (demo, ask, trace, trace_average, layers, knowns, edit, show, stats, models):
+    for module in (
+        demo, ask, trace, trace_average, layers, knowns, edit, show, export, diff, stats, methods,
+        models,
+    ):  # fmt: skip
         module.register(app)
     return app
 

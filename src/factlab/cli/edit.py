@@ -1,13 +1,26 @@
 """`factlab edit`: make the model say something else."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from factlab.cli.session import Session, command, validated
 from factlab.cli.tables import table
-from factlab.errors import InvalidRequestError, nearest
+from factlab.errors import InvalidRequestError, StorageError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from factlab.editing.background import Background
+    from factlab.editing.edit import Edit
+    from factlab.editing.many import Answer, EditRun, Mode
+    from factlab.editing.methods import Method
+    from factlab.facts import Fact
+    from factlab.models.language_model import LanguageModel
+
+_ROWS_SHOWN = 20
 
 
 def register(app: typer.Typer) -> None:
@@ -17,51 +30,166 @@ def register(app: typer.Typer) -> None:
 
 def edit(
     session: Session,
-    template: Annotated[str, typer.Argument(help="A sentence with {} where the subject goes.")],
-    subject: Annotated[str, typer.Option(help="What the fact is about.")],
-    target: Annotated[str, typer.Option(help="What the model should say.")],
+    template: Annotated[
+        str | None, typer.Argument(help="A sentence with {} where the subject goes.")
+    ] = None,
+    subject: Annotated[str | None, typer.Option(help="What the fact is about.")] = None,
+    target: Annotated[str | None, typer.Option(help="What the model should say.")] = None,
     true: Annotated[str | None, typer.Option(help="What is true, to compare with.")] = None,
-    method: Annotated[str, typer.Option(help="Editing method.")] = "rome",
+    facts: Annotated[
+        Path | None,
+        typer.Option(help="Many facts instead: .toml, .jsonl, .json, .csv or .tsv with template, "
+                     "subject, target_new, target_true."),
+    ] = None,
+    each: Annotated[bool, typer.Option("--each", help="One edit per fact, each alone.")] = False,
+    together: Annotated[
+        bool, typer.Option("--together", help="One edit with all facts (the default).")
+    ] = False,
+    sequence: Annotated[
+        bool, typer.Option("--sequence", help="One edit on top of the other.")
+    ] = False,
+    method: Annotated[
+        str | None, typer.Option(help="See 'factlab methods'. rome, or memit for many facts.")
+    ] = None,
     layer: Annotated[int | None, typer.Option(help="Layer to edit, from 0.")] = None,
+    settings: Annotated[
+        Path | None, typer.Option(help="TOML file with more settings of the method.")
+    ] = None,
+    erase: Annotated[
+        bool, typer.Option("--erase", help="Make the true answer improbable; needs no --target.")
+    ] = False,
+    max_batch_tokens: Annotated[
+        int | None, typer.Option(help="Tokens to run at once: less memory, same result.")
+    ] = None,
     stats: Annotated[
         Path | None, typer.Option(help="Statistics saved by 'factlab stats --out'.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Save the edit in this folder.")] = None,
-) -> None:
-    """Edit one fact, show the effect, and save the edit. The model's files stay as they are."""
+    out: Annotated[
+        Path | None, typer.Option(help="Save the edit in this folder; with --each one inside each.")
+    ] = None,
+) -> None:  # fmt: skip
+    """Edit facts, show the effect, and save the edit. The model's files stay as they are."""
+    from factlab.editing.background import Background
     from factlab.editing.edit import check_destination
-    from factlab.editing.methods import METHODS
-    from factlab.editing.rome import RomeConfig
-    from factlab.facts import Fact
+    from factlab.editing.methods import method_named
     from factlab.stats.moments import SecondMoment
     from factlab.storage import check_writable
 
-    fact = Fact(template, subject, target, true)
-    if method not in METHODS:
-        raise InvalidRequestError(
-            f"Unknown method '{method}'.{nearest(method, METHODS)} "
-            f"Choose from {', '.join(METHODS)}."
-        )
-    config = validated(RomeConfig, layer=layer)
+    single = (template, subject, target, true)
+    wanted = _facts(single, facts, erase)
+    mode = _mode(each, together, sequence, many=facts is not None)
+    chosen = method_named(method or ("memit" if facts is not None and mode != "each" else "rome"))
+    config = _config(chosen, layer, settings, erase, max_batch_tokens)
     if out is not None:
-        check_destination(out)
+        if mode == "each" and facts is not None:
+            _check_each(out)
+        else:
+            check_destination(out)
         check_writable(out, is_folder=True)
-    moment = SecondMoment.load(stats) if stats is not None else None
+    background = Background.of([SecondMoment.load(stats)] if stats is not None else [])
     lm = session.load_model()
+    if facts is None:
+        _edit_one(session, lm, wanted[0], chosen, config, background, out)
+    else:
+        _edit_many(session, lm, wanted, mode, chosen, config, background, out)
+
+
+# -- reading the options ----------------------------------------------------------------------
+
+
+def _facts(
+    single: tuple[str | None, str | None, str | None, str | None], file: Path | None, erase: bool
+) -> "Sequence[Fact]":
+    from factlab.data.fact_files import load_facts
+    from factlab.facts import Fact
+
+    template, subject, target, true = single
+    if file is not None:
+        if any(value is not None for value in single):
+            raise InvalidRequestError("Give one fact by its options, or many by --facts, not both.")
+        return load_facts(file)
+    needed = {"a template": template, "--subject": subject}
+    if not erase:
+        needed["--target"] = target
+    missing = [name for name, value in needed.items() if value is None]
+    if template is None or subject is None or missing:
+        raise InvalidRequestError(
+            f"Missing: {', '.join(missing)}. Describe one fact, or give a file with --facts."
+        )
+    return [Fact(template, subject, target, true)]
+
+
+def _mode(each: bool, together: bool, sequence: bool, many: bool) -> "Mode":
+    if each + together + sequence > 1:
+        raise InvalidRequestError("Choose one of --each, --together and --sequence.")
+    if not many and (together or sequence):
+        raise InvalidRequestError("--together and --sequence are for many facts: give --facts.")
+    if sequence:
+        return "sequence"
+    return "each" if each or not many else "together"
+
+
+def _config(
+    method: "Method",
+    layer: int | None,
+    settings: Path | None,
+    erase: bool,
+    max_batch_tokens: int | None,
+) -> "BaseModel":
+    import tomllib
+
+    from factlab.storage import read_text
+
+    values: dict[str, Any] = {}
+    if settings is not None:
+        try:
+            values = tomllib.loads(read_text(settings))
+        except tomllib.TOMLDecodeError as error:
+            raise StorageError(f"'{settings}' is not valid TOML: {error}.") from error
+    fields = method.config.model_fields
+    if layer is not None:
+        values |= {"layer": layer} if "layer" in fields else {"layers": (layer,)}
+    if erase:
+        values["erase"] = True
+    if max_batch_tokens is not None:
+        if "value" in fields:
+            values["value"] = values.get("value", {}) | {"max_batch_tokens": max_batch_tokens}
+        elif "max_batch_tokens" in fields:
+            values["max_batch_tokens"] = max_batch_tokens
+    return validated(method.config, **values)
+
+
+def _check_each(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise StorageError(f"'{folder}' is not an empty folder. Choose another name.")
+
+
+# -- doing it ---------------------------------------------------------------------------------
+
+
+def _edit_one(
+    session: Session,
+    lm: "LanguageModel",
+    fact: "Fact",
+    method: "Method",
+    config: "BaseModel",
+    background: "Background",
+    out: Path | None,
+) -> None:
     answers_before = lm.top_tokens(fact.prompt, 3)
     with session.progress() as report:
-        made = METHODS[method](lm, fact, config, moment, report)
+        made = method.each(lm, [fact], config, background, report)[0]
     with made.applied(lm):
         answers_after = lm.top_tokens(fact.prompt, 3)
     if out is not None:
         made.save(out)
 
-    said = answers_before[0][0].strip()
+    said, target = answers_before[0][0].strip(), (fact.target_new or "").strip()
     document: dict[str, Any] = {
         "prompt": fact.prompt,
         "before": [{"token": t, "prob": p} for t, p in answers_before],
         "after": [{"token": t, "prob": p} for t, p in answers_after],
-        "already_said": bool(said) and target.strip().startswith(said),
+        "already_said": bool(said) and target.startswith(said),
         "folder": str(out) if out is not None else None,
         "edit": {"method": made.method, "config": made.config, "diagnostics": made.diagnostics},
     }
@@ -73,13 +201,92 @@ def edit(
     ]
     session.say(f"{fact.prompt} …")
     session.say(table(["before", "after"], rows))
-    diagnostics = made.diagnostics
-    session.say(
-        f"Layer {diagnostics['layer']} ({diagnostics['layer_source']}), "
-        f"{len(diagnostics['loss'])} steps, a change of "
-        f"{diagnostics['update_norm'] / diagnostics['weight_norm']:.1%} of the weight's norm."
-    )
+    session.say(_sizes(lm, made))
     if out is not None:
         model = f" --model {session.model}" if session.model else ""
         session.say(f"Saved in {out}. Use it: factlab ask '{fact.prompt}' --edit {out}{model}")
     session.emit(document)
+
+
+def _sizes(lm: "LanguageModel", made: "Edit") -> str:
+    """Where the edit is and how large."""
+    parts: list[str] = []
+    for update in made.updates:
+        weight = lm.model.get_parameter(update.weight_name).detach().double().norm()
+        parts.append(f"{update.weight_name} by {update.norm / float(weight):.1%} of its norm")
+    steps = len(made.diagnostics.get("loss", []))
+    source = made.diagnostics.get("layer_source", "")
+    return f"Changed: {'; '.join(parts)} (layer: {source}; {steps} steps)."
+
+
+def _edit_many(
+    session: Session,
+    lm: "LanguageModel",
+    facts: "Sequence[Fact]",
+    mode: "Mode",
+    method: "Method",
+    config: "BaseModel",
+    background: "Background",
+    out: Path | None,
+) -> None:
+    from factlab.editing.many import edit_each, edit_sequence, edit_together
+
+    do = {"each": edit_each, "together": edit_together, "sequence": edit_sequence}[mode]
+    with session.progress() as report:
+        run = do(lm, facts, method.name, config, background, report)
+    folders: list[str] = []
+    if out is not None and mode == "each":
+        for number, made in enumerate(run.edits, start=1):
+            folders.append(str(out / f"{number:0{len(str(len(facts)))}d}"))
+            made.save(folders[-1])
+    elif out is not None:
+        folders = [str(out)]
+        run.combined().save(out)
+    _show_run(session, run, out)
+    session.emit(
+        {
+            "mode": run.mode,
+            "method": method.name,
+            "folders": folders,
+            "facts": [
+                {"prompt": fact.prompt, "target_new": fact.target_new,
+                 "before": _as_json(before), "right_after": _as_json(right_after),
+                 "at_end": _as_json(at_end)}
+                for fact, before, right_after, at_end in zip(
+                    run.facts, run.before, run.right_after, run.at_end, strict=True
+                )
+            ],
+        }
+    )  # fmt: skip
+
+
+def _show_run(session: Session, run: "EditRun", out: Path | None) -> None:
+    rows = [
+        [fact.prompt, fact.target_new or "—", before.said, at_end.said, _prob(at_end.new_prob)]
+        for fact, before, at_end in zip(run.facts, run.before, run.at_end, strict=True)
+    ]
+    headings = ["prompt", "new target", "said before", "says now", "P(new)"]
+    session.say(table(headings, rows[:_ROWS_SHOWN], right={4}))
+    if len(rows) > _ROWS_SHOWN:
+        session.say(f"… and {len(rows) - _ROWS_SHOWN} more.")
+    total = len(run.facts)
+    session.say(f"Says the new target: {sum(a.says_new for a in run.at_end)} of {total} facts.")
+    if run.mode == "sequence":
+        right_after = sum(a.says_new for a in run.right_after)
+        session.say(f"Right after its own edit: {right_after} of {total}.")
+    if out is not None:
+        session.say(f"Saved in {out}.")
+
+
+def _prob(value: float | None) -> str:
+    return "—" if value is None else f"{value:.3f}"
+
+
+def _as_json(answer: "Answer") -> dict[str, Any]:
+    return {
+        "said": answer.said,
+        "new_prob": answer.new_prob,
+        "true_prob": answer.true_prob,
+        "says_new": answer.says_new,
+        "prefers_new": answer.prefers_new,
+    }

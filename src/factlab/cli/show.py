@@ -22,12 +22,14 @@ def show(
     from dataclasses import asdict
 
     from factlab.editing.edit import Edit
+    from factlab.editing.update import LowRankUpdate
 
     edit = Edit.load(folder)
     updates = [
         {
             "weight": update.weight_name,
-            "shape": [update.left.shape[0], update.right.shape[1]],
+            "kind": "low rank" if isinstance(update, LowRankUpdate) else "dense",
+            "shape": list(update.shape),
             "rank": update.rank,
             "norm": update.norm,
         }
@@ -36,9 +38,15 @@ def show(
     facts = [asdict(fact) for fact in edit.facts]
     session.say(f"{edit.method} for {edit.base.name} (fingerprint {edit.base.fingerprint[:12]})")
     rows = [[f.prompt, f.target_true or "—", f.target_new or "—"] for f in edit.facts]
-    session.say(table(["prompt", "true", "new"], rows))
+    if rows:
+        session.say(table(["prompt", "true", "new"], rows))
     rows = [
-        [u.weight_name, f"{u.left.shape[0]} × {u.right.shape[1]}", str(u.rank), f"{u.norm:.3f}"]
+        [
+            u.weight_name,
+            f"{u.shape[0]} × {u.shape[1]}",
+            str(u.rank) if isinstance(u, LowRankUpdate) else "dense",
+            f"{u.norm:.3f}",
+        ]
         for u in edit.updates
     ]
     session.say(table(["weight", "out × in", "rank", "norm of change"], rows, right={2, 3}))
@@ -47,7 +55,8 @@ def show(
         for name, value in edit.diagnostics.items()
         if not isinstance(value, list)
     ]
-    session.say(table(["diagnostic", "value"], rows))
+    if rows:
+        session.say(table(["diagnostic", "value"], rows))
     session.say("Versions: " + ", ".join(f"{k} {v}" for k, v in edit.versions.items()))
     session.emit(
         {

@@ -33,7 +33,7 @@ def stats(
     """Collect the second moment of MLP keys, from text or from what the model writes itself."""
     import torch
 
-    from factlab.editing.presets import rome_preset
+    from factlab.editing.presets import preset_of
     from factlab.stats.corpus import corpus_from_dataset, corpus_from_files
     from factlab.stats.store import StatsConfig, second_moments
     from factlab.storage import check_writable
@@ -44,8 +44,8 @@ def stats(
     if out is not None:
         check_writable(out)
     lm = session.load_model()
-    preset = rome_preset(lm)
-    layers = layer or ([preset.layer] if preset else [])
+    preset = preset_of(lm)
+    layers = layer or ([preset.rome_layer] if preset else [])
     if not layers:
         raise InvalidRequestError(f"No preset for {lm.name}. Name the layer with --layer.")
     if out is not None and len(layers) != 1:

@@ -1,13 +1,14 @@
 """Files of known facts, in the layout of `known_1000.json` (ROME paper, appendix B.1)."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from factlab.data.json_lines import read_values
 from factlab.errors import FactlabError, StorageError
 from factlab.facts import Fact
-from factlab.storage import read_text, write_atomically
+from factlab.storage import write_atomically
 
 _REQUIRED = ("known_id", "subject", "attribute", "prompt")
 
@@ -53,7 +54,7 @@ def load_known(path: str | Path) -> list[KnownFact]:
     path = Path(path)
     facts: list[KnownFact] = []
     lines: dict[int, int] = {}
-    for line, value in _objects(read_text(path), path):
+    for line, value in read_values(path):
         known = _known_fact(value, f"Line {line} of '{path}'")
         if known.known_id in lines:
             raise StorageError(
@@ -76,38 +77,6 @@ def save_known(facts: Sequence[KnownFact], path: str | Path) -> None:
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-
-
-def _objects(text: str, path: Path) -> Iterator[tuple[int, object]]:
-    """The values of a JSON array, or of a file of JSON values, with the line each begins on."""
-    decoder = json.JSONDecoder()
-    at = _skip(text, 0)
-    is_array = text.startswith("[", at)
-    at = _skip(text, at + 1) if is_array else at
-    while at < len(text) and not (is_array and text[at] == "]"):
-        line = text.count("\n", 0, at) + 1
-        try:
-            value, at = decoder.raw_decode(text, at)
-        except ValueError as error:
-            raise StorageError(f"Line {line} of '{path}' is not valid JSON: {error}.") from error
-        yield line, value
-        at = _skip(text, at)
-        if is_array and text.startswith(",", at):
-            at = _skip(text, at + 1)
-        elif is_array and not text.startswith("]", at):
-            line = text.count("\n", 0, at) + 1
-            raise StorageError(
-                f"Line {line} of '{path}': the array is not closed or lacks a comma."
-            )
-    if is_array and text[at:].strip() != "]":
-        line = text.count("\n", 0, at) + 1
-        raise StorageError(f"Line {line} of '{path}': a JSON array ends with ']' and nothing else.")
-
-
-def _skip(text: str, at: int) -> int:
-    while at < len(text) and text[at].isspace():
-        at += 1
-    return at
 
 
 def _known_fact(value: object, where: str) -> KnownFact:

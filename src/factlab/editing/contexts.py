@@ -31,10 +31,15 @@ class ContextConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    groups: tuple[tuple[NonNegativeInt, PositiveInt], ...] = ((10, 5), (10, 10))
+    groups: tuple[tuple[NonNegativeInt, PositiveInt], ...] = ((3, 5), (2, 10))
     top_k: PositiveInt = 5
     seed: int = 0
     bare_weight: float | None = Field(default=0.5, ge=0, le=1)
+
+    @classmethod
+    def published_rome(cls) -> "ContextConfig":
+        """The bare prompt and twenty others, all alike (ROME paper, appendix E.5)."""
+        return cls(groups=((10, 5), (10, 10)), bare_weight=None)
 
     def weights(self, n_contexts: int) -> Float[Tensor, " context"]:
         """How much each context counts in the mean key; the bare prompt is the first."""

@@ -1,4 +1,4 @@
-"""`Edit`: a change of a model as a thing of its own, that is applied, undone, saved and shared."""
+"""`Edit`: a change of a model as a thing of its own: applied, undone, saved, shared, exported."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,53 +7,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from factlab.architectures import Layout
-from factlab.editing.update import LowRankUpdate
-from factlab.errors import EditError, FactlabError, StorageError, WrongModelError
+from factlab.editing.adapter import ExportedAdapter, read_adapter, write_adapter
+from factlab.editing.checkpoint import check_new_folder, write_checkpoint
+from factlab.editing.document import (
+    BaseModelInfo,
+    EditDocument,
+    FactEntry,
+    check_destination,
+    read_edit,
+    write_edit,
+)
+from factlab.editing.update import Update
+from factlab.errors import EditError, WrongModelError
 from factlab.facts import Fact
 from factlab.models.decoder import Decoder
-from factlab.storage import (
-    folder_written_atomically,
-    read_json,
-    read_tensors,
-    write_json,
-    write_tensors,
-)
-
-_SCHEMA = 1
-_JSON, _TENSORS = "edit.json", "edit.safetensors"
-
-
-class BaseModelInfo(BaseModel):
-    """The model that an edit was made for.
-
-    Attributes:
-        name: as it was loaded.
-        family: its architecture.
-        fingerprint: of its weights without edits.
-        on_top_of: digests of the updates that were applied when the edit was computed.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    family: str
-    fingerprint: str
-    on_top_of: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, lm: Decoder) -> "BaseModelInfo":
-        """Describe a model as it is now."""
-        active = [p.digest for p in lm.patches.active if isinstance(p, LowRankUpdate)]
-        return cls(
-            name=lm.name,
-            family=lm.architecture.family,
-            fingerprint=lm.fingerprint,
-            on_top_of=tuple(active),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +39,13 @@ class Edit:
 
     method: str
     facts: tuple[Fact, ...]
-    updates: tuple[LowRankUpdate, ...]
+    updates: tuple[Update, ...]
     base: BaseModelInfo
     config: dict[str, Any]
     diagnostics: dict[str, Any]
     versions: dict[str, str]
+
+    # -- on a model -------------------------------------------------------------------------
 
     @contextmanager
     def applied(self, lm: Decoder, force: bool = False) -> Iterator[None]:
@@ -122,12 +91,13 @@ class Edit:
                 f"{self.base.fingerprint[:12]}), not for {lm.name} ({lm.fingerprint[:12]}). "
                 "Load that model, or apply with force if you know that it fits."
             )
-        active = {p.digest for p in lm.patches.active if isinstance(p, LowRankUpdate)}
-        if not active.issuperset(self.base.on_top_of):
+        if not _active_digests(lm).issuperset(self.base.on_top_of):
             raise WrongModelError(
                 "This edit was computed on a model that already carried other edits. Apply those "
                 "first, in the same order, or apply with force."
             )
+
+    # -- as a folder ------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> None:
         """Write `edit.json` and `edit.safetensors` into a folder: all of it or nothing.
@@ -135,25 +105,16 @@ class Edit:
         Raises:
             StorageError: the folder exists and is not an edit, or cannot be written.
         """
-        folder = Path(folder)
-        check_destination(folder)
-        tensors: dict[str, torch.Tensor] = {}
-        listed: list[dict[str, Any]] = []
-        for i, update in enumerate(self.updates):
-            tensors |= {f"{i}.left": update.left, f"{i}.right": update.right}
-            listed.append({"weight_name": update.weight_name, "layout": update.layout})
-        document = _EditDocument(
+        check_destination(Path(folder))
+        document = EditDocument(
             method=self.method,
-            facts=[_FactEntry(**asdict(fact)) for fact in self.facts],
-            updates=[_UpdateEntry(**entry) for entry in listed],
+            facts=[FactEntry(**asdict(fact)) for fact in self.facts],
             base=self.base,
             config=self.config,
             diagnostics=self.diagnostics,
             versions=self.versions,
         )
-        with folder_written_atomically(folder) as unfinished:
-            write_tensors(unfinished / _TENSORS, tensors)
-            write_json(unfinished / _JSON, document.model_dump(mode="json"))
+        write_edit(Path(folder), document, self.updates)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Edit":
@@ -162,50 +123,88 @@ class Edit:
         Raises:
             StorageError: the folder is not an edit, is damaged, or is of a newer schema.
         """
-        folder = Path(folder)
-        if not (folder / _JSON).is_file():
-            raise StorageError(
-                f"'{folder}' is not a saved edit: it has no {_JSON}. "
-                "Pass the folder that 'factlab edit --out' wrote."
-            )
-        data = read_json(folder / _JSON)
-        if data.get("schema_version") != _SCHEMA:
-            raise StorageError(
-                f"'{folder / _JSON}' has schema version {data.get('schema_version')}, and this "
-                f"factlab reads {_SCHEMA}. Update factlab, or make the edit again."
-            )
-        try:
-            document = _EditDocument.model_validate(data)
-            tensors, _ = read_tensors(folder / _TENSORS)
-            return cls(
-                method=document.method,
-                facts=tuple(Fact(**dict(fact)) for fact in document.facts),
-                updates=tuple(
-                    _checked_update(entry, tensors[f"{i}.left"], tensors[f"{i}.right"])
-                    for i, entry in enumerate(document.updates)
-                ),
-                base=document.base,
-                config=document.config,
-                diagnostics=document.diagnostics,
-                versions=document.versions,
-            )
-        except (ValidationError, KeyError, TypeError, FactlabError) as error:
-            raise StorageError(
-                f"The edit in '{folder}' is damaged: {_one_line(error)} Make it again."
-            ) from error
+        document, updates = read_edit(Path(folder))
+        return cls(
+            method=document.method,
+            facts=document.checked_facts(),
+            updates=updates,
+            base=document.base,
+            config=document.config,
+            diagnostics=document.diagnostics,
+            versions=document.versions,
+        )
 
+    # -- for others -------------------------------------------------------------------------
 
-def check_destination(folder: Path) -> None:
-    """Refuse to replace what is not an edit and nothing but an edit.
+    def merge_into(self, lm: Decoder, folder: str | Path) -> None:
+        """Write the edited model as an ordinary Hugging Face checkpoint; `lm` stays as it is.
 
-    Raises:
-        StorageError: the path is a file, or a folder that holds something else.
-    """
-    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
-    if folder.is_file() or not found <= {_JSON, _TENSORS}:
-        raise StorageError(
-            f"'{folder}' exists and holds something other than a saved edit; nothing was written. "
-            "Choose another name."
+        Other edits that are on the model are written too.
+
+        Args:
+            lm: the model that the edit was made for.
+            folder: a new or empty folder; gets weights (safetensors), config and tokenizer, in the
+                dtype that the model has now.
+
+        Raises:
+            WrongModelError: the edit was made for another model.
+            EditError: the edit is on the model already, and would count twice.
+            StorageError: the folder is not empty, or cannot be written.
+        """
+        check_new_folder(Path(folder))
+        if _active_digests(lm) & {update.digest for update in self.updates}:
+            raise EditError(
+                "This edit is on the model already and would be merged twice. Undo it first."
+            )
+        with self.applied(lm):
+            write_checkpoint(lm, Path(folder))
+
+    def to_peft(self, folder: str | Path, rank: int | None = None) -> ExportedAdapter:
+        """Write a LoRA adapter that the `peft` library loads onto the base model.
+
+        Args:
+            folder: a new or empty folder; gets `adapter_config.json` and
+                `adapter_model.safetensors`.
+            rank: at most so many outer products for a weight; by default as many as it takes.
+
+        Returns:
+            The rank of each module, and how much of the change it keeps.
+
+        Raises:
+            EditError: LoRA cannot express the edit, or the edit builds on others.
+            InvalidRequestError: the rank is below 1.
+            StorageError: the folder is not empty, or cannot be written.
+        """
+        if self.base.on_top_of:
+            raise EditError(
+                "This edit was computed on a model that already carried other edits, and does not "
+                "stand alone. Put them together with combine() and export the result."
+            )
+        check_new_folder(Path(folder))
+        return write_adapter(self.updates, self.base.name, Path(folder), rank)
+
+    @classmethod
+    def from_peft(cls, folder: str | Path, lm: Decoder) -> "Edit":
+        """Read a plain LoRA adapter as an edit; its method is `peft` and it lists no facts.
+
+        Args:
+            folder: holds `adapter_config.json` and `adapter_model.safetensors`.
+            lm: the model that the adapter is for, as it is now.
+
+        Raises:
+            EditError: the adapter does something other than add low-rank matrices to weights, or
+                does not fit the model.
+            StorageError: the folder is not an adapter, or is damaged.
+        """
+        read = read_adapter(Path(folder), lm)
+        return cls(
+            method="peft",
+            facts=(),
+            updates=read.updates,
+            base=BaseModelInfo.of(lm),
+            config=read.config,
+            diagnostics={},
+            versions=current_versions(),
         )
 
 
@@ -214,49 +213,5 @@ def current_versions() -> dict[str, str]:
     return {name: version(name) for name in ("factlab", "torch", "transformers")}
 
 
-class _FactEntry(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    template: str
-    subject: str
-    target_new: str | None
-    target_true: str | None
-
-
-class _UpdateEntry(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    weight_name: str
-    layout: Layout
-
-
-class _EditDocument(BaseModel):
-    """`edit.json`."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    schema_version: int = _SCHEMA
-    method: str
-    facts: list[_FactEntry]
-    updates: list[_UpdateEntry]
-    base: BaseModelInfo
-    config: dict[str, Any]
-    diagnostics: dict[str, Any]
-    versions: dict[str, str]
-
-
-def _checked_update(entry: _UpdateEntry, left: torch.Tensor, right: torch.Tensor) -> LowRankUpdate:
-    if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:
-        raise EditError(f"the factors of '{entry.weight_name}' do not fit together.")
-    if not (left.isfinite().all() and right.isfinite().all()):
-        raise EditError(f"the factors of '{entry.weight_name}' are not finite.")
-    return LowRankUpdate(entry.weight_name, entry.layout, left, right)
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}."
-    if isinstance(error, KeyError):
-        return f"tensor {error} is missing."
-    return str(error)
+def _active_digests(lm: Decoder) -> set[str]:
+    return {patch.digest for patch in lm.patches.active if isinstance(patch, Update)}

@@ -14,6 +14,8 @@ from factlab.hooks import Site, Stream, record
 from factlab.models.decoder import Decoder
 from factlab.tokens import encode, encode_continuation, pad, subject_span
 
+_BATCH_TOKENS = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class LookupRow:
@@ -70,12 +72,47 @@ def keys_and_outputs(lm: Decoder, rows: Sequence[LookupRow], layer: int) -> Keys
 
     Nothing right of the lookup token and nothing above the layer is run.
     """
-    key_site, output_site = Site(layer, Stream.MLP_HIDDEN), Site(layer, Stream.MLP)
-    batch = pad([row.ids[: row.position + 1] for row in rows], lm.device)
-    with lm.frozen(), record(lm, [key_site, output_site]) as states:
-        lm.run(lm.frame(batch), stop=layer + 1)
-    numbers = torch.arange(len(rows))
-    positions = torch.tensor([row.position for row in rows])
-    return KeysAndOutputs(
-        states[key_site][numbers, positions], states[output_site][numbers, positions]
-    )
+    sites = [Site(layer, Stream.MLP_HIDDEN), Site(layer, Stream.MLP)]
+    texts = [row.ids[: row.position + 1] for row in rows]
+    found: dict[int, tuple[Tensor, ...]] = {}
+    with lm.frozen(), record(lm, sites) as states:
+        for numbers in row_batches(texts):
+            batch = pad([texts[i] for i in numbers], lm.device)
+            lm.run(lm.frame(batch), stop=layer + 1)
+            positions = torch.tensor([rows[i].position for i in numbers])
+            at_lookup = [states[site][torch.arange(len(numbers)), positions] for site in sites]
+            found |= zip(numbers, zip(*at_lookup, strict=True), strict=True)
+    keys, outputs = zip(*(found[i] for i in range(len(rows))), strict=True)
+    return KeysAndOutputs(torch.stack(keys), torch.stack(outputs))
+
+
+def row_batches(texts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Numbers of texts of similar length that go together."""
+    batches: list[list[int]] = []
+    for i in sorted(range(len(texts)), key=lambda i: len(texts[i])):
+        if not batches or (len(batches[-1]) + 1) * len(texts[i]) > _BATCH_TOKENS:
+            batches.append([])
+        batches[-1].append(i)
+    return batches
+
+
+@torch.no_grad()
+def mean_keys(
+    lm: Decoder, facts: Sequence[Fact], contexts: Sequence[str], layer: int, weights: Tensor
+) -> KeysAndOutputs:
+    """k* of every fact, and what the projection makes of it: weighted means over contexts (eq. 3).
+
+    Args:
+        lm: the model, left as it is.
+        facts: whose subjects are looked up.
+        contexts: texts before the prompts.
+        layer: 0-based.
+        weights: of the contexts; they add up to 1.
+
+    Returns:
+        keys (fact, d_mlp) and outputs (fact, d_model), float64 on the CPU.
+    """
+    rows = [row for fact in facts for row in prompt_rows(lm, fact, contexts)]
+    found = keys_and_outputs(lm, rows, layer)
+    means = (x.cpu().double().unflatten(0, (len(facts), -1)) for x in found)
+    return KeysAndOutputs(*(torch.einsum("c,fcd->fd", weights, x) for x in means))

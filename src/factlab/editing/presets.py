@@ -1,11 +1,13 @@
 """Defaults per model, each with its source.
 
 A preset belongs to a family and a size, not to a file name, so that a fine-tuned or renamed
-GPT-2 XL gets what GPT-2 XL gets.
+GPT-2 XL gets what GPT-2 XL gets. A model that is not listed gets its layers from causal traces.
 """
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
 from factlab.data.well_known import WELL_KNOWN
@@ -14,82 +16,235 @@ from factlab.models.decoder import Decoder
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback
 from factlab.tracing.knowns import knows
-from factlab.tracing.layers import recommend_layer
+from factlab.tracing.layers import LayerChoice, recommend_layer
+
+if TYPE_CHECKING:
+    from factlab.editing.fine_tune import FineTuneConfig, FineTuneMethod
+    from factlab.editing.layerwise import LayerwiseConfig
+    from factlab.editing.memit import MemitConfig
+    from factlab.editing.rome import RomeConfig
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class RomePreset:
-    """Where and how strongly ROME edits one model.
+class Preset:
+    """Where and how strongly the methods edit one model.
 
     Attributes:
         model: the model that the values were found for.
         family: architecture, as in `factlab.architectures`.
         n_layers: of the model.
         d_model: of the model.
-        layer: 0-based edit layer.
-        clamp_factor: see `ValueConfig`.
-        source: where the values are from.
+        rome_layer: 0-based.
+        rome_clamp: see `ValueConfig.clamp_factor`.
+        rome_source: where these are from.
+        memit_layers: 0-based, ascending; empty if unknown.
+        memit_weight: λ of MEMIT.
+        memit_clamp: see `ValueConfig.clamp_factor`.
+        memit_source: where these are from.
+        fine_tune: layer and ε of FT, FT+L and AttnEdit by method; ε is None without a bound.
+        fine_tune_source: where these are from.
     """
 
     model: str
     family: str
     n_layers: int
     d_model: int
-    layer: int
-    clamp_factor: float
-    source: str
+    rome_layer: int
+    rome_clamp: float
+    rome_source: str
+    memit_layers: range = range(0)
+    memit_weight: float = 15_000.0
+    memit_clamp: float = 0.75
+    memit_source: str = ""
+    fine_tune: Mapping[str, tuple[int, float | None]] = field(default_factory=dict)
+    fine_tune_source: str = ""
 
 
-_MEASURED = "factlab, docs/bundled-model.md"
-_ROME_CODE = "ROME code, hparams/ROME"
-_MEMIT_CODE = "MEMIT code, hparams/ROME"
-_EASYEDIT = "EasyEdit, hparams/ROME"
+_MEASURED = "factlab, docs/editing.md"
+_ROME_CODE, _MEMIT_CODE, _EASYEDIT = "ROME code", "MEMIT code", "EasyEdit"
 
-ROME_PRESETS: tuple[RomePreset, ...] = (
-    RomePreset("SmolLM2-135M", "llama", 30, 576, 3, 4.0, _MEASURED),
-    RomePreset("GPT-2 medium", "gpt2", 24, 1024, 8, 3.0, _ROME_CODE),
-    RomePreset("GPT-2 large", "gpt2", 36, 1280, 12, 4.0, _ROME_CODE),
-    RomePreset("GPT-2 XL", "gpt2", 48, 1600, 17, 4.0, _ROME_CODE),
-    RomePreset("GPT-J 6B", "gptj", 28, 4096, 5, 4.0, _ROME_CODE),
-    RomePreset("GPT-NeoX 20B", "gpt_neox", 44, 6144, 15, 4.0, _MEMIT_CODE),
-    RomePreset("Llama 2 7B, Llama 3 8B", "llama", 32, 4096, 5, 4.0, _EASYEDIT),
-    RomePreset("Mistral 7B", "mistral", 32, 4096, 5, 4.0, _EASYEDIT),
+PRESETS: tuple[Preset, ...] = (
+    Preset(
+        "SmolLM2-135M", "llama", 30, 576, 3, 4.0, _MEASURED,
+        range(4), 200.0, 4.0, _MEASURED,
+        {"ft": (1, None), "ft+l": (0, 2e-3), "attn": (20, 1e-3)}, _MEASURED,
+    ),
+    Preset(
+        "GPT-2 medium", "gpt2", 24, 1024, 8, 3.0, _ROME_CODE,
+        fine_tune={"ft+l": (0, 2e-3)}, fine_tune_source="ROME paper, E.1",
+    ),
+    Preset(
+        "GPT-2 large", "gpt2", 36, 1280, 12, 4.0, _ROME_CODE,
+        fine_tune={"ft+l": (0, 1e-3)}, fine_tune_source="ROME paper, E.1",
+    ),
+    Preset(
+        "GPT-2 XL", "gpt2", 48, 1600, 17, 4.0, _ROME_CODE,
+        range(13, 18), 20_000.0, 0.75, _MEMIT_CODE,
+        {"ft": (1, None), "ft+l": (0, 5e-4), "attn": (33, 1e-3)}, "ROME paper, E.1 and I",
+    ),
+    Preset(
+        "GPT-J 6B", "gptj", 28, 4096, 5, 4.0, _ROME_CODE,
+        range(3, 9), 15_000.0, 0.75, _MEMIT_CODE,
+        {"ft": (21, None), "ft+l": (0, 5e-5)}, "ROME paper, E.1",
+    ),
+    Preset(
+        "GPT-NeoX 20B", "gpt_neox", 44, 6144, 15, 4.0, _MEMIT_CODE,
+        range(6, 11), 15_000.0, 0.75, "MEMIT paper; its weight is not published, GPT-J's is used",
+    ),
+    Preset(
+        "Llama 2 7B, Llama 3 8B", "llama", 32, 4096, 5, 4.0, _EASYEDIT,
+        range(4, 9), 15_000.0, 4.0, _EASYEDIT,
+    ),
+    Preset("Mistral 7B", "mistral", 32, 4096, 5, 4.0, _EASYEDIT),
 )  # fmt: skip
 
 
-def rome_preset(lm: Decoder) -> RomePreset | None:
+_XL = next(preset for preset in PRESETS if preset.model == "GPT-2 XL")
+
+
+def preset_of(lm: Decoder) -> Preset | None:
     """The preset of a model's family and size, if there is one."""
     shape = (lm.architecture.family, lm.n_layers, lm.d_model)
-    for preset in ROME_PRESETS:
+    for preset in PRESETS:
         if (preset.family, preset.n_layers, preset.d_model) == shape:
             return preset
     return None
 
 
+# -- layers of models that are not listed ------------------------------------------------------
+
 # Recommendations by model, and the weights they were made for.
-_made: WeakKeyDictionary[LanguageModel, tuple[str, int]] = WeakKeyDictionary()
+_made: WeakKeyDictionary[LanguageModel, tuple[str, LayerChoice]] = WeakKeyDictionary()
 _FACTS_TRACED = 10
 
 
-def recommended_layer(lm: LanguageModel, fact: Fact, progress: ProgressCallback) -> tuple[int, str]:
-    """For a model without a preset: the layer that causal traces recommend, and of what they are.
+def recommended_layers(
+    lm: LanguageModel, fact: Fact, progress: ProgressCallback
+) -> tuple[LayerChoice, str]:
+    """For a model without a preset: what causal traces recommend, and of what they are.
 
     Well-known facts are traced, once for a model; the fact itself if the model knows none.
     """
     reason = "causal traces of well-known facts"
-    fingerprint, layer = _made.get(lm, ("", 0))
-    if fingerprint != lm.live_fingerprint:
+    fingerprint, choice = _made.get(lm, ("", None))
+    if choice is None or fingerprint != lm.live_fingerprint:
         if any(knows(lm, WELL_KNOWN)):
-            layer = recommend_layer(lm, limit=_FACTS_TRACED, progress=progress).layer
-            _made[lm] = lm.live_fingerprint, layer
+            choice = recommend_layer(lm, limit=_FACTS_TRACED, progress=progress)
+            _made[lm] = lm.live_fingerprint, choice
         else:
             asked = Fact(fact.template, fact.subject)
-            layer = recommend_layer(lm, [asked], progress=progress).layer
+            choice = recommend_layer(lm, [asked], progress=progress)
             reason = "causal trace of this fact"
         _log.warning(
-            "No preset for %s: editing layer %d, by %s. "
-            "Set the layer yourself to choose another.", lm.name, layer, reason,
+            "No preset for %s: layer %d (several layers: %s), by %s. "
+            "Set the layer yourself to choose another.",
+            lm.name, choice.layer, ", ".join(map(str, choice.memit_layers)), reason,
         )  # fmt: skip
-    return layer, reason
+    return choice, reason
+
+
+# -- filling in what a config leaves to the model ----------------------------------------------
+
+Layerwise = TypeVar("Layerwise", bound="LayerwiseConfig")
+
+
+def settle_rome(
+    lm: LanguageModel, config: "RomeConfig", fact: Fact, progress: ProgressCallback
+) -> tuple["RomeConfig", int, str]:
+    """ROME's config with its layer and clamp, the layer, and where it is from."""
+    preset = preset_of(lm)
+    value = config.value
+    if preset is not None and "clamp_factor" not in value.model_fields_set:
+        value = value.model_copy(update={"clamp_factor": preset.rome_clamp})
+    layer, source = _rome_layer(lm, config.layer, fact, progress)
+    return config.model_copy(update={"layer": layer, "value": value}), layer, source
+
+
+def settle_single_layer(
+    lm: LanguageModel, config: Layerwise, fact: Fact, progress: ProgressCallback
+) -> tuple[Layerwise, str]:
+    """A config with ROME's layer, and where it is from."""
+    if config.layers is not None:
+        return _chosen(lm, config)
+    layer, source = _rome_layer(lm, None, fact, progress)
+    return config.model_copy(update={"layers": (layer,)}), source
+
+
+def settle_memit_layers(
+    lm: LanguageModel, config: Layerwise, fact: Fact, progress: ProgressCallback
+) -> tuple[Layerwise, str]:
+    """A config with MEMIT's layers and clamp, and where they are from."""
+    preset = preset_of(lm)
+    if preset is not None and preset.memit_layers:
+        value = config.value
+        if "clamp_factor" not in value.model_fields_set:
+            value = value.model_copy(update={"clamp_factor": preset.memit_clamp})
+        config = config.model_copy(update={"value": value})
+        if config.layers is None:
+            source = f"preset of {preset.model} ({preset.memit_source})"
+            return config.model_copy(update={"layers": tuple(preset.memit_layers)}), source
+    if config.layers is not None:
+        return _chosen(lm, config)
+    choice, source = recommended_layers(lm, fact, progress)
+    return config.model_copy(update={"layers": choice.memit_layers}), source
+
+
+def settle_memit(
+    lm: LanguageModel, config: "MemitConfig", fact: Fact, progress: ProgressCallback
+) -> tuple["MemitConfig", str]:
+    """MEMIT's config with layers, clamp and weight, and where they are from."""
+    preset = preset_of(lm)
+    if preset is not None and preset.memit_layers and _is_open(config, "second_moment_weight"):
+        config = config.model_copy(update={"second_moment_weight": preset.memit_weight})
+    return settle_memit_layers(lm, config, fact, progress)
+
+
+def settle_fine_tune(
+    lm: LanguageModel, method: "FineTuneMethod", config: "FineTuneConfig"
+) -> tuple["FineTuneConfig", int, str]:
+    """A fine-tuning config with layer, ε and learning rate, the layer, and where it is from.
+
+    Models that are not listed get GPT-2 XL's values, the layer at the same share of the depth.
+    """
+    preset = preset_of(lm)
+    if preset is not None and method in preset.fine_tune:
+        layer, epsilon = preset.fine_tune[method]
+        source = f"preset of {preset.model} ({preset.fine_tune_source})"
+    else:
+        layer, epsilon = _XL.fine_tune[method]
+        layer = round(layer / _XL.n_layers * lm.n_layers)
+        source = f"{_XL.model}'s, at the same share of the depth"
+    if config.layer is not None:
+        lm.layer(config.layer)
+        layer, source = config.layer, "chosen"
+    values = {
+        "layer": layer,
+        "epsilon": config.epsilon or epsilon,
+        "learning_rate": config.learning_rate or (1e-3 if method == "attn" else 5e-4),
+    }
+    return config.model_copy(update=values), layer, source
+
+
+def _rome_layer(
+    lm: LanguageModel, chosen: int | None, fact: Fact, progress: ProgressCallback
+) -> tuple[int, str]:
+    preset = preset_of(lm)
+    if chosen is not None:
+        lm.layer(chosen)
+        return chosen, "chosen"
+    if preset is not None:
+        return preset.rome_layer, f"preset of {preset.model} ({preset.rome_source})"
+    choice, source = recommended_layers(lm, fact, progress)
+    return choice.layer, source
+
+
+def _chosen(lm: LanguageModel, config: Layerwise) -> tuple[Layerwise, str]:
+    for layer in config.layers or ():
+        lm.layer(layer)
+    return config, "chosen"
+
+
+def _is_open(config: "MemitConfig", name: str) -> bool:
+    return name not in config.model_fields_set

@@ -9,7 +9,7 @@ Equation 2 of the ROME paper, derived in its appendix A:
 |---|---|
 | k*, v* | `key`, `value` |
 | W k* | `output` |
-| C = K Kᵀ, up to scale | `SecondMoment` |
+| C⁻¹ k*, with C = K Kᵀ up to scale | `direction` |
 | Λ, (C⁻¹ k*)ᵀ | `left`, `right` |
 
 The scale of C cancels. An output bias needs no term of its own: with output = W k* + b and a value
@@ -21,15 +21,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from factlab.errors import EditError
-from factlab.stats.moments import SecondMoment
 
 
 def rank_one_factors(
     key: Float[Tensor, " d_in"],
     value: Float[Tensor, " d_out"],
     output: Float[Tensor, " d_out"],
-    second_moment: SecondMoment,
-    direction: Float[Tensor, " d_in"] | None = None,
+    direction: Float[Tensor, " d_in"],
 ) -> tuple[Float[Tensor, "d_out 1"], Float[Tensor, "1 d_in"]]:
     """Factors of the change after which `key` gives `value` instead of `output`.
 
@@ -37,23 +35,21 @@ def rank_one_factors(
         key: k*.
         value: v*.
         output: what the projection gives for k* now.
-        second_moment: C.
-        direction: take C⁻¹ of this vector instead of `key` (the original code's mismatch).
+        direction: C⁻¹k*, from `SecondMoment.solve`. Any other vector also stores the pair, if not
+            by the smallest change.
 
     Returns:
         left (d_out, 1) and right (1, d_in), float64 on the CPU; their product is ΔW.
 
     Raises:
-        StatisticsError: C is singular.
         EditError: the key is orthogonal to its own direction, so no finite change does it.
     """
-    key, value, output = (vector.cpu().double() for vector in (key, value, output))
-    right = second_moment.solve(key if direction is None else direction)
+    key, value, output, right = (v.cpu().double() for v in (key, value, output, direction))
     right = right / torch.linalg.vector_norm(right)
     scale = right @ key
     if not torch.isfinite(scale) or abs(float(scale)) <= 1e-12 * float(key.norm()):
         raise EditError(
-            f"The key at layer {second_moment.layer} has no component along C⁻¹k (k is zero or not "
-            "finite). Edit another layer, or collect statistics from more text."
+            "The key has no component along C⁻¹k (it is zero or not finite). Edit another layer, "
+            "or collect statistics from more text."
         )
     return ((value - output) / scale)[:, None], right[None]

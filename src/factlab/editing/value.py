@@ -1,43 +1,56 @@
-"""v*: the MLP output that makes the model say the new object (ROME paper, equation 4).
+"""v*: the state that makes the model say the new object (ROME paper, equation 4).
 
     L(z) = mean_j −log P[o* | x_j + p; m := z]  +  KL( P[· | “s is a”; m := z] ‖ P[· | “s is a”] )
 
 The second term holds the *essence* of the subject: what the model takes it to be. As in the paper's
-code z is reached by adding one vector δ to the MLP output at the subject's last token in every row,
-with a decay on its norm, a bound on its length, and Adam.
+code z is reached by adding one vector δ at the subject's last token in every row, with a decay on
+its norm, a bound on its length, and Adam. ROME adds it to the output of an MLP, MEMIT to that of a
+layer (MEMIT paper, equation 16).
 
-δ changes nothing left of the subject's last token and nothing below the edited layer. All rows are
-aligned at that token: what is left of it is run once, its keys and values are kept, and every step
-starts at the edited layer with the few tokens from there on. Logits are read at target tokens only.
+Facts do not depend on each other: any number of them, of any lengths, are optimised in one batch,
+and each leaves it when it is done. How a step is made cheap is told in `value_batch`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from factlab.editing.lookup import prompt_rows, target_rows
+from factlab.editing.adam import Adam
+from factlab.editing.targets import ValueRequest
+from factlab.editing.value_batch import (
+    PreparedRequest,
+    SharedContexts,
+    ValueBatch,
+    prepare_requests,
+)
 from factlab.errors import EditError
-from factlab.facts import Fact
-from factlab.hooks import Site, Stream, intervene, record
-from factlab.models.cache import Prefix, RecordingCache
+from factlab.hooks import Site
+from factlab.models.allocator import memory_bounded_by
 from factlab.models.decoder import Decoder
-from factlab.models.replay import Frame, Hidden
 from factlab.progress import ProgressCallback, silent
-from factlab.tokens import pad
+
+Deltas = Float[Tensor, "fact d_model"]
+
+# Tokens per step: on a CPU a good gigabyte for the bundled model's gradients.
+_CPU_TOKENS, _GPU_TOKENS = 768, 16_384
 
 
 class ValueConfig(BaseModel):
     """How to optimise δ.
 
-    Defaults are the values of the paper's code for GPT-2 XL and GPT-J, but for `kl_position`.
+    The defaults need about half of the steps of the published rule, which is `published()`.
 
     Attributes:
         steps: most evaluations of the loss.
+        step_rule: `polyak`: along the gradient, as far as would bring the loss to zero if it went
+            on falling like this (Polyak 1969), with momentum and a bound; or `adam`, the paper's.
+        largest_step: bound of a Polyak step, as a share of ‖v₀‖.
+        momentum: of Polyak steps.
         learning_rate: of Adam.
         kl_factor: weight of the essence term (0.0625 in the code; the paper's text has 100).
         kl_position: where the essence prompt is read: at its last token, as the paper says, or at
@@ -45,22 +58,41 @@ class ValueConfig(BaseModel):
         weight_decay: factor of ‖δ‖ / ‖v₀‖².
         clamp_factor: ‖δ‖ is kept below this many times ‖v₀‖.
         stop_loss: stop when the total loss is below this.
+        stop_nll: stop when the target's NLL is below this in the mean over contexts.
+        max_batch_tokens: tokens of facts that go through a step together. Bounds memory and changes
+            no result; by default chosen for speed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: PositiveInt = 20
+    step_rule: Literal["polyak", "adam"] = "polyak"
+    largest_step: PositiveFloat = 0.3
+    momentum: float = Field(default=0.5, ge=0, lt=1)
     learning_rate: PositiveFloat = 0.5
     kl_factor: NonNegativeFloat = 0.0625
     kl_position: Literal["essence_end", "subject_end"] = "essence_end"
-    weight_decay: NonNegativeFloat = 0.5
+    weight_decay: NonNegativeFloat = 0.0
     clamp_factor: PositiveFloat = 4.0
     stop_loss: NonNegativeFloat = 0.05
+    stop_nll: NonNegativeFloat = 0.2
+    max_batch_tokens: PositiveInt | None = None
+
+    @classmethod
+    def published(cls, steps: int = 20) -> "ValueConfig":
+        """The values of the papers' code for GPT-2 XL and GPT-J."""
+        return cls(
+            steps=steps,
+            step_rule="adam",
+            kl_position="subject_end",
+            weight_decay=0.5,
+            stop_nll=0.0,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class OptimisedValue:
-    """The result of the optimisation.
+    """The result of the optimisation for one fact.
 
     Attributes:
         delta: δ, (d_model,), float32 or wider, on the CPU.
@@ -68,7 +100,7 @@ class OptimisedValue:
         target_prob_before: length-normalised probability of the target, averaged over contexts,
             without δ.
         target_prob: the same with δ.
-        initial_norm: ‖v₀‖, of the MLP output in the bare prompt.
+        initial_norm: ‖v₀‖, of the state in the bare prompt.
     """
 
     delta: Float[Tensor, " d_model"]
@@ -91,166 +123,141 @@ class OptimisedValue:
 
 
 @torch.inference_mode(False)
-def optimise_value(
+def optimise_values(
     lm: Decoder,
-    fact: Fact,
-    target: str,
+    requests: Sequence[ValueRequest],
     contexts: Sequence[str],
-    layer: int,
+    site: Site,
     config: ValueConfig,
     progress: ProgressCallback = silent,
-) -> OptimisedValue:
-    """Find δ for one fact.
+) -> list[OptimisedValue]:
+    """Find δ for every request; the result for one does not depend on the others.
 
     Args:
         lm: the model, left as it is.
-        fact: whose subject is looked up.
-        target: the object to say instead.
-        contexts: texts before the prompt; the first is empty.
-        layer: whose MLP output δ is added to.
+        requests: what to make the model say.
+        contexts: texts before the prompts; the first is empty.
+        site: the state that δ is added to: an MLP's output, or a layer's.
         config: see `ValueConfig`.
-        progress: called with steps done and in all.
+        progress: called with facts done and in all.
 
     Raises:
-        EditError: the loss became NaN.
+        TokenizationError: a target or subject makes no token of its own, or a row is too long.
+        EditError: a loss became NaN, or memory ran out.
     """
-    with lm.frozen():
-        problem = _prepare(lm, fact, target, contexts, layer, config)
-        width = torch.promote_types(lm.dtype, torch.float32)
-        delta = torch.zeros(lm.d_model, dtype=width, device=problem.entry.device)
+    prepared = prepare_requests(lm, requests, contexts)
+    limit = config.max_batch_tokens or (_CPU_TOKENS if lm.device.type == "cpu" else _GPU_TOKENS)
+    found: dict[int, OptimisedValue] = {}
+    setting = f"max_batch_tokens, which is {limit}"
+    with lm.frozen(), memory_bounded_by(setting):
+        with torch.no_grad():
+            shared = SharedContexts(lm, contexts, prepared)
+        for numbers in _groups(prepared, limit):
+            progress("optimising values", len(found), len(prepared))
+            group = [prepared[i] for i in numbers]
+            batch = ValueBatch(lm, group, shared, site, config.kl_position)
+            found |= zip(numbers, _optimise(lm, batch, group, config), strict=True)
+        progress("optimising values", len(found), len(prepared))
+    return [found[i] for i in range(len(prepared))]
+
+
+def _groups(prepared: Sequence[PreparedRequest], limit: int) -> list[list[int]]:
+    """Numbers of the requests that go together: of similar width, and few enough."""
+    groups: list[list[int]] = []
+    for i in sorted(range(len(prepared)), key=lambda i: prepared[i].width):
+        cost = prepared[i].width * len(prepared[i].rows)
+        if not groups or (len(groups[-1]) + 1) * cost > limit:
+            groups.append([])
+        groups[-1].append(i)
+    return groups
+
+
+@dataclass(slots=True)
+class _Trail:
+    """What one fact has gone through so far."""
+
+    history: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
+    probs: list[float] = field(default_factory=list[float])
+
+
+def _optimise(
+    lm: Decoder, batch: ValueBatch, group: Sequence[PreparedRequest], config: ValueConfig
+) -> list[OptimisedValue]:
+    width = torch.promote_types(lm.dtype, torch.float32)
+    norms = batch.initial_norms
+    longest = config.clamp_factor * norms
+    delta = torch.zeros(batch.n_facts, lm.d_model, dtype=width, device=norms.device)
+    step_rule = (
+        Adam(delta, config.learning_rate)
+        if config.step_rule == "adam"
+        else _Polyak(delta, norms, config)
+    )
+    trails = [_Trail() for _ in group]
+    results: dict[int, OptimisedValue] = {}
+    there = list(range(len(group)))  # which facts the rows of the batch belong to
+    for step in range(config.steps):
         delta.requires_grad_(True)
-        optimiser = torch.optim.Adam([delta], lr=config.learning_rate)
-        longest = config.clamp_factor * problem.initial_norm
-        history: list[dict[str, float]] = []
-        probs: list[float] = []
-        for step in range(config.steps):
-            progress("optimising the value", step, config.steps)
-            with torch.enable_grad():
-                nll, kl = _loss_terms(lm, problem, delta)
-                decay = config.weight_decay * delta.norm() / problem.initial_norm**2
-                loss = nll.mean() + config.kl_factor * kl + decay.to(nll.device)
-            history.append(
-                {
-                    "loss": float(loss.detach()),
-                    "nll": float(nll.detach().mean()),
-                    "kl": float(kl.detach()),
-                    "delta_norm": float(delta.detach().norm()),
-                }
-            )
-            probs.append(float(nll.detach().neg().exp().mean()))
-            if not torch.isfinite(loss):
-                raise EditError(
-                    f"The loss became {float(loss)} at step {step} of {fact.subject!r}. "
-                    "Lower the learning rate, or use float32."
-                )
-            if loss < config.stop_loss or step == config.steps - 1:
-                break
-            (delta.grad,) = torch.autograd.grad(loss, delta)
-            optimiser.step()
-            with torch.no_grad():
-                delta *= (longest / delta.norm().clamp(min=1e-12)).clamp(max=1.0)
-        progress("optimising the value", config.steps, config.steps)
-    return OptimisedValue(delta.detach().cpu(), history, probs[0], probs[-1], problem.initial_norm)
-
-
-@dataclass(frozen=True, slots=True)
-class _Problem:
-    """Everything that stays the same from step to step.
-
-    Rows are the contexts and last the essence prompt. Column 0 is the lookup token of every row.
-    """
-
-    layer: int
-    frame: Frame
-    entry: Hidden
-    target_rows: Int[Tensor, " read"]
-    target_columns: Int[Tensor, " read"]
-    target_ids: Int[Tensor, " read"]
-    n_contexts: int
-    essence_column: int
-    essence_logprobs: Float[Tensor, " vocab"]
-    initial_norm: float
-
-
-@torch.no_grad()
-def _prepare(
-    lm: Decoder,
-    fact: Fact,
-    target: str,
-    contexts: Sequence[str],
-    layer: int,
-    config: ValueConfig,
-) -> _Problem:
-    rows = target_rows(lm, fact, contexts, target)
-    (essence,) = prompt_rows(lm, Fact("{} is a", fact.subject), [""])
-    every = [*rows, essence]
-    inputs = [*(row.ids[:-1] for row in rows), essence.ids]  # the last target id is never read
-    positions = [row.position for row in every]
-    cache = RecordingCache(lm.n_layers, max(map(len, inputs)))
-    output_site = Site(layer, Stream.MLP)
-    with record(lm, [output_site]) as states:
-        whole = lm.frame(pad(inputs, lm.device), cache)
-        entry = lm.run(whole, stop=layer)
-        final = lm.run(whole, entry, first=layer)
-
-    # From here on column 0 is the lookup token: cut every row there, and line the cuts up.
-    aligned = pad(inputs, lm.device, align=positions)
-    lookup = max(positions)
-    columns = torch.tensor(positions)[:, None] + torch.arange(aligned.width - lookup)
-    columns = columns.clamp(max=entry.shape[1] - 1).to(entry.device)
-    entry = entry.gather(1, columns[:, :, None].expand(-1, -1, entry.shape[2]))
-    reads = [
-        (number, row.n_prompt - 1 + i - row.position, row.ids[row.n_prompt + i])
-        for number, row in enumerate(rows)
-        for i in range(len(row.ids) - row.n_prompt)
-    ]
-    at_end = config.kl_position == "essence_end"
-    essence_column = len(essence.ids) - 1 - essence.position if at_end else 0
-    essence_logits = lm.readout(final[-1:, essence.position + essence_column])[0]
-    wanted = torch.tensor(reads, device=final.device)
-    return _Problem(
-        layer=layer,
-        frame=lm.frame(aligned, Prefix.of(cache, positions), lookup),
-        entry=entry,
-        target_rows=wanted[:, 0],
-        target_columns=wanted[:, 1],
-        target_ids=wanted[:, 2],
-        n_contexts=len(rows),
-        essence_column=essence_column,
-        essence_logprobs=_log_softmax(essence_logits),
-        initial_norm=float(states[output_site][0, positions[0]].norm()),
-    )
-
-
-def _loss_terms(
-    lm: Decoder, problem: _Problem, delta: Float[Tensor, " d_model"]
-) -> tuple[Float[Tensor, " context"], Float[Tensor, ""]]:
-    """NLL of the target in each context, averaged over its tokens, and the essence's KL."""
-
-    def add_delta(state: Tensor) -> Tensor:
-        moved = state.clone()
-        moved[:, 0] += delta.to(state)
-        return moved
-
-    with intervene(lm, {Site(problem.layer, Stream.MLP): add_delta}):
-        hidden = lm.run(problem.frame, problem.entry, first=problem.layer)
-    read = torch.cat(
-        [
-            hidden[problem.target_rows, problem.target_columns],
-            hidden[problem.n_contexts, problem.essence_column][None],
+        with torch.enable_grad():
+            losses = batch.losses(delta)
+            nll, kl = losses.nll.mean(1), losses.kl
+            decay = config.weight_decay * delta.norm(dim=1) / norms**2
+            loss = nll + config.kl_factor * kl + decay.to(nll.device)
+        terms = [
+            x.detach().tolist() for x in (loss, nll, kl, delta.norm(dim=1), losses.target_prob)
         ]
-    )
-    logprobs = _log_softmax(lm.readout(read))
-    target_ids, target_rows = (
-        x.to(logprobs.device) for x in (problem.target_ids, problem.target_rows)
-    )
-    nll = -logprobs[:-1].gather(1, target_ids[:, None])[:, 0]
-    per_context = nll.new_zeros(problem.n_contexts)
-    totals = per_context.index_add(0, target_rows, nll)
-    counts = per_context.index_add(0, target_rows, torch.ones_like(nll))
-    kl = (logprobs[-1].exp() * (logprobs[-1] - problem.essence_logprobs)).sum()
-    return totals / counts, kl
+        going: list[int] = []
+        for i, (total, *others, prob) in enumerate(zip(*terms, strict=True)):
+            fact = there[i]
+            names = ("nll", "kl", "delta_norm")
+            trails[fact].history.append({"loss": total} | dict(zip(names, others, strict=True)))
+            trails[fact].probs.append(prob)
+            if not abs(total) < float("inf"):
+                raise EditError(
+                    f"The loss of {group[fact].request.fact.subject!r} became {total} at step "
+                    f"{step}. Make the steps smaller, or use float32."
+                )
+            if total < config.stop_loss or others[0] < config.stop_nll or step == config.steps - 1:
+                results[fact] = OptimisedValue(
+                    delta.detach()[i].cpu(),
+                    trails[fact].history,
+                    trails[fact].probs[0],
+                    prob,
+                    float(norms[i]),
+                )
+            else:
+                going.append(i)
+        if not going:
+            break
+        (gradient,) = torch.autograd.grad(loss.sum(), delta)
+        delta = delta.detach()
+        if len(going) < len(there):
+            chosen = torch.tensor(going, device=delta.device)
+            batch.keep(going)
+            step_rule.keep(chosen)
+            delta, gradient = delta[chosen], gradient[chosen]
+            norms, longest = norms[chosen], longest[chosen]
+            there = [there[i] for i in going]
+        at = torch.tensor(going, device=loss.device)
+        delta = delta + step_rule.move(gradient, loss.detach()[at].to(delta.device))
+        delta *= (longest / delta.norm(dim=1).clamp(min=1e-12)).clamp(max=1.0)[:, None]
+    return [results[i] for i in range(len(group))]
 
 
-def _log_softmax(logits: Float[Tensor, "*n vocab"]) -> Float[Tensor, "*n vocab"]:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+class _Polyak:
+    """Polyak's step, loss / ‖g‖ along −g, bounded, with heavy-ball momentum."""
+
+    def __init__(self, like: Deltas, norms: Float[Tensor, " fact"], config: ValueConfig) -> None:
+        self._longest = config.largest_step * norms
+        self._momentum = config.momentum
+        self._last = torch.zeros_like(like)
+
+    def move(self, gradient: Deltas, loss: Float[Tensor, " fact"]) -> Deltas:
+        """What to add to δ."""
+        slope = gradient.norm(dim=1).clamp(min=1e-12)
+        length = torch.minimum(loss / slope, self._longest)
+        self._last = self._momentum * self._last - (length / slope)[:, None] * gradient
+        return self._last
+
+    def keep(self, facts: Tensor) -> None:
+        """Forget all others."""
+        self._longest, self._last = self._longest[facts], self._last[facts]

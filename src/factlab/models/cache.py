@@ -108,10 +108,10 @@ class RecordingCache(Cache):
         """Keys and values so far, layer by layer."""
         return [layer.stored for layer in self._growing]
 
-    def begin_with(self, prefix: "Prefix") -> None:
-        """Put a prefix in front of an empty cache."""
+    def begin_with(self, prefix: "Prefix", repeats: int = 1) -> None:
+        """Put a prefix, its rows repeated as a whole, in front of an empty cache."""
         for layer, (keys, values) in zip(self._growing, prefix.keys_values, strict=True):
-            layer.update(keys, values)
+            layer.update(keys.repeat(repeats, 1, 1, 1), values.repeat(repeats, 1, 1, 1))
 
 
 class Prefix(Cache):
@@ -126,20 +126,33 @@ class Prefix(Cache):
         super().__init__(layers=[_PrefixLayer(keys, values) for keys, values in keys_values])
 
     @classmethod
-    def of(cls, cache: RecordingCache, stops: int | Sequence[int]) -> "Prefix":
+    def of(
+        cls,
+        cache: RecordingCache,
+        stops: int | Sequence[int],
+        starts: Sequence[int] | None = None,
+    ) -> "Prefix":
         """The first tokens of each row of what a forward pass has recorded.
 
         Args:
-            cache: filled from rows that all start in column 0.
+            cache: what was recorded.
             stops: how many tokens, for all rows or for each; rows that keep fewer are shifted so
                 that all end in one column, as `tokens.pad` aligns them.
+            starts: the column in which each row's first token is; 0 for all by default.
         """
         if isinstance(stops, int):
             return cls([(k[:, :, :stops], v[:, :, :stops]) for k, v in cache.keys_values])
         lengths = torch.tensor(stops)
         width = int(lengths.max())
         columns = (torch.arange(width) - (width - lengths[:, None])).clamp(min=0)
+        if starts is not None:
+            columns += torch.tensor(starts)[:, None]
         return cls([(_take(k, columns), _take(v, columns)) for k, v in cache.keys_values])
+
+    def rows(self, numbers: Sequence[int]) -> "Prefix":
+        """Some of the rows."""
+        index = torch.tensor(numbers)
+        return Prefix([(k[index.to(k.device)], v[index.to(v.device)]) for k, v in self.keys_values])
 
 
 def _take(

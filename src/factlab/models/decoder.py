@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from factlab import tokens
-from factlab.architectures import Architecture, Layout, architecture_of, layout_of
+from factlab.architectures import (
+    Architecture,
+    Layout,
+    architecture_of,
+    attention_inputs,
+    layout_of,
+)
 from factlab.errors import InvalidRequestError, TokenizationError
 from factlab.facts import Fact, TokenSpan
 from factlab.hooks import Site, Stream
@@ -25,6 +31,9 @@ _NOT_THE_MODEL = {
     "_name_or_path", "architectures", "dtype", "output_attentions", "output_hidden_states",
     "quantization_config", "return_dict", "torch_dtype", "transformers_version", "use_cache",
 }  # fmt: skip
+
+# Digests remembered for each weight: its own and that of the original under an edit.
+_DIGESTS_KEPT = 4
 
 
 class Decoder:
@@ -55,7 +64,8 @@ class Decoder:
         self.patches = PatchBoard(model)
         self.shell = Shell(model, self.architecture, returns_tuple)
         self._layers = list(model.get_submodule(self.architecture.layers).children())
-        self._digests: dict[bool, tuple[tuple[object, ...], str]] = {}
+        # By weight: where it was and how often it had changed, and its digest.
+        self._digests: dict[str, dict[tuple[int, int], bytes]] = {}
 
     def __repr__(self) -> str:
         return (
@@ -142,6 +152,15 @@ class Decoder:
         """That parameter, in the layer's own layout."""
         return self.model.get_parameter(self.mlp_weight_name(layer))
 
+    def attn_weight_names(self, layer: int) -> list[str]:
+        """Parameter names of the projections that read into a layer's attention (q, k, v)."""
+        inside = attention_inputs(self.layer(layer), self.architecture)
+        return [f"{self.architecture.layers}.{layer}.{path}.weight" for path in inside]
+
+    def layout_of(self, weight_name: str) -> Layout:
+        """Orientation of a projection's weight."""
+        return layout_of(self.model.get_submodule(weight_name.removesuffix(".weight")))
+
     @property
     def mlp_layout(self) -> Layout:
         """Orientation of MLP output projections: `out_in` (nn.Linear) or `in_out` (Conv1D)."""
@@ -162,18 +181,25 @@ class Decoder:
         return self._digest({})
 
     def _digest(self, instead: dict[str, Tensor]) -> str:
-        weights = {n: instead.get(n, p.detach()) for n, p in self.model.named_parameters()}
-        key = tuple((name, w.data_ptr(), w._version) for name, w in weights.items())
-        if self._digests.get(bool(instead), ((), ""))[0] != key:
-            config = self.model.config.to_dict()
-            settings = {k: v for k, v in config.items() if k not in _NOT_THE_MODEL}
-            digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-            for name in sorted(weights):
-                digest.update(f"{name} {tuple(weights[name].shape)}\n".encode())
-                rounded = weights[name].to(torch.bfloat16).contiguous().view(torch.int16)
-                digest.update(rounded.cpu().numpy().data)
-            self._digests[bool(instead)] = key, digest.hexdigest()
-        return self._digests[bool(instead)][1]
+        config = self.model.config.to_dict()
+        settings = {k: v for k, v in config.items() if k not in _NOT_THE_MODEL}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+        for name, parameter in sorted(self.model.named_parameters()):
+            digest.update(self._weight_digest(name, instead.get(name, parameter.detach())))
+        return digest.hexdigest()
+
+    def _weight_digest(self, name: str, weight: Tensor) -> bytes:
+        """Of one weight; made anew only when the weight has changed."""
+        key = weight.data_ptr(), weight._version
+        known = self._digests.setdefault(name, {})
+        if key not in known:
+            digest = hashlib.sha256(f"{name} {tuple(weight.shape)}\n".encode())
+            rounded = weight.to(torch.bfloat16).contiguous().view(torch.int16)
+            digest.update(rounded.cpu().numpy().data)
+            while len(known) >= _DIGESTS_KEPT:
+                known.pop(next(iter(known)))
+            known[key] = digest.digest()
+        return known[key]
 
     # -- running ----------------------------------------------------------------------------
 

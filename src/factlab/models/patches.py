@@ -5,7 +5,8 @@ on it in order. The live weight is always the original with the active patches a
 another, so removing one patch leaves exactly what applying only the others would have given.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -82,6 +83,16 @@ class PatchBoard:
                 raise EditError(f"The edit of '{name}' is not applied to this model.")
             del planned[name][places[-1]]
         self._set(planned)
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Take all patches off inside the block; on again after it, to the bit."""
+        planned = {name: self._untouched(name) for name in self._weights}
+        try:
+            self._set({name: [] for name in planned})
+            yield
+        finally:
+            self._set(planned)
 
     def _untouched(self, name: str) -> list[Patch]:
         """The patches on a weight, if it is to the bit what they make of the original."""

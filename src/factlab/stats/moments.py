@@ -5,6 +5,7 @@ needs to know about them (ROME paper, section 3.1 and appendix A).
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from factlab.storage import read_tensors, write_tensors
 _FORMAT = "factlab second moment 1"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SecondMoment:
     """E[k kᵀ] of one layer's MLP keys, with what it was computed from.
 
@@ -36,12 +37,8 @@ class SecondMoment:
     source: str
     fingerprint: str
 
-    def solve(self, key: Float[Tensor, " d_mlp"]) -> Float[Tensor, " d_mlp"]:
-        """C⁻¹ k, by Cholesky in float64.
-
-        Raises:
-            StatisticsError: C is not positive definite: there were too few independent keys.
-        """
+    @cached_property
+    def _cholesky(self) -> Float[Tensor, "d_mlp d_mlp"]:
         factor, info = torch.linalg.cholesky_ex(self.matrix)
         if int(info) != 0:
             raise StatisticsError(
@@ -49,7 +46,15 @@ class SecondMoment:
                 f"{self.source} for {len(self.matrix)} dimensions are too few or too alike. "
                 "Collect it from more text (factlab stats --tokens-per-dim 10)."
             )
-        return torch.cholesky_solve(key.cpu().double()[:, None], factor)[:, 0]
+        return factor
+
+    def solve(self, keys: Float[Tensor, "key d_mlp"]) -> Float[Tensor, "key d_mlp"]:
+        """C⁻¹ k of every key, by Cholesky in float64.
+
+        Raises:
+            StatisticsError: C is not positive definite: there were too few independent keys.
+        """
+        return torch.cholesky_solve(keys.cpu().double().T, self._cholesky).T
 
     def check_model(self, lm: Decoder) -> None:
         """Refuse statistics of another model. Those of the model before its edits will do.

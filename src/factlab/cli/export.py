@@ -1,0 +1,63 @@
+"""`factlab export`: take an edit to other programs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from factlab.cli.session import Session, command
+from factlab.cli.tables import table
+from factlab.errors import InvalidRequestError, nearest
+
+_KINDS = ("peft", "checkpoint")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    command(app, export, "export")
+
+
+def export(
+    session: Session,
+    folder: Annotated[Path, typer.Argument(help="The folder that 'factlab edit --out' wrote.")],
+    to: Annotated[str, typer.Option(help="peft (a LoRA adapter) or checkpoint (a whole model).")],
+    out: Annotated[Path, typer.Option(help="New folder to write.")],
+    rank: Annotated[
+        int | None, typer.Option(help="Largest rank of an adapter; as large as needed by default.")
+    ] = None,
+) -> None:
+    """Write an edit as a LoRA adapter for peft, or merged into its model for transformers.
+
+    What --edit names goes in too, before it.
+    """
+    from factlab.editing.checkpoint import check_new_folder
+    from factlab.editing.edit import Edit
+    from factlab.editing.stack import combine
+    from factlab.storage import check_writable
+
+    if to not in _KINDS:
+        raise InvalidRequestError(
+            f"Cannot export to '{to}'.{nearest(to, _KINDS)} Choose from {', '.join(_KINDS)}."
+        )
+    if to == "checkpoint" and rank is not None:
+        raise InvalidRequestError("--rank is for --to peft; a checkpoint holds the exact weights.")
+    check_new_folder(out)
+    check_writable(out, is_folder=True)
+    edit = Edit.load(folder)
+    if to == "checkpoint":
+        lm = session.load_model()
+        edit.merge_into(lm, out)
+        session.say(f"Saved {lm.name} with the edit in {out}. Use it: factlab ask … --model {out}")
+        session.emit({"to": to, "folder": str(out), "model": lm.name})
+        return
+    made = combine([*map(Edit.load, session.edits), edit]).to_peft(out, rank)
+    rows = [[m.module, str(m.rank), f"{m.kept_energy:.6%}"] for m in made.modules]
+    session.say(table(["module", "rank", "energy kept"], rows, right={1, 2}))
+    session.say(
+        f"Saved in {out}. Use it: peft.PeftModel.from_pretrained(model, '{out}'), where model is "
+        f"{edit.base.name}."
+    )
+    modules = [
+        {"module": m.module, "rank": m.rank, "kept_energy": m.kept_energy} for m in made.modules
+    ]
+    session.emit({"to": to, "folder": str(out), "modules": modules})

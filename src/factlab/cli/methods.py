@@ -1,0 +1,47 @@
+"""`factlab methods`: the editing methods, and where they edit which model."""
+
+import typer
+
+from factlab.cli.session import Session, command
+from factlab.cli.tables import table
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    command(app, methods, "methods")
+
+
+def methods(session: Session) -> None:
+    """List the editing methods and their presets by model."""
+    from factlab.editing.methods import METHODS
+    from factlab.editing.presets import PRESETS
+
+    rows = [[m.name, m.about, "many" if m.together else "one"] for m in METHODS.values()]
+    session.say(table(["method", "what it does", "facts per edit"], rows))
+    rows = []
+    for preset in PRESETS:
+        layers = preset.memit_layers
+        tuned = [f"{name} {layer}" for name, (layer, _) in preset.fine_tune.items()]
+        memit = f"{layers[0]}–{layers[-1]}, λ {preset.memit_weight:g}" if layers else "—"
+        rows.append(
+            [preset.model, f"{preset.rome_layer} ({preset.rome_source})",
+             f"{memit} ({preset.memit_source})" if layers else "—", ", ".join(tuned) or "—"]
+        )  # fmt: skip
+    session.say(table(["model", "ROME layer", "MEMIT layers", "fine-tuning layers"], rows))
+    session.say("Other models get their layers from causal traces (see 'factlab layers').")
+    session.emit(
+        {
+            "methods": [
+                {"name": m.name, "about": m.about, "many": m.together is not None,
+                 "settings": m.config.model_json_schema()["properties"]}
+                for m in METHODS.values()
+            ],
+            "presets": [
+                {"model": p.model, "family": p.family, "n_layers": p.n_layers,
+                 "d_model": p.d_model, "rome_layer": p.rome_layer,
+                 "memit_layers": list(p.memit_layers), "memit_weight": p.memit_weight,
+                 "fine_tune": {name: list(values) for name, values in p.fine_tune.items()}}
+                for p in PRESETS
+            ],
+        }
+    )  # fmt: skip

@@ -1,0 +1,199 @@
+"""Files of facts that people write: TOML, JSON, and tables with commas or tabs."""
+
+import csv
+import io
+import json
+import re
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from factlab.data.json_lines import read_values
+from factlab.errors import FactlabError, InvalidRequestError, StorageError, nearest
+from factlab.facts import Fact
+from factlab.storage import read_text, write_atomically
+
+_REQUIRED = ("template", "subject")
+_FIELDS: tuple[str, ...] = (*_REQUIRED, "target_new", "target_true")
+_SHOWN = 5
+_TOML_HEADER = re.compile(r"^[ \t]*\[\[[ \t]*fact[ \t]*\]\]", re.MULTILINE)
+_Row = tuple[str, object]  # where it stands, such as "line 3", and what stands there
+
+
+def load_facts(path: str | Path) -> list[Fact]:
+    """Read facts from a file that ends with .toml, .jsonl, .json, .csv or .tsv.
+
+    The fields are those of `Fact`: `template` and `subject`, and if wanted `target_new` and
+    `target_true`; one that is empty is not given. In TOML every fact begins with `[[fact]]`. In a
+    table the first line names the columns; cells may be quoted, spaces before them are dropped.
+
+    Raises:
+        StorageError: the file is missing, not UTF-8, of an unknown kind, broken or empty; or a fact
+            has an unknown field, lacks one, is not a valid `Fact`, or came before with the same
+            template, subject and target_new. The message names the line.
+    """
+    path = Path(path)
+    match _known_suffix(path, ".toml", ".jsonl", ".json", ".csv", ".tsv"):
+        case ".toml":
+            rows = _toml_rows(path)
+        case ".csv":
+            rows = _table_rows(path, ",", "commas")
+        case ".tsv":
+            rows = _table_rows(path, "\t", "tabs")
+        case _:
+            rows = ((f"line {line}", value) for line, value in read_values(path))
+    return _all_different(((where, _fact(row, where, path)) for where, row in rows), path)
+
+
+def save_facts(facts: Sequence[Fact], path: str | Path) -> None:
+    """Write a .jsonl or .csv file that `load_facts` reads back.
+
+    Raises:
+        StorageError: the name ends otherwise, the file cannot be written, or `load_facts` would
+            refuse it: there are no facts, or two have the same template, subject and target_new.
+    """
+    path = Path(path)
+    suffix = _known_suffix(path, ".jsonl", ".csv")
+    _all_different(((f"fact {i}", fact) for i, fact in enumerate(facts, 1)), path)
+    rows = [{k: v for k, v in asdict(fact).items() if v is not None} for fact in facts]
+    text = io.StringIO(newline="")
+    if suffix == ".csv":
+        table = csv.DictWriter(text, _FIELDS, quoting=csv.QUOTE_ALL, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    else:
+        text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_atomically(path, lambda temporary: _write(temporary, text.getvalue()))
+
+
+def check_conflicts(facts: Sequence[Fact]) -> None:
+    """Refuse facts that cannot be asked for together; several relations of one subject can.
+
+    Raises:
+        InvalidRequestError: facts with the same template and subject ask for a different
+            `target_new`, or for the same one twice. The message counts them and shows up to five.
+    """
+    places: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i, fact in enumerate(facts):
+        places[fact.template, fact.subject].append(i)
+    problems: list[str] = []
+    for found in places.values():
+        asked = [facts[i].target_new for i in found]
+        wanted = [f"'{target}'" for target in dict.fromkeys(asked) if target is not None]
+        which = f"facts {', '.join(str(i + 1) for i in found)}: '{facts[found[0]].prompt}'"
+        if len(wanted) > 1:
+            problems.append(f"{which} should become {' and '.join(wanted)}")
+        elif len(set(asked)) < len(asked):
+            problems.append(f"{which} is given more than once")
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise InvalidRequestError(
+            f"Conflicts between facts: {len(problems)} ({'; '.join(problems[:_SHOWN])}{more}). "
+            "Keep one fact for each template and subject."
+        )
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="")
+
+
+def _known_suffix(path: Path, *known: str) -> str:
+    suffix = path.suffix.lower()
+    if suffix not in known:
+        names = f"{', '.join(known[:-1])} or {known[-1]}"
+        raise StorageError(f"'{path}' is of no known kind: the name must end with {names}.")
+    return suffix
+
+
+def _toml_rows(path: Path) -> Iterator[_Row]:
+    text = read_text(path)
+    try:
+        document = tomllib.loads(text)
+    except ValueError as error:
+        raise StorageError(f"'{path}' is not valid TOML: {error}.") from error
+    tables: object = document.get("fact", [])
+    if document.keys() - {"fact"} or not isinstance(tables, list):
+        raise StorageError(
+            f"'{path}' has {', '.join(document)} outside of a list of facts. "
+            "Begin every fact with a line [[fact]], in two pairs of brackets."
+        )
+    places = [f"line {text.count(chr(10), 0, m.start()) + 1}" for m in _TOML_HEADER.finditer(text)]
+    if len(places) != len(tables):  # an inline list, or text that looks like a header
+        places = [f"fact {i + 1}" for i in range(len(tables))]
+    yield from zip(places, tables, strict=True)
+
+
+def _table_rows(path: Path, delimiter: str, separator: str) -> Iterator[_Row]:
+    lines = io.StringIO(read_text(path), newline="")
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
+    columns: list[str] = []
+    line = 1
+    try:
+        for cells in reader:
+            where, line = f"line {line}", reader.line_num + 1
+            if not any(cell.strip() for cell in cells):
+                continue
+            if not columns:
+                columns = [cell.strip() for cell in cells]
+                _check_columns(columns, path, separator)
+            elif len(cells) != len(columns):
+                raise StorageError(
+                    f"{where.capitalize()} of '{path}' has {len(cells)} cells for {len(columns)} "
+                    f"columns. Keep {separator} around empty cells; quote a cell that holds them."
+                )
+            else:
+                yield where, dict(zip(columns, cells, strict=True))
+    except csv.Error as error:
+        raise StorageError(f"Line {line} of '{path}': {error}. Mend its quotes.") from error
+
+
+def _check_columns(columns: list[str], path: Path, separator: str) -> None:
+    unknown = [name for name in columns if name not in _FIELDS]
+    if unknown or not {*_REQUIRED} <= {*columns} or len({*columns}) < len(columns):
+        raise StorageError(
+            f"The first line of '{path}' names the columns {', '.join(columns)}. It must name "
+            f"template and subject, and may name target_new and target_true, each once, with "
+            f"{separator} between.{nearest(unknown[0], _FIELDS) if unknown else ''}"
+        )
+
+
+def _fact(row: object, where: str, path: Path) -> Fact:
+    where = f"{where.capitalize()} of '{path}'"
+    if not isinstance(row, Mapping):
+        raise StorageError(f"{where}: a fact has named fields; this is a {type(row).__name__}.")
+    given: dict[str, str] = {}
+    for name, value in row.items():
+        if name not in _FIELDS:
+            raise StorageError(
+                f"{where}: field '{name}' is none of {', '.join(_FIELDS)}.{nearest(name, _FIELDS)}"
+            )
+        if not isinstance(value, str | None):
+            raise StorageError(f"{where}: {name} is {value!r}, not a text. Put it in quotes.")
+        if value and value.strip():
+            given[name] = value
+    missing = [name for name in _REQUIRED if name not in given]
+    if missing:
+        raise StorageError(f"{where}: {missing[0]} is missing or empty. Give a text.")
+    try:
+        return Fact(**given)
+    except FactlabError as error:
+        raise StorageError(f"{where}: {error}") from error
+
+
+def _all_different(rows: Iterable[tuple[str, Fact]], path: Path) -> list[Fact]:
+    facts: list[Fact] = []
+    seen: dict[tuple[str, str, str | None], str] = {}
+    for where, fact in rows:
+        request = (fact.template, fact.subject, fact.target_new)
+        if request in seen:
+            raise StorageError(
+                f"{where.capitalize()} of '{path}' has the template, subject and target_new of "
+                f"{seen[request]}. Remove one of them."
+            )
+        seen[request] = where
+        facts.append(fact)
+    if not facts:
+        raise StorageError(f"There are no facts in '{path}'. Give at least one.")
+    return facts

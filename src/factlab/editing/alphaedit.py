@@ -1,0 +1,86 @@
+"""AlphaEdit: edits in the null space of what the model uses (Fang et al. 2024, arXiv 2410.02355).
+
+MEMIT's update is projected onto the directions in which ordinary keys have next to nothing, so that
+their outputs stay what they are; keys of earlier edits are protected by name:
+
+    ΔW = R K₁ᵀ P (K₁ K₁ᵀ P + K_p K_pᵀ P + ε I)⁻¹
+
+P projects onto the eigenvectors of C with the smallest eigenvalues. The original code keeps those
+below 0.02 whatever the model; here they are the ones that together hold a given share of C.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, PositiveFloat
+from torch import Tensor
+
+from factlab.editing.background import Background
+from factlab.editing.edit import Edit
+from factlab.editing.layerwise import Keys, LayerwiseConfig, write_facts
+from factlab.editing.lookup import mean_keys
+from factlab.editing.presets import settle_memit_layers
+from factlab.editing.targets import first_fact
+from factlab.facts import Fact
+from factlab.models.language_model import LanguageModel
+from factlab.progress import ProgressCallback, silent
+from factlab.stats.moments import SecondMoment
+
+
+class AlphaEditConfig(LayerwiseConfig):
+    """Settings of AlphaEdit; its layers are MEMIT's.
+
+    Attributes:
+        null_share: how much of C, as a share of its trace, the directions hold that may change.
+        ridge: ε, as a share of the mean squared length of the projected keys.
+    """
+
+    null_share: float = Field(default=0.2, gt=0, le=1)
+    ridge: PositiveFloat = 0.1
+
+
+def alphaedit(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    config: AlphaEditConfig | None = None,
+    background: Background | None = None,
+    progress: ProgressCallback = silent,
+) -> Edit:
+    """Compute one edit that writes all facts; arguments and errors as for `memit`.
+
+    The keys of `background.past_facts` are looked up again and left alone.
+    """
+    background = background or Background()
+    config, source = settle_memit_layers(
+        lm, config or AlphaEditConfig(), first_fact(facts), progress
+    )
+    moments = background.second_moments(lm, config.layers or (), config.stats, progress)
+    contexts, past = background.contexts(lm, config.contexts), background.past_facts
+    weights, share, ridge = config.contexts.weights(len(contexts)), config.null_share, config.ridge
+
+    def dual_keys(layer: int, keys: Keys) -> Keys:
+        basis = null_space(moments[layer], share)
+        old = mean_keys(lm, past, contexts, layer, weights).keys if past else keys[:0]
+        return null_space_duals(keys, old, basis, ridge)
+
+    return write_facts(
+        lm, facts, "alphaedit", config, source, background, dual_keys, True, progress
+    )[0]
+
+
+def null_space(second_moment: SecondMoment, share: float) -> Float[Tensor, "d_mlp free"]:
+    """Orthonormal directions in which ordinary keys have least, together this share of C."""
+    values, vectors = torch.linalg.eigh(second_moment.matrix)
+    held = values.clamp(min=0).cumsum(0) / values.clamp(min=0).sum()
+    return vectors[:, : max(1, int((held <= share).sum()))]
+
+
+def null_space_duals(
+    keys: Keys, past: Keys, basis: Float[Tensor, "d_mlp free"], ridge: float
+) -> Keys:
+    """The rows of (G + εI)⁻¹ K P that belong to new facts; G = K P Kᵀ over new and past keys."""
+    projected = torch.cat([keys, past]) @ basis
+    gram = projected @ projected.T
+    gram = gram + ridge * gram.diagonal().mean() * torch.eye(len(gram)).double()
+    return torch.linalg.solve(gram, projected)[: len(keys)] @ basis.T

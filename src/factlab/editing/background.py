@@ -1,0 +1,72 @@
+"""What methods need of a model besides facts, worked out once and used for all of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from factlab.editing.contexts import ContextConfig, sample_contexts
+from factlab.errors import InvalidRequestError
+from factlab.facts import Fact
+from factlab.models.language_model import LanguageModel
+from factlab.progress import ProgressCallback, silent
+from factlab.stats.moments import SecondMoment
+from factlab.stats.store import StatsConfig, second_moments
+
+
+@dataclass(slots=True)
+class Background:
+    """Contexts and second moments of one model, kept while many edits of it are made.
+
+    When edits are made one on top of the other, all of them use what was found on the model before
+    the first.
+
+    Attributes:
+        moments: second moments at hand, by layer; others are collected when they are asked for.
+        past_facts: what earlier edits of a sequence wrote, for methods that protect it.
+    """
+
+    moments: dict[int, SecondMoment] = field(default_factory=dict[int, SecondMoment])
+    past_facts: tuple[Fact, ...] = ()
+    _contexts: dict[ContextConfig, list[str]] = field(
+        default_factory=dict[ContextConfig, list[str]]
+    )
+
+    @classmethod
+    def of(cls, moments: Sequence[SecondMoment] | Mapping[int, SecondMoment]) -> "Background":
+        """With second moments that are at hand."""
+        found = moments.values() if isinstance(moments, Mapping) else moments
+        return cls({moment.layer: moment for moment in found})
+
+    def contexts(self, lm: LanguageModel, config: ContextConfig) -> list[str]:
+        """Texts to put before prompts; the first is empty."""
+        if config not in self._contexts:
+            self._contexts[config] = sample_contexts(lm, config)
+        return self._contexts[config]
+
+    def second_moments(
+        self,
+        lm: LanguageModel,
+        layers: Sequence[int],
+        config: StatsConfig,
+        progress: ProgressCallback = silent,
+    ) -> dict[int, SecondMoment]:
+        """C of some layers: those at hand, the others from the cache or collected.
+
+        Raises:
+            WrongModelError: those at hand are of another model.
+            InvalidRequestError: moments of other layers were given, and none of these.
+        """
+        missing = [layer for layer in layers if layer not in self.moments]
+        if missing and self.moments and len(missing) == len(layers):
+            raise InvalidRequestError(
+                f"The statistics are of layer {', '.join(map(str, self.moments))}, but the edit "
+                f"is at layer {', '.join(map(str, layers))}."
+            )
+        if missing:
+            self.moments |= second_moments(lm, missing, config, progress=progress)
+        for layer in layers:
+            self.moments[layer].check_model(lm)
+        return {layer: self.moments[layer] for layer in layers}
+
+    def after(self, facts: Sequence[Fact]) -> "Background":
+        """The same for the next edit of a sequence."""
+        return replace(self, past_facts=(*self.past_facts, *facts))

@@ -1,0 +1,70 @@
+"""EMMET: equality-constrained editing of many facts (Gupta et al. 2024, arXiv 2403.14236).
+
+ROME's objective with several pairs: the smallest change, in the metric of C, that stores all of
+them exactly,
+
+    minimise ‖Ŵ K₀ − W K₀‖²  subject to  Ŵ kᵢ = vᵢ
+    ΔW = R (K₁ᵀ C⁻¹ K₁)⁻¹ K₁ᵀ C⁻¹
+
+For one fact this is ROME's update. Keys that are alike make the matrix in the middle
+ill-conditioned; a little damping keeps the change small there.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import NonNegativeFloat
+
+from factlab.editing.background import Background
+from factlab.editing.edit import Edit
+from factlab.editing.layerwise import Keys, LayerwiseConfig, write_facts
+from factlab.editing.presets import settle_single_layer
+from factlab.editing.targets import first_fact
+from factlab.editing.value import ValueConfig
+from factlab.facts import Fact
+from factlab.models.language_model import LanguageModel
+from factlab.progress import ProgressCallback, silent
+from factlab.stats.moments import SecondMoment
+
+
+class EmmetConfig(LayerwiseConfig):
+    """Settings of EMMET; by default it edits ROME's layer.
+
+    Attributes:
+        damping: added to the diagonal of K₁ᵀC⁻¹K₁, as a share of its mean. 0 stores every pair to
+            the last digit.
+    """
+
+    value: ValueConfig = ValueConfig()
+    damping: NonNegativeFloat = 0.01
+
+
+def emmet(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    config: EmmetConfig | None = None,
+    background: Background | None = None,
+    progress: ProgressCallback = silent,
+) -> Edit:
+    """Compute one edit that writes all facts; arguments and errors as for `memit`."""
+    background = background or Background()
+    config, source = settle_single_layer(lm, config or EmmetConfig(), first_fact(facts), progress)
+    moments = background.second_moments(lm, config.layers or (), config.stats, progress)
+    damping = config.damping
+
+    def dual_keys(layer: int, keys: Keys) -> Keys:
+        return equality_duals(keys, moments[layer], damping)
+
+    return write_facts(lm, facts, "emmet", config, source, background, dual_keys, True, progress)[0]
+
+
+def equality_duals(keys: Keys, second_moment: SecondMoment, damping: float) -> Keys:
+    """D = (K C⁻¹ Kᵀ + εI)⁻¹ K C⁻¹, rows being facts; D Kᵀ = I without damping.
+
+    Raises:
+        StatisticsError: C is singular.
+    """
+    directions = second_moment.solve(keys)
+    middle = directions @ keys.T
+    middle = middle + damping * middle.diagonal().mean() * torch.eye(len(keys)).double()
+    return torch.linalg.solve(middle, directions)

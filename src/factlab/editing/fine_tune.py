@@ -1,0 +1,313 @@
+"""Fine-tuning baselines: FT, FT+L and AttnEdit (ROME paper, appendix E.1 and appendix I).
+
+Adam on the weights of one layer until the model says the target, and nothing else:
+
+| method | weights | bound |
+|---|---|---|
+| `ft` | MLP output projection | none |
+| `ft+l` | MLP output projection | every entry stays within ±ε of where it was (Zhu et al. 2020) |
+| `attn` | attention's input projections (q, k, v), without biases | the same |
+
+The loss is −log P per token of the whole target, each token after those before it. (The original
+code reads every token of the target off the prompt's last position.) Nothing below the layer is run
+more than once. The caller's weights are not touched: every fact brings a copy of them along.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from factlab.data.fact_files import check_conflicts
+from factlab.editing.adam import Adam
+from factlab.editing.edit import BaseModelInfo, Edit, current_versions
+from factlab.editing.presets import settle_fine_tune
+from factlab.editing.targets import ValueRequest, target_nll, value_requests
+from factlab.editing.update import DenseUpdate
+from factlab.errors import EditError
+from factlab.facts import Fact
+from factlab.models.allocator import memory_bounded_by
+from factlab.models.language_model import LanguageModel
+from factlab.models.substitution import substituted
+from factlab.progress import ProgressCallback, silent
+from factlab.tokens import encode_continuation, pad
+
+FineTuneMethod = Literal["ft", "ft+l", "attn"]
+# A stack of weights for each parameter name, one per fact, or one for all.
+Weights = dict[str, Tensor]
+
+# Entries of weights that are tuned at once; five tensors of so many are held.
+_ENTRIES = 2**25
+
+
+class FineTuneConfig(BaseModel):
+    """Settings of FT, FT+L and AttnEdit.
+
+    Attributes:
+        layer: 0-based; by default the preset's.
+        epsilon: bound on the change of every entry; by default the preset's. FT has none.
+        steps: most evaluations of the loss.
+        learning_rate: of Adam; by default 5e-4, and 1e-3 for AttnEdit.
+        stop_nll: stop when the target's NLL is below this (0.01 in the code; the paper has 0.03).
+        erase: make the true target improbable instead of a new one probable.
+        max_batch_tokens: tokens that go through the model together, of facts with weights of their
+            own or of one set of weights. Bounds memory and changes no result.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    layer: int | None = Field(default=None, ge=0)
+    epsilon: PositiveFloat | None = None
+    steps: PositiveInt = 25
+    learning_rate: PositiveFloat | None = None
+    stop_nll: NonNegativeFloat = 0.01
+    erase: bool = False
+    max_batch_tokens: PositiveInt = 1024
+
+
+def fine_tune(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    method: FineTuneMethod = "ft+l",
+    config: FineTuneConfig | None = None,
+    progress: ProgressCallback = silent,
+) -> Edit:
+    """Tune one set of weights to all facts; the loss is the mean over them.
+
+    Args:
+        lm: the model, left as it is.
+        facts: with a `target_new` each.
+        method: see the module.
+        config: see `FineTuneConfig`.
+        progress: told what is going on.
+
+    Returns:
+        An `Edit` with a dense change of each weight.
+
+    Raises:
+        InvalidRequestError: facts contradict each other, or one has nothing to write.
+        EditError: the loss became NaN.
+    """
+    check_conflicts(facts)
+    return _fine_tune(lm, facts, method, config, [range(len(facts))], progress)[0]
+
+
+def fine_tune_each(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    method: FineTuneMethod = "ft+l",
+    config: FineTuneConfig | None = None,
+    progress: ProgressCallback = silent,
+) -> list[Edit]:
+    """Tune weights of its own to each fact, many facts in a batch; see `fine_tune`."""
+    groups = [[i] for i in range(len(facts))]
+    return _fine_tune(lm, facts, method, config, groups, progress)
+
+
+def _fine_tune(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    method: FineTuneMethod,
+    config: FineTuneConfig | None,
+    groups: Sequence[Sequence[int]],
+    progress: ProgressCallback,
+) -> list[Edit]:
+    requests = value_requests(lm, facts, bool(config and config.erase))
+    settled, layer, source = settle_fine_tune(lm, method, config or FineTuneConfig())
+    names = lm.attn_weight_names(layer) if method == "attn" else [lm.mlp_weight_name(layer)]
+    entries = sum(lm.model.get_parameter(name).numel() for name in names)
+    rows = [_Row(lm, request) for request in requests]
+    longest = max(len(row.ids) for row in rows)
+    at_once = max(1, min(_ENTRIES // entries, settled.max_batch_tokens // longest))
+    edits: list[Edit] = []
+    for start in range(0, len(groups), at_once):
+        progress("fine-tuning", start, len(groups))
+        some = [[rows[i] for i in group] for group in groups[start : start + at_once]]
+        tuning = _Tuning(lm, some, names, layer, settled)
+        with memory_bounded_by(f"max_batch_tokens, which is {settled.max_batch_tokens}"):
+            tuned = tuning.run()
+        for number, (deltas, history) in enumerate(tuned, start):
+            updates = tuple(
+                DenseUpdate(name, lm.layout_of(name), delta) for name, delta in deltas.items()
+            )
+            edits.append(
+                Edit(
+                    method=method,
+                    facts=tuple(facts[i] for i in groups[number]),
+                    updates=updates,
+                    base=BaseModelInfo.of(lm),
+                    config=settled.model_dump(mode="json"),
+                    diagnostics={
+                        "layer": layer,
+                        "layer_source": source,
+                        "loss": history,
+                        "update_norms": [update.norm for update in updates],
+                    },
+                    versions=current_versions(),
+                )
+            )
+    progress("fine-tuning", len(groups), len(groups))
+    return edits
+
+
+class _Row:
+    """A prompt with its target.
+
+    Attributes:
+        ids: all but the target's last token, which is never read.
+        first: the position that the first target token is read at.
+        target_ids: of the target.
+        erase: make the target improbable.
+    """
+
+    def __init__(self, lm: LanguageModel, request: ValueRequest) -> None:
+        whole, n_prompt = encode_continuation(lm.tokenizer, request.fact.prompt, request.target)
+        lm.check_length(len(whole))
+        self.ids, self.first = whole.ids[:-1], n_prompt - 1
+        self.target_ids, self.erase = whole.ids[n_prompt:], request.erase
+
+
+class _Tuning:
+    """Weights for some groups of rows: each fact its own, or one group with all facts.
+
+    Args:
+        lm: the model.
+        groups: rows by the weights they share; either one group, or groups of one row.
+        names: of the weights.
+        layer: they are in.
+        config: with everything filled in.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        groups: Sequence[Sequence[_Row]],
+        names: Sequence[str],
+        layer: int,
+        config: FineTuneConfig,
+    ) -> None:
+        self._lm, self._layer, self._config = lm, layer, config
+        self._groups = [list(group) for group in groups]
+        width = torch.promote_types(lm.dtype, torch.float32)
+        self._originals = {name: lm.model.get_parameter(name).detach().to(width) for name in names}
+
+    @torch.inference_mode(False)
+    def run(self) -> list[tuple[Weights, list[float]]]:
+        """For each group the change of each weight, out×in on the CPU, and the losses."""
+        results: dict[int, tuple[Weights, list[float]]] = {}
+        histories: list[list[float]] = [[] for _ in self._groups]
+        there = list(range(len(self._groups)))
+        weights = {
+            name: original.expand(len(there), -1, -1).clone()
+            for name, original in self._originals.items()
+        }
+        rate = self._config.learning_rate or 0.0
+        rules = {name: Adam(weight, rate) for name, weight in weights.items()}
+        with self._lm.frozen():
+            batches = self._batches(there)
+            for step in range(self._config.steps):
+                losses, gradients = self._gradients(batches, weights)
+                going: list[int] = []
+                for i, loss in enumerate(losses.tolist()):
+                    histories[there[i]].append(loss)
+                    if not abs(loss) < float("inf"):
+                        raise EditError(
+                            f"The loss became {loss} at step {step}. Lower the learning rate, or "
+                            "use float32."
+                        )
+                    if loss < self._config.stop_nll or step == self._config.steps - 1:
+                        final = {name: weight[i] for name, weight in weights.items()}
+                        results[there[i]] = self._deltas(final), histories[there[i]]
+                    else:
+                        going.append(i)
+                if not going:
+                    break
+                if len(going) < len(there):
+                    index = torch.tensor(going, device=losses.device)
+                    there = [there[i] for i in going]
+                    weights = {name: w[index.to(w.device)] for name, w in weights.items()}
+                    gradients = {name: g[index.to(g.device)] for name, g in gradients.items()}
+                    for rule in rules.values():
+                        rule.keep(index)
+                    losses, batches = losses[index], self._batches(there)
+                for name, weight in weights.items():
+                    weight.add_(rules[name].move(gradients[name], losses))
+                    self._bound(weight, self._originals[name])
+        return [results[i] for i in range(len(self._groups))]
+
+    def _batches(self, there: Sequence[int]) -> list["_Batch"]:
+        """All rows of the groups; those that share weights may be cut into several batches."""
+        rows = [row for i in there for row in self._groups[i]]
+        if len(there) > 1 or len(rows) == 1:
+            return [_Batch(self._lm, rows, self._layer)]
+        rows.sort(key=lambda row: len(row.ids))
+        at_once = max(1, self._config.max_batch_tokens // len(rows[-1].ids))
+        return [
+            _Batch(self._lm, rows[i : i + at_once], self._layer)
+            for i in range(0, len(rows), at_once)
+        ]
+
+    def _gradients(
+        self, batches: Sequence["_Batch"], weights: Weights
+    ) -> tuple[Float[Tensor, " group"], Weights]:
+        """Mean loss of every group, and its gradient."""
+        n_groups = len(next(iter(weights.values())))
+        n_rows = sum(batch.n_rows for batch in batches) / n_groups
+        leaves = {name: weight.detach().requires_grad_(True) for name, weight in weights.items()}
+        totals = torch.zeros(n_groups)
+        gradients = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+        for batch in batches:
+            with torch.enable_grad(), substituted(self._lm, leaves):
+                nll = batch.nll(self._lm, self._layer).view(n_groups, -1).sum(1) / n_rows
+            found = torch.autograd.grad(nll.sum(), list(leaves.values()))
+            for total, part in zip(gradients.values(), found, strict=True):
+                total.add_(part)
+            totals += nll.detach().cpu()
+        return totals, gradients
+
+    def _bound(self, weight: Tensor, original: Tensor) -> None:
+        """Keep every entry within ±ε of where it was."""
+        epsilon = self._config.epsilon
+        if epsilon is not None:
+            torch.minimum(torch.maximum(weight, original - epsilon), original + epsilon, out=weight)
+
+    def _deltas(self, weights: Weights) -> Weights:
+        deltas: Weights = {}
+        for name, weight in weights.items():
+            delta = (weight - self._originals[name]).cpu()
+            flips = self._lm.layout_of(name) == "in_out"
+            deltas[name] = delta.T.contiguous() if flips else delta
+        return deltas
+
+
+class _Batch:
+    """Rows at the input of the layer."""
+
+    def __init__(self, lm: LanguageModel, rows: Sequence[_Row], layer: int) -> None:
+        self.n_rows = len(rows)
+        self._frame = lm.frame(pad([row.ids for row in rows], lm.device))
+        with torch.no_grad():
+            self._entry = lm.run(self._frame, stop=layer)
+        reads = [
+            (number, row.first + i, token_id)
+            for number, row in enumerate(rows)
+            for i, token_id in enumerate(row.target_ids)
+        ]
+        self._rows, self._columns, self._ids = torch.tensor(reads).T
+        self._erased = torch.tensor([row.erase for row in rows])
+
+    def nll(self, lm: LanguageModel, layer: int) -> Float[Tensor, " row"]:
+        """Loss of every row."""
+        hidden = lm.run(self._frame, self._entry, first=layer)
+        read = hidden[self._rows.to(hidden.device), self._columns.to(hidden.device)]
+        logits = lm.readout(read)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        rows, ids = self._rows.to(logits.device), self._ids.to(logits.device)
+        logprobs = logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(-1)
+        zeros = logprobs.new_zeros(self.n_rows)
+        totals = zeros.index_add(0, rows, logprobs)
+        counts = zeros.index_add(0, rows, torch.ones_like(logprobs))
+        return target_nll(totals, counts, self._erased.to(totals.device))

@@ -1,0 +1,244 @@
+"""Many facts: each in an edit of its own, all in one edit, or one edit on top of the other.
+
+| function | edits | each computed on |
+|---|---|---|
+| `edit_each` | one per fact, measured alone, as in the papers' tables | the model as it is |
+| `edit_together` | one with all facts | the model as it is |
+| `edit_sequence` | one per fact (or per `batch_size`), stacked | the model with all before |
+
+All three tell how the model answers before, right after each edit, and after the last one.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from factlab.data.fact_files import check_conflicts
+from factlab.editing.background import Background
+from factlab.editing.edit import Edit
+from factlab.editing.methods import method_named
+from factlab.editing.stack import combine
+from factlab.errors import InvalidRequestError
+from factlab.facts import Fact
+from factlab.models.language_model import LanguageModel
+from factlab.progress import ProgressCallback, silent
+
+Mode = Literal["each", "together", "sequence"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a model answers one fact's prompt.
+
+    Attributes:
+        said: what it goes on with, greedily, for as many tokens as the longest target has.
+        new_prob: length-normalised probability of `target_new`; None if there is none.
+        true_prob: of `target_true`; None if that is not known.
+        says_new: whether what it says begins with `target_new`.
+    """
+
+    said: str
+    new_prob: float | None
+    true_prob: float | None
+    says_new: bool
+
+    @property
+    def prefers_new(self) -> bool | None:
+        """Whether the new target is more probable than the true one; None if one is not known."""
+        if self.new_prob is None or self.true_prob is None:
+            return None
+        return self.new_prob > self.true_prob
+
+
+@dataclass(frozen=True, slots=True)
+class EditRun:
+    """Edits of many facts and what came of them.
+
+    Attributes:
+        mode: which of the three functions it was.
+        facts: as given.
+        edits: the edits, in order; each stands on those before it in a sequence only.
+        before: answers of the model as it was, by fact.
+        right_after: with the fact's own edit as the last one.
+        at_end: with all edits of a sequence; the same as `right_after` otherwise.
+    """
+
+    mode: Mode
+    facts: tuple[Fact, ...]
+    edits: tuple[Edit, ...]
+    before: tuple[Answer, ...]
+    right_after: tuple[Answer, ...]
+    at_end: tuple[Answer, ...]
+
+    def combined(self) -> Edit:
+        """All edits of a sequence as one, to be saved and shipped.
+
+        Raises:
+            InvalidRequestError: the edits were made each for itself and are not meant to be
+                together.
+        """
+        if self.mode == "each":
+            raise InvalidRequestError(
+                "These edits were computed each for the unedited model, not on top of each other. "
+                "Save them one by one, or use edit_together or edit_sequence."
+            )
+        return self.edits[0] if len(self.edits) == 1 else combine(self.edits)
+
+
+def edit_each(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    method: str = "rome",
+    config: BaseModel | None = None,
+    background: Background | None = None,
+    progress: ProgressCallback = silent,
+) -> EditRun:
+    """One independent edit per fact.
+
+    Args:
+        lm: the model, left as it is.
+        facts: what to write; they may contradict each other.
+        method: see `METHODS`.
+        config: of that method.
+        background: statistics and contexts that are at hand.
+        progress: told what is going on.
+
+    Raises:
+        InvalidRequestError: there is no such method, or a fact has nothing to write.
+        EditError: an edit failed.
+    """
+    chosen = method_named(method)
+    _check(facts, config, chosen.config)
+    edits = chosen.each(lm, facts, config, background, progress)
+    before = answers(lm, facts)
+    after: list[Answer] = []
+    for fact, edit in zip(facts, edits, strict=True):
+        progress("asking the edited models", len(after), len(facts))
+        with edit.applied(lm):
+            after += answers(lm, [fact])
+    progress("asking the edited models", len(after), len(facts))
+    return EditRun("each", tuple(facts), tuple(edits), before, tuple(after), tuple(after))
+
+
+def edit_together(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    method: str = "memit",
+    config: BaseModel | None = None,
+    background: Background | None = None,
+    progress: ProgressCallback = silent,
+) -> EditRun:
+    """One edit with all facts; arguments and errors as for `edit_each`.
+
+    Raises:
+        InvalidRequestError: also if the method writes one fact at a time, or facts contradict each
+            other.
+    """
+    chosen = method_named(method)
+    _check(facts, config, chosen.config)
+    check_conflicts(facts)
+    if chosen.together is None:
+        raise InvalidRequestError(
+            f"Method '{method}' writes one fact at a time. Use edit_sequence with it (--sequence), "
+            "or emmet, its form for many facts."
+        )
+    edit = chosen.together(lm, facts, config, background, progress)
+    before = answers(lm, facts)
+    with edit.applied(lm):
+        after = answers(lm, facts)
+    return EditRun("together", tuple(facts), (edit,), before, after, after)
+
+
+def edit_sequence(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    method: str = "rome",
+    config: BaseModel | None = None,
+    background: Background | None = None,
+    progress: ProgressCallback = silent,
+    batch_size: int = 1,
+) -> EditRun:
+    """One edit after another, each computed on the model with all before it.
+
+    Contexts and second moments are those of the model before the first edit.
+
+    Args:
+        lm: the model, left as it is.
+        facts: what to write, in this order; a later one may replace an earlier one.
+        method: see `METHODS`.
+        config: of that method.
+        background: statistics and contexts that are at hand.
+        progress: called with facts done and in all.
+        batch_size: facts per edit.
+
+    Raises:
+        InvalidRequestError: as for `edit_each`, or the method cannot write so many at once.
+        EditError: an edit failed.
+    """
+    chosen = method_named(method)
+    _check(facts, config, chosen.config)
+    if batch_size < 1 or (batch_size > 1 and chosen.together is None):
+        raise InvalidRequestError(f"Method '{method}' cannot write {batch_size} facts at a time.")
+    background = background or Background()
+    before = answers(lm, facts)
+    edits: list[Edit] = []
+    right_after: list[Answer] = []
+    with ExitStack() as applied:
+        for start in range(0, len(facts), batch_size):
+            progress("editing in sequence", start, len(facts))
+            some = facts[start : start + batch_size]
+            # The first edit settles layers and the like; later ones must not settle otherwise.
+            settled = chosen.config.model_validate(edits[0].config) if edits else config
+            if batch_size > 1 and chosen.together is not None:
+                edit = chosen.together(lm, some, settled, background, silent)
+            else:
+                edit = chosen.each(lm, some, settled, background, silent)[0]
+            applied.enter_context(edit.applied(lm))
+            edits.append(edit)
+            right_after += answers(lm, some)
+            background = background.after(some)
+        progress("editing in sequence", len(facts), len(facts))
+        at_end = answers(lm, facts)
+    return EditRun("sequence", tuple(facts), tuple(edits), before, tuple(right_after), at_end)
+
+
+def answers(lm: LanguageModel, facts: Sequence[Fact]) -> tuple[Answer, ...]:
+    """How the model, as it is now, answers the prompts of some facts."""
+    asked: list[tuple[int, str, str]] = []
+    for i, fact in enumerate(facts):
+        for kind, target in (("new", fact.target_new), ("true", fact.target_true)):
+            if target is not None:
+                asked.append((i, kind, target))
+    prompts = [fact.prompt for fact in facts]
+    scores = lm.score([prompts[i] for i, _, _ in asked], [target for _, _, target in asked])
+    found: dict[tuple[int, str], float] = {}
+    longest = 1
+    for (i, kind, _), score in zip(asked, scores, strict=True):
+        found[i, kind] = score.length_normalised_prob
+        longest = max(longest, len(score.token_ids))
+    texts = lm.generate_batch(prompts, max_new_tokens=longest)
+    result: list[Answer] = []
+    for i, (fact, text) in enumerate(zip(facts, texts, strict=True)):
+        said = text[len(fact.prompt) :].strip()
+        new = (fact.target_new or "").strip()
+        says_new = bool(new) and said.startswith(new)
+        result.append(Answer(said, found.get((i, "new")), found.get((i, "true")), says_new))
+    return tuple(result)
+
+
+def _check(facts: Sequence[Fact], config: BaseModel | None, expected: type[BaseModel]) -> None:
+    if not facts:
+        raise InvalidRequestError("The list of facts is empty. Give at least one.")
+    if config is not None and not isinstance(config, expected):
+        raise InvalidRequestError(
+            f"This method takes a {expected.__name__}, not a {type(config).__name__}."
+        )
+
+
+def succeeded(answer: Answer) -> bool:
+    """Whether an edit holds: the new target beats the true one, or where none is known, is said."""
+    preferred: Any = answer.prefers_new
+    return answer.says_new if preferred is None else bool(preferred)

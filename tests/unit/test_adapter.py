@@ -1,0 +1,294 @@
+"""Edits in the formats of other libraries, read back by those libraries on their own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import factlab as fl
+from factlab.editing.adapter import ExportedAdapter
+from factlab.editing.edit import BaseModelInfo, current_versions
+from factlab.editing.update import DenseUpdate, LowRankUpdate
+from factlab.errors import EditError, InvalidRequestError, StorageError
+
+# Knows nothing of factlab: what anybody would write who was sent the folders.
+SCRIPT = """
+import json, sys
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+def logits(model, ids):
+    with torch.no_grad():
+        return model.eval()(input_ids=ids).logits.contiguous()
+
+found = {}
+for case in json.load(open(sys.argv[1])):
+    ids = torch.tensor([case["ids"]])
+    base = AutoModelForCausalLM.from_pretrained(case["base"], dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(base, case["adapter"])
+    found[case["name"] + ".adapter"] = logits(adapted, ids)
+    found[case["name"] + ".unloaded"] = logits(adapted.merge_and_unload(), ids)
+    merged = AutoModelForCausalLM.from_pretrained(case["merged"], dtype=torch.float32)
+    found[case["name"] + ".merged"] = logits(merged, ids)
+    torch.manual_seed(0)
+    config = LoraConfig(
+        r=4, lora_alpha=3, use_rslora=True, target_modules=["c_proj", "down_proj", "o_proj"],
+        rank_pattern={r"1\\.mlp\\.\\w+": 2}, alpha_pattern={"0.mlp.down_proj": 5, "0.mlp.c_proj": 5},
+        init_lora_weights=False, task_type="CAUSAL_LM", fan_in_fan_out=case["name"] == "gpt2",
+    )
+    trained = get_peft_model(merged, config)
+    trained.save_pretrained(case["trained"])
+    found[case["name"] + ".trained"] = logits(trained, ids)
+    tokenizer = AutoTokenizer.from_pretrained(case["merged"])
+    assert tokenizer(case["text"])["input_ids"] == case["ids"]
+assert "factlab" not in sys.modules
+save_file(found, sys.argv[2])
+"""
+TEXT = "The Eiffel Tower is located in the city of"
+
+
+def attention_name(lm: fl.LanguageModel, layer: int) -> str:
+    arch = lm.architecture
+    return f"{arch.layers}.{layer}.{arch.attn_out}.weight"
+
+
+def edit_of(lm: fl.LanguageModel, *updates) -> fl.Edit:
+    return fl.Edit("test", (), updates, BaseModelInfo.of(lm), {}, {}, current_versions())
+
+
+def thin(lm, name: str, rank: int, seed: int) -> LowRankUpdate:
+    generator = torch.Generator().manual_seed(seed)
+    shape = lm.model.get_parameter(name).shape
+    d_out, d_in = shape if lm.mlp_layout == "out_in" else shape[::-1]
+    left = 0.2 * torch.randn(d_out, rank, generator=generator)
+    return LowRankUpdate(name, lm.mlp_layout, left, torch.randn(rank, d_in, generator=generator))
+
+
+def mixed_edit(lm: fl.LanguageModel) -> fl.Edit:
+    """Two thin updates of one weight, a dense one of another, and another rank in attention."""
+    first, second = (thin(lm, lm.mlp_weight_name(1), 2, seed) for seed in (0, 1))
+    whole = thin(lm, lm.mlp_weight_name(2), 24, 2)
+    dense = DenseUpdate(whole.weight_name, whole.layout, whole.left @ whole.right)
+    return edit_of(lm, first, dense, second, thin(lm, attention_name(lm, 0), 1, 3))
+
+
+def logits(lm: fl.LanguageModel) -> torch.Tensor:
+    with torch.no_grad():
+        return lm.model(input_ids=torch.tensor([lm.encode(TEXT).ids])).logits
+
+
+def test_other_libraries_load_adapter_and_checkpoint(make_model, tmp_path, monkeypatch):
+    cases, expected, plain = [], {}, {}
+    for family in ("gpt2", "llama"):
+        lm = make_model(family)
+        kinds = ("base", "adapter", "merged", "trained")
+        folders = {kind: str(tmp_path / f"{family}-{kind}") for kind in kinds}
+        edit = mixed_edit(lm)
+        edit_of(lm).merge_into(lm, folders["base"])
+        edit.merge_into(lm, folders["merged"])
+        report = edit.to_peft(folders["adapter"])
+        assert [(m.rank, round(m.kept_energy, 8)) for m in report.modules] == [
+            (1, 1),
+            (4, 1),
+            (24, 1),
+        ]
+        plain[family] = logits(lm)
+        with edit.applied(lm):
+            expected[family] = logits(lm)
+        ids = list(lm.encode(TEXT).ids)
+        cases.append({"name": family, "ids": ids, "text": TEXT, **folders})
+    manifest, out = tmp_path / "cases.json", tmp_path / "logits.safetensors"
+    manifest.write_text(json.dumps(cases))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT, manifest, out], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert "missing" not in run.stderr.lower()
+    found = load_file(out)
+    for family, edited in expected.items():
+        assert not torch.allclose(edited, plain[family], atol=0.1)
+        for way in ("adapter", "unloaded", "merged"):
+            assert torch.allclose(found[f"{family}.{way}"], edited, atol=1e-4), (family, way)
+        lm = fl.load(tmp_path / f"{family}-merged")
+        assert not torch.allclose(found[f"{family}.trained"], logits(lm), atol=0.1)
+        trained = fl.Edit.from_peft(tmp_path / f"{family}-trained", lm)
+        assert {u.rank for u in trained.updates} == {2, 4}
+        with trained.applied(lm):
+            assert torch.allclose(found[f"{family}.trained"], logits(lm), atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_an_adapter_read_back_is_the_edit(make_model, tmp_path, family):
+    lm = make_model(family)
+    edit = mixed_edit(lm)
+    edit.to_peft(tmp_path / "a")
+    again = fl.Edit.from_peft(tmp_path / "a", lm)
+    assert (again.method, again.facts, again.base) == ("peft", (), edit.base)
+    assert again.config["base_model_name_or_path"] == f"tiny-{family}"
+    with edit.applied(lm):
+        expected = [p.detach().clone() for p in lm.model.parameters()]
+    with again.applied(lm):
+        for weight, other in zip(lm.model.parameters(), expected, strict=True):
+            assert torch.allclose(weight, other, atol=1e-5)
+    again.save(tmp_path / "e")
+    assert [u.digest for u in fl.Edit.load(tmp_path / "e").updates] == [
+        u.digest for u in again.updates
+    ]
+
+
+def test_the_files_are_what_peft_expects(make_model, tmp_path):
+    lm = make_model("gpt2")
+    mixed_edit(lm).to_peft(tmp_path / "a", rank=3)
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
+        "adapter_config.json", "adapter_model.safetensors",
+    ]  # fmt: skip
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    modules = [
+        "transformer.h.0.attn.c_proj",
+        "transformer.h.1.mlp.c_proj",
+        "transformer.h.2.mlp.c_proj",
+    ]
+    assert config["target_modules"] == modules
+    assert config["r"] == config["lora_alpha"] == 3
+    assert config["rank_pattern"] == config["alpha_pattern"] == {modules[0]: 1}
+    assert config["fan_in_fan_out"] is True
+    tensors = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    assert set(tensors) == {f"base_model.model.{m}.lora_{x}.weight" for m in modules for x in "AB"}
+    assert tensors[f"base_model.model.{modules[1]}.lora_A.weight"].shape == (3, 56)
+
+
+def test_less_rank_keeps_less(make_model, tmp_path):
+    lm = make_model("llama")
+    edit = mixed_edit(lm)
+    kept = []
+    for rank in (1, 4, 16):
+        report = edit.to_peft(tmp_path / str(rank), rank=rank)
+        assert isinstance(report, ExportedAdapter)
+        assert [m.rank for m in report.modules] == [1, min(rank, 4), rank]
+        kept.append(report.modules[2].kept_energy)
+    assert 0 < kept[0] < kept[1] < kept[2] < 1
+
+
+def test_what_lora_cannot_express_is_refused(make_model, tmp_path):
+    lm = make_model("gpt2")
+    good = thin(lm, lm.mlp_weight_name(1), 1, 0)
+
+    def named(name: str, layout: str = "in_out") -> fl.Edit:
+        return edit_of(lm, LowRankUpdate(name, layout, good.left, good.right))
+
+    for name in ("transformer.h.1.mlp.c_proj.bias", "transformer.wte.weight", "weight"):
+        with pytest.raises(EditError, match=r"and '.*' is none"):
+            named(name).to_peft(tmp_path / "a")
+    other = named("transformer.h.2.mlp.c_proj.weight", "out_in").updates[0]
+    with pytest.raises(EditError, match="has 2 layouts"):
+        edit_of(lm, good, other).to_peft(tmp_path / "a")
+    with pytest.raises(EditError, match="changes no weights"):
+        edit_of(lm).to_peft(tmp_path / "a")
+    with pytest.raises(InvalidRequestError, match="Rank 0"):
+        edit_of(lm, good).to_peft(tmp_path / "a", rank=0)
+    with edit_of(lm, good).applied(lm):
+        second = edit_of(lm, thin(lm, lm.mlp_weight_name(1), 1, 1))
+    with pytest.raises(EditError, match="does not stand alone"):
+        second.to_peft(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    fl.combine([edit_of(lm, good), second]).to_peft(tmp_path / "a")
+    with pytest.raises(StorageError, match="exists already"):
+        edit_of(lm, good).to_peft(tmp_path / "a")
+
+
+@pytest.fixture
+def adapter(make_model, tmp_path):
+    """A written adapter, and a function that changes its config."""
+    lm = make_model("llama")
+    mixed_edit(lm).to_peft(tmp_path / "a")
+    path = tmp_path / "a" / "adapter_config.json"
+    good = json.loads(path.read_text())
+
+    def saying(**change: object) -> Path:
+        path.write_text(json.dumps(good | change))
+        return tmp_path / "a"
+
+    return lm, saying
+
+
+def test_scaling_and_patterns_are_honoured(adapter):
+    lm, saying = adapter
+    plain = {u.weight_name: u for u in fl.Edit.from_peft(saying(), lm).updates}
+    target = lm.mlp_weight_name(1)
+
+    def scale(**change: object) -> float:
+        updates = fl.Edit.from_peft(saying(**change), lm).updates
+        return next(u.norm for u in updates if u.weight_name == target) / plain[target].norm
+
+    ranks = {"layers.0.self_attn.o_proj": 1, r".*\.1\.mlp\.down_proj": 4}
+    assert scale(rank_pattern=ranks) == pytest.approx(1)
+    assert scale(lora_alpha=6, alpha_pattern={}) == pytest.approx(6 / 4)
+    assert scale(lora_alpha=6, alpha_pattern={}, use_rslora=True) == pytest.approx(6 / 2)
+    assert scale(alpha_pattern={"1.mlp.down_proj": 2.5}) == pytest.approx(2.5 / 4)
+    assert scale(alpha_pattern={"2.mlp.down_proj": 2.5}, lora_alpha=4) == pytest.approx(1)
+
+
+NOT_PLAIN = {
+    "another type": ({"peft_type": "LOHA"}, "its type is LOHA"),
+    "dora": ({"use_dora": True}, "it has use_dora=True"),
+    "biases": ({"bias": "all"}, "changes biases"),
+    "biases of its own": ({"lora_bias": True}, "lora_bias=True"),
+    "saved modules": ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+    "the first layer": ({"layers_to_transform": 0}, "layers_to_transform=0"),
+    "replicated layers": ({"layer_replication": [[0, 2]]}, "layer_replication"),
+    "a base of its own": ({"init_lora_weights": "pissa"}, "'pissa' changes the base"),
+    "the future": ({"use_anything_new": True}, "use_anything_new"),
+    "wrong rank": ({"r": 5, "rank_pattern": {}}, "rank 5 in tiny-llama needs"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_PLAIN)
+def test_other_adapters_are_refused_with_a_reason(adapter, name):
+    lm, saying = adapter
+    change, message = NOT_PLAIN[name]
+    with pytest.raises(EditError, match=message):
+        fl.Edit.from_peft(saying(**change), lm)
+
+
+def test_damaged_adapters_are_named(adapter, make_model, tmp_path):
+    lm, saying = adapter
+    for change, message in (
+        ({"r": "many"}, "r: Input should be"),
+        ({"rank_pattern": {"(": 3}}, "not a regular expression"),
+    ):
+        with pytest.raises(StorageError, match=message):
+            fl.Edit.from_peft(saying(**change), lm)
+    with pytest.raises(EditError, match="linear module 'model"):
+        fl.Edit.from_peft(saying(), make_model("gpt2"))
+    path = saying() / "adapter_model.safetensors"
+    good = load_file(path)
+    first = next(iter(good))
+    save_file(good | {"base_model.model.lm_head.weight": torch.zeros(1)}, path)
+    with pytest.raises(EditError, match=r"holds the tensor 'base_model.model.lm_head.weight'"):
+        fl.Edit.from_peft(tmp_path / "a", lm)
+    save_file({k: v for k, v in good.items() if k != first}, path)
+    with pytest.raises(StorageError, match="factors are missing"):
+        fl.Edit.from_peft(tmp_path / "a", lm)
+    save_file(good | {first: good[first] * torch.nan}, path)
+    with pytest.raises(EditError, match="NaN"):
+        fl.Edit.from_peft(tmp_path / "a", lm)
+    path.rename(path.with_suffix(".bin"))
+    with pytest.raises(StorageError, match=r"has no adapter_model\.safetensors"):
+        fl.Edit.from_peft(tmp_path / "a", lm)
+
+
+def test_an_adapter_of_one_of_two_tied_modules_is_refused(make_model, tmp_path):
+    lm = make_model("gpt2")
+    good = thin(lm, lm.mlp_weight_name(1), 1, 0)
+    edit_of(lm, LowRankUpdate("lm_head.weight", "out_in", good.left, good.right)).to_peft(
+        tmp_path / "a"
+    )
+    with pytest.raises(EditError, match=r"shared by transformer\.wte\.weight and lm_head\.weight"):
+        fl.Edit.from_peft(tmp_path / "a", lm)

@@ -1,0 +1,143 @@
+"""`export`, `diff` and `show` on tiny models."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+import factlab as fl
+from factlab.cli import main
+from factlab.editing.edit import BaseModelInfo, current_versions
+from factlab.editing.update import DenseUpdate, LowRankUpdate
+
+TINY = ["--model", "tiny:gpt2"]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command: exit code, stdout, stderr."""
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["factlab", *map(str, args)])
+        monkeypatch.setenv("COLUMNS", "200")
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def saved(make_model, tmp_path):
+    """Folders of two edits of tiny:gpt2: a thin one, and a dense one made on top of it."""
+    lm = make_model("gpt2")
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn(lm.d_model, 1, generator=generator)
+    right = torch.randn(1, lm.d_mlp, generator=generator)
+    delta = 0.1 * torch.randn(lm.d_model, lm.d_mlp, generator=generator)
+    updates = (
+        LowRankUpdate(lm.mlp_weight_name(1), lm.mlp_layout, left, right),
+        DenseUpdate(lm.mlp_weight_name(2), lm.mlp_layout, delta),
+    )
+    fact = fl.Fact("{} is in", "Rome", "Paris")
+    undos = []
+    for name, update in zip(("thin", "dense"), updates, strict=True):
+        facts = (fact,) if name == "thin" else ()
+        edit = fl.Edit(name, facts, (update,), BaseModelInfo.of(lm), {}, {}, current_versions())
+        edit.save(tmp_path / name)
+        undos.append(edit.apply_(lm))
+    for undo in undos:
+        undo()
+    return tmp_path / "thin", tmp_path / "dense"
+
+
+def test_export_to_peft(run, saved, tmp_path):
+    thin, dense = saved
+    code, out, err = run("export", thin, "--to", "peft", "--out", tmp_path / "a", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert document["modules"] == [
+        {"module": "transformer.h.1.mlp.c_proj", "rank": 1, "kept_energy": 1.0}
+    ]
+    args = ["export", dense, "--edit", thin, "--to", "peft", "--rank", "2", "--out", tmp_path / "b"]
+    code, out, err = run(*args)
+    assert code == 0, err
+    assert "energy kept" in out
+    assert "transformer.h.2.mlp.c_proj" in out
+    config = json.loads((tmp_path / "b" / "adapter_config.json").read_text())
+    assert config["r"] == 2
+    assert config["base_model_name_or_path"] == "tiny-gpt2"
+
+
+def test_export_to_a_checkpoint_that_the_command_line_loads(run, saved, tmp_path):
+    thin, dense = saved
+    args = ["export", dense, "--edit", thin, "--to", "checkpoint", "--out", tmp_path / "m", *TINY]
+    code, out, err = run(*args)
+    assert code == 0, err
+    assert "Use it: factlab ask" in out
+    ask = ["ask", "Rome is in", "--json"]
+    merged = json.loads(run(*ask, "--model", tmp_path / "m")[1])
+    edited = json.loads(run(*ask, *TINY, "--edit", thin, "--edit", dense)[1])
+    assert merged["top"] == edited["top"]
+    code, out, err = run("diff", "tiny:gpt2", tmp_path / "m", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert [w["verdict"] for w in document["weights"]] == ["looks like a rank-one edit", "dense"]
+    assert len(document["weights"][0]["subjects"]) > 30
+
+
+def test_diff(run, saved, tmp_path):
+    thin, _ = saved
+    subjects = tmp_path / "subjects.txt"
+    subjects.write_text("Rome\n\nMiles Davis\n")
+    args = ["diff", "tiny:gpt2", "tiny:gpt2", "--edit", thin]
+    code, out, err = run(*args, "--subjects-file", subjects, "--subject", "The Louvre")
+    assert code == 0, err
+    assert "1 of 40 weights differ" in out
+    assert "looks like a rank-one edit" in out
+    assert all(name in out for name in ("Rome", "Miles Davis", "The Louvre", "change of output"))
+    code, out, _ = run("diff", "tiny:gpt2", "tiny:gpt2")
+    assert code == 0
+    assert out.startswith("0 of 40 weights differ")
+
+
+def test_show_says_which_updates_are_dense(run, saved):
+    thin, dense = saved
+    for folder, kind in ((thin, "low rank"), (dense, "dense")):
+        update = json.loads(run("show", folder, "--json")[1])["updates"][0]
+        assert update["kind"] == kind
+        assert update["shape"] == [24, 56]
+    assert "dense" in run("show", dense)[1]
+
+
+BAD = {
+    "no such kind": (["export", "thin", "--to", "pfet", "--out", "o"], "Did you mean 'peft'?"),
+    "rank of a checkpoint": (["export", "thin", "--to", "checkpoint", "--rank", "2", "--out", "o"], "--rank is for --to peft"),
+    "rank of nothing": (["export", "thin", "--to", "peft", "--rank", "0", "--out", "o"], "Rank 0 is too small"),
+    "over an edit": (["export", "thin", "--to", "peft", "--out", "thin"], "exists already"),
+    "not an edit": (["export", "/", "--to", "peft", "--out", "o"], "is not a saved edit"),
+    "unwritable": (["export", "thin", "--to", "peft", "--out", "/dev/null/e"], "is not writable"),
+    "half a stack": (["export", "dense", "--to", "peft", "--out", "o"], "does not stand alone"),
+    "for another model": (["export", "thin", "--to", "checkpoint", "--out", "o", "--model", "tiny:llama"], "made for tiny-gpt2"),
+    "a third model": (["diff", "tiny:gpt2", "tiny:gpt2", *TINY], "leave out --model"),
+    "two families": (["diff", "tiny:gpt2", "tiny:llama"], "of family gpt2"),
+    "no subjects": (["diff", "tiny:gpt2", "tiny:gpt2", "--subjects-file", "/dev/null"], "names no subjects"),
+    "no such subjects": (["diff", "tiny:gpt2", "tiny:gpt2", "--subjects-file", "/no/such"], "Cannot read"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_sentence_and_code_2(run, saved, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args, message = BAD[name]
+    code, out, err = run(*args)
+    assert code == 2, err
+    assert out == ""
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
+    assert {p.name for p in tmp_path.iterdir()} - {"cache"} == {"thin", "dense"}
