@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from pydantic import BaseModel
 
 import factlab as fl
@@ -99,18 +100,14 @@ def measured(lm: fl.LanguageModel, records: Sequence[Record]) -> list[Scores]:
     pairs = list(zip(scores[: len(prompts)], scores[len(prompts) :], strict=True))
     rows: list[Scores] = []
     for record in records:
-        own, pairs = pairs[: 1 + len(record.paraphrases) + len(record.neighbours)], pairs[
-            1 + len(record.paraphrases) + len(record.neighbours) :
-        ]  # fmt: skip
+        n, total = 1 + len(record.paraphrases), 1 + len(record.paraphrases + record.neighbours)
+        own, pairs = pairs[:total], pairs[total:]
         wins = [float(new.mean_nll < true.mean_nll) for new, true in own]
         gaps = [new.length_normalised_prob - true.length_normalised_prob for new, true in own]
-        n = 1 + len(record.paraphrases)
-        rows.append(
-            {
-                "ES": wins[0], "PS": statistics.mean(wins[1:n]), "NS": 1 - statistics.mean(wins[n:]),
-                "EM": gaps[0], "PM": statistics.mean(gaps[1:n]), "NM": -statistics.mean(gaps[n:]),
-            }
-        )  # fmt: skip
+        row = {"ES": wins[0], "PS": statistics.mean(wins[1:n])}
+        row |= {"NS": 1 - statistics.mean(wins[n:]), "EM": gaps[0]}
+        row |= {"PM": statistics.mean(gaps[1:n]), "NM": -statistics.mean(gaps[n:])}
+        rows.append(row)
     return rows
 
 
@@ -188,8 +185,6 @@ def together(lm, records, counts, methods, configs, out, background) -> None:
 
 
 def plot(out: Path, counts: list[int], methods: list[str]) -> None:
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(6, 3.6), dpi=150, layout="constrained")
     panel = figure.subplots()
     for method in methods:

@@ -25,12 +25,10 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
-from transformers.pytorch_utils import Conv1D
+from machine import layer_operations, matmul_flops
 
 import factlab as fl
 from factlab.data.well_known import WELL_KNOWN
-from factlab.models.products import fast_products
 from factlab.tracing.restoration import cells_of, trunks_of
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "reference"))
@@ -103,42 +101,10 @@ def in_context(fact: fl.Fact, number: int) -> fl.Fact:
     return fl.Fact(lead + fact.template, fact.subject, target_true=fact.target_true)
 
 
-def matmul_flops(lm: fl.LanguageModel, size: int = 3072) -> tuple[float, float]:
-    """FLOP/s of one large product, by `torch.matmul` and by a linear layer inside `frozen()`."""
-    layer = nn.Linear(size, size, bias=False, device=lm.device, dtype=lm.dtype).requires_grad_(
-        False
-    )
-    inputs = torch.randn(size, size, device=lm.device, dtype=lm.dtype)
-
-    def measure(product) -> float:
-        best = float("inf")
-        for _ in range(5):
-            synchronise(lm)
-            began = time.perf_counter()
-            product()
-            synchronise(lm)
-            best = min(best, time.perf_counter() - began)
-        return 2 * size**3 / best
-
-    by_torch = measure(lambda: inputs @ layer.weight)
-    with torch.no_grad(), fast_products([layer]):
-        return by_torch, measure(lambda: layer(inputs))
-
-
-def synchronise(lm: fl.LanguageModel) -> None:
-    if lm.device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def useful_operations(lm: fl.LanguageModel, trace: fl.CausalTrace) -> float:
     """As in the formula above, of one trace."""
     n_tokens, config = len(trace.tokens), trace.config
-    weights = sum(
-        module.weight.numel()
-        for module in lm.layer(0).modules()
-        if isinstance(module, nn.Linear | Conv1D)
-    )
-    layer = 2 * weights + 4 * lm.d_model * n_tokens / 2
+    layer = layer_operations(lm, n_tokens)
     readout = 2 * lm.d_model * lm.embedding.weight.shape[0]
     cells = cells_of(lm.n_layers, config)
     trunks = trunks_of(cells)

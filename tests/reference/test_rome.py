@@ -9,7 +9,8 @@ from conftest import FAMILIES, HABITS, SINGLE_INSIDE
 from factlab.editing.contexts import ContextConfig, sample_contexts
 from factlab.editing.lookup import keys_and_outputs, prompt_rows
 from factlab.editing.rank_one import rank_one_factors
-from factlab.editing.value import ValueConfig, optimise_value
+from factlab.editing.targets import ValueRequest
+from factlab.editing.value import OptimisedValue, ValueConfig, optimise_values
 from factlab.errors import (
     EditError,
     InvalidRequestError,
@@ -17,6 +18,7 @@ from factlab.errors import (
     TokenizationError,
     WrongModelError,
 )
+from factlab.hooks import Site, Stream
 
 FACT = fl.Fact("Is {} in the city of", "the Space Needle", "Rome and Paris", "Seattle")
 CONTEXTS = ["", "Where is it? ", "A museum, a tower. "]
@@ -28,16 +30,28 @@ def some_moment(lm, layer: int = 1) -> fl.SecondMoment:
     return fl.SecondMoment(keys.T @ keys / len(keys), layer, len(keys), "noise", lm.fingerprint)
 
 
-def slow_losses(lm, contexts, layer, config: ValueConfig) -> tuple[list[float], Tensor]:
+def background(moment: fl.SecondMoment) -> fl.Background:
+    return fl.Background.of([moment])
+
+
+def optimise_value(lm, fact, target, contexts, site, config) -> OptimisedValue:
+    return optimise_values(lm, [ValueRequest(fact, target)], contexts, site, config)[0]
+
+
+def slow_losses(lm, contexts, site, config: ValueConfig) -> tuple[list[float], Tensor]:
     """Equation 4 row by row with full forward passes, all logits, and a plain torch hook."""
-    module = lm.model.get_submodule(f"{lm.architecture.layers}.{layer}.{lm.architecture.mlp_out}")
+    path = f"{lm.architecture.layers}.{site.layer}"
+    if site.stream is Stream.MLP:
+        path += f".{lm.architecture.mlp_out}"
+    module = lm.model.get_submodule(path)
     delta = torch.zeros(lm.d_model, dtype=torch.float64, requires_grad=True)
     place = 0
 
     def add(_module, _args, out):
-        out = out.clone()
-        (out if out.ndim == 2 else out[0])[place] += delta
-        return out
+        state = out[0] if isinstance(out, tuple) else out
+        moved = state.clone()
+        (moved if moved.ndim == 2 else moved[0])[place] += delta
+        return (moved, *out[1:]) if isinstance(out, tuple) else moved
 
     def logprobs(ids: list[int], position: int, edited: bool) -> Tensor:
         nonlocal place
@@ -55,12 +69,15 @@ def slow_losses(lm, contexts, layer, config: ValueConfig) -> tuple[list[float], 
     read = -1 if config.kl_position == "essence_end" else essence.position
     reference = logprobs(list(essence.ids), essence.position, edited=False)[read].detach()
     captured: list[Tensor] = []
-    handle = module.register_forward_hook(lambda *a: captured.append(a[2].clone()))
+    handle = module.register_forward_hook(
+        lambda *a: captured.append((a[2][0] if isinstance(a[2], tuple) else a[2]).clone())
+    )
     lm.model(torch.tensor([rows[0].ids]))
     handle.remove()
     initial = captured[0].reshape(-1, lm.d_model)[rows[0].position].norm().item()
 
     optimiser = torch.optim.Adam([delta], lr=config.learning_rate)
+    last = torch.zeros_like(delta)
     losses = []
     for step in range(config.steps):
         nlls = []
@@ -77,8 +94,14 @@ def slow_losses(lm, contexts, layer, config: ValueConfig) -> tuple[list[float], 
             break
         optimiser.zero_grad()
         loss.backward()
-        optimiser.step()
+        if config.step_rule == "adam":
+            optimiser.step()
         with torch.no_grad():
+            if config.step_rule == "polyak":
+                slope = delta.grad.norm()
+                length = min(loss.item() / slope.item(), config.largest_step * initial)
+                last = config.momentum * last - length * delta.grad / slope
+                delta += last
             if delta.norm() > config.clamp_factor * initial:
                 delta *= config.clamp_factor * initial / delta.norm()
     lm.model.zero_grad(set_to_none=True)
@@ -86,15 +109,26 @@ def slow_losses(lm, contexts, layer, config: ValueConfig) -> tuple[list[float], 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("kl_position", ["essence_end", "subject_end"])
-def test_the_value_is_optimised_as_by_full_forward_passes(make_model, family, kl_position):
+@pytest.mark.parametrize(
+    ("stream", "rule", "kl_position"),
+    [
+        (Stream.MLP, "adam", "essence_end"),
+        (Stream.MLP, "polyak", "subject_end"),
+        (Stream.BLOCK, "polyak", "essence_end"),
+    ],
+)
+def test_the_value_is_optimised_as_by_full_forward_passes(
+    make_model, family, stream, rule, kl_position
+):
     lm = make_model(family, dtype=torch.float64, add_bos=family in ("llama", "opt"))
     config = ValueConfig(
-        steps=5, learning_rate=0.1, clamp_factor=0.4, kl_factor=0.5, kl_position=kl_position
-    )
+        steps=5, learning_rate=0.1, clamp_factor=0.4, kl_factor=0.5, kl_position=kl_position,
+        step_rule=rule, weight_decay=0.5, stop_nll=0,
+    )  # fmt: skip
     # Layer 0, so that layers with a sliding window do not hide the subject from the target.
-    fast = optimise_value(lm, FACT, FACT.target_new, CONTEXTS, 0, config)
-    losses, delta = slow_losses(lm, CONTEXTS, 0, config)
+    site = Site(0, stream)
+    fast = optimise_value(lm, FACT, FACT.target_new, CONTEXTS, site, config)
+    losses, delta = slow_losses(lm, CONTEXTS, site, config)
     assert abs(losses[-1] - losses[0]) > 1e-3, "the test would be empty"
     tolerance = 1e-3 if family in SINGLE_INSIDE else 1e-6
     assert [step["loss"] for step in fast.history] == pytest.approx(losses, abs=tolerance)
@@ -102,9 +136,54 @@ def test_the_value_is_optimised_as_by_full_forward_passes(make_model, family, kl
     assert fast.history[-1]["delta_norm"] <= 0.4 * fast.initial_norm * (1 + 1e-9)
 
 
+MANY = [
+    FACT,
+    fl.Fact("{} is", "Rome", "Paris"),
+    fl.Fact("In {}, which lies far to the north, people speak", "New York", "Dutch"),
+    fl.Fact("We saw {} in", "the Space Needle", "Oslo"),
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("rule", ["adam", "polyak"])
+def test_a_batch_is_each_fact_alone(make_model, family, rule):
+    lm = make_model(family, dtype=torch.float64, add_bos=family in ("llama", "opt"))
+    requests = [ValueRequest(fact, fact.target_new) for fact in MANY]
+    requests.append(ValueRequest(FACT, "Rome", erase=True))
+    config = ValueConfig(steps=6, learning_rate=0.2, step_rule=rule, clamp_factor=2, stop_loss=0)
+    site = Site(0, Stream.MLP)
+    # A stop that some facts reach and others do not.
+    free = optimise_values(lm, requests, CONTEXTS, site, config.model_copy(update={"stop_nll": 0}))
+    ends = sorted(value.history[3]["nll"] for value in free)
+    config = config.model_copy(update={"stop_nll": (ends[1] + ends[2]) / 2})
+    together = optimise_values(lm, requests, CONTEXTS, site, config)
+    small = config.model_copy(update={"max_batch_tokens": 40})
+    # Bloom's positional bias is in single precision.
+    tolerance = 1e-2 if family in SINGLE_INSIDE else 1e-4 if family == "bloom" else 1e-8
+    assert len({len(value.history) for value in together}) > 1
+    for others in (
+        optimise_values(lm, requests, CONTEXTS, site, small),
+        [optimise_values(lm, [request], CONTEXTS, site, config)[0] for request in requests],
+    ):
+        for one, other in zip(together, others, strict=True):
+            assert len(one.history) == len(other.history)
+            assert torch.allclose(one.delta, other.delta, atol=tolerance)
+            assert one.target_prob == pytest.approx(other.target_prob, abs=tolerance)
+
+
+def test_erasing_lowers_the_probability(make_model):
+    lm = make_model("gpt2", dtype=torch.float64)
+    said = fl.said_before(lm, FACT).target_new
+    config = ValueConfig(steps=10, stop_nll=0, clamp_factor=8, stop_loss=0, kl_factor=0)
+    request = ValueRequest(FACT, said, erase=True)
+    (value,) = optimise_values(lm, [request], [""], Site(0, Stream.MLP), config)
+    assert value.target_prob < value.target_prob_before
+    assert value.history[-1]["nll"] < value.history[0]["nll"]
+
+
 def test_it_stops_early(make_model):
     lm = make_model("gpt2")
-    fast = optimise_value(lm, FACT, "Rome", [""], 1, ValueConfig(stop_loss=1e3))
+    fast = optimise_value(lm, FACT, "Rome", [""], Site(1, Stream.MLP), ValueConfig(stop_loss=1e3))
     assert len(fast.history) == 1
     assert fast.target_prob == fast.target_prob_before
     assert float(fast.delta.norm()) == 0
@@ -117,9 +196,11 @@ def test_the_new_weight_maps_the_key_to_the_value(make_model, family, square):
     """W' k* == v* through the model's own modules, whatever the layout."""
     lm = make_model(family, dtype=torch.float64, square=square)
     config = fl.RomeConfig(
-        layer=1, value=ValueConfig(steps=4), contexts=ContextConfig(groups=((2, 4),))
+        layer=1,
+        value=ValueConfig(steps=4, step_rule="adam"),
+        contexts=ContextConfig(groups=((2, 4),)),
     )
-    edit = fl.rome(lm, FACT, config, some_moment(lm))
+    edit = fl.rome(lm, FACT, config, background(some_moment(lm)))
     rows = prompt_rows(lm, FACT, sample_contexts(lm, config.contexts))
     before = keys_and_outputs(lm, rows, 1)
     with edit.applied(lm):
@@ -128,7 +209,8 @@ def test_the_new_weight_maps_the_key_to_the_value(make_model, family, square):
     weights = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
     key_change = weights @ (after.outputs - before.outputs)
     contexts = sample_contexts(lm, config.contexts)
-    delta = optimise_value(lm, FACT, FACT.target_new, contexts, 1, config.value).delta
+    site = Site(1, Stream.MLP)
+    delta = optimise_value(lm, FACT, FACT.target_new, contexts, site, config.value).delta
     assert torch.allclose(key_change, delta, atol=1e-9)
     assert float(delta.norm()) > 0.1
     (update,) = edit.updates
@@ -151,7 +233,7 @@ def test_the_change_is_the_smallest_in_the_metric_of_c():
     key = torch.randn(n, generator=generator, dtype=torch.float64)
     value = torch.randn(m, generator=generator, dtype=torch.float64)
     moment = fl.SecondMoment(second, 0, 50, "noise", "")
-    left, right = rank_one_factors(key, value, weight @ key, moment)
+    left, right = rank_one_factors(key, value, weight @ key, moment.solve(key[None])[0])
     change = left @ right
     assert torch.allclose((weight + change) @ key, value, atol=1e-12)
 
@@ -179,19 +261,21 @@ def test_legacy_uses_the_bare_key_where_the_original_code_does(make_model):
         "contexts": ContextConfig(groups=((3, 4),)),
     }
     moment = some_moment(lm)
-    edit = fl.rome(lm, FACT, fl.RomeConfig(**shared, legacy=True), moment)
+    edit = fl.rome(lm, FACT, fl.RomeConfig(**shared, legacy=True), background(moment))
     rows = prompt_rows(lm, FACT, sample_contexts(lm, ContextConfig(groups=((3, 4),))))
     found = keys_and_outputs(lm, rows, 1)
     (update,) = edit.updates
-    expected = moment.solve(found.keys.mean(0))
+    expected = moment.solve(found.keys.mean(0)[None])[0]
     assert torch.allclose(update.right[0], expected / expected.norm(), atol=1e-10)
     moved = update.left @ update.right @ found.keys[0]
     contexts = sample_contexts(lm, ContextConfig(groups=((3, 4),)))
-    delta = optimise_value(lm, FACT, FACT.target_new, contexts, 1, shared["value"]).delta
+    delta = optimise_value(
+        lm, FACT, FACT.target_new, contexts, Site(1, Stream.MLP), shared["value"]
+    ).delta
     assert torch.allclose(moved, delta, atol=1e-9)
     assert (
         edit.updates[0].digest
-        != fl.rome(lm, FACT, fl.RomeConfig(**shared), moment).updates[0].digest
+        != fl.rome(lm, FACT, fl.RomeConfig(**shared), background(moment)).updates[0].digest
     )
 
 
@@ -207,7 +291,7 @@ def test_same_seed_same_bytes(make_model, tmp_path):
         layer=1, value=ValueConfig(steps=3), contexts=ContextConfig(groups=((2, 4),))
     )
     for name in "ab":
-        fl.rome(lm, FACT, config, some_moment(lm)).save(tmp_path / name)
+        fl.rome(lm, FACT, config, background(some_moment(lm))).save(tmp_path / name)
     for file in ("edit.json", "edit.safetensors"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
@@ -216,7 +300,7 @@ def test_same_seed_same_bytes(make_model, tmp_path):
 def test_half_precision_models_are_edited(make_model, dtype):
     lm = make_model("llama", dtype=dtype)
     config = fl.RomeConfig(layer=1, contexts=ContextConfig(groups=((2, 4),)))
-    edit = fl.rome(lm, FACT, config, some_moment(lm))
+    edit = fl.rome(lm, FACT, config, background(some_moment(lm)))
     assert edit.updates[0].left.dtype == torch.float32
     assert edit.diagnostics["nll"][-1] < edit.diagnostics["nll"][0] - 0.1
     rows = prompt_rows(lm, FACT, sample_contexts(lm, config.contexts))
@@ -233,7 +317,7 @@ def test_a_model_without_a_preset_gets_a_layer_from_a_trace(make_model, caplog):
                            stats=fl.StatsConfig(tokens_per_dim=4, row_length=16))  # fmt: skip
     edit = fl.rome(lm, FACT, config)
     assert edit.diagnostics["layer_source"] == "causal trace of this fact"
-    assert f"editing layer {edit.config['layer']}" in caplog.text
+    assert f"layer {edit.config['layer']} (several layers:" in caplog.text
     trace = fl.causal_trace(lm, FACT, config=fl.TraceConfig(window=1))
     at_subject = trace.effects["mlp"][trace.subject_span.last]
     assert len(set(at_subject.tolist())) == lm.n_layers
@@ -245,7 +329,7 @@ def test_a_target_that_merges_with_the_subject_is_refused(make_model):
     lm.tokenizer.add_tokens(["東京"])
     merged = fl.Fact("我在{}", "東", "京")
     with pytest.raises(TokenizationError, match="merges with the end of subject"):
-        fl.rome(lm, merged, fl.RomeConfig(layer=1), some_moment(lm))
+        fl.rome(lm, merged, fl.RomeConfig(layer=1), background(some_moment(lm)))
 
 
 def test_requests_that_make_no_sense(make_model):
@@ -255,16 +339,17 @@ def test_requests_that_make_no_sense(make_model):
     with pytest.raises(InvalidRequestError, match="Layer 9 is out of range"):
         fl.rome(lm, FACT, fl.RomeConfig(layer=9))
     with pytest.raises(InvalidRequestError, match="statistics are of layer 0"):
-        fl.rome(lm, FACT, fl.RomeConfig(layer=1), some_moment(lm, layer=0))
+        fl.rome(lm, FACT, fl.RomeConfig(layer=1), background(some_moment(lm, layer=0)))
     with pytest.raises(WrongModelError, match="collected on a model with fingerprint"):
-        fl.rome(lm, FACT, fl.RomeConfig(layer=1), some_moment(make_model("gpt2", seed=3)))
+        fl.rome(
+            lm, FACT, fl.RomeConfig(layer=1), background(some_moment(make_model("gpt2", seed=3)))
+        )
     flat = fl.SecondMoment(torch.ones(56, 56, dtype=torch.float64), 1, 1, "one", lm.fingerprint)
     with pytest.raises(StatisticsError, match="layer 1 is singular: 1 tokens"):
-        fl.rome(lm, FACT, fl.RomeConfig(layer=1), flat)
+        fl.rome(lm, FACT, fl.RomeConfig(layer=1), background(flat))
 
 
 def test_a_zero_key_is_refused():
-    moment = fl.SecondMoment(torch.eye(3, dtype=torch.float64), 2, 9, "x", "")
     zero, value = torch.zeros(3), torch.ones(3)
-    with pytest.raises(EditError, match="layer 2 has no component"):
-        rank_one_factors(zero, value, zero, moment)
+    with pytest.raises(EditError, match="has no component"):
+        rank_one_factors(zero, value, zero, value)

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from factlab.editing.background import Background
 from factlab.editing.edit import Edit
-from factlab.editing.layerwise import Keys, LayerwiseConfig, write_facts
+from factlab.editing.layerwise import Keys, LayerwiseConfig, settled, write_facts
 from factlab.editing.lookup import mean_keys
-from factlab.editing.presets import settle_memit_layers
+from factlab.editing.presets import memit_layers, preset_of
 from factlab.editing.targets import first_fact
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
@@ -52,10 +52,10 @@ def alphaedit(
     The keys of `background.past_facts` are looked up again and left alone.
     """
     background = background or Background()
-    config, source = settle_memit_layers(
-        lm, config or AlphaEditConfig(), first_fact(facts), progress
-    )
-    moments = background.second_moments(lm, config.layers or (), config.stats, progress)
+    config, preset = config or AlphaEditConfig(), preset_of(lm)
+    layers, source = memit_layers(lm, config.layers, first_fact(facts), progress)
+    config = settled(config, layers, preset.memit_clamp if preset else None)
+    moments = background.second_moments(lm, layers, config.stats, progress)
     contexts, past = background.contexts(lm, config.contexts), background.past_facts
     weights, share, ridge = config.contexts.weights(len(contexts)), config.null_share, config.ridge
 
@@ -77,7 +77,7 @@ def null_space(second_moment: SecondMoment, share: float) -> Float[Tensor, "d_ml
 
 
 def null_space_duals(
-    keys: Keys, past: Keys, basis: Float[Tensor, "d_mlp free"], ridge: float
+    keys: Keys, past: Float[Tensor, "past d_mlp"], basis: Float[Tensor, "d_mlp free"], ridge: float
 ) -> Keys:
     """The rows of (G + εI)⁻¹ K P that belong to new facts; G = K P Kᵀ over new and past keys."""
     projected = torch.cat([keys, past]) @ basis

@@ -17,8 +17,8 @@ from pydantic import NonNegativeFloat
 
 from factlab.editing.background import Background
 from factlab.editing.edit import Edit
-from factlab.editing.layerwise import Keys, LayerwiseConfig, write_facts
-from factlab.editing.presets import settle_single_layer
+from factlab.editing.layerwise import Keys, LayerwiseConfig, settled, write_facts
+from factlab.editing.presets import memit_layers, rome_layer
 from factlab.editing.targets import first_fact
 from factlab.editing.value import ValueConfig
 from factlab.facts import Fact
@@ -48,8 +48,14 @@ def emmet(
 ) -> Edit:
     """Compute one edit that writes all facts; arguments and errors as for `memit`."""
     background = background or Background()
-    config, source = settle_single_layer(lm, config or EmmetConfig(), first_fact(facts), progress)
-    moments = background.second_moments(lm, config.layers or (), config.stats, progress)
+    config = config or EmmetConfig()
+    if config.layers is None:
+        layer, source = rome_layer(lm, None, first_fact(facts), progress)
+        layers = (layer,)
+    else:
+        layers, source = memit_layers(lm, config.layers, first_fact(facts), progress)
+    config = settled(config, layers)
+    moments = background.second_moments(lm, layers, config.stats, progress)
     damping = config.damping
 
     def dual_keys(layer: int, keys: Keys) -> Keys:

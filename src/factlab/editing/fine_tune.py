@@ -24,7 +24,7 @@ from torch import Tensor
 from factlab.data.fact_files import check_conflicts
 from factlab.editing.adam import Adam
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
-from factlab.editing.presets import settle_fine_tune
+from factlab.editing.presets import fine_tune_place
 from factlab.editing.targets import ValueRequest, target_nll, value_requests
 from factlab.editing.update import DenseUpdate
 from factlab.errors import EditError
@@ -116,7 +116,14 @@ def _fine_tune(
     progress: ProgressCallback,
 ) -> list[Edit]:
     requests = value_requests(lm, facts, bool(config and config.erase))
-    settled, layer, source = settle_fine_tune(lm, method, config or FineTuneConfig())
+    config = config or FineTuneConfig()
+    layer, epsilon, source = fine_tune_place(lm, method, config.layer)
+    values = {
+        "layer": layer,
+        "epsilon": config.epsilon or epsilon,
+        "learning_rate": config.learning_rate or (1e-3 if method == "attn" else 5e-4),
+    }
+    settled = config.model_copy(update=values)
     names = lm.attn_weight_names(layer) if method == "attn" else [lm.mlp_weight_name(layer)]
     entries = sum(lm.model.get_parameter(name).numel() for name in names)
     rows = [_Row(lm, request) for request in requests]
@@ -257,7 +264,7 @@ class _Tuning:
         n_groups = len(next(iter(weights.values())))
         n_rows = sum(batch.n_rows for batch in batches) / n_groups
         leaves = {name: weight.detach().requires_grad_(True) for name, weight in weights.items()}
-        totals = torch.zeros(n_groups)
+        totals = torch.zeros(n_groups, dtype=torch.float64)
         gradients = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         for batch in batches:
             with torch.enable_grad(), substituted(self._lm, leaves):
@@ -265,7 +272,7 @@ class _Tuning:
             found = torch.autograd.grad(nll.sum(), list(leaves.values()))
             for total, part in zip(gradients.values(), found, strict=True):
                 total.add_(part)
-            totals += nll.detach().cpu()
+            totals += nll.detach().cpu().double()
         return totals, gradients
 
     def _bound(self, weight: Tensor, original: Tensor) -> None:

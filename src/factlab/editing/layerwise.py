@@ -18,7 +18,7 @@ has a file. Keys and h^L are taken anew at every layer, on the model as changed 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -65,6 +65,17 @@ class LayerwiseConfig(BaseModel):
     contexts: ContextConfig = ContextConfig()
     stats: StatsConfig = StatsConfig()
     erase: bool = False
+
+
+Config = TypeVar("Config", bound=LayerwiseConfig)
+
+
+def settled(config: Config, layers: tuple[int, ...], clamp: float | None = None) -> Config:
+    """A config with its layers, and its clamp unless it was set."""
+    value = config.value
+    if clamp is not None and "clamp_factor" not in value.model_fields_set:
+        value = value.model_copy(update={"clamp_factor": clamp})
+    return config.model_copy(update={"layers": layers, "value": value})
 
 
 def write_facts(

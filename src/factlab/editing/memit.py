@@ -16,8 +16,8 @@ from pydantic import PositiveFloat
 
 from factlab.editing.background import Background
 from factlab.editing.edit import Edit
-from factlab.editing.layerwise import DualKeys, Keys, LayerwiseConfig, write_facts
-from factlab.editing.presets import settle_memit
+from factlab.editing.layerwise import DualKeys, Keys, LayerwiseConfig, settled, write_facts
+from factlab.editing.presets import memit_layers, preset_of
 from factlab.editing.targets import first_fact
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
@@ -83,8 +83,12 @@ def _memit(
     together: bool,
 ) -> list[Edit]:
     background = background or Background()
-    config, source = settle_memit(lm, config or MemitConfig(), first_fact(facts), progress)
-    moments = background.second_moments(lm, config.layers or (), config.stats, progress)
+    config, preset = config or MemitConfig(), preset_of(lm)
+    layers, source = memit_layers(lm, config.layers, first_fact(facts), progress)
+    if preset is not None and "second_moment_weight" not in config.model_fields_set:
+        config = config.model_copy(update={"second_moment_weight": preset.memit_weight})
+    config = settled(config, layers, preset.memit_clamp if preset else None)
+    moments = background.second_moments(lm, layers, config.stats, progress)
     weight = config.second_moment_weight
 
     def dual_keys(layer: int, keys: Keys) -> Keys:

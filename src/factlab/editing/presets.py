@@ -5,9 +5,8 @@ GPT-2 XL gets what GPT-2 XL gets. A model that is not listed gets its layers fro
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
 from factlab.data.well_known import WELL_KNOWN
@@ -17,12 +16,6 @@ from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback
 from factlab.tracing.knowns import knows
 from factlab.tracing.layers import LayerChoice, recommend_layer
-
-if TYPE_CHECKING:
-    from factlab.editing.fine_tune import FineTuneConfig, FineTuneMethod
-    from factlab.editing.layerwise import LayerwiseConfig
-    from factlab.editing.memit import MemitConfig
-    from factlab.editing.rome import RomeConfig
 
 _log = logging.getLogger(__name__)
 
@@ -145,91 +138,17 @@ def recommended_layers(
     return choice, reason
 
 
-# -- filling in what a config leaves to the model ----------------------------------------------
-
-Layerwise = TypeVar("Layerwise", bound="LayerwiseConfig")
+# -- where to edit -----------------------------------------------------------------------------
 
 
-def settle_rome(
-    lm: LanguageModel, config: "RomeConfig", fact: Fact, progress: ProgressCallback
-) -> tuple["RomeConfig", int, str]:
-    """ROME's config with its layer and clamp, the layer, and where it is from."""
-    preset = preset_of(lm)
-    value = config.value
-    if preset is not None and "clamp_factor" not in value.model_fields_set:
-        value = value.model_copy(update={"clamp_factor": preset.rome_clamp})
-    layer, source = _rome_layer(lm, config.layer, fact, progress)
-    return config.model_copy(update={"layer": layer, "value": value}), layer, source
-
-
-def settle_single_layer(
-    lm: LanguageModel, config: Layerwise, fact: Fact, progress: ProgressCallback
-) -> tuple[Layerwise, str]:
-    """A config with ROME's layer, and where it is from."""
-    if config.layers is not None:
-        return _chosen(lm, config)
-    layer, source = _rome_layer(lm, None, fact, progress)
-    return config.model_copy(update={"layers": (layer,)}), source
-
-
-def settle_memit_layers(
-    lm: LanguageModel, config: Layerwise, fact: Fact, progress: ProgressCallback
-) -> tuple[Layerwise, str]:
-    """A config with MEMIT's layers and clamp, and where they are from."""
-    preset = preset_of(lm)
-    if preset is not None and preset.memit_layers:
-        value = config.value
-        if "clamp_factor" not in value.model_fields_set:
-            value = value.model_copy(update={"clamp_factor": preset.memit_clamp})
-        config = config.model_copy(update={"value": value})
-        if config.layers is None:
-            source = f"preset of {preset.model} ({preset.memit_source})"
-            return config.model_copy(update={"layers": tuple(preset.memit_layers)}), source
-    if config.layers is not None:
-        return _chosen(lm, config)
-    choice, source = recommended_layers(lm, fact, progress)
-    return config.model_copy(update={"layers": choice.memit_layers}), source
-
-
-def settle_memit(
-    lm: LanguageModel, config: "MemitConfig", fact: Fact, progress: ProgressCallback
-) -> tuple["MemitConfig", str]:
-    """MEMIT's config with layers, clamp and weight, and where they are from."""
-    preset = preset_of(lm)
-    if preset is not None and preset.memit_layers and _is_open(config, "second_moment_weight"):
-        config = config.model_copy(update={"second_moment_weight": preset.memit_weight})
-    return settle_memit_layers(lm, config, fact, progress)
-
-
-def settle_fine_tune(
-    lm: LanguageModel, method: "FineTuneMethod", config: "FineTuneConfig"
-) -> tuple["FineTuneConfig", int, str]:
-    """A fine-tuning config with layer, ε and learning rate, the layer, and where it is from.
-
-    Models that are not listed get GPT-2 XL's values, the layer at the same share of the depth.
-    """
-    preset = preset_of(lm)
-    if preset is not None and method in preset.fine_tune:
-        layer, epsilon = preset.fine_tune[method]
-        source = f"preset of {preset.model} ({preset.fine_tune_source})"
-    else:
-        layer, epsilon = _XL.fine_tune[method]
-        layer = round(layer / _XL.n_layers * lm.n_layers)
-        source = f"{_XL.model}'s, at the same share of the depth"
-    if config.layer is not None:
-        lm.layer(config.layer)
-        layer, source = config.layer, "chosen"
-    values = {
-        "layer": layer,
-        "epsilon": config.epsilon or epsilon,
-        "learning_rate": config.learning_rate or (1e-3 if method == "attn" else 5e-4),
-    }
-    return config.model_copy(update=values), layer, source
-
-
-def _rome_layer(
+def rome_layer(
     lm: LanguageModel, chosen: int | None, fact: Fact, progress: ProgressCallback
 ) -> tuple[int, str]:
+    """The layer of a method that edits one, and where it is from.
+
+    Raises:
+        InvalidRequestError: the chosen layer is not in the model.
+    """
     preset = preset_of(lm)
     if chosen is not None:
         lm.layer(chosen)
@@ -240,11 +159,44 @@ def _rome_layer(
     return choice.layer, source
 
 
-def _chosen(lm: LanguageModel, config: Layerwise) -> tuple[Layerwise, str]:
-    for layer in config.layers or ():
-        lm.layer(layer)
-    return config, "chosen"
+def memit_layers(
+    lm: LanguageModel, chosen: Sequence[int] | None, fact: Fact, progress: ProgressCallback
+) -> tuple[tuple[int, ...], str]:
+    """The layers of a method that edits several, ascending, and where they are from.
+
+    Raises:
+        InvalidRequestError: a chosen layer is not in the model.
+    """
+    preset = preset_of(lm)
+    if chosen is not None:
+        for layer in chosen:
+            lm.layer(layer)
+        return tuple(sorted(set(chosen))), "chosen"
+    if preset is not None and preset.memit_layers:
+        return tuple(preset.memit_layers), f"preset of {preset.model} ({preset.memit_source})"
+    choice, source = recommended_layers(lm, fact, progress)
+    return choice.memit_layers, source
 
 
-def _is_open(config: "MemitConfig", name: str) -> bool:
-    return name not in config.model_fields_set
+def fine_tune_place(
+    lm: LanguageModel, method: str, chosen: int | None
+) -> tuple[int, float | None, str]:
+    """The layer of a fine-tuning method, its ε, and where the layer is from.
+
+    Models that are not listed get GPT-2 XL's values, the layer at the same share of the depth.
+
+    Raises:
+        InvalidRequestError: the chosen layer is not in the model.
+    """
+    preset = preset_of(lm)
+    if preset is not None and method in preset.fine_tune:
+        layer, epsilon = preset.fine_tune[method]
+        source = f"preset of {preset.model} ({preset.fine_tune_source})"
+    else:
+        layer, epsilon = _XL.fine_tune[method]
+        layer = round(layer / _XL.n_layers * lm.n_layers)
+        source = f"{_XL.model}'s, at the same share of the depth"
+    if chosen is not None:
+        lm.layer(chosen)
+        layer, source = chosen, "chosen"
+    return layer, epsilon, source

@@ -17,7 +17,7 @@ from factlab.editing.background import Background
 from factlab.editing.contexts import ContextConfig
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.lookup import mean_keys
-from factlab.editing.presets import settle_rome
+from factlab.editing.presets import preset_of, rome_layer
 from factlab.editing.rank_one import rank_one_factors
 from factlab.editing.targets import value_requests
 from factlab.editing.update import LowRankUpdate
@@ -41,7 +41,8 @@ class RomeConfig(BaseModel):
         value: optimisation of v*; its `clamp_factor` is the preset's unless you set it.
         contexts: texts before the prompt.
         stats: how much text to collect C from, if it is not at hand.
-        legacy: the original code's mismatch of keys; `published()` sets all that goes with it.
+        legacy: the original code's mismatch of keys (and equal weights for all contexts);
+            `published()` sets all that goes with it.
         erase: make the true target improbable instead of a new one probable.
     """
 
@@ -102,13 +103,17 @@ def rome_each(
     config = config or RomeConfig()
     background = background or Background()
     requests = value_requests(lm, facts, config.erase)
-    resolved, layer, reason = settle_rome(lm, config, facts[0], progress)
+    layer, reason = rome_layer(lm, config.layer, facts[0], progress)
+    resolved = _settled(lm, config, layer)
     moment = background.second_moments(lm, [layer], config.stats, progress)[layer]
     contexts = background.contexts(lm, config.contexts)
     values = optimise_values(
         lm, requests, contexts, Site(layer, Stream.MLP), resolved.value, progress
     )
-    found = mean_keys(lm, facts, contexts, layer, config.contexts.weights(len(contexts)))
+    weighting = config.contexts
+    if config.legacy:
+        weighting = weighting.model_copy(update={"bare_weight": None})
+    found = mean_keys(lm, facts, contexts, layer, weighting.weights(len(contexts)))
     bare = mean_keys(lm, facts, [""], layer, torch.ones(1).double()) if config.legacy else found
 
     directions = moment.solve(found.keys)
@@ -142,3 +147,11 @@ def rome_each(
             )
         )
     return edits
+
+
+def _settled(lm: LanguageModel, config: RomeConfig, layer: int) -> RomeConfig:
+    """The config with its layer, and the preset's clamp unless it was set."""
+    preset, value = preset_of(lm), config.value
+    if preset is not None and "clamp_factor" not in value.model_fields_set:
+        value = value.model_copy(update={"clamp_factor": preset.rome_clamp})
+    return config.model_copy(update={"layer": layer, "value": value})

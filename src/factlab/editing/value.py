@@ -75,7 +75,7 @@ class ValueConfig(BaseModel):
     weight_decay: NonNegativeFloat = 0.0
     clamp_factor: PositiveFloat = 4.0
     stop_loss: NonNegativeFloat = 0.05
-    stop_nll: NonNegativeFloat = 0.2
+    stop_nll: NonNegativeFloat = 0.1
     max_batch_tokens: PositiveInt | None = None
 
     @classmethod

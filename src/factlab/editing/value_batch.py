@@ -105,11 +105,11 @@ class SharedContexts:
         self.lengths = [len(ids) for ids in shared]
         self.prefix: Prefix | None = None
         if any(self.lengths):
-            rows = [ids or [0] for ids in shared]  # nobody will look at the token 0
-            batch = pad(rows, lm.device, align=[len(row) for row in rows])
+            # A row needs a token to run; nobody will look at the 0 that stands for none.
+            batch = pad([ids or [0] for ids in shared], lm.device)
             cache = RecordingCache(lm.n_layers, batch.width)
             lm.run(lm.frame(batch, cache))
-            self.prefix = Prefix.of(cache, batch.width)
+            self.prefix = Prefix.of(cache, self.lengths)
 
     @property
     def width(self) -> int:
