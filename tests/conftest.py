@@ -1,5 +1,6 @@
 """Fixtures: models of every family, and the promise that computing changes nothing."""
 
+import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 import factlab as fl
 from factlab.architectures import ARCHITECTURES
+from factlab.cli import main
 
 FAMILIES = tuple(ARCHITECTURES)
 # One of each habit: Conv1D, parallel blocks, alibi, flat MLP, gated MLP, norms behind the MLP.
@@ -65,6 +67,24 @@ def make_model() -> Iterator[MakeModel]:
         assert rest == rest_now, "training mode, hooks or tokenizer changed"
     assert torch.equal(random_states[0], torch.get_rng_state())
     assert (random_states[1] == np.random.get_state()[1]).all()
+
+
+@pytest.fixture
+def run(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+    """Run a command: exit code, stdout, stderr."""
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["factlab", *map(str, args)])
+        monkeypatch.setenv("COLUMNS", "200")
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture

@@ -196,26 +196,26 @@ def test_the_new_weight_maps_the_key_to_the_value(make_model, family, square):
     """W' k* == v* through the model's own modules, whatever the layout."""
     lm = make_model(family, dtype=torch.float64, square=square)
     config = fl.RomeConfig(
-        layer=1,
-        value=ValueConfig(steps=4, step_rule="adam"),
+        layer=0,
+        value=ValueConfig(steps=4),
         contexts=ContextConfig(groups=((2, 4),)),
     )
-    edit = fl.rome(lm, FACT, config, background(some_moment(lm)))
+    edit = fl.rome(lm, FACT, config, background(some_moment(lm, layer=0)))
     rows = prompt_rows(lm, FACT, sample_contexts(lm, config.contexts))
-    before = keys_and_outputs(lm, rows, 1)
+    before = keys_and_outputs(lm, rows, 0)
     with edit.applied(lm):
-        after = keys_and_outputs(lm, rows, 1)
+        after = keys_and_outputs(lm, rows, 0)
     assert torch.equal(before.keys, after.keys)
     weights = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
     key_change = weights @ (after.outputs - before.outputs)
     contexts = sample_contexts(lm, config.contexts)
-    site = Site(1, Stream.MLP)
+    site = Site(0, Stream.MLP)
     delta = optimise_value(lm, FACT, FACT.target_new, contexts, site, config.value).delta
     assert torch.allclose(key_change, delta, atol=1e-9)
     assert float(delta.norm()) > 0.1
     (update,) = edit.updates
     assert update.rank == 1
-    dense = update.patched(lm.mlp_weight(1)) - lm.mlp_weight(1).detach()
+    dense = update.patched(lm.mlp_weight(0)) - lm.mlp_weight(0).detach()
     assert torch.linalg.matrix_rank(dense, rtol=1e-9) == 1
     if lm.mlp_layout == "in_out":
         dense = dense.T

@@ -1,34 +1,14 @@
 """The command line on tiny models: every command, every kind of bad input."""
 
 import json
-import sys
 
 import pytest
 
 from factlab import storage
-from factlab.cli import main
 
 TINY = ["--model", "tiny:gpt2"]
 TEMPLATE, SUBJECT = "{} is located in", "The Space Needle"
 PROMPT = "The Space Needle is located in"
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command: exit code, stdout, stderr."""
-
-    def run(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["factlab", *map(str, args)])
-        monkeypatch.setenv("COLUMNS", "200")
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

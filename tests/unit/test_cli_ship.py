@@ -1,35 +1,15 @@
 """`export`, `diff` and `show` on tiny models."""
 
 import json
-import sys
 
 import pytest
 import torch
 
 import factlab as fl
-from factlab.cli import main
 from factlab.editing.edit import BaseModelInfo, current_versions
 from factlab.editing.update import DenseUpdate, LowRankUpdate
 
 TINY = ["--model", "tiny:gpt2"]
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command: exit code, stdout, stderr."""
-
-    def run(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["factlab", *map(str, args)])
-        monkeypatch.setenv("COLUMNS", "200")
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ _ROME_CODE, _MEMIT_CODE, _EASYEDIT = "ROME code", "MEMIT code", "EasyEdit"
 PRESETS: tuple[Preset, ...] = (
     Preset(
         "SmolLM2-135M", "llama", 30, 576, 3, 4.0, _MEASURED,
-        range(4), 200.0, 4.0, _MEASURED,
+        range(4), 2_000.0, 4.0, _MEASURED,
         {"ft": (1, None), "ft+l": (0, 2e-3), "attn": (20, 1e-3)}, _MEASURED,
     ),
     Preset(

@@ -1,0 +1,153 @@
+"""Many facts: each alone, together, in sequence."""
+
+import pytest
+import torch
+
+import factlab as fl
+from factlab.editing import methods
+from factlab.editing.value import ValueConfig
+from factlab.errors import InvalidRequestError
+
+FACTS = [
+    fl.Fact("{} is", "Rome", "Paris", "Berlin"),
+    fl.Fact("In {}, people speak", "New York", "Dutch"),
+    fl.Fact("See {} in", "the Space Needle", "Oslo", "Seattle"),
+]
+CONFIG = fl.RomeConfig(
+    layer=0, value=ValueConfig(steps=4), contexts=fl.ContextConfig(groups=((2, 4),))
+)
+
+
+@pytest.fixture
+def lm(make_model):
+    return make_model("gpt2")
+
+
+@pytest.fixture
+def background(lm):
+    generator = torch.Generator().manual_seed(7)
+    keys = torch.randn(4 * lm.d_mlp, lm.d_mlp, generator=generator, dtype=torch.float64)
+    moment = keys.T @ keys / len(keys)
+    return fl.Background.of(
+        [fl.SecondMoment(moment, i, len(keys), "noise", lm.fingerprint) for i in range(2)]
+    )
+
+
+def digests(edit: fl.Edit) -> list[str]:
+    return [update.digest for update in edit.updates]
+
+
+def test_each_stands_alone(lm, background):
+    run = fl.edit_each(lm, FACTS, "rome", CONFIG, background)
+    assert run.mode == "each"
+    assert len(run.edits) == 3
+    for fact, edit, answer in zip(FACTS, run.edits, run.right_after, strict=True):
+        assert edit.base.on_top_of == ()
+        alone = fl.rome(lm, fact, CONFIG, background)
+        assert torch.allclose(alone.updates[0].left, edit.updates[0].left, atol=1e-3)
+        with edit.applied(lm):
+            score = lm.score([fact.prompt], [fact.target_new])[0]
+        assert answer.new_prob == pytest.approx(score.length_normalised_prob, rel=1e-4)
+    assert run.at_end == run.right_after
+    with pytest.raises(InvalidRequestError, match="each for the unedited model"):
+        run.combined()
+
+
+def test_a_sequence_stacks(lm, background):
+    run = fl.edit_sequence(lm, FACTS, "rome", CONFIG, background)
+    first, second, third = run.edits
+    assert first.base.on_top_of == ()
+    assert list(second.base.on_top_of) == digests(first)
+    assert list(third.base.on_top_of) == digests(first) + digests(second)
+    # The second was computed on the model with the first.
+    with first.applied(lm):
+        again = fl.rome(lm, FACTS[1], CONFIG, background)
+    assert torch.allclose(again.updates[0].left, second.updates[0].left, atol=1e-4)
+    with first.applied(lm), second.applied(lm):
+        middle = lm.score([FACTS[1].prompt], ["Dutch"])[0].length_normalised_prob
+    assert run.right_after[1].new_prob == pytest.approx(middle, rel=1e-4)
+    with run.combined().applied(lm):
+        ends = lm.score([f.prompt for f in FACTS], [f.target_new for f in FACTS])
+    for answer, end in zip(run.at_end, ends, strict=True):
+        assert answer.new_prob == pytest.approx(end.length_normalised_prob, rel=1e-4)
+
+
+def test_a_later_edit_may_replace_an_earlier_one(lm, background):
+    other = fl.Fact("{} is", "Rome", "Oslo")
+    run = fl.edit_sequence(lm, [FACTS[0], other], "rome", CONFIG, background)
+    assert len(run.edits) == 2
+
+
+def test_batches_of_a_sequence(lm, background):
+    config = fl.MemitConfig(layers=(0,), value=ValueConfig(steps=2), contexts=CONFIG.contexts)
+    run = fl.edit_sequence(lm, FACTS, "memit", config, background, batch_size=2)
+    assert [len(edit.facts) for edit in run.edits] == [2, 1]
+    assert len(run.right_after) == len(run.at_end) == 3
+    with pytest.raises(InvalidRequestError, match="cannot write 2 facts"):
+        fl.edit_sequence(lm, FACTS, "rome", CONFIG, background, batch_size=2)
+
+
+def test_alphaedit_protects_what_a_sequence_wrote(lm, background):
+    config = fl.AlphaEditConfig(
+        layers=(0,), value=ValueConfig(steps=3), contexts=CONFIG.contexts, null_share=1.0
+    )
+    alone = fl.alphaedit(lm, FACTS[1:2], config, background)
+    after = fl.alphaedit(lm, FACTS[1:2], config, background.after(FACTS[:1]))
+    contexts = background.contexts(lm, config.contexts)
+    from factlab.editing.lookup import mean_keys
+
+    weights = config.contexts.weights(len(contexts))
+    old = mean_keys(lm, FACTS[:1], contexts, 0, weights).keys[0]
+    cpu = torch.device("cpu")
+    touched = [
+        float((e.updates[0].matrix(torch.float64, cpu) @ old).norm()) for e in (alone, after)
+    ]
+    assert touched[1] < 0.5 * touched[0]
+
+
+def test_one_fact_methods_do_not_write_many_at_once(lm):
+    with pytest.raises(InvalidRequestError, match="one fact at a time"):
+        fl.edit_together(lm, FACTS, "rome")
+
+
+def test_wrong_requests(lm):
+    with pytest.raises(InvalidRequestError, match="Did you mean 'memit'"):
+        fl.edit_each(lm, FACTS, "memti")
+    with pytest.raises(InvalidRequestError, match="takes a MemitConfig, not a RomeConfig"):
+        fl.edit_together(lm, FACTS, "memit", CONFIG)
+    with pytest.raises(InvalidRequestError, match="list of facts is empty"):
+        fl.edit_each(lm, [], "rome")
+
+
+def test_a_package_adds_a_method(lm, monkeypatch):
+    added = methods.Method("mine", "Does nothing.", fl.RomeConfig, lambda *_: [])
+
+    class Point:
+        name = "mine"
+
+        def load(self):
+            return added
+
+    monkeypatch.setattr(methods, "entry_points", lambda group: [Point()])
+    assert methods.method_named("mine") is added
+    with pytest.raises(InvalidRequestError, match="mine"):
+        methods.method_named("nobody")
+
+
+def test_what_it_said_before_is_asked_without_edits(lm, background):
+    before = fl.said_before(lm, FACTS[0])
+    edit = fl.rome(lm, FACTS[0], CONFIG.model_copy(update={"layer": 1}), background)
+    with edit.applied(lm):
+        assert fl.said_before(lm, FACTS[0]) == before
+        live = lm.live_fingerprint
+        assert live != lm.fingerprint
+    assert lm.live_fingerprint == lm.fingerprint
+
+
+def test_memory_that_runs_out_names_the_setting(lm, background, monkeypatch):
+    def no_memory(*_args, **_kwargs):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("factlab.editing.value.ValueBatch", no_memory)
+    with pytest.raises(fl.FactlabError, match="Lower max_batch_tokens, which is 768"):
+        fl.rome(lm, FACTS[0], CONFIG, background)
