@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--facts", type=int, default=64)
     parser.add_argument("--slow-facts", type=int, default=2, help="of the straightforward way")
     parser.add_argument("--skip-slow", action="store_true")
+    parser.add_argument("--only", choices=["rome", "memit"], help="half of it")
     args = parser.parse_args()
 
     fl.keep_freed_memory()
@@ -62,17 +63,17 @@ def main() -> None:
     if not args.shape:
         layer, layers = 3, range(4)
 
-    print("\nROME, the value of one fact")
-    old = fl.RomeConfig.published()
-    new = fl.RomeConfig()
-    compare(lm, args, requests, fl.Site(layer, fl.Stream.MLP), old, new, by_torch, by_ours)
-    print("\nMEMIT, the value of one fact")
-    six = fl.ContextConfig(groups=((5, 10),))
-    old = fl.MemitConfig(value=ValueConfig.published(), contexts=six)
-    new = fl.MemitConfig()
-    site = fl.Site(layers[-1], fl.Stream.BLOCK)
-    compare(lm, args, requests, site, old, new, by_torch, by_ours)
-    spread(lm, requests, layers, new)
+    if args.only != "memit":
+        print("\nROME, the value of one fact")
+        site, old = fl.Site(layer, fl.Stream.MLP), fl.RomeConfig.published()
+        compare(lm, args, requests, site, old, fl.RomeConfig(), by_torch, by_ours)
+    if args.only != "rome":
+        print("\nMEMIT, the value of one fact")
+        six = fl.ContextConfig(groups=((5, 10),))
+        old = fl.MemitConfig(value=ValueConfig.published(), contexts=six)
+        site, new = fl.Site(layers[-1], fl.Stream.BLOCK), fl.MemitConfig()
+        compare(lm, args, requests, site, old, new, by_torch, by_ours)
+        spread(lm, requests, layers, new)
     statistics_of_layers(lm, layers)
     print(f"\npeak memory {peak_gib(lm):.1f} GiB")
 
@@ -212,7 +213,7 @@ def straightforward(
         kl = (edited.exp() * (edited - reference)).sum()
         loss = torch.stack(nlls).mean() + config.kl_factor * kl
         loss = loss + config.weight_decay * delta.norm() / initial**2
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         if loss < config.stop_loss or step == config.steps - 1:
             break
         optimiser.zero_grad()
