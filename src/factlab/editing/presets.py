@@ -62,7 +62,7 @@ PRESETS: tuple[Preset, ...] = (
     Preset(
         "SmolLM2-135M", "llama", 30, 576, 3, 4.0, _MEASURED,
         range(4), 2_000.0, 4.0, _MEASURED,
-        {"ft": (1, None), "ft+l": (0, 2e-3), "attn": (20, 1e-3)}, _MEASURED,
+        {"ft": (1, None), "ft+l": (0, 2e-3), "attn": (15, 5e-3)}, _MEASURED,
     ),
     Preset(
         "GPT-2 medium", "gpt2", 24, 1024, 8, 3.0, _ROME_CODE,
