@@ -114,6 +114,11 @@ def encode_continuation(
     # Some tokenizers give a space of its own no characters; behind the prompt it is the target's.
     while n_prompt and whole.char_spans[n_prompt - 1] == (len(prompt), len(prompt)):
         n_prompt -= 1
+    if n_prompt == 0:
+        raise TokenizationError(
+            f"Target '{target}' merges with the whole of '{prompt}' into one token. Put more words "
+            "before it."
+        )
     if n_prompt == len(whole):
         raise TokenizationError(
             f"Target '{target}' becomes no token of its own after '{prompt}'. "

@@ -152,7 +152,7 @@ def _config(
     if erase:
         values["erase"] = True
     if max_batch_tokens is not None:
-        if "value" in fields:
+        if "value" in fields and isinstance(values.get("value", {}), dict):
             values["value"] = values.get("value", {}) | {"max_batch_tokens": max_batch_tokens}
         elif "max_batch_tokens" in fields:
             values["max_batch_tokens"] = max_batch_tokens
@@ -204,7 +204,8 @@ def _edit_one(
     session.say(_sizes(lm, made))
     if out is not None:
         model = f" --model {session.model}" if session.model else ""
-        session.say(f"Saved in {out}. Use it: factlab ask '{fact.prompt}' --edit {out}{model}")
+        edits = "".join(f" --edit {folder}" for folder in [*session.edits, out])
+        session.say(f"Saved in {out}. Use it: factlab ask '{fact.prompt}'{edits}{model}")
     session.emit(document)
 
 
@@ -270,7 +271,8 @@ def _show_run(session: Session, run: "EditRun", out: Path | None) -> None:
     if len(rows) > _ROWS_SHOWN:
         session.say(f"… and {len(rows) - _ROWS_SHOWN} more.")
     total = len(run.facts)
-    session.say(f"Says the new target: {sum(a.says_new for a in run.at_end)} of {total} facts.")
+    if any(fact.target_new for fact in run.facts):
+        session.say(f"Says the new target: {sum(a.says_new for a in run.at_end)} of {total} facts.")
     if run.mode == "sequence":
         right_after = sum(a.says_new for a in run.right_after)
         session.say(f"Right after its own edit: {right_after} of {total}.")

@@ -18,7 +18,13 @@ from torch import Tensor
 
 from factlab.editing.background import Background
 from factlab.editing.edit import Edit
-from factlab.editing.layerwise import Keys, LayerwiseConfig, settled, write_facts
+from factlab.editing.layerwise import (
+    DEFAULT_CLAMP,
+    Keys,
+    LayerwiseConfig,
+    settled,
+    write_facts,
+)
 from factlab.editing.lookup import mean_keys
 from factlab.editing.presets import memit_layers, preset_of
 from factlab.editing.targets import first_fact
@@ -54,9 +60,12 @@ def alphaedit(
     background = background or Background()
     config, preset = config or AlphaEditConfig(), preset_of(lm)
     layers, source = memit_layers(lm, config.layers, first_fact(facts), progress)
-    config = settled(config, layers, preset.memit_clamp if preset else None)
+    config = settled(config, layers, preset.memit_clamp if preset else DEFAULT_CLAMP)
     moments = background.second_moments(lm, layers, config.stats, progress)
-    contexts, past = background.contexts(lm, config.contexts), background.past_facts
+    contexts = background.contexts(lm, config.contexts)
+    # A fact that is written anew is not protected from it.
+    replaced = {(fact.template, fact.subject) for fact in facts}
+    past = [f for f in background.past_facts if (f.template, f.subject) not in replaced]
     weights, share, ridge = config.contexts.weights(len(contexts)), config.null_share, config.ridge
 
     def dual_keys(layer: int, keys: Keys) -> Keys:
@@ -71,7 +80,7 @@ def alphaedit(
 
 def null_space(second_moment: SecondMoment, share: float) -> Float[Tensor, "d_mlp free"]:
     """Orthonormal directions in which ordinary keys have least, together this share of C."""
-    values, vectors = torch.linalg.eigh(second_moment.matrix)
+    values, vectors = second_moment.eigen
     held = values.clamp(min=0).cumsum(0) / values.clamp(min=0).sum()
     return vectors[:, : max(1, int((held <= share).sum()))]
 

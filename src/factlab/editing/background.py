@@ -22,10 +22,12 @@ class Background:
     Attributes:
         moments: second moments at hand, by layer; others are collected when they are asked for.
         past_facts: what earlier edits of a sequence wrote, for methods that protect it.
+        given: layers of moments that someone gave: an edit elsewhere is a mistake.
     """
 
     moments: dict[int, SecondMoment] = field(default_factory=dict[int, SecondMoment])
     past_facts: tuple[Fact, ...] = ()
+    given: frozenset[int] = frozenset()
     _contexts: dict[ContextConfig, list[str]] = field(
         default_factory=dict[ContextConfig, list[str]]
     )
@@ -34,7 +36,8 @@ class Background:
     def of(cls, moments: Sequence[SecondMoment] | Mapping[int, SecondMoment]) -> "Background":
         """With second moments that are at hand."""
         found = moments.values() if isinstance(moments, Mapping) else moments
-        return cls({moment.layer: moment for moment in found})
+        by_layer = {moment.layer: moment for moment in found}
+        return cls(by_layer, given=frozenset(by_layer))
 
     def contexts(self, lm: LanguageModel, config: ContextConfig) -> list[str]:
         """Texts to put before prompts; the first is empty."""
@@ -56,10 +59,10 @@ class Background:
             InvalidRequestError: moments of other layers were given, and none of these.
         """
         missing = [layer for layer in layers if layer not in self.moments]
-        if missing and self.moments and len(missing) == len(layers):
+        if self.given and not self.given.intersection(layers):
+            given, wanted = (", ".join(map(str, sorted(x))) for x in (self.given, layers))
             raise InvalidRequestError(
-                f"The statistics are of layer {', '.join(map(str, self.moments))}, but the edit "
-                f"is at layer {', '.join(map(str, layers))}."
+                f"The statistics are of layer {given}, but the edit is at layer {wanted}."
             )
         if missing:
             self.moments |= second_moments(lm, missing, config, progress=progress)

@@ -18,9 +18,10 @@ from pydantic import NonNegativeFloat
 from factlab.editing.background import Background
 from factlab.editing.edit import Edit
 from factlab.editing.layerwise import Keys, LayerwiseConfig, settled, write_facts
-from factlab.editing.presets import memit_layers, rome_layer
+from factlab.editing.presets import memit_layers, preset_of, rome_layer
 from factlab.editing.targets import first_fact
-from factlab.editing.value import ValueConfig
+from factlab.editing.value import DEFAULT_CLAMP
+from factlab.errors import EditError
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
@@ -35,7 +36,6 @@ class EmmetConfig(LayerwiseConfig):
             the last digit.
     """
 
-    value: ValueConfig = ValueConfig()
     damping: NonNegativeFloat = 0.01
 
 
@@ -54,7 +54,8 @@ def emmet(
         layers = (layer,)
     else:
         layers, source = memit_layers(lm, config.layers, first_fact(facts), progress)
-    config = settled(config, layers)
+    preset = preset_of(lm)
+    config = settled(config, layers, preset.rome_clamp if preset else DEFAULT_CLAMP)
     moments = background.second_moments(lm, layers, config.stats, progress)
     damping = config.damping
 
@@ -69,8 +70,15 @@ def equality_duals(keys: Keys, second_moment: SecondMoment, damping: float) -> K
 
     Raises:
         StatisticsError: C is singular.
+        EditError: two keys are the same, and there is no damping.
     """
     directions = second_moment.solve(keys)
     middle = directions @ keys.T
     middle = middle + damping * middle.diagonal().mean() * torch.eye(len(keys)).double()
-    return torch.linalg.solve(middle, directions)
+    duals, info = torch.linalg.solve_ex(middle, directions)
+    if int(info) or not duals.isfinite().all():
+        raise EditError(
+            "Two facts have the same key (one subject at the start of two templates), so they "
+            "cannot both be stored exactly. Set a damping above 0, or leave one out."
+        )
+    return duals

@@ -27,7 +27,7 @@ from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.presets import fine_tune_place
 from factlab.editing.targets import ValueRequest, target_nll, value_requests
 from factlab.editing.update import DenseUpdate
-from factlab.errors import EditError
+from factlab.errors import EditError, TokenizationError
 from factlab.facts import Fact
 from factlab.models.allocator import memory_bounded_by
 from factlab.models.language_model import LanguageModel
@@ -171,8 +171,12 @@ class _Row:
     """
 
     def __init__(self, lm: LanguageModel, request: ValueRequest) -> None:
-        whole, n_prompt = encode_continuation(lm.tokenizer, request.fact.prompt, request.target)
-        lm.check_length(len(whole))
+        prompt = request.fact.prompt
+        try:
+            whole, n_prompt = encode_continuation(lm.tokenizer, prompt, request.target)
+            lm.check_length(len(whole))
+        except TokenizationError as error:
+            raise TokenizationError(f"Fact '{prompt}': {error}") from error
         self.ids, self.first = whole.ids[:-1], n_prompt - 1
         self.target_ids, self.erase = whole.ids[n_prompt:], request.erase
 

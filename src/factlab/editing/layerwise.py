@@ -61,19 +61,22 @@ class LayerwiseConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     layers: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
-    value: ValueConfig = ValueConfig(clamp_factor=0.75)
+    value: ValueConfig = ValueConfig()
     contexts: ContextConfig = ContextConfig()
     stats: StatsConfig = StatsConfig()
     erase: bool = False
 
 
+# ‖δ‖ at a layer's output is kept below this share of the state's norm (MEMIT's code).
+DEFAULT_CLAMP = 0.75
+
 Config = TypeVar("Config", bound=LayerwiseConfig)
 
 
-def settled(config: Config, layers: tuple[int, ...], clamp: float | None = None) -> Config:
-    """A config with its layers, and its clamp unless it was set."""
+def settled(config: Config, layers: tuple[int, ...], clamp: float) -> Config:
+    """A config with its layers, and with a clamp unless it has one."""
     value = config.value
-    if clamp is not None and "clamp_factor" not in value.model_fields_set:
+    if value.clamp_factor is None:
         value = value.model_copy(update={"clamp_factor": clamp})
     return config.model_copy(update={"layers": layers, "value": value})
 

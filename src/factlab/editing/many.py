@@ -12,7 +12,7 @@ All three tell how the model answers before, right after each edit, and after th
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel
 
@@ -112,8 +112,8 @@ def edit_each(
     """
     chosen = method_named(method)
     _check(facts, config, chosen.config)
-    edits = chosen.each(lm, facts, config, background, progress)
     before = answers(lm, facts)
+    edits = chosen.each(lm, facts, config, background, progress)
     after: list[Answer] = []
     for fact, edit in zip(facts, edits, strict=True):
         progress("asking the edited models", len(after), len(facts))
@@ -145,8 +145,8 @@ def edit_together(
             f"Method '{method}' writes one fact at a time. Use edit_sequence with it (--sequence), "
             "or emmet, its form for many facts."
         )
-    edit = chosen.together(lm, facts, config, background, progress)
     before = answers(lm, facts)
+    edit = chosen.together(lm, facts, config, background, progress)
     with edit.applied(lm):
         after = answers(lm, facts)
     return EditRun("together", tuple(facts), (edit,), before, after, after)
@@ -182,6 +182,8 @@ def edit_sequence(
     _check(facts, config, chosen.config)
     if batch_size < 1 or (batch_size > 1 and chosen.together is None):
         raise InvalidRequestError(f"Method '{method}' cannot write {batch_size} facts at a time.")
+    for start in range(0, len(facts), batch_size):
+        check_conflicts(facts[start : start + batch_size])
     background = background or Background()
     before = answers(lm, facts)
     edits: list[Edit] = []
@@ -236,9 +238,8 @@ def _check(facts: Sequence[Fact], config: BaseModel | None, expected: type[BaseM
         raise InvalidRequestError(
             f"This method takes a {expected.__name__}, not a {type(config).__name__}."
         )
-
-
-def succeeded(answer: Answer) -> bool:
-    """Whether an edit holds: the new target beats the true one, or where none is known, is said."""
-    preferred: Any = answer.prefers_new
-    return answer.says_new if preferred is None else bool(preferred)
+    for fact in facts:
+        if fact.target_new is None and not getattr(config, "erase", False):
+            raise InvalidRequestError(
+                f"'{fact.prompt}' has no target_new: nothing to write. Give one, or erase."
+            )

@@ -16,7 +16,14 @@ from pydantic import PositiveFloat
 
 from factlab.editing.background import Background
 from factlab.editing.edit import Edit
-from factlab.editing.layerwise import DualKeys, Keys, LayerwiseConfig, settled, write_facts
+from factlab.editing.layerwise import (
+    DEFAULT_CLAMP,
+    DualKeys,
+    Keys,
+    LayerwiseConfig,
+    settled,
+    write_facts,
+)
 from factlab.editing.presets import memit_layers, preset_of
 from factlab.editing.targets import first_fact
 from factlab.facts import Fact
@@ -87,7 +94,7 @@ def _memit(
     layers, source = memit_layers(lm, config.layers, first_fact(facts), progress)
     if preset is not None and "second_moment_weight" not in config.model_fields_set:
         config = config.model_copy(update={"second_moment_weight": preset.memit_weight})
-    config = settled(config, layers, preset.memit_clamp if preset else None)
+    config = settled(config, layers, preset.memit_clamp if preset else DEFAULT_CLAMP)
     moments = background.second_moments(lm, layers, config.stats, progress)
     weight = config.second_moment_weight
 

@@ -66,7 +66,12 @@ def _one_by_one(together: Together) -> Each:
         progress: ProgressCallback,
     ) -> list[Edit]:
         background = background or Background()
-        return [together(lm, [fact], config, background, progress) for fact in facts]
+        edits: list[Edit] = []
+        for fact in facts:
+            # The first edit settles layers; the others must not settle otherwise.
+            settled = type(config).model_validate(edits[0].config) if edits and config else config
+            edits.append(together(lm, [fact], settled, background, progress))
+        return edits
 
     return each
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 from factlab.data.well_known import WELL_KNOWN
+from factlab.errors import InvalidRequestError, nearest
 from factlab.facts import Fact
 from factlab.models.decoder import Decoder
 from factlab.models.language_model import LanguageModel
@@ -61,7 +62,7 @@ _ROME_CODE, _MEMIT_CODE, _EASYEDIT = "ROME code", "MEMIT code", "EasyEdit"
 PRESETS: tuple[Preset, ...] = (
     Preset(
         "SmolLM2-135M", "llama", 30, 576, 3, 4.0, _MEASURED,
-        range(4), 2_000.0, 4.0, _MEASURED,
+        range(4), 2_000.0, 0.75, _MEASURED,
         {"ft": (1, None), "ft+l": (0, 2e-3), "attn": (15, 5e-3)}, _MEASURED,
     ),
     Preset(
@@ -186,9 +187,14 @@ def fine_tune_place(
     Models that are not listed get GPT-2 XL's values, the layer at the same share of the depth.
 
     Raises:
-        InvalidRequestError: the chosen layer is not in the model.
+        InvalidRequestError: the chosen layer is not in the model, or there is no such method.
     """
     preset = preset_of(lm)
+    if method not in _XL.fine_tune:
+        raise InvalidRequestError(
+            f"Unknown fine-tuning method '{method}'.{nearest(method, _XL.fine_tune)} "
+            f"Choose from {', '.join(_XL.fine_tune)}."
+        )
     if preset is not None and method in preset.fine_tune:
         layer, epsilon = preset.fine_tune[method]
         source = f"preset of {preset.model} ({preset.fine_tune_source})"

@@ -21,7 +21,7 @@ from factlab.editing.presets import preset_of, rome_layer
 from factlab.editing.rank_one import rank_one_factors
 from factlab.editing.targets import value_requests
 from factlab.editing.update import LowRankUpdate
-from factlab.editing.value import ValueConfig, optimise_values
+from factlab.editing.value import DEFAULT_CLAMP, ValueConfig, optimise_values
 from factlab.facts import Fact
 from factlab.hooks import Site, Stream
 from factlab.models.language_model import LanguageModel
@@ -152,6 +152,7 @@ def rome_each(
 def _settled(lm: LanguageModel, config: RomeConfig, layer: int) -> RomeConfig:
     """The config with its layer, and the preset's clamp unless it was set."""
     preset, value = preset_of(lm), config.value
-    if preset is not None and "clamp_factor" not in value.model_fields_set:
-        value = value.model_copy(update={"clamp_factor": preset.rome_clamp})
+    if value.clamp_factor is None:
+        clamp = preset.rome_clamp if preset else DEFAULT_CLAMP
+        value = value.model_copy(update={"clamp_factor": clamp})
     return config.model_copy(update={"layer": layer, "value": value})

@@ -36,6 +36,8 @@ from factlab.progress import ProgressCallback, silent
 
 Deltas = Float[Tensor, "fact d_model"]
 
+DEFAULT_CLAMP = 4.0
+
 # Tokens per step: on a CPU a good gigabyte for the bundled model's gradients.
 _CPU_TOKENS, _GPU_TOKENS = 768, 16_384
 
@@ -56,7 +58,8 @@ class ValueConfig(BaseModel):
         kl_position: where the essence prompt is read: at its last token, as the paper says, or at
             the subject's last token, as its code does (there " is a" has no influence).
         weight_decay: factor of ‖δ‖ / ‖v₀‖².
-        clamp_factor: ‖δ‖ is kept below this many times ‖v₀‖.
+        clamp_factor: ‖δ‖ is kept below this many times ‖v₀‖; by default the preset's, or the
+            method's (4; 0.75 for MEMIT and AlphaEdit).
         stop_loss: stop when the total loss is below this.
         stop_nll: stop when the target's NLL is below this in the mean over contexts.
         max_batch_tokens: tokens of facts that go through a step together. Bounds memory and changes
@@ -73,7 +76,7 @@ class ValueConfig(BaseModel):
     kl_factor: NonNegativeFloat = 0.0625
     kl_position: Literal["essence_end", "subject_end"] = "essence_end"
     weight_decay: NonNegativeFloat = 0.0
-    clamp_factor: PositiveFloat = 4.0
+    clamp_factor: PositiveFloat | None = None
     stop_loss: NonNegativeFloat = 0.05
     stop_nll: NonNegativeFloat = 0.1
     max_batch_tokens: PositiveInt | None = None
@@ -165,7 +168,7 @@ def _groups(prepared: Sequence[PreparedRequest], limit: int) -> list[list[int]]:
     """Numbers of the requests that go together: of similar width, and few enough."""
     groups: list[list[int]] = []
     for i in sorted(range(len(prepared)), key=lambda i: prepared[i].width):
-        cost = prepared[i].width * len(prepared[i].rows)
+        cost = prepared[i].cost
         if not groups or (len(groups[-1]) + 1) * cost > limit:
             groups.append([])
         groups[-1].append(i)
@@ -185,7 +188,7 @@ def _optimise(
 ) -> list[OptimisedValue]:
     width = torch.promote_types(lm.dtype, torch.float32)
     norms = batch.initial_norms
-    longest = config.clamp_factor * norms
+    longest = (config.clamp_factor or DEFAULT_CLAMP) * norms
     delta = torch.zeros(batch.n_facts, lm.d_model, dtype=width, device=norms.device)
     step_rule = (
         Adam(delta, config.learning_rate)
@@ -229,6 +232,8 @@ def _optimise(
         if not going:
             break
         (gradient,) = torch.autograd.grad(loss.sum(), delta)
+        if step == 0:
+            _check_influence(gradient, [group[fact].request for fact in there])
         delta = delta.detach()
         if len(going) < len(there):
             chosen = torch.tensor(going, device=delta.device)
@@ -241,6 +246,15 @@ def _optimise(
         delta = delta + step_rule.move(gradient, loss.detach()[at].to(delta.device))
         delta *= (longest / delta.norm(dim=1).clamp(min=1e-12)).clamp(max=1.0)[:, None]
     return [results[i] for i in range(len(group))]
+
+
+def _check_influence(gradient: Deltas, requests: Sequence[ValueRequest]) -> None:
+    for row, request in zip(gradient, requests, strict=True):
+        if not row.any():
+            raise EditError(
+                f"Nothing that follows '{request.fact.subject}' in '{request.fact.prompt}' depends "
+                "on the edited state. Edit an earlier layer."
+            )
 
 
 class _Polyak:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from factlab.editing.lookup import LookupRow, prompt_rows, target_rows
 from factlab.editing.targets import ValueRequest, target_nll
+from factlab.errors import TokenizationError
 from factlab.facts import Fact
 from factlab.hooks import Site, Stream, intervene, record
 from factlab.models.cache import Prefix, RecordingCache
@@ -60,7 +61,13 @@ class PreparedRequest:
     @property
     def width(self) -> int:
         """Most tokens of a row from the lookup token on."""
-        return max(len(row.ids) - row.position for row in self.rows[:-1])
+        return max(len(row.ids) - row.position for row in self.rows)
+
+    @property
+    def cost(self) -> float:
+        """Tokens of a step; one on the left, of which keys and values are kept, is an eighth."""
+        left = max(row.position for row in self.rows)
+        return len(self.rows) * (self.width + left / 8)
 
 
 def prepare_requests(
@@ -71,14 +78,16 @@ def prepare_requests(
     Raises:
         TokenizationError: a target or subject makes no token of its own, or a row is too long.
     """
-    return [
-        PreparedRequest(
-            request,
-            target_rows(lm, request.fact, contexts, request.target)
-            + prompt_rows(lm, Fact("{} is a", request.fact.subject), [""]),
-        )
-        for request in requests
-    ]
+    prepared: list[PreparedRequest] = []
+    for request in requests:
+        fact = request.fact
+        try:
+            rows = target_rows(lm, fact, contexts, request.target)
+            rows += prompt_rows(lm, Fact("{} is a", fact.subject), [""])
+        except TokenizationError as error:
+            raise TokenizationError(f"Fact '{fact.prompt}': {error}") from error
+        prepared.append(PreparedRequest(request, rows))
+    return prepared
 
 
 class SharedContexts:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -32,9 +33,6 @@ _NOT_THE_MODEL = {
     "quantization_config", "return_dict", "torch_dtype", "transformers_version", "use_cache",
 }  # fmt: skip
 
-# Digests remembered for each weight: its own and that of the original under an edit.
-_DIGESTS_KEPT = 4
-
 
 class Decoder:
     """The structural half of a `LanguageModel`: parts, dimensions, and the replay engine.
@@ -64,8 +62,9 @@ class Decoder:
         self.patches = PatchBoard(model)
         self.shell = Shell(model, self.architecture, returns_tuple)
         self._layers = list(model.get_submodule(self.architecture.layers).children())
-        # By weight: where it was and how often it had changed, and its digest.
-        self._digests: dict[str, dict[tuple[int, int], bytes]] = {}
+        # By name: a tensor (the weight, or its original under an edit), how often it had changed
+        # when its digest was made, and the digest.
+        self._digests: dict[str, list[tuple[weakref.ref[Tensor], int, bytes]]] = {}
 
     def __repr__(self) -> str:
         return (
@@ -185,21 +184,22 @@ class Decoder:
         settings = {k: v for k, v in config.items() if k not in _NOT_THE_MODEL}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
         for name, parameter in sorted(self.model.named_parameters()):
-            digest.update(self._weight_digest(name, instead.get(name, parameter.detach())))
+            digest.update(self._weight_digest(name, instead.get(name, parameter)))
         return digest.hexdigest()
 
     def _weight_digest(self, name: str, weight: Tensor) -> bytes:
         """Of one weight; made anew only when the weight has changed."""
-        key = weight.data_ptr(), weight._version
-        known = self._digests.setdefault(name, {})
-        if key not in known:
-            digest = hashlib.sha256(f"{name} {tuple(weight.shape)}\n".encode())
-            rounded = weight.to(torch.bfloat16).contiguous().view(torch.int16)
-            digest.update(rounded.cpu().numpy().data)
-            while len(known) >= _DIGESTS_KEPT:
-                known.pop(next(iter(known)))
-            known[key] = digest.digest()
-        return known[key]
+        version = -1 if weight.is_inference() else weight._version
+        known = [entry for entry in self._digests.get(name, []) if entry[0]() is not None]
+        for tensor, at, digest in known:
+            if tensor() is weight and at == version != -1:
+                return digest
+        made = hashlib.sha256(f"{name} {tuple(weight.shape)}\n".encode())
+        rounded = weight.detach().to(torch.bfloat16).contiguous().view(torch.int16)
+        made.update(rounded.cpu().numpy().data)
+        others = [entry for entry in known if entry[0]() is not weight]
+        self._digests[name] = [*others, (weakref.ref(weight), version, made.digest())]
+        return made.digest()
 
     # -- running ----------------------------------------------------------------------------
 

@@ -112,7 +112,8 @@ class PatchBoard:
         for name, active in planned.items():
             parameter = self._parameter(name)
             if name not in self._weights:
-                self._weights[name] = _Patched(parameter.detach().clone())
+                with torch.inference_mode(False):  # its changes must be countable
+                    self._weights[name] = _Patched(parameter.detach().clone())
             with torch.no_grad():
                 parameter.copy_(results[name])
             self._weights[name].active = active

@@ -40,6 +40,12 @@ class SecondMoment:
     fingerprint: str
 
     @cached_property
+    def eigen(self) -> tuple[Float[Tensor, " d_mlp"], Float[Tensor, "d_mlp d_mlp"]]:
+        """Eigenvalues, ascending, and eigenvectors (columns)."""
+        values, vectors = torch.linalg.eigh(self.matrix)
+        return values, vectors
+
+    @cached_property
     def _cholesky(self) -> Float[Tensor, "d_mlp d_mlp"]:
         factor, info = torch.linalg.cholesky_ex(self.matrix)
         if int(info) != 0:
