@@ -367,3 +367,23 @@ def test_merging_writes_over_nothing(make_model, tmp_path):
     edit.merge_into(lm, tmp_path / "empty")
     assert (tmp_path / "empty" / "model.safetensors").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "full"]
+
+
+def test_fingerprints_follow_the_weights(make_model):
+    """Originals under an edit may lie where an earlier original lay."""
+    lm = make_model("gpt2")
+    edit = make_edit(lm, 0)
+    name = edit.updates[0].weight_name
+    seen = set()
+    start = lm.model.get_parameter(name).detach().clone()
+    for _ in range(8):
+        with torch.no_grad():
+            lm.model.get_parameter(name).mul_(1.5)
+        plain = lm.fingerprint
+        seen.add(plain)
+        with edit.applied(lm, force=True):
+            assert lm.fingerprint == plain
+            assert lm.live_fingerprint != plain
+    with torch.no_grad():
+        lm.model.get_parameter(name).copy_(start)
+    assert len(seen) == 8

@@ -6,7 +6,7 @@ import torch
 import factlab as fl
 from factlab.editing import methods
 from factlab.editing.value import ValueConfig
-from factlab.errors import InvalidRequestError
+from factlab.errors import EditError, InvalidRequestError
 
 FACTS = [
     fl.Fact("{} is", "Rome", "Paris", "Berlin"),
@@ -151,3 +151,53 @@ def test_memory_that_runs_out_names_the_setting(lm, background, monkeypatch):
     monkeypatch.setattr("factlab.editing.value.ValueBatch", no_memory)
     with pytest.raises(fl.FactlabError, match="Lower max_batch_tokens, which is 768"):
         fl.rome(lm, FACTS[0], CONFIG, background)
+
+
+def test_statistics_that_were_collected_serve_any_layer(lm):
+    quick = CONFIG.model_copy(update={"stats": fl.StatsConfig(tokens_per_dim=4, row_length=16)})
+    shared = fl.Background()
+    for layer in (0, 1):
+        edit = fl.rome(lm, FACTS[0], quick.model_copy(update={"layer": layer}), shared)
+        assert edit.config["layer"] == layer
+
+
+def test_an_edit_that_nothing_depends_on_is_refused(lm, background):
+    last = fl.Background.of([background.moments[1]])
+    last.moments[2] = fl.SecondMoment(last.moments[1].matrix, 2, 9, "noise", lm.fingerprint)
+    with pytest.raises(EditError, match="Edit an earlier layer"):
+        fl.memit(lm, FACTS, fl.MemitConfig(layers=(1, 2), contexts=CONFIG.contexts), last)
+
+
+def test_clamps_by_precedence(lm, background):
+    quick = {"layers": (0,), "contexts": CONFIG.contexts}
+    for value, clamp in ((ValueConfig(steps=2), 0.75), (ValueConfig(steps=2, clamp_factor=3), 3)):
+        edit = fl.memit(lm, FACTS[:1], fl.MemitConfig(value=value, **quick), background)
+        assert edit.config["value"]["clamp_factor"] == clamp
+    edit = fl.emmet(lm, FACTS[:1], fl.EmmetConfig(value=ValueConfig(steps=2), **quick), background)
+    assert edit.config["value"]["clamp_factor"] == 4
+
+
+def test_equal_keys_need_damping(lm, background):
+    facts = [fl.Fact("{} is in", "Miles", "Rome"), fl.Fact("{} plays the", "Miles", "piano")]
+    config = fl.EmmetConfig(
+        layers=(0,), value=ValueConfig(steps=2), contexts=fl.ContextConfig(groups=()), damping=0
+    )
+    with pytest.raises(EditError, match="damping above 0"):
+        fl.emmet(lm, facts, config, background)
+    fl.emmet(lm, facts, config.model_copy(update={"damping": 0.1}), background)
+
+
+def test_nothing_is_computed_for_requests_that_cannot_end_well(lm, monkeypatch):
+    monkeypatch.setattr("factlab.editing.rome.optimise_values", None)
+    endless = fl.Fact("{} is", "Rome", "Paris", "Berlin " * 300)
+    for run in (fl.edit_each, fl.edit_sequence):
+        with pytest.raises(InvalidRequestError, match="Shorten it"):
+            run(lm, [FACTS[0], endless], "rome", CONFIG)
+        with pytest.raises(InvalidRequestError, match="no target_new"):
+            run(lm, [FACTS[0], fl.Fact("{} is", "Oslo")], "rome", CONFIG)
+
+
+def test_sequences_in_inference_mode(lm, background):
+    with torch.inference_mode():
+        run = fl.edit_sequence(lm, FACTS[:2], "rome", CONFIG, background)
+    assert len(run.edits) == 2
