@@ -18,7 +18,7 @@ from factlab.models.products import gram
 from factlab.storage import read_tensors, write_tensors
 
 _FORMAT = "factlab second moment 1"
-_KEYS_AT_ONCE = 1024
+_KEYS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class SecondMoment:
 class MomentAccumulator:
     """A running sum of k kᵀ in float64: any chunking of the keys gives the same result.
 
-    Keys in single or half precision are multiplied in single precision, some hundred at a time, so
+    Keys in single or half precision are multiplied in single precision, some thousand at a time, so
     that rounding stays far below the noise of any sample of text.
     """
 
