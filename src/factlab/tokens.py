@@ -179,6 +179,11 @@ class TokenBatch:
         """Number of columns."""
         return self.input_ids.shape[1]
 
+    def rows(self, numbers: Sequence[int]) -> "TokenBatch":
+        """Some of the rows, in columns as they are."""
+        index = torch.tensor(numbers, device=self.input_ids.device)
+        return TokenBatch(self.input_ids[index], self.is_token[index], self.pads_left)
+
     @property
     def _left_padding(self) -> Int[Tensor, "batch 1"]:
         return (self.is_token.long().cumsum(1) == 0).sum(1, keepdim=True)
@@ -203,6 +208,21 @@ class TokenBatch:
         """
         places = torch.arange(self.width, device=self.input_ids.device)
         return (places[None] - self._left_padding).clamp(min=0)
+
+
+def groups(costs: Sequence[float] | Sequence[int], limit: int) -> list[list[int]]:
+    """Numbers of rows that go into a batch together: of similar cost, such as their width.
+
+    Args:
+        costs: of every row. Padded to the widest, all rows of a batch cost what the last one does.
+        limit: most that a batch may cost, unless a single row costs more.
+    """
+    found: list[list[int]] = []
+    for number in sorted(range(len(costs)), key=lambda number: costs[number]):
+        if not found or (len(found[-1]) + 1) * costs[number] > limit:
+            found.append([])
+        found[-1].append(number)
+    return found
 
 
 def pad(

@@ -203,6 +203,6 @@ def test_keys_do_not_depend_on_batches(make_model, monkeypatch):
     lm = make_model("llama", dtype=torch.float64)
     rows = [row for fact in FACTS for row in prompt_rows(lm, fact, ["", "Yes. "])]
     at_once = keys_and_outputs(lm, rows, 1)
-    monkeypatch.setattr("factlab.editing.lookup._BATCH_TOKENS", 1)
+    monkeypatch.setattr("factlab.editing.lookup.BATCH_TOKENS", 1)
     for one, other in zip(at_once, keys_and_outputs(lm, rows, 1), strict=True):
         assert torch.allclose(one, other, atol=1e-12)

@@ -19,7 +19,7 @@ from torch import Tensor
 from factlab.editing.background import Background
 from factlab.editing.edit import Edit
 from factlab.editing.layerwise import (
-    DEFAULT_CLAMP,
+    LAYER_CLAMP,
     Keys,
     LayerwiseConfig,
     settled,
@@ -60,7 +60,7 @@ def alphaedit(
     background = background or Background()
     config, preset = config or AlphaEditConfig(), preset_of(lm)
     layers, source = memit_layers(lm, config.layers, first_fact(facts), progress)
-    config = settled(config, layers, preset.memit_clamp if preset else DEFAULT_CLAMP)
+    config = settled(config, layers, preset.memit_clamp if preset else LAYER_CLAMP)
     moments = background.second_moments(lm, layers, config.stats, progress)
     contexts = background.contexts(lm, config.contexts)
     # A fact that is written anew is not protected from it.

@@ -25,15 +25,16 @@ from factlab.data.fact_files import check_conflicts
 from factlab.editing.adam import Adam
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.presets import fine_tune_place
-from factlab.editing.targets import ValueRequest, target_nll, value_requests
+from factlab.editing.targets import ValueRequest, target_logprobs, target_nll, value_requests
 from factlab.editing.update import DenseUpdate
 from factlab.errors import EditError, TokenizationError
 from factlab.facts import Fact
 from factlab.models.allocator import memory_bounded_by
 from factlab.models.language_model import LanguageModel
+from factlab.models.replay import Hidden
 from factlab.models.substitution import substituted
 from factlab.progress import ProgressCallback, silent
-from factlab.tokens import encode_continuation, pad
+from factlab.tokens import TokenBatch, encode_continuation, groups, pad
 
 FineTuneMethod = Literal["ft", "ft+l", "attn"]
 # A stack of weights for each parameter name, one per fact, or one for all.
@@ -112,11 +113,11 @@ def _fine_tune(
     facts: Sequence[Fact],
     method: FineTuneMethod,
     config: FineTuneConfig | None,
-    groups: Sequence[Sequence[int]],
+    sets: Sequence[Sequence[int]],
     progress: ProgressCallback,
 ) -> list[Edit]:
-    requests = value_requests(lm, facts, bool(config and config.erase))
     config = config or FineTuneConfig()
+    requests = value_requests(lm, facts, config.erase)
     layer, epsilon, source = fine_tune_place(lm, method, config.layer)
     values = {
         "layer": layer,
@@ -130,9 +131,9 @@ def _fine_tune(
     longest = max(len(row.ids) for row in rows)
     at_once = max(1, min(_ENTRIES // entries, settled.max_batch_tokens // longest))
     edits: list[Edit] = []
-    for start in range(0, len(groups), at_once):
-        progress("fine-tuning", start, len(groups))
-        some = [[rows[i] for i in group] for group in groups[start : start + at_once]]
+    for start in range(0, len(sets), at_once):
+        progress("fine-tuning", start, len(sets))
+        some = [[rows[i] for i in group] for group in sets[start : start + at_once]]
         tuning = _Tuning(lm, some, names, layer, settled)
         with memory_bounded_by(f"max_batch_tokens, which is {settled.max_batch_tokens}"):
             tuned = tuning.run()
@@ -143,7 +144,7 @@ def _fine_tune(
             edits.append(
                 Edit(
                     method=method,
-                    facts=tuple(facts[i] for i in groups[number]),
+                    facts=tuple(facts[i] for i in sets[number]),
                     updates=updates,
                     base=BaseModelInfo.of(lm),
                     config=settled.model_dump(mode="json"),
@@ -156,7 +157,7 @@ def _fine_tune(
                     versions=current_versions(),
                 )
             )
-    progress("fine-tuning", len(groups), len(groups))
+    progress("fine-tuning", len(sets), len(sets))
     return edits
 
 
@@ -218,7 +219,7 @@ class _Tuning:
         rate = self._config.learning_rate or 0.0
         rules = {name: Adam(weight, rate) for name, weight in weights.items()}
         with self._lm.frozen():
-            batches = self._batches(there)
+            batches = self._batches()
             for step in range(self._config.steps):
                 losses, gradients = self._gradients(batches, weights)
                 going: list[int] = []
@@ -243,22 +244,21 @@ class _Tuning:
                     gradients = {name: g[index.to(g.device)] for name, g in gradients.items()}
                     for rule in rules.values():
                         rule.keep(index)
-                    losses, batches = losses[index], self._batches(there)
+                    losses, batches = losses[index], [batches[0].of_rows(self._lm, going)]
                 for name, weight in weights.items():
                     weight.add_(rules[name].move(gradients[name], losses))
                     self._bound(weight, self._originals[name])
         return [results[i] for i in range(len(self._groups))]
 
-    def _batches(self, there: Sequence[int]) -> list["_Batch"]:
-        """All rows of the groups; those that share weights may be cut into several batches."""
-        rows = [row for i in there for row in self._groups[i]]
-        if len(there) > 1 or len(rows) == 1:
-            return [_Batch(self._lm, rows, self._layer)]
-        rows.sort(key=lambda row: len(row.ids))
-        at_once = max(1, self._config.max_batch_tokens // len(rows[-1].ids))
+    def _batches(self) -> list["_Batch"]:
+        """All rows: in one batch, or if they share weights in as many as it takes."""
+        rows = [row for group in self._groups for row in group]
+        if len(self._groups) > 1:
+            return [_Batch.of(self._lm, rows, self._layer)]
+        costs = [len(row.ids) for row in rows]
         return [
-            _Batch(self._lm, rows[i : i + at_once], self._layer)
-            for i in range(0, len(rows), at_once)
+            _Batch.of(self._lm, [rows[i] for i in numbers], self._layer)
+            for numbers in groups(costs, self._config.max_batch_tokens)
         ]
 
     def _gradients(
@@ -295,13 +295,20 @@ class _Tuning:
 
 
 class _Batch:
-    """Rows at the input of the layer."""
+    """Rows at the input of the layer.
 
-    def __init__(self, lm: LanguageModel, rows: Sequence[_Row], layer: int) -> None:
-        self.n_rows = len(rows)
-        self._frame = lm.frame(pad([row.ids for row in rows], lm.device))
-        with torch.no_grad():
-            self._entry = lm.run(self._frame, stop=layer)
+    Args:
+        lm: the model.
+        rows: one for each prompt.
+        tokens: of the rows.
+        entry: what enters the layer.
+    """
+
+    def __init__(
+        self, lm: LanguageModel, rows: Sequence[_Row], tokens: TokenBatch, entry: Hidden
+    ) -> None:
+        self.n_rows, self._row_list = len(rows), rows
+        self._tokens, self._entry, self._frame = tokens, entry, lm.frame(tokens)
         reads = [
             (number, row.first + i, token_id)
             for number, row in enumerate(rows)
@@ -310,15 +317,24 @@ class _Batch:
         self._rows, self._columns, self._ids = torch.tensor(reads).T
         self._erased = torch.tensor([row.erase for row in rows])
 
+    @classmethod
+    def of(cls, lm: LanguageModel, rows: Sequence[_Row], layer: int) -> "_Batch":
+        """Run the layers below."""
+        tokens = pad([row.ids for row in rows], lm.device)
+        with torch.no_grad():
+            return cls(lm, rows, tokens, lm.run(lm.frame(tokens), stop=layer))
+
+    def of_rows(self, lm: LanguageModel, numbers: Sequence[int]) -> "_Batch":
+        """Some of the rows; nothing is run again."""
+        index = torch.tensor(numbers, device=self._entry.device)
+        some = [self._row_list[i] for i in numbers]
+        return _Batch(lm, some, self._tokens.rows(numbers), self._entry[index])
+
     def nll(self, lm: LanguageModel, layer: int) -> Float[Tensor, " row"]:
         """Loss of every row."""
         hidden = lm.run(self._frame, self._entry, first=layer)
         read = hidden[self._rows.to(hidden.device), self._columns.to(hidden.device)]
         logits = lm.readout(read)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        rows, ids = self._rows.to(logits.device), self._ids.to(logits.device)
-        logprobs = logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(-1)
-        zeros = logprobs.new_zeros(self.n_rows)
-        totals = zeros.index_add(0, rows, logprobs)
-        counts = zeros.index_add(0, rows, torch.ones_like(logprobs))
+        totals, counts = target_logprobs(logits, self._ids, self._rows, self.n_rows)
         return target_nll(totals, counts, self._erased.to(totals.device))

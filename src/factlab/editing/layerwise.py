@@ -29,7 +29,7 @@ from factlab.data.fact_files import check_conflicts
 from factlab.editing.background import Background
 from factlab.editing.contexts import ContextConfig
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
-from factlab.editing.lookup import LookupRow, prompt_rows, row_batches
+from factlab.editing.lookup import BATCH_TOKENS, LookupRow, prompt_rows
 from factlab.editing.targets import value_requests
 from factlab.editing.update import DenseUpdate, LowRankUpdate, Update
 from factlab.editing.value import OptimisedValue, ValueConfig, optimise_values
@@ -40,7 +40,7 @@ from factlab.models.language_model import LanguageModel
 from factlab.models.substitution import substituted
 from factlab.progress import ProgressCallback
 from factlab.stats.store import StatsConfig
-from factlab.tokens import pad
+from factlab.tokens import groups, pad
 
 Keys = Float[Tensor, "fact d_mlp"]
 # From the layer and the keys there: the dual keys.
@@ -68,7 +68,7 @@ class LayerwiseConfig(BaseModel):
 
 
 # ‖δ‖ at a layer's output is kept below this share of the state's norm (MEMIT's code).
-DEFAULT_CLAMP = 0.75
+LAYER_CLAMP = 0.75
 
 Config = TypeVar("Config", bound=LayerwiseConfig)
 
@@ -112,12 +112,12 @@ def write_facts(
     requests = value_requests(lm, facts, config.erase)
     if together:
         check_conflicts(facts)
-    layers = sorted(set(config.layers or ()))
+    layers = list(config.layers or ())
     contexts = background.contexts(lm, config.contexts)
     weights = config.contexts.weights(len(contexts))
     top = Site(layers[-1], Stream.BLOCK)
     values = optimise_values(lm, requests, contexts, top, config.value, progress)
-    edits: list[Edit] = []
+    base, edits = BaseModelInfo.of(lm), list[Edit]()
     for numbers in [range(len(facts))] if together else [[i] for i in range(len(facts))]:
         progress("writing", len(edits), 1 if together else len(facts))
         chosen = [facts[i] for i in numbers]
@@ -129,7 +129,7 @@ def write_facts(
                 method=method,
                 facts=tuple(chosen),
                 updates=tuple(updates),
-                base=BaseModelInfo.of(lm),
+                base=base,
                 config=config.model_dump(mode="json"),
                 diagnostics={
                     "layers": layers,
@@ -243,7 +243,7 @@ class _Waiting:
     def __init__(self, lm: Decoder, rows: Sequence[LookupRow], layer: int) -> None:
         self._lm, self._rows = lm, rows
         texts = [row.ids[: row.position + 1] for row in rows]
-        self._batches = row_batches(texts)
+        self._batches = groups([len(ids) for ids in texts], BATCH_TOKENS)
         self._frames = [
             lm.frame(pad([texts[i] for i in numbers], lm.device)) for numbers in self._batches
         ]

@@ -12,9 +12,10 @@ from factlab.errors import TokenizationError
 from factlab.facts import Fact
 from factlab.hooks import Site, Stream, record
 from factlab.models.decoder import Decoder
-from factlab.tokens import encode, encode_continuation, pad, subject_span
+from factlab.tokens import encode, encode_continuation, groups, pad, subject_span
 
-_BATCH_TOKENS = 4096
+# Tokens per batch where no gradients are kept.
+BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def keys_and_outputs(lm: Decoder, rows: Sequence[LookupRow], layer: int) -> Keys
     texts = [row.ids[: row.position + 1] for row in rows]
     found: dict[int, tuple[Tensor, ...]] = {}
     with lm.frozen(), record(lm, sites) as states:
-        for numbers in row_batches(texts):
+        for numbers in groups([len(ids) for ids in texts], BATCH_TOKENS):
             batch = pad([texts[i] for i in numbers], lm.device)
             lm.run(lm.frame(batch), stop=layer + 1)
             positions = torch.tensor([rows[i].position for i in numbers])
@@ -84,16 +85,6 @@ def keys_and_outputs(lm: Decoder, rows: Sequence[LookupRow], layer: int) -> Keys
             found |= zip(numbers, zip(*at_lookup, strict=True), strict=True)
     keys, outputs = zip(*(found[i] for i in range(len(rows))), strict=True)
     return KeysAndOutputs(torch.stack(keys), torch.stack(outputs))
-
-
-def row_batches(texts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Numbers of texts of similar length that go together."""
-    batches: list[list[int]] = []
-    for i in sorted(range(len(texts)), key=lambda i: len(texts[i])):
-        if not batches or (len(batches[-1]) + 1) * len(texts[i]) > _BATCH_TOKENS:
-            batches.append([])
-        batches[-1].append(i)
-    return batches
 
 
 @torch.no_grad()

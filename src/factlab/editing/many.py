@@ -21,6 +21,7 @@ from factlab.editing.background import Background
 from factlab.editing.edit import Edit
 from factlab.editing.methods import method_named
 from factlab.editing.stack import combine
+from factlab.editing.targets import check_targets
 from factlab.errors import InvalidRequestError
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
@@ -232,14 +233,8 @@ def answers(lm: LanguageModel, facts: Sequence[Fact]) -> tuple[Answer, ...]:
 
 
 def _check(facts: Sequence[Fact], config: BaseModel | None, expected: type[BaseModel]) -> None:
-    if not facts:
-        raise InvalidRequestError("The list of facts is empty. Give at least one.")
     if config is not None and not isinstance(config, expected):
         raise InvalidRequestError(
             f"This method takes a {expected.__name__}, not a {type(config).__name__}."
         )
-    for fact in facts:
-        if fact.target_new is None and not getattr(config, "erase", False):
-            raise InvalidRequestError(
-                f"'{fact.prompt}' has no target_new: nothing to write. Give one, or erase."
-            )
+    check_targets(facts, erase=bool(getattr(config, "erase", False)))

@@ -17,8 +17,7 @@ from pydantic import PositiveFloat
 from factlab.editing.background import Background
 from factlab.editing.edit import Edit
 from factlab.editing.layerwise import (
-    DEFAULT_CLAMP,
-    DualKeys,
+    LAYER_CLAMP,
     Keys,
     LayerwiseConfig,
     settled,
@@ -94,15 +93,16 @@ def _memit(
     layers, source = memit_layers(lm, config.layers, first_fact(facts), progress)
     if preset is not None and "second_moment_weight" not in config.model_fields_set:
         config = config.model_copy(update={"second_moment_weight": preset.memit_weight})
-    config = settled(config, layers, preset.memit_clamp if preset else DEFAULT_CLAMP)
+    config = settled(config, layers, preset.memit_clamp if preset else LAYER_CLAMP)
     moments = background.second_moments(lm, layers, config.stats, progress)
     weight = config.second_moment_weight
 
     def dual_keys(layer: int, keys: Keys) -> Keys:
         return least_squares_duals(keys, moments[layer], weight)
 
-    duals: DualKeys = dual_keys
-    return write_facts(lm, facts, "memit", config, source, background, duals, together, progress)
+    return write_facts(
+        lm, facts, "memit", config, source, background, dual_keys, together, progress
+    )
 
 
 def least_squares_duals(keys: Keys, second_moment: SecondMoment, weight: float) -> Keys:

@@ -118,7 +118,8 @@ def rome_each(
 
     directions = moment.solve(found.keys)
     precision = torch.promote_types(lm.dtype, torch.float32)
-    edits: list[Edit] = []
+    weight_norm = float(lm.mlp_weight(layer).detach().double().norm())
+    base, edits = BaseModelInfo.of(lm), list[Edit]()
     for i, (fact, value) in enumerate(zip(facts, values, strict=True)):
         key, output = bare.keys[i], bare.outputs[i]
         left, right = rank_one_factors(key, output + value.delta, output, directions[i])
@@ -132,7 +133,7 @@ def rome_each(
             "key_norm": float(key.norm()),
             "value_norm": float((output + value.delta).norm()),
             "update_norm": update.norm,
-            "weight_norm": float(lm.mlp_weight(layer).detach().double().norm()),
+            "weight_norm": weight_norm,
             **value.to_json(),
         }
         edits.append(
@@ -140,7 +141,7 @@ def rome_each(
                 method="rome",
                 facts=(fact,),
                 updates=(update,),
-                base=BaseModelInfo.of(lm),
+                base=base,
                 config=resolved.model_dump(mode="json"),
                 diagnostics=diagnostics,
                 versions=current_versions(),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from factlab.errors import InvalidRequestError
@@ -38,6 +38,20 @@ def first_fact(facts: Sequence[Fact]) -> Fact:
     return facts[0]
 
 
+def check_targets(facts: Sequence[Fact], erase: bool) -> None:
+    """Refuse facts that give nothing to do.
+
+    Raises:
+        InvalidRequestError: there are none, or one has nothing to write.
+    """
+    first_fact(facts)
+    for fact in facts:
+        if fact.target_new is None and not erase:
+            raise InvalidRequestError(
+                f"'{fact.prompt}' has no target_new: nothing to write. Give one, or erase."
+            )
+
+
 def value_requests(lm: LanguageModel, facts: Sequence[Fact], erase: bool) -> list[ValueRequest]:
     """The targets of some facts.
 
@@ -46,16 +60,11 @@ def value_requests(lm: LanguageModel, facts: Sequence[Fact], erase: bool) -> lis
     Raises:
         InvalidRequestError: there are no facts, or one has nothing to write.
     """
-    first_fact(facts)
+    check_targets(facts, erase)
     if erase:
-        told = [fact if fact.target_true else said_before(lm, fact) for fact in facts]
-        targets = [f.target_true or f.target_new for f in told]
-        return [ValueRequest(f, str(t), erase=True) for f, t in zip(facts, targets, strict=True)]
-    for fact in facts:
-        if fact.target_new is None:
-            raise InvalidRequestError(
-                f"'{fact.prompt}' has no target_new: nothing to write. Give one, or erase."
-            )
+        unknown = [fact for fact in facts if not fact.target_true]
+        said = dict(zip(unknown, _said(lm, unknown, 1), strict=True))
+        return [ValueRequest(f, f.target_true or said[f], erase=True) for f in facts]
     return [ValueRequest(fact, str(fact.target_new)) for fact in facts]
 
 
@@ -72,13 +81,47 @@ def said_before(lm: LanguageModel, fact: Fact, max_words: int = 1) -> Fact:
     Raises:
         InvalidRequestError: the model says nothing that could be a target.
     """
-    with lm.patches.lifted():
-        text = lm.generate(fact.prompt, max_new_tokens=4 * max_words)
-    words = text.removeprefix(fact.prompt).split()[:max_words]
-    answer = " ".join(words).strip(".,;:!?\"'")
-    if not answer:
-        raise InvalidRequestError(f"The model says nothing after '{fact.prompt}'.")
+    (answer,) = _said(lm, [fact], max_words)
     return Fact(fact.template, fact.subject, answer, fact.target_true)
+
+
+def _said(lm: LanguageModel, facts: Sequence[Fact], max_words: int) -> list[str]:
+    """The first words that the unedited model says after each prompt."""
+    prompts = [fact.prompt for fact in facts]
+    if not prompts:
+        return []
+    with lm.patches.lifted():
+        texts = lm.generate_batch(prompts, max_new_tokens=4 * max_words)
+    found: list[str] = []
+    for prompt, text in zip(prompts, texts, strict=True):
+        words = text.removeprefix(prompt).split()[:max_words]
+        found.append(" ".join(words).strip(".,;:!?\"'"))
+        if not found[-1]:
+            raise InvalidRequestError(f"The model says nothing after '{prompt}'.")
+    return found
+
+
+def target_logprobs(
+    logits: Float[Tensor, "read vocab"],
+    ids: Int[Tensor, " read"],
+    places: Int[Tensor, " read"],
+    n_places: int,
+) -> tuple[Float[Tensor, " place"], Float[Tensor, " place"]]:
+    """Log-probabilities of whole targets, and how many tokens each has.
+
+    Args:
+        logits: where each token of a target is read; float32 or wider.
+        ids: of the tokens.
+        places: number of the target that each belongs to.
+        n_places: how many targets there are.
+    """
+    ids, places = ids.to(logits.device), places.to(logits.device)
+    logprobs = logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(-1)
+    zeros = logprobs.new_zeros(n_places)
+    return (
+        zeros.index_add(0, places, logprobs),
+        zeros.index_add(0, places, torch.ones_like(logprobs)),
+    )
 
 
 def target_nll(

@@ -3,16 +3,16 @@
     L(z) = mean_j −log P[o* | x_j + p; m := z]  +  KL( P[· | “s is a”; m := z] ‖ P[· | “s is a”] )
 
 The second term holds the *essence* of the subject: what the model takes it to be. As in the paper's
-code z is reached by adding one vector δ at the subject's last token in every row, with a decay on
-its norm, a bound on its length, and Adam. ROME adds it to the output of an MLP, MEMIT to that of a
-layer (MEMIT paper, equation 16).
+code z is reached by adding one vector δ, of bounded length, at the subject's last token in every
+row; by gradient steps of Polyak's length, or by Adam as there. ROME adds it to an MLP's output,
+MEMIT to that of a layer (MEMIT paper, equation 16).
 
 Facts do not depend on each other: any number of them, of any lengths, are optimised in one batch,
 and each leaves it when it is done. How a step is made cheap is told in `value_batch`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -33,10 +33,13 @@ from factlab.hooks import Site
 from factlab.models.allocator import memory_bounded_by
 from factlab.models.decoder import Decoder
 from factlab.progress import ProgressCallback, silent
+from factlab.tokens import groups
 
 Deltas = Float[Tensor, "fact d_model"]
 
 DEFAULT_CLAMP = 4.0
+# What is noted of every step.
+_TERMS: tuple[str, ...] = ("loss", "nll", "kl", "delta_norm", "target_prob")
 
 # Tokens per step: on a CPU a good gigabyte for the bundled model's gradients.
 _CPU_TOKENS, _GPU_TOKENS = 768, 16_384
@@ -99,18 +102,24 @@ class OptimisedValue:
 
     Attributes:
         delta: δ, (d_model,), float32 or wider, on the CPU.
-        history: for each step the total loss, its terms, and the norm of δ.
-        target_prob_before: length-normalised probability of the target, averaged over contexts,
-            without δ.
-        target_prob: the same with δ.
+        history: for each step the total loss, its terms, the norm of δ, and the length-normalised
+            probability of the target, averaged over contexts.
         initial_norm: ‖v₀‖, of the state in the bare prompt.
     """
 
     delta: Float[Tensor, " d_model"]
     history: list[dict[str, float]]
-    target_prob_before: float
-    target_prob: float
     initial_norm: float
+
+    @property
+    def target_prob_before(self) -> float:
+        """Probability of the target without δ."""
+        return self.history[0]["target_prob"]
+
+    @property
+    def target_prob(self) -> float:
+        """The same with δ."""
+        return self.history[-1]["target_prob"]
 
     def to_json(self) -> dict[str, Any]:
         """All but δ itself."""
@@ -146,7 +155,8 @@ def optimise_values(
 
     Raises:
         TokenizationError: a target or subject makes no token of its own, or a row is too long.
-        EditError: a loss became NaN, or memory ran out.
+        EditError: a loss became NaN, or nothing depends on the state.
+        MemoryLimitError: memory ran out.
     """
     prepared = prepare_requests(lm, requests, contexts)
     limit = config.max_batch_tokens or (_CPU_TOKENS if lm.device.type == "cpu" else _GPU_TOKENS)
@@ -155,32 +165,13 @@ def optimise_values(
     with lm.frozen(), memory_bounded_by(setting):
         with torch.no_grad():
             shared = SharedContexts(lm, contexts, prepared)
-        for numbers in _groups(prepared, limit):
+        for numbers in groups([p.cost for p in prepared], limit):
             progress("optimising values", len(found), len(prepared))
             group = [prepared[i] for i in numbers]
             batch = ValueBatch(lm, group, shared, site, config.kl_position)
             found |= zip(numbers, _optimise(lm, batch, group, config), strict=True)
         progress("optimising values", len(found), len(prepared))
     return [found[i] for i in range(len(prepared))]
-
-
-def _groups(prepared: Sequence[PreparedRequest], limit: int) -> list[list[int]]:
-    """Numbers of the requests that go together: of similar width, and few enough."""
-    groups: list[list[int]] = []
-    for i in sorted(range(len(prepared)), key=lambda i: prepared[i].width):
-        cost = prepared[i].cost
-        if not groups or (len(groups[-1]) + 1) * cost > limit:
-            groups.append([])
-        groups[-1].append(i)
-    return groups
-
-
-@dataclass(slots=True)
-class _Trail:
-    """What one fact has gone through so far."""
-
-    history: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
-    probs: list[float] = field(default_factory=list[float])
 
 
 def _optimise(
@@ -195,7 +186,7 @@ def _optimise(
         if config.step_rule == "adam"
         else _Polyak(delta, norms, config)
     )
-    trails = [_Trail() for _ in group]
+    histories: list[list[dict[str, float]]] = [[] for _ in group]
     results: dict[int, OptimisedValue] = {}
     there = list(range(len(group)))  # which facts the rows of the batch belong to
     for step in range(config.steps):
@@ -209,23 +200,17 @@ def _optimise(
             x.detach().tolist() for x in (loss, nll, kl, delta.norm(dim=1), losses.target_prob)
         ]
         going: list[int] = []
-        for i, (total, *others, prob) in enumerate(zip(*terms, strict=True)):
-            fact = there[i]
-            names = ("nll", "kl", "delta_norm")
-            trails[fact].history.append({"loss": total} | dict(zip(names, others, strict=True)))
-            trails[fact].probs.append(prob)
+        for i, values in enumerate(zip(*terms, strict=True)):
+            fact, (total, nll_now, *_) = there[i], values
+            histories[fact].append(dict(zip(_TERMS, values, strict=True)))
             if not abs(total) < float("inf"):
                 raise EditError(
                     f"The loss of {group[fact].request.fact.subject!r} became {total} at step "
                     f"{step}. Make the steps smaller, or use float32."
                 )
-            if total < config.stop_loss or others[0] < config.stop_nll or step == config.steps - 1:
+            if total < config.stop_loss or nll_now < config.stop_nll or step == config.steps - 1:
                 results[fact] = OptimisedValue(
-                    delta.detach()[i].cpu(),
-                    trails[fact].history,
-                    trails[fact].probs[0],
-                    prob,
-                    float(norms[i]),
+                    delta.detach()[i].cpu(), histories[fact], float(norms[i])
                 )
             else:
                 going.append(i)

@@ -22,14 +22,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from factlab.editing.lookup import LookupRow, prompt_rows, target_rows
-from factlab.editing.targets import ValueRequest, target_nll
+from factlab.editing.targets import ValueRequest, target_logprobs, target_nll
 from factlab.errors import TokenizationError
 from factlab.facts import Fact
 from factlab.hooks import Site, Stream, intervene, record
 from factlab.models.cache import Prefix, RecordingCache
 from factlab.models.decoder import Decoder
 from factlab.models.replay import Hidden
-from factlab.tokens import TokenBatch, encode, pad
+from factlab.tokens import encode, pad
 
 
 class Losses(NamedTuple):
@@ -196,12 +196,13 @@ class ValueBatch:
         logits = self._lm.readout(hidden[rows, columns])
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         of_target, of_essence = logits[: -self.n_facts], logits[-self.n_facts :].log_softmax(-1)
-        ids, places = self._reads.ids.to(logits.device), self._reads.places.to(logits.device)
-        logprobs = of_target.gather(1, ids[:, None])[:, 0] - of_target.logsumexp(-1)
-        shape = self.n_facts, self._rows_per_fact - 1
-        zeros = logprobs.new_zeros(shape[0] * shape[1])
-        totals = zeros.index_add(0, places, logprobs).view(shape)
-        counts = zeros.index_add(0, places, torch.ones_like(logprobs)).view(shape)
+        n_contexts = self._rows_per_fact - 1
+        totals, counts = (
+            x.view(self.n_facts, n_contexts)
+            for x in target_logprobs(
+                of_target, self._reads.ids, self._reads.places, self.n_facts * n_contexts
+            )
+        )
         nll = target_nll(totals, counts, self._erased.to(totals.device)[:, None])
         if self._essence_logprobs is None:
             self._essence_logprobs = of_essence.detach()
@@ -212,12 +213,7 @@ class ValueBatch:
         """Go on with these facts only."""
         rows = [f * self._rows_per_fact + i for f in facts for i in range(self._rows_per_fact)]
         index, chosen = torch.tensor(rows), torch.tensor(facts)
-        batch = self._batch
-        self._batch = TokenBatch(
-            batch.input_ids[index.to(batch.input_ids.device)],
-            batch.is_token[index.to(batch.is_token.device)],
-            batch.pads_left,
-        )
+        self._batch = self._batch.rows(rows)
         self._left = self._left.rows(rows)
         self._frame = self._lm.frame(self._batch, self._left, self._lookup)
         self._entry = self._entry[index.to(self._entry.device)]

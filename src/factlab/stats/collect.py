@@ -9,7 +9,7 @@ from factlab.models.decoder import Decoder
 from factlab.progress import ProgressCallback, silent
 from factlab.stats.corpus import Corpus
 from factlab.stats.moments import MomentAccumulator, SecondMoment
-from factlab.tokens import pad
+from factlab.tokens import groups, pad
 
 
 @torch.no_grad()
@@ -31,22 +31,16 @@ def collect_second_moments(
     """
     sites = {layer: Site(layer, Stream.MLP_HIDDEN) for layer in layers}
     sums = {layer: MomentAccumulator(lm.d_mlp) for layer in layers}
-    rows = sorted(corpus.rows, key=len)
     done, stop = 0, max(layers) + 1
     lm.layer(stop - 1)
     with lm.frozen(), record(lm, sites.values()) as states:
-        while rows:
-            # Rows are in order of length, so the last one of a batch is its width.
-            n_rows = 1
-            while n_rows < len(rows) and len(rows[n_rows]) * (n_rows + 1) <= batch_tokens:
-                n_rows += 1
-            batch = pad(rows[:n_rows], lm.device)
+        for numbers in groups([len(row) for row in corpus.rows], batch_tokens):
+            batch = pad([corpus.rows[i] for i in numbers], lm.device)
             lm.run(lm.frame(batch), stop=stop)
             for layer, site in sites.items():
                 keys = states[site]
                 sums[layer].add(keys[batch.is_token.to(keys.device)])
-            done += sum(map(len, rows[:n_rows]))
-            rows = rows[n_rows:]
+            done += sum(len(corpus.rows[i]) for i in numbers)
             progress("collecting key statistics", done, corpus.n_tokens)
     fingerprint = lm.live_fingerprint
     return {
