@@ -68,6 +68,16 @@ def test_train_then_edit_and_evaluate(run, folder):
     assert len((folder / "scores" / "records-1-of-1.jsonl").read_text().splitlines()) == 2
 
 
+def test_the_subjects_of_a_benchmark_are_kept_out(run, folder):
+    save_records(records()[:6], folder / "benchmark.json")
+    assert train(run, "--keep-out", "benchmark.json")[0] == 0
+    code, out, err = run(
+        "eval", "--data", "benchmark.json", "--no-generation", "--method", "mend", "--editor",
+        "editor", "--model", "model", "--out", "scores",
+    )  # fmt: skip
+    assert code == 0, err
+
+
 def test_train_on_text(run, folder):
     words = "The Eiffel Tower is in Paris and the Colosseum in Rome; people speak many languages. "
     (folder / "text.txt").write_text("\n".join(f"{i} {words * 3}{i * i}" for i in range(60)))
@@ -96,6 +106,10 @@ def test_train_on_text(run, folder):
         (("train", "mend", "--out", "x", "--test-share", "1"), "must leave something"),
         (("train", "mend", "--out", "x", "--text", "records.json"), "--text goes with"),
         (("train", "mend", "--out", "x", "--data", "text", "--passages", "0"), "at least 1"),
+        (
+            ("train", "mend", "--out", "x", "--data", "text", "--keep-out", "records.json"),
+            "--keep-out goes with records",
+        ),
         (("eval", "--method", "mend", "--out", "x"), "must be trained"),
         (("eval", "--method", "mend", "--editor", "model", "--out", "x"), "not a trained editor"),
         (("eval", "--held-out", "--out", "x"), "--held-out needs --editor"),

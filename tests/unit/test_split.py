@@ -57,6 +57,17 @@ def test_spelling_does_not_make_another_subject():
     assert share_of("PARIS", 0, 0.3, 0.3) == share_of("Paris", 0, 0.3, 0.3)
 
 
+def test_subjects_that_are_kept_out_are_among_the_tests():
+    every = records(100)
+    before = split_by_subject(every)
+    benchmark = [record.fact.subject.upper() for record in before.train[:20]]
+    split = split_by_subject(every, kept_out=benchmark)
+    assert split.train == before.train[20:]
+    assert split.validation == before.validation
+    assert set(split.test) == {*before.test, *before.train[:20]}
+    assert split.digest != before.digest
+
+
 def test_too_few_records_are_refused():
     with pytest.raises(fl.FactlabError, match="too few to split: none are left for"):
         split_by_subject(records(2))

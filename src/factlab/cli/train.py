@@ -58,6 +58,13 @@ def train(
     test_share: Annotated[
         float, typer.Option(help="Part of the subjects that is kept for evaluation.")
     ] = 0.2,
+    keep_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Records, as for --data, whose subjects are kept for evaluation too; may be given "
+            "several times."
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="End after so many, of ten edits each.")] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Of Adam. Published: 1e-6 for MEND, 1e-5 for KE.")
@@ -110,8 +117,15 @@ def train(
             raise InvalidRequestError("--text goes with --data text.")
         with session.progress() as report:
             records = load_records(data, offset, limit, relation, None, report)
+            kept_out = [
+                record.fact.subject
+                for source in keep_out or []
+                for record in load_records(source, progress=report)
+            ]
         lm = session.load_model()
-        learned = examples_of_records(lm, records, seed, validation_share, test_share)
+        learned = examples_of_records(lm, records, seed, validation_share, test_share, kept_out)
+    elif keep_out:
+        raise InvalidRequestError("--keep-out goes with records; text has no subjects.")
     else:
         lm = session.load_model()
         corpus = _corpus(session, lm, text, passages, seed)

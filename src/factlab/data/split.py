@@ -7,7 +7,7 @@ the hashes of their subjects.
 
 import hashlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from factlab.data.records import Record
@@ -42,6 +42,7 @@ def split_by_subject(
     seed: int = 0,
     validation_share: float = VALIDATION_SHARE,
     test_share: float = TEST_SHARE,
+    kept_out: Collection[str] = (),
 ) -> Split:
     """Share records out by a hash of subject and seed.
 
@@ -50,14 +51,19 @@ def split_by_subject(
         seed: another seed gives other shares.
         validation_share: part of the subjects for validation, 0–1.
         test_share: part of the subjects for tests, 0–1.
+        kept_out: subjects that go to the tests in any case.
 
     Raises:
         InvalidRequestError: the shares leave nothing for training, or a share that is wanted comes
             out empty.
     """
     check_shares(validation_share, test_share)
+    apart = {subject_hash(subject) for subject in kept_out}
     places = [
-        share_of(record.fact.subject, seed, validation_share, test_share) for record in records
+        2
+        if subject_hash(record.fact.subject) in apart
+        else share_of(record.fact.subject, seed, validation_share, test_share)
+        for record in records
     ]
     found = [tuple(r for r, p in zip(records, places, strict=True) if p == i) for i in range(3)]
     wanted = (1.0 - validation_share - test_share, validation_share, test_share)

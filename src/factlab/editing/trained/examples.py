@@ -9,7 +9,7 @@
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -96,6 +96,7 @@ def examples_of_records(
     seed: int = 0,
     validation_share: float = VALIDATION_SHARE,
     test_share: float = TEST_SHARE,
+    kept_out: Collection[str] = (),
 ) -> TrainingSet:
     """Examples of benchmark records, split by subject.
 
@@ -105,6 +106,7 @@ def examples_of_records(
         seed: of the split.
         validation_share: part of the subjects for validation.
         test_share: part of the subjects that is not looked at.
+        kept_out: subjects that are not looked at in any case.
 
     Raises:
         InvalidRequestError: the records are of two benchmarks, too few to split, or none will do.
@@ -114,7 +116,7 @@ def examples_of_records(
         raise InvalidRequestError(
             f"Train on records of one benchmark; these are of {len(kinds)}. Choose one source."
         )
-    split: Split = split_by_subject(records, seed, validation_share, test_share)
+    split: Split = split_by_subject(records, seed, validation_share, test_share, kept_out)
     skipped: dict[str, int] = {}
     shares = [_usable(lm, share, skipped) for share in (split.train, split.validation)]
     used = {subject_hash(r.fact.subject) for r in (*split.train, *split.validation)}
