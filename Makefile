@@ -5,6 +5,7 @@ PYTHON ?= python3
 # Pinned because it has a CPU build on some indexes; `make demo TORCH=torch` takes the newest.
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
+PYTEST := $(BIN)/pytest --numprocesses auto --dist worksteal
 READY := .venv/ready
 
 .PHONY: demo setup fmt lint type test test-fast bench docs clean
@@ -36,10 +37,10 @@ type: $(READY)
 	$(BIN)/pyright
 
 test: $(READY)
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-fast: $(READY)
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 bench: $(READY)
 	$(BIN)/python benchmarks/trace.py

@@ -1,5 +1,6 @@
 """Fixtures: models of every family, and the promise that computing changes nothing."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 
@@ -23,9 +24,11 @@ MakeModel = Callable[..., fl.LanguageModel]
 
 @pytest.fixture(autouse=True)
 def threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Tiny models are fastest on one thread."""
+    """Tiny models are fastest on one thread; tests that run side by side share the cores."""
     n_threads = torch.get_num_threads()
-    torch.set_num_threads(n_threads if "slow" in request.keywords else 1)
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    wanted = max(1, n_threads // workers) if "slow" in request.keywords else 1
+    torch.set_num_threads(wanted)
     yield
     torch.set_num_threads(n_threads)
 

@@ -71,7 +71,7 @@ def test_train_then_edit_and_evaluate(run, folder):
 def test_the_subjects_of_a_benchmark_are_kept_out(run, folder):
     save_records(records()[:6], folder / "benchmark.json")
     assert train(run, "--keep-out", "benchmark.json")[0] == 0
-    code, out, err = run(
+    code, _, err = run(
         "eval", "--data", "benchmark.json", "--no-generation", "--method", "mend", "--editor",
         "editor", "--model", "model", "--out", "scores",
     )  # fmt: skip

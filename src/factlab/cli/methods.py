@@ -15,9 +15,12 @@ def methods(session: Session) -> None:
     """List the editing methods and their presets by model."""
     from factlab.editing.methods import METHODS
     from factlab.editing.presets import PRESETS
+    from factlab.editing.trained.editor import KINDS, TrainedEditConfig
 
     rows = [[m.name, m.about, "many" if m.together else "one"] for m in METHODS.values()]
+    rows += [[f"{kind} *", about, "many"] for kind, about in KINDS.items()]
     session.say(table(["method", "what it does", "facts per edit"], rows))
+    session.say("* trained for one model by 'factlab train', and given with --editor.")
     rows = []
     for preset in PRESETS:
         layers = preset.memit_layers
@@ -33,8 +36,12 @@ def methods(session: Session) -> None:
         {
             "methods": [
                 {"name": m.name, "about": m.about, "many": m.together is not None,
-                 "settings": m.config.model_json_schema()["properties"]}
+                 "trained": False, "settings": m.config.model_json_schema()["properties"]}
                 for m in METHODS.values()
+            ] + [
+                {"name": kind, "about": about, "many": True, "trained": True,
+                 "settings": TrainedEditConfig.model_json_schema()["properties"]}
+                for kind, about in KINDS.items()
             ],
             "presets": [
                 {"model": p.model, "family": p.family, "n_layers": p.n_layers,

@@ -33,7 +33,10 @@ from factlab.tokens import groups
 EditorKind = Literal["mend", "ke"]
 NetworkConfig = MendConfig | KeConfig
 
-KINDS: tuple[EditorKind, ...] = ("mend", "ke")
+KINDS: dict[EditorKind, str] = {
+    "mend": "A gradient's factors, edited by a trained network (MEND).",
+    "ke": "A gradient gated by a trained reader of the fact (KE).",
+}
 _SUFFIXES: dict[DataKind, str] = {"text": "", "counterfact": "-CF", "zsre": "-zsRE"}
 
 
