@@ -46,6 +46,8 @@ bench: $(READY)
 	$(BIN)/python benchmarks/trace.py
 	$(BIN)/python benchmarks/edit.py
 	$(BIN)/python benchmarks/evaluate.py
+	$(BIN)/python benchmarks/neurons.py
+	$(BIN)/python benchmarks/train.py
 
 docs: $(READY)
 	$(BIN)/factlab trace "The Eiffel Tower is located in the city of" \
