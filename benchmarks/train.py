@@ -27,7 +27,7 @@ from factlab.editing.trained.ke import KeConfig
 from factlab.editing.trained.losses import losses
 from factlab.editing.trained.mend import MendConfig
 from factlab.editing.trained.states import States
-from factlab.editing.trained.training import TrainConfig, picked, train
+from factlab.editing.trained.training import TrainConfig, picked, train_editor
 
 HEADINGS = ("", "examples per second", "ratio", "GFLOP/s useful", "of torch's product")
 
@@ -62,7 +62,7 @@ def main() -> None:
                 if label.startswith("training"):
                     moments.append(time.perf_counter())
 
-            editor = train(lm, data, folder, network, config, progress=note).editor
+            editor = train_editor(lm, data, folder, network, config, progress=note).editor
         # The last moment is behind the validation.
         step_s = (moments[-2] - moments[1]) / (len(moments) - 3)
         ours = config.examples_per_step / step_s

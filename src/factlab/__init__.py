@@ -60,6 +60,15 @@ if TYPE_CHECKING:
     from factlab.editing.rome import rome_each as rome_each
     from factlab.editing.stack import combine as combine
     from factlab.editing.targets import said_before as said_before
+    from factlab.editing.trained.editor import TrainedEditConfig as TrainedEditConfig
+    from factlab.editing.trained.editor import TrainedEditor as TrainedEditor
+    from factlab.editing.trained.examples import examples_of_records as examples_of_records
+    from factlab.editing.trained.examples import examples_of_text as examples_of_text
+    from factlab.editing.trained.ke import KeConfig as KeConfig
+    from factlab.editing.trained.mend import MendConfig as MendConfig
+    from factlab.editing.trained.store import load_editor as load_editor
+    from factlab.editing.trained.training import TrainConfig as TrainConfig
+    from factlab.editing.trained.training import train_editor as train_editor
     from factlab.editing.value import ValueConfig as ValueConfig
     from factlab.errors import FactlabError as FactlabError
     from factlab.evaluation.measure import MeasureConfig as MeasureConfig
@@ -112,12 +121,14 @@ _HOMES = {
     "FactlabError": "errors",
     "FineTuneConfig": "editing.fine_tune",
     "GaussianNoise": "tracing.corruption",
+    "KeConfig": "editing.trained.ke",
     "KnConfig": "editing.kn",
     "KnownFact": "data.known",
     "LanguageModel": "models.language_model",
     "LayerChoice": "tracing.layers",
     "MeasureConfig": "evaluation.measure",
     "MemitConfig": "editing.memit",
+    "MendConfig": "editing.trained.mend",
     "ModelDiff": "editing.compare",
     "MultivariateNoise": "tracing.corruption",
     "Neuron": "editing.neurons",
@@ -135,6 +146,9 @@ _HOMES = {
     "Substitution": "tracing.corruption",
     "Sweep": "evaluation.sweep",
     "TraceConfig": "tracing.result",
+    "TrainConfig": "editing.trained.training",
+    "TrainedEditConfig": "editing.trained.editor",
+    "TrainedEditor": "editing.trained.editor",
     "UniformNoise": "tracing.corruption",
     "ValueConfig": "editing.value",
     "alphaedit": "editing.alphaedit",
@@ -151,6 +165,8 @@ _HOMES = {
     "edit_together": "editing.many",
     "emmet": "editing.emmet",
     "evaluate": "evaluation.runner",
+    "examples_of_records": "editing.trained.examples",
+    "examples_of_text": "editing.trained.examples",
     "fine_tune": "editing.fine_tune",
     "fine_tune_each": "editing.fine_tune",
     "intervene": "hooks",
@@ -159,6 +175,7 @@ _HOMES = {
     "kn_each": "editing.kn",
     "knows": "tracing.knowns",
     "load": "models.load",
+    "load_editor": "editing.trained.store",
     "load_facts": "data.fact_files",
     "load_known": "data.known",
     "load_records": "data.load_records",
@@ -179,6 +196,7 @@ _HOMES = {
     "shared_neurons": "editing.neuron_choice",
     "sweep": "evaluation.sweep",
     "tiny_model": "models.tiny",
+    "train_editor": "editing.trained.training",
 }
 
 __version__ = "0.1.0"
@@ -197,12 +215,14 @@ __all__ = [
     "FactlabError",
     "FineTuneConfig",
     "GaussianNoise",
+    "KeConfig",
     "KnConfig",
     "KnownFact",
     "LanguageModel",
     "LayerChoice",
     "MeasureConfig",
     "MemitConfig",
+    "MendConfig",
     "ModelDiff",
     "MultivariateNoise",
     "Neuron",
@@ -220,6 +240,9 @@ __all__ = [
     "Substitution",
     "Sweep",
     "TraceConfig",
+    "TrainConfig",
+    "TrainedEditConfig",
+    "TrainedEditor",
     "UniformNoise",
     "ValueConfig",
     "alphaedit",
@@ -236,6 +259,8 @@ __all__ = [
     "edit_together",
     "emmet",
     "evaluate",
+    "examples_of_records",
+    "examples_of_text",
     "fine_tune",
     "fine_tune_each",
     "intervene",
@@ -244,6 +269,7 @@ __all__ = [
     "kn_each",
     "knows",
     "load",
+    "load_editor",
     "load_facts",
     "load_known",
     "load_records",
@@ -264,6 +290,7 @@ __all__ = [
     "shared_neurons",
     "sweep",
     "tiny_model",
+    "train_editor",
 ]
 
 

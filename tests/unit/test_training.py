@@ -16,7 +16,7 @@ from factlab.editing.trained.losses import losses
 from factlab.editing.trained.mend import MendConfig
 from factlab.editing.trained.states import States
 from factlab.editing.trained.store import load_editor
-from factlab.editing.trained.training import TrainConfig, picked, train
+from factlab.editing.trained.training import TrainConfig, picked, train_editor
 from factlab.stats.corpus import Corpus
 
 NETWORKS = {
@@ -59,7 +59,7 @@ def data(lm):
 @pytest.fixture
 def editor(lm, data, tmp_path):
     config = CONFIG.model_copy(update={"max_steps": 1})
-    return train(lm, data, tmp_path / "editor", NETWORKS["mend"], config).editor
+    return train_editor(lm, data, tmp_path / "editor", NETWORKS["mend"], config).editor
 
 
 # -- what is learned from ---------------------------------------------------------------------
@@ -148,7 +148,7 @@ def test_losses_are_those_of_a_model_with_the_edit(make_model, kind, tmp_path):
     network = NETWORKS[kind]
     if kind == "mend":
         network = network.model_copy(update={"step_size": 1e-2})
-    editor = train(
+    editor = train_editor(
         lm, found, tmp_path / "editor", network, CONFIG.model_copy(update={"max_steps": 1})
     ).editor
     editor.network.double()
@@ -202,7 +202,7 @@ def without_speed(history):
 
 @pytest.mark.parametrize("kind", ["mend", "ke"])
 def test_a_killed_training_goes_on_to_the_same_weights(lm, data, tmp_path, kind):
-    whole = train(lm, data, tmp_path / "whole", NETWORKS[kind], CONFIG)
+    whole = train_editor(lm, data, tmp_path / "whole", NETWORKS[kind], CONFIG)
     assert whole.finished
     assert list(whole.history) == [0, 2, 4, 5]
 
@@ -215,7 +215,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(lm, data, tmp_path, kind)
 
     for at in (0, 3):  # the checkpoint is of step 0, and of step 2
         with pytest.raises(Killed):
-            train(
+            train_editor(
                 lm,
                 data,
                 tmp_path / "killed",
@@ -225,12 +225,12 @@ def test_a_killed_training_goes_on_to_the_same_weights(lm, data, tmp_path, kind)
                 progress=killing(at),
             )
     answers = iter([False, True])
-    stopped = train(
+    stopped = train_editor(
         lm, data, tmp_path / "killed", NETWORKS[kind], CONFIG, resume=True,
         should_stop=lambda: next(answers),
     )  # fmt: skip
     assert not stopped.finished
-    resumed = train(lm, data, tmp_path / "killed", NETWORKS[kind], CONFIG, resume=True)
+    resumed = train_editor(lm, data, tmp_path / "killed", NETWORKS[kind], CONFIG, resume=True)
     assert without_speed(resumed.history) == without_speed(whole.history)
     one, other = whole.editor, resumed.editor
     assert one.digest == other.digest
@@ -245,12 +245,16 @@ def test_a_killed_training_goes_on_to_the_same_weights(lm, data, tmp_path, kind)
     assert bytes_of[0] == bytes_of[1]
     # It is done, and stays done; more steps may be asked for.
     assert (
-        train(lm, data, tmp_path / "whole", NETWORKS[kind], CONFIG, resume=True).editor.digest
+        train_editor(
+            lm, data, tmp_path / "whole", NETWORKS[kind], CONFIG, resume=True
+        ).editor.digest
         == one.digest
     )
     longer = CONFIG.model_copy(update={"max_steps": 6})
     assert (
-        list(train(lm, data, tmp_path / "whole", NETWORKS[kind], longer, resume=True).history)[-1]
+        list(
+            train_editor(lm, data, tmp_path / "whole", NETWORKS[kind], longer, resume=True).history
+        )[-1]
         == 6
     )
 
@@ -259,7 +263,7 @@ def test_it_learns(lm, data, tmp_path):
     config = CONFIG.model_copy(
         update={"max_steps": 12, "validate_every": 12, "step_learning_rate": 1e-2}
     )
-    run = train(lm, data, tmp_path / "editor", NETWORKS["mend"], config)
+    run = train_editor(lm, data, tmp_path / "editor", NETWORKS["mend"], config)
     first, *_, last = run.history.values()
     assert last["loss"] < first["loss"]
     assert run.editor.training["step"] > 0
@@ -271,7 +275,7 @@ def test_it_stops_early(lm, data, tmp_path):
     config = CONFIG.model_copy(
         update={"max_steps": 12, "validate_every": 1, "patience": 2, "learning_rate": 1e-30}
     )
-    run = train(lm, data, tmp_path / "editor", NETWORKS["ke"], config)
+    run = train_editor(lm, data, tmp_path / "editor", NETWORKS["ke"], config)
     assert run.finished
     assert "no better validation since step" in run.reason
     assert max(run.history) < 12
@@ -282,7 +286,7 @@ def test_it_stops_early(lm, data, tmp_path):
 def test_divergence_keeps_the_best_editor(lm, data, tmp_path):
     config = CONFIG.model_copy(update={"learning_rate": 1e30})
     with pytest.raises(fl.FactlabError, match=r"diverged at step \d.*of step 0.*below 1e\+30"):
-        train(lm, data, tmp_path / "editor", NETWORKS["mend"], config)
+        train_editor(lm, data, tmp_path / "editor", NETWORKS["mend"], config)
     kept = load_editor(tmp_path / "editor")
     assert kept.training["step"] == 0
     assert math.isfinite(kept.training["validation"]["loss"])
@@ -291,7 +295,7 @@ def test_divergence_keeps_the_best_editor(lm, data, tmp_path):
 def test_mixed_precision_is_near(lm, data, tmp_path):
     mixed = CONFIG.model_copy(update={"mixed_precision": True})
     losses_of = [
-        train(lm, data, tmp_path / name, NETWORKS["mend"], config).history[5]["loss"]
+        train_editor(lm, data, tmp_path / name, NETWORKS["mend"], config).history[5]["loss"]
         for name, config in (("full", CONFIG), ("mixed", mixed))
     ]
     assert losses_of[0] == pytest.approx(losses_of[1], rel=0.05)
@@ -300,7 +304,7 @@ def test_mixed_precision_is_near(lm, data, tmp_path):
 def test_states_that_do_not_fit_are_made_anew(lm, data, tmp_path):
     small = CONFIG.model_copy(update={"memory_gib": 1e-9})
     runs = [
-        train(lm, data, tmp_path / name, NETWORKS["mend"], config).history[5]["loss"]
+        train_editor(lm, data, tmp_path / name, NETWORKS["mend"], config).history[5]["loss"]
         for name, config in (("kept", CONFIG), ("anew", small))
     ]
     assert runs[0] == pytest.approx(runs[1], rel=1e-4)
@@ -308,9 +312,9 @@ def test_states_that_do_not_fit_are_made_anew(lm, data, tmp_path):
 
 def test_a_folder_belongs_to_one_training(lm, data, tmp_path):
     folder = tmp_path / "editor"
-    train(lm, data, folder, NETWORKS["mend"], CONFIG)
+    train_editor(lm, data, folder, NETWORKS["mend"], CONFIG)
     with pytest.raises(fl.FactlabError, match=r"is not empty\. Resume it"):
-        train(lm, data, folder, NETWORKS["mend"], CONFIG)
+        train_editor(lm, data, folder, NETWORKS["mend"], CONFIG)
     others = examples_of_records(lm, records(20))
     for asked in (
         (data, NETWORKS["ke"], CONFIG),
@@ -318,15 +322,15 @@ def test_a_folder_belongs_to_one_training(lm, data, tmp_path):
         (data, NETWORKS["mend"], CONFIG.model_copy(update={"seed": 1})),
     ):
         with pytest.raises(fl.FactlabError, match="belongs to another run"):
-            train(lm, asked[0], folder, asked[1], asked[2], resume=True)
+            train_editor(lm, asked[0], folder, asked[1], asked[2], resume=True)
     checkpoint = folder / "checkpoint.safetensors"
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     with pytest.raises(fl.FactlabError, match=r"checkpoint .* is damaged"):
-        train(lm, data, folder, NETWORKS["mend"], CONFIG, resume=True)
+        train_editor(lm, data, folder, NETWORKS["mend"], CONFIG, resume=True)
     tuned = fl.FineTuneConfig(layer=1, steps=2)
     edit = fl.fine_tune(lm, [fl.Fact("{} is in", "Rome", "Paris")], "ft", tuned)
     with edit.applied(lm), pytest.raises(fl.FactlabError, match="carries edits"):
-        train(lm, data, tmp_path / "other", NETWORKS["mend"], CONFIG)
+        train_editor(lm, data, tmp_path / "other", NETWORKS["mend"], CONFIG)
 
 
 # -- the editor -------------------------------------------------------------------------------
@@ -396,7 +400,7 @@ def test_it_is_bound_to_its_model(make_model, editor):
 @pytest.mark.parametrize("kind", ["mend", "ke"])
 def test_damage_is_found(lm, data, tmp_path, kind):
     folder = tmp_path / "editor"
-    train(lm, data, folder, NETWORKS[kind], CONFIG)
+    train_editor(lm, data, folder, NETWORKS[kind], CONFIG)
     load_editor(folder)
     (weights,) = folder.glob("weights-*.safetensors")
     for path, change in (

@@ -91,7 +91,7 @@ def train(
     from factlab.editing.trained.editor import KINDS
     from factlab.editing.trained.examples import examples_of_records, examples_of_text
     from factlab.editing.trained.training import TrainConfig
-    from factlab.editing.trained.training import train as run
+    from factlab.editing.trained.training import train_editor as run
 
     if kind not in KINDS:
         raise InvalidRequestError(f"No trained editor is called '{kind}'.{nearest(kind, KINDS)} "

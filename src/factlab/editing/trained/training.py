@@ -78,7 +78,7 @@ class TrainConfig(BaseModel):
     examples_at_once: PositiveInt = 10
     n_unrelated: PositiveInt = 2
     clip: PositiveFloat = 100.0
-    max_steps: PositiveInt = 600
+    max_steps: PositiveInt = 1000
     validate_every: PositiveInt = 50
     n_validation: PositiveInt = 60
     patience: PositiveInt = 6
@@ -139,7 +139,7 @@ class Trained:
     reason: str
 
 
-def train(
+def train_editor(
     lm: LanguageModel,
     data: TrainingSet,
     out: str | Path,
