@@ -17,11 +17,10 @@ one on, times the operations of a layer, and a readout for every target token.
 import argparse
 import statistics
 import time
-from collections.abc import Callable
 from functools import partial
 
 import torch
-from machine import layer_operations, matmul_flops, peak_gib, synchronise
+from machine import layer_operations, matmul_flops, peak_gib, timed
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, GPTJConfig, GPTJForCausalLM
 
 import factlab as fl
@@ -144,14 +143,6 @@ def compare(lm, args, requests, site, old, new, by_torch: float, by_ours: float)
             gaps = [abs(a[-1] - b.history[-1]["loss"]) for a, b in zip(slow, values, strict=False)]
             if gaps:
                 print(f"largest difference of final losses {max(gaps):.1e}")
-
-
-def timed(lm, run: Callable[[], list]) -> tuple[float, list]:
-    synchronise(lm)
-    began = time.perf_counter()
-    found = run()
-    synchronise(lm)
-    return time.perf_counter() - began, found
 
 
 def useful_operations(

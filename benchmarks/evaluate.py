@@ -21,8 +21,8 @@ import time
 from collections.abc import Sequence
 
 import torch
-from edit import shaped, straightforward, timed
-from machine import layer_operations, matmul_flops, peak_gib, synchronise
+from edit import shaped, straightforward
+from machine import layer_operations, matmul_flops, peak_gib, synchronise, timed
 
 import factlab as fl
 from factlab.data.load_records import load_records

@@ -2,6 +2,8 @@
 
 import resource
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -9,6 +11,8 @@ from transformers.pytorch_utils import Conv1D
 
 import factlab as fl
 from factlab.models.products import fast_products
+
+T = TypeVar("T")
 
 
 def matmul_flops(lm: fl.LanguageModel, size: int = 3072) -> tuple[float, float]:
@@ -19,18 +23,24 @@ def matmul_flops(lm: fl.LanguageModel, size: int = 3072) -> tuple[float, float]:
     inputs = torch.randn(size, size, device=lm.device, dtype=lm.dtype)
 
     def measure(product) -> float:
-        best = float("inf")
-        for _ in range(5):
-            synchronise(lm)
-            began = time.perf_counter()
-            product()
-            synchronise(lm)
-            best = min(best, time.perf_counter() - began)
-        return 2 * size**3 / best
+        seconds, _ = timed(lm, product, repeats=5)
+        return 2 * size**3 / seconds
 
     by_torch = measure(lambda: inputs @ layer.weight)
     with torch.no_grad(), fast_products([layer]):
         return by_torch, measure(lambda: layer(inputs))
+
+
+def timed(lm: fl.LanguageModel, run: Callable[[], T], repeats: int = 1) -> tuple[float, T]:
+    """Seconds of the least disturbed of some runs, and what the last one gave."""
+    seconds = []
+    for _ in range(repeats):
+        synchronise(lm)
+        began = time.perf_counter()
+        found = run()
+        synchronise(lm)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds), found
 
 
 def synchronise(lm: fl.LanguageModel) -> None:

@@ -13,11 +13,10 @@ for each step one token through the layers from its own up, and a readout.
 
 import argparse
 import statistics
-import time
 from functools import partial
 
 import torch
-from machine import layer_operations, matmul_flops, peak_gib, synchronise
+from machine import layer_operations, matmul_flops, peak_gib, timed
 
 import factlab as fl
 from factlab.data.well_known import WELL_KNOWN
@@ -46,11 +45,11 @@ def main() -> None:
     first = fl.attribute_neurons(lm, facts[0], config=published)  # and warm up
 
     layers = range(0, lm.n_layers, max(1, lm.n_layers // args.slow_layers))
-    synchronise(lm)
-    began = time.perf_counter()
-    slow = {layer: straightforward(lm, first, layer, published.steps) for layer in layers}
-    synchronise(lm)
-    slow_s = (time.perf_counter() - began) / len(layers) * lm.n_layers
+    some_s, slow = timed(
+        lm,
+        lambda: {layer: straightforward(lm, first, layer, published.steps) for layer in layers},
+    )
+    slow_s = some_s / len(layers) * lm.n_layers
     gap = max(
         float((found - first.attributions[layer]).abs().max()) for layer, found in slow.items()
     )
@@ -60,7 +59,7 @@ def main() -> None:
     for name, config in (("same sum", published), ("our defaults", fl.NeuronConfig())):
         for count in sorted({1, len(facts)}):
             run = partial(fl.attribute_neurons_each, lm, facts[:count], config=config)
-            seconds, found = best(lm, run, args.repeats)
+            seconds, found = timed(lm, run, args.repeats)
             flops = sum(useful_operations(lm, one) for one in found) / seconds
             print(f"| {name} | {count} | {seconds / count:.2f} | {slow_s / seconds * count:.0f} | "
                   f"{flops / 1e9:.0f} | {flops / by_torch:.0%} | {flops / by_ours:.0%} |",
@@ -70,18 +69,6 @@ def main() -> None:
                   f"facts' worst layers)")  # fmt: skip
     print(f"largest difference from the straightforward way {gap:.1e}, of attributions up to "
           f"{first.strongest:.2g}\npeak memory {peak_gib(lm):.1f} GiB")  # fmt: skip
-
-
-def best(lm, run, repeats: int) -> tuple[float, list]:
-    """The least disturbed of some runs."""
-    seconds, found = float("inf"), []
-    for _ in range(repeats):
-        synchronise(lm)
-        began = time.perf_counter()
-        found = run()
-        synchronise(lm)
-        seconds = min(seconds, time.perf_counter() - began)
-    return seconds, found
 
 
 def useful_operations(lm, found: fl.NeuronAttribution) -> float:

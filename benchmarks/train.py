@@ -16,7 +16,7 @@ import tempfile
 import time
 
 import torch
-from machine import layer_operations, matmul_flops, peak_gib, synchronise
+from machine import layer_operations, matmul_flops, peak_gib, synchronise, timed
 from torch.func import functional_call
 
 import factlab as fl
@@ -74,8 +74,8 @@ def main() -> None:
         print(f"    losses of an example differ by {gap:.1e} at most")
         for count in (1, len(facts)):
             some = facts[:count]
-            edit_s = best(lm, lambda: editor.edits(lm, some))  # noqa: B023 - called at once
-            pass_s = best(lm, lambda: passes(lm, editor.network, some))  # noqa: B023
+            edit_s, _ = timed(lm, lambda: editor.edits(lm, some), 3)  # noqa: B023 - called at once
+            pass_s, _ = timed(lm, lambda: passes(lm, editor.network, some), 3)  # noqa: B023
             edit_lines.append(
                 f"| {name}, {count} facts | {1e3 * edit_s / count:.0f} | "
                 f"{1e3 * pass_s / count:.0f} | {edit_s / pass_s:.2f} |"
@@ -83,18 +83,6 @@ def main() -> None:
     print("\n| | ms per edit | forward and backward | ratio |\n|---|---:|---:|---:|")
     print("\n".join(edit_lines))
     print(f"peak memory {peak_gib(lm):.1f} GiB")
-
-
-def best(lm, run, repeats: int = 3) -> float:
-    """Seconds of the least disturbed of some runs."""
-    seconds = float("inf")
-    for _ in range(repeats):
-        synchronise(lm)
-        began = time.perf_counter()
-        run()
-        synchronise(lm)
-        seconds = min(seconds, time.perf_counter() - began)
-    return seconds
 
 
 def passes(lm, network, facts) -> None:
