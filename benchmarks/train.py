@@ -26,8 +26,9 @@ from factlab.editing.trained.gradients import OuterProducts
 from factlab.editing.trained.ke import KeConfig
 from factlab.editing.trained.losses import losses
 from factlab.editing.trained.mend import MendConfig
+from factlab.editing.trained.sampling import picked
 from factlab.editing.trained.states import States
-from factlab.editing.trained.training import TrainConfig, picked, train_editor
+from factlab.editing.trained.training import TrainConfig, train_editor
 
 HEADINGS = ("", "examples per second", "ratio", "GFLOP/s useful", "of torch's product")
 
@@ -127,7 +128,7 @@ def nll(logits, reads, wanted) -> torch.Tensor:
 def straightforward(lm, editor, data, config, n_examples: int) -> tuple[float, float]:
     """Seconds of an example, and how far its loss is from ours."""
     network = editor.network
-    examples = picked(data.train, 0, config)[:n_examples]
+    examples = picked(data.train, 0, n_examples, config.n_unrelated, config.seed)
     weights = dict(lm.model.named_parameters())
     found, began = [], time.perf_counter()
     with frozen_plainly(lm):
@@ -190,7 +191,7 @@ def useful_operations(lm, editor, data, config) -> float:
     readout = 2 * lm.d_model * lm.embedding.weight.shape[0]
     n_weights = sum(p.numel() for n, p in network.named_parameters() if p.dim() > 1)
     shared = len(network.matrices) / max(1, len(getattr(network, "networks", network.matrices)))
-    total, examples = 0.0, [e for step in range(5) for e in picked(data.train, step, config)]
+    total, examples = 0.0, picked(data.train, 0, 50, config.n_unrelated, config.seed)
     for example in examples:
         edit, asked, others = example.edit, example.rephrased[0], example.unrelated
         texts = [edit, asked, *others]

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 
 import factlab as fl
 from factlab.data.records import Record
@@ -14,10 +15,13 @@ from factlab.editing.trained.examples import examples_of_records, examples_of_te
 from factlab.editing.trained.ke import KeConfig
 from factlab.editing.trained.losses import losses
 from factlab.editing.trained.mend import MendConfig
+from factlab.editing.trained.sampling import picked
 from factlab.editing.trained.states import States
 from factlab.editing.trained.store import load_editor
-from factlab.editing.trained.training import TrainConfig, picked, train_editor
+from factlab.editing.trained.training import TrainConfig, train_editor
+from factlab.models.tiny import tiny_tokenizer
 from factlab.stats.corpus import Corpus
+from factlab.storage import read_tensors, write_tensors
 
 NETWORKS = {
     "mend": MendConfig(n_blocks=2, rank=4),
@@ -129,13 +133,13 @@ def test_what_cannot_be_used_is_counted_or_refused(lm):
 
 
 def test_every_example_comes_once_before_any_comes_again(data):
-    config = TrainConfig(examples_per_step=len(data.train), n_unrelated=5)
+    drawing = {"per_step": len(data.train), "n_unrelated": 5, "seed": 0}
     for step in (0, 1):
-        edits = [example.edit for example in picked(data.train, step, config)]
+        edits = [example.edit for example in picked(data.train, step, **drawing)]
         assert len(set(edits)) == len(data.train)
-    assert picked(data.train, 1, config) == picked(data.train, 1, config)
-    assert picked(data.train, 0, config) != picked(data.train, 1, config)
-    assert all(len(example.unrelated) == 5 for example in picked(data.train, 0, config))
+    assert picked(data.train, 1, **drawing) == picked(data.train, 1, **drawing)
+    assert picked(data.train, 0, **drawing) != picked(data.train, 1, **drawing)
+    assert all(len(example.unrelated) == 5 for example in picked(data.train, 0, **drawing))
 
 
 # -- the loss ---------------------------------------------------------------------------------
@@ -152,7 +156,7 @@ def test_losses_are_those_of_a_model_with_the_edit(make_model, kind, tmp_path):
         lm, found, tmp_path / "editor", network, CONFIG.model_copy(update={"max_steps": 1})
     ).editor
     editor.network.double()
-    some = picked(found.train, 0, TrainConfig(examples_per_step=4))
+    some = picked(found.train, 0, per_step=4, n_unrelated=2, seed=0)
     states = States(lm, lm.n_layers - 2)
     with torch.no_grad(), lm.frozen():
         together = losses(lm, editor.network, states, some)
@@ -397,11 +401,60 @@ def test_it_is_bound_to_its_model(make_model, editor):
         editor.edits(make_model("llama", square=True), [fact])
 
 
+def test_evaluation_is_refused_as_a_whole(lm, data, editor, tmp_path):
+    unseen = editor.held_out(records())
+    seen = [record for record in records() if editor.has_seen(record.fact)]
+    plain = {"measure": fl.MeasureConfig(n_generated=0)}
+    for mode in ("each", "sequence"):
+        with pytest.raises(fl.FactlabError, match="was trained on"):
+            fl.evaluate(
+                lm, [*unseen[:2], seen[0]], editor.method(), tmp_path / mode, mode=mode, **plain
+            )
+        assert not (tmp_path / mode).exists()
+    fl.evaluate(lm, unseen[:2], editor.method(), tmp_path / "run", **plain)
+    network = NETWORKS["mend"].model_copy(update={"seed": 1})
+    other = train_editor(lm, data, tmp_path / "other", network, CONFIG).editor
+    with pytest.raises(fl.FactlabError, match="editor"):
+        fl.evaluate(lm, unseen[:2], other.method(), tmp_path / "run", resume=True, **plain)
+
+
+@pytest.mark.parametrize("kind", ["mend", "ke"])
+def test_embeddings_may_be_narrower_than_the_residual_stream(tmp_path, kind):
+    config = transformers.OPTConfig(
+        vocab_size=len(tiny_tokenizer()), hidden_size=24, word_embed_proj_dim=16, ffn_dim=56,
+        num_hidden_layers=3, num_attention_heads=3, max_position_embeddings=64,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    lm = fl.LanguageModel(transformers.OPTForCausalLM(config).eval(), tiny_tokenizer())
+    assert lm.embedding.weight.shape[1] == 16
+    data = examples_of_records(lm, records())
+    train_editor(lm, data, tmp_path, NETWORKS[kind], CONFIG.model_copy(update={"max_steps": 2}))
+    editor = load_editor(tmp_path)
+    (edit,) = editor.edits(lm, [editor.held_out(records())[0].fact])
+    assert edit.updates[0].norm > 0
+
+
 @pytest.mark.parametrize("kind", ["mend", "ke"])
 def test_damage_is_found(lm, data, tmp_path, kind):
     folder = tmp_path / "editor"
     train_editor(lm, data, folder, NETWORKS[kind], CONFIG)
     load_editor(folder)
+    more = CONFIG.model_copy(update={"max_steps": 6})
+    checkpoint = folder / "checkpoint.safetensors"
+    whole = checkpoint.read_bytes()
+    tensors, metadata = read_tensors(checkpoint)
+    some = next(name for name in tensors if name.startswith("adam.exp_avg."))
+    for broken, where in (
+        (tensors | {some: tensors[some][:1]}, metadata),
+        (tensors | {some: tensors[some] * math.nan}, metadata),
+        ({name: t for name, t in tensors.items() if name != some}, metadata),
+        (tensors, {"where": metadata["where"].replace('"step": 5', '"step": "5"')}),
+    ):
+        write_tensors(checkpoint, broken, where)
+        with pytest.raises(fl.FactlabError, match="is damaged"):
+            train_editor(lm, data, folder, NETWORKS[kind], more, resume=True)
+    checkpoint.write_bytes(whole)
+    train_editor(lm, data, folder, NETWORKS[kind], more, resume=True)
     (weights,) = folder.glob("weights-*.safetensors")
     for path, change in (
         (weights, lambda raw: raw[:-50]),

@@ -191,9 +191,12 @@ def _sizes(lm: "LanguageModel", made: "Edit") -> str:
     for update in made.updates:
         weight = lm.model.get_parameter(update.weight_name).detach().double().norm()
         parts.append(f"{update.weight_name} by {update.norm / float(weight):.1%} of its norm")
-    steps = len(made.diagnostics.get("loss", []))
-    source = made.diagnostics.get("layer_source", "")
-    return f"Changed: {'; '.join(parts)} (layer: {source}; {steps} steps)."
+    how: list[str] = []
+    if source := made.diagnostics.get("layer_source"):
+        how.append(f"layer: {source}")
+    if steps := len(made.diagnostics.get("loss", [])):
+        how.append(f"{steps} steps")
+    return f"Changed: {'; '.join(parts)}" + (f" ({'; '.join(how)})." if how else ".")
 
 
 def _edit_many(

@@ -170,13 +170,13 @@ def eval_merge(
 
 @contextmanager
 def finishing_on_interrupt(session: Session) -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C end a run after the records at hand; the second ends it at once."""
+    """Let the first Ctrl-C end a run after what is at hand; the second ends it at once."""
     asked = False
 
     def stop(_number: int, _frame: object) -> None:
         nonlocal asked
         asked = True
-        session.err.print("Finishing the records at hand; press Ctrl-C again to stop now.")
+        session.err.print("Finishing what is at hand; press Ctrl-C again to stop now.")
         signal.signal(signal.SIGINT, before)
 
     before = signal.signal(signal.SIGINT, stop)

@@ -7,6 +7,7 @@ import typer
 
 from factlab.cli.session import Session, command, validated
 from factlab.cli.tables import table
+from factlab.errors import InvalidRequestError
 
 _BAR_WIDTH = 28
 
@@ -53,22 +54,10 @@ def neurons(
 
     from factlab.editing.neuron_choice import check_choice, prob_with_scaled, shared_neurons
     from factlab.editing.neurons import NeuronConfig, attribute_neurons_each
-    from factlab.errors import InvalidRequestError
-    from factlab.facts import SLOT
     from factlab.storage import check_writable
     from factlab.tracing.plot import check_picture_path
 
-    texts = [prompt, *(paraphrase or [])]
-    if subject is None and any(SLOT in text for text in texts):
-        raise InvalidRequestError(f"A prompt holds '{SLOT}'. Say with --subject what goes there.")
-    if subject is not None:
-        absent = [text for text in texts if SLOT not in text and subject not in text]
-        if absent:
-            raise InvalidRequestError(
-                f"Subject '{subject}' does not occur in prompt '{absent[0]}'. "
-                f"Write it there, or '{SLOT}'."
-            )
-        texts = [text.replace(SLOT, subject) for text in texts]
+    texts = _filled([prompt, *(paraphrase or [])], subject)
     if top < 1:
         raise InvalidRequestError(f"--top {top} is no neuron. List 1 or more.")
     check_choice(threshold, share)
@@ -86,6 +75,11 @@ def neurons(
     lm = session.load_model()
     with session.progress() as report:
         found = attribute_neurons_each(lm, texts[:1], [target], config, report)
+        if target is None and not found[0].target:
+            raise InvalidRequestError(
+                f"After '{prompt}' the model says {found[0].target_tokens[0]!r}, which is no "
+                "answer. Give one with --target."
+            )
         if texts[1:]:
             answers = [target or found[0].target] * len(texts[1:])
             found += attribute_neurons_each(lm, texts[1:], answers, config, report)
@@ -128,3 +122,22 @@ def neurons(
             "doubled_prob": doubled,
         }
     )
+
+
+def _filled(prompts: list[str], subject: str | None) -> list[str]:
+    """Prompts with the subject in its place."""
+    from factlab.facts import SLOT
+
+    if subject is None:
+        if any(SLOT in text for text in prompts):
+            raise InvalidRequestError(f"A prompt holds '{SLOT}'. Say with --subject what is there.")
+        return prompts
+    if not subject.strip():
+        raise InvalidRequestError(f"--subject is empty. Give what takes the place of '{SLOT}'.")
+    absent = [text for text in prompts if SLOT not in text and subject not in text]
+    if absent:
+        raise InvalidRequestError(
+            f"Subject '{subject}' does not occur in prompt '{absent[0]}'. "
+            f"Write it there, or '{SLOT}'."
+        )
+    return [text.replace(SLOT, subject) for text in prompts]

@@ -24,7 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from factlab.errors import FactlabError, InvalidRequestError
+from factlab.errors import FactlabError, InvalidRequestError, nearest
 
 if TYPE_CHECKING:
     from factlab.models.language_model import LanguageModel
@@ -206,6 +206,11 @@ def validated(kind: type[Config], **values: Any) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         option, reason = ".".join(map(str, first["loc"])), first["msg"].lower()
+        if first["type"] == "extra_forbidden":
+            raise InvalidRequestError(
+                f"There is no setting '{option}' here.{nearest(option, list(kind.model_fields))} "
+                f"Choose from {', '.join(sorted(kind.model_fields))}."
+            ) from error
         if not option:  # options that do not go together
             reason = reason.removeprefix("value error, ")
             raise InvalidRequestError(f"These options do not go together: {reason}.") from error

@@ -77,7 +77,7 @@ def train(
     ] = False,
     settings: Annotated[
         Path | None,
-        typer.Option(help="TOML file with more settings: of the training, and in [network]."),
+        typer.Option(help="TOML file with more settings: of the training, and in \\[network]."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what is there.")] = False,
 ) -> None:
@@ -90,8 +90,10 @@ def train(
     from factlab.editing.trained.curve import plot_curve
     from factlab.editing.trained.editor import KINDS
     from factlab.editing.trained.examples import examples_of_records, examples_of_text
+    from factlab.editing.trained.gradients import last_matrices
     from factlab.editing.trained.training import TrainConfig
     from factlab.editing.trained.training import train_editor as run
+    from factlab.journal import check_new
 
     if kind not in KINDS:
         raise InvalidRequestError(f"No trained editor is called '{kind}'.{nearest(kind, KINDS)} "
@@ -112,6 +114,10 @@ def train(
         | {"seed": values.get("seed", seed)},
     )  # fmt: skip
     check_shares(validation_share, test_share)
+    if validation_share == 0:
+        raise InvalidRequestError("--validation-share 0 leaves nothing to tell when to stop.")
+    if not resume:
+        check_new(out)
     if data != _TEXT:
         if text is not None:
             raise InvalidRequestError("--text goes with --data text.")
@@ -123,11 +129,13 @@ def train(
                 for record in load_records(source, progress=report)
             ]
         lm = session.load_model()
+        last_matrices(lm, network.n_blocks)  # refuses before there is work to lose
         learned = examples_of_records(lm, records, seed, validation_share, test_share, kept_out)
     elif keep_out:
         raise InvalidRequestError("--keep-out goes with records; text has no subjects.")
     else:
         lm = session.load_model()
+        last_matrices(lm, network.n_blocks)
         corpus = _corpus(session, lm, text, passages, seed)
         with session.progress() as report:
             learned = examples_of_text(lm, corpus, seed, validation_share, report)

@@ -69,9 +69,10 @@ def split_by_subject(
     wanted = (1.0 - validation_share - test_share, validation_share, test_share)
     for name, part, share in zip(("training", "validation", "test"), found, wanted, strict=True):
         if share and not part:
+            apart_from = f" besides {sum(map(len, found[2:]))} for tests" if apart else ""
             raise InvalidRequestError(
                 f"{len(records)} records are too few to split: none are left for {name} "
-                f"(a share of {share:.2g} of the subjects). Give more records."
+                f"(a share of {share:.2g} of the subjects){apart_from}. Give more records."
             )
     return Split(*found)
 

@@ -35,6 +35,7 @@ Each = Callable[
     [LanguageModel, Sequence[Fact], Any, Background | None, ProgressCallback], list[Edit]
 ]
 Together = Callable[[LanguageModel, Sequence[Fact], Any, Background | None, ProgressCallback], Edit]
+Prepare = Callable[[LanguageModel, Sequence[Fact], Any], BaseModel]
 
 _GROUP = "factlab.methods"
 
@@ -49,6 +50,8 @@ class Method:
         config: its settings.
         each: makes one edit per fact, all for the model as it is.
         together: makes one edit with all facts; None if the method writes one fact at a time.
+        prepare: called once with all facts before a run begins, and raises if it must not begin;
+            gives the config with everything in it that tells this run from others.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Method:
     config: type[BaseModel]
     each: Each
     together: Together | None = None
+    prepare: Prepare | None = None
 
 
 def _one_by_one(together: Together) -> Each:

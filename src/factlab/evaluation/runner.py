@@ -133,6 +133,8 @@ def evaluate(
     shard = (shard or Shard()).checked()
     chosen = method_named(method)
     _check_request(records, chosen, config, mode, batch_size)
+    if chosen.prepare is not None:
+        config = chosen.prepare(lm, [record.fact for record in records], config)
     asked = Evaluation(
         records, chosen.name, config, mode, measure or MeasureConfig(), references or {},
         ordinary_text, data_name,

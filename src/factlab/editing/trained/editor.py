@@ -162,10 +162,31 @@ class TrainedEditor:
             raise WrongModelError(
                 f"This {self.name} was trained for {self.base.name} (fingerprint "
                 f"{self.base.fingerprint[:12]}), not for {lm.name} ({lm.fingerprint[:12]}). Load "
-                f"that model, or train an editor for this one."
+                f"that model, in the dtype it was trained in, or train an editor for this one."
             )
 
     # -- editing ----------------------------------------------------------------------------
+
+    def prepare(
+        self, lm: LanguageModel, facts: Sequence[Fact], config: TrainedEditConfig | None
+    ) -> TrainedEditConfig:
+        """Refuse what this editor must not edit; its config, bound to this editor.
+
+        Raises:
+            WrongModelError: the editor is for another model.
+            InvalidRequestError: the config is of another editor, or a fact is about a subject that
+                this one was trained on.
+        """
+        config = config or TrainedEditConfig()
+        if config.editor not in ("", self.digest):
+            raise InvalidRequestError(
+                f"This was begun with another editor (digest {config.editor[:12]}) than this "
+                f"{self.name} ({self.digest[:12]}). Use that one, or begin anew."
+            )
+        if not config.allow_seen_subjects:
+            self.check_unseen(facts)
+        self.check_model(lm)
+        return config.model_copy(update={"editor": self.digest})
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -189,16 +210,8 @@ class TrainedEditor:
             InvalidRequestError: a fact has nothing to write, or is about a subject that the editor
                 was trained on.
         """
-        config = config or TrainedEditConfig()
+        config = self.prepare(lm, facts, config)
         check_targets(facts, erase=False)
-        if config.editor not in ("", self.digest):
-            raise InvalidRequestError(
-                f"This was begun with another editor (digest {config.editor[:12]}) than this "
-                f"{self.name} ({self.digest[:12]}). Use that one, or begin anew."
-            )
-        if not config.allow_seen_subjects:
-            self.check_unseen(facts)
-        self.check_model(lm)
         readings = [_reading(lm, fact) for fact in facts]
         states = States(
             lm, lm.n_layers - self.config.n_blocks, max_batch_tokens=config.max_batch_tokens
@@ -270,7 +283,7 @@ class TrainedEditor:
             facts=(fact,),
             updates=tuple(updates),
             base=BaseModelInfo.of(lm),
-            config=config.model_copy(update={"editor": self.digest}).model_dump(mode="json"),
+            config=config.model_dump(mode="json"),
             diagnostics={
                 "editor": {
                     "name": self.name,
@@ -307,7 +320,7 @@ class TrainedEditor:
             return self.edit_together(lm, facts, config, progress)
 
         about = f"{self.name}, trained for {self.base.name}."
-        return Method(self.name.lower(), about, TrainedEditConfig, each, together)
+        return Method(self.name.lower(), about, TrainedEditConfig, each, together, self.prepare)
 
 
 def kind_of(config: NetworkConfig) -> EditorKind:
@@ -320,17 +333,19 @@ def name_of(kind: EditorKind, data: DataKind) -> str:
     return f"{kind.upper()}{_SUFFIXES[data]}"
 
 
-def new_network(matrices: Sequence[Matrix], d_model: int, config: NetworkConfig) -> EditorNetwork:
+def new_network(
+    matrices: Sequence[Matrix], d_embedding: int, config: NetworkConfig
+) -> EditorNetwork:
     """An untrained network.
 
     Args:
         matrices: what it edits.
-        d_model: width of the model's token embeddings.
+        d_embedding: width of the model's token embeddings, which a few models widen afterwards.
         config: says which kind.
     """
     if isinstance(config, MendConfig):
         return Mend(matrices, config)
-    return Ke(matrices, d_model, config)
+    return Ke(matrices, d_embedding, config)
 
 
 def _reading(lm: LanguageModel, fact: Fact) -> Reading:

@@ -58,6 +58,10 @@ class OuterProducts:
     grads: Float[Tensor, "fact token d_out"]
     live: Bool[Tensor, "fact token"]
 
+    def to(self, device: torch.device) -> "OuterProducts":
+        """The same on a device."""
+        return OuterProducts(self.inputs.to(device), self.grads.to(device), self.live.to(device))
+
     def dense(self) -> Float[Tensor, "fact d_out d_in"]:
         """The gradients as matrices."""
         return self.grads.mT @ self.inputs

@@ -71,16 +71,16 @@ class Ke(EditorNetwork):
 
     Args:
         matrices: what is edited.
-        d_model: width of the model's token embeddings.
+        d_embedding: width of the model's token embeddings.
         config: see `KeConfig`.
     """
 
-    def __init__(self, matrices: Sequence[Matrix], d_model: int, config: KeConfig) -> None:
+    def __init__(self, matrices: Sequence[Matrix], d_embedding: int, config: KeConfig) -> None:
         super().__init__(matrices)
         hidden, condition = config.hidden, config.condition
         self._max_scale = config.max_scale
         with seeded(config.seed):
-            self.lstm = nn.LSTM(d_model, hidden, batch_first=True, bidirectional=True)
+            self.lstm = nn.LSTM(d_embedding, hidden, batch_first=True, bidirectional=True)
             self.encoder = nn.Sequential(nn.Linear(2 * hidden, condition), nn.Tanh())
             self.conditioners = nn.ModuleList(
                 nn.Sequential(

@@ -54,12 +54,15 @@ def changes_of(
     """
     with _autocast(lm, mixed_precision):
         gradients = token_gradients(lm, batch, network.matrices)
+    # The blocks of one model may be on several devices; the network is on one.
+    device = next(network.parameters()).device
+    gradients = {name: gradient.to(device) for name, gradient in gradients.items()}
     if observe:
         network.observe(gradients)
     with torch.no_grad():
-        device = lm.embedding.weight.device
+        rows = lm.embedding.weight
         texts = [
-            lm.embedding.weight[torch.tensor(reading.whole, device=device)]
+            rows[torch.tensor(reading.whole, device=rows.device)].to(device)
             for reading in batch.readings
         ]
     return network(gradients, texts)

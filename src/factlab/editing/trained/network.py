@@ -12,7 +12,7 @@ from factlab.editing.trained.carried import ChangeFactors
 from factlab.editing.trained.gradients import Matrix, OuterProducts
 
 # Embedded tokens of each fact's prompt and new target.
-Texts = Sequence[Float[Tensor, "_ d_model"]]
+Texts = Sequence[Float[Tensor, "_ d_embedding"]]
 
 
 class EditorNetwork(nn.Module):

@@ -46,7 +46,7 @@ class _EditorFile(BaseModel):
     data: DataKind
     base: BaseModelInfo
     config: dict[str, Any]
-    d_model: int
+    d_embedding: int
     matrices: list[Matrix]
     weights: str
     subjects_sha256: str
@@ -63,7 +63,7 @@ def weights_digest(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def write_editor(editor: TrainedEditor, folder: Path, d_model: int) -> None:
+def write_editor(editor: TrainedEditor, folder: Path, d_embedding: int) -> None:
     """Write an editor into a folder; one that is there already is replaced.
 
     Raises:
@@ -72,13 +72,13 @@ def write_editor(editor: TrainedEditor, folder: Path, d_model: int) -> None:
     subjects = sorted(editor.subjects)
     write_json(folder / _SUBJECTS, {"sha256": _hash_of(subjects), "subjects": subjects})
     weights = f"weights-{editor.digest[:16]}.safetensors"
-    write_tensors(folder / weights, _copies(editor.network.state_dict()))
+    write_tensors(folder / weights, editor.network.state_dict())
     file = _EditorFile(
         kind=editor.kind,
         data=editor.data,
         base=editor.base,
         config=editor.config.model_dump(mode="json"),
-        d_model=d_model,
+        d_embedding=d_embedding,
         matrices=list(editor.network.matrices),
         weights=weights,
         subjects_sha256=_hash_of(subjects),
@@ -113,7 +113,7 @@ def load_editor(folder: str | Path) -> TrainedEditor:
     try:
         file = _EditorFile.model_validate(data)
         config = _config(file.kind, file.config)
-        network = new_network(file.matrices, file.d_model, config)
+        network = new_network(file.matrices, file.d_embedding, config)
         _fill(network, read_tensors(folder / file.weights)[0])
         subjects = read_json(folder / _SUBJECTS)["subjects"]
         if not isinstance(subjects, list) or _hash_of(subjects) != file.subjects_sha256:
@@ -150,7 +150,7 @@ def write_checkpoint(
         for key, value in optimiser.state.get(parameter, {}).items():
             tensors[f"adam.{key}.{name}"] = value
     document = json.dumps(dict(where), allow_nan=False)
-    write_tensors(folder / _CHECKPOINT, _copies(tensors), {"where": document})
+    write_tensors(folder / _CHECKPOINT, tensors, {"where": document})
 
 
 def read_checkpoint(
@@ -172,19 +172,11 @@ def read_checkpoint(
         where = json.loads(metadata["where"])
         own = {n[8:]: t for n, t in tensors.items() if n.startswith("network.")}
         _fill(network, own)
-        for name, parameter in network.named_parameters():
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            state = {key: tensors.get(f"adam.{key}.{name}") for key in keys}
-            found = {key: value for key, value in state.items() if value is not None}
-            if found and len(found) < len(keys):
-                raise ValueError(f"the optimiser's state of {name} is incomplete.")
-            if found:
-                on_device = {
-                    k: v if k == "step" else v.to(parameter.device) for k, v in found.items()
-                }
-                optimiser.state[parameter] = on_device
         if not isinstance(where, dict):
             raise TypeError("it does not say how far it is.")
+        if where.get("step") != 0:
+            for name, parameter in network.named_parameters():
+                optimiser.state[parameter] = _adam_state(tensors, name, parameter)
     except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
         raise StorageError(
             f"The checkpoint '{path}' is damaged: {_one_line(error)} Delete it to train from the "
@@ -193,20 +185,30 @@ def read_checkpoint(
     return where
 
 
+def _adam_state(
+    tensors: Mapping[str, Tensor], name: str, parameter: nn.Parameter
+) -> dict[str, Tensor]:
+    state = {key: tensors[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+    for key, value in state.items():
+        if value.shape != (() if key == "step" else parameter.shape) or not value.isfinite().all():
+            raise ValueError(f"Adam's {key} of {name} has another shape, or is not a number.")
+    # The count stays on the CPU, where Adam puts it.
+    return {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
+
+
 def _fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Load weights; RuntimeError if names or shapes differ, ValueError if one is not a number."""
+    """Load weights; ValueError if names or shapes differ or one is not a number."""
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ValueError(f"{name} has NaN or infinite entries.")
-    network.load_state_dict(dict(tensors))
+    try:
+        network.load_state_dict(dict(tensors))
+    except RuntimeError as error:  # torch lists every weight
+        raise ValueError("its weights are not those of such a network.") from error
 
 
 def _config(kind: EditorKind, values: dict[str, Any]) -> NetworkConfig:
     return (MendConfig if kind == "mend" else KeConfig).model_validate(values)
-
-
-def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 def _hash_of(subjects: Iterable[Any]) -> str:

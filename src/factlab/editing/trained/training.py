@@ -4,15 +4,23 @@ Which example and texts come when follows from the seed and the step alone: all 
 """
 
 import math
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 
 from factlab.editing.edit import BaseModelInfo, current_versions
 from factlab.editing.trained.editor import (
@@ -27,6 +35,7 @@ from factlab.editing.trained.gradients import last_matrices
 from factlab.editing.trained.losses import losses
 from factlab.editing.trained.mend import MendConfig
 from factlab.editing.trained.network import EditorNetwork
+from factlab.editing.trained.sampling import chunks, picked, with_first_texts
 from factlab.editing.trained.states import MAX_BATCH_TOKENS, States
 from factlab.editing.trained.store import (
     load_editor,
@@ -93,33 +102,30 @@ class TrainConfig(BaseModel):
         return self.model_copy(update={"learning_rate": rate})
 
 
-# Settings that change no result, or only how long a training goes on.
-_MAY_DIFFER = {"max_steps", "memory_gib", "patience"}
+# Settings that change only how long a training goes on.
+_MAY_DIFFER = {"max_steps", "patience"}
 
 
-@dataclass(slots=True)
-class Progress:
-    """How far a training is.
+class Progress(BaseModel):
+    """How far a training is, as in its checkpoint.
 
     Attributes:
         step: steps done.
         best_step: step of the best validation so far.
-        best_loss: its loss.
+        best_loss: its loss; None before the first.
         stale: validations since.
         train_loss: sum of the steps' losses since the last validation.
         n_steps: how many steps that sum is over.
     """
 
-    step: int = 0
-    best_step: int = 0
-    best_loss: float = math.inf
-    stale: int = 0
-    train_loss: float = 0.0
-    n_steps: int = 0
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    def as_json(self) -> dict[str, Any]:
-        """For a checkpoint, which is written after a validation."""
-        return {name: getattr(self, name) for name in self.__slots__}
+    step: NonNegativeInt = 0
+    best_step: NonNegativeInt = 0
+    best_loss: float | None = None
+    stale: NonNegativeInt = 0
+    train_loss: float = 0.0
+    n_steps: NonNegativeInt = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +196,9 @@ class _Training:
         self._base = BaseModelInfo.of(lm)
         self._name = name_of(kind_of(network), data.kind)
         matrices = last_matrices(lm, network.n_blocks)
-        self._network: EditorNetwork = new_network(matrices, lm.d_model, network).to(lm.device)
+        self._network: EditorNetwork = new_network(
+            matrices, lm.embedding.weight.shape[1], network
+        ).to(lm.device)
         groups = self._network.parameter_groups(
             config.learning_rate or 0.0, config.step_learning_rate
         )
@@ -224,11 +232,11 @@ class _Training:
         self._has_checkpoint = where is not None
         if where is not None:
             try:
-                self._at = Progress(**where)
-            except TypeError as error:
+                self._at = Progress.model_validate(where)
+            except ValidationError as error:
                 raise StorageError(
-                    f"The checkpoint in '{self.folder}' is of another factlab: {error}. Train in "
-                    "another folder."
+                    f"The checkpoint in '{self.folder}' is damaged, or of another factlab: "
+                    f"{error.errors()[0]['msg']}. Train in another folder."
                 ) from error
         ended = self._ended()
         if not ended:
@@ -281,14 +289,14 @@ class _Training:
         """Let running statistics begin before the first edit is made."""
         config = self._config
         with torch.no_grad():
-            for some in _chunks(picked(self._data.train, 0, config), config.examples_at_once):
+            for some in chunks(self._picked(0), config.examples_at_once):
                 losses(self._lm, self._network, states, some, True, config.mixed_precision)
 
     def _step(self, states: States) -> float:
         """One step of the optimiser; the mean loss before it."""
         config, total = self._config, 0.0
-        examples = picked(self._data.train, self._at.step, config)
-        for some in _chunks(examples, config.examples_at_once):
+        examples = self._picked(self._at.step)
+        for some in chunks(examples, config.examples_at_once):
             with torch.enable_grad():
                 found = losses(self._lm, self._network, states, some, True, config.mixed_precision)
                 loss = config.c_edit * found.edit_nll + config.c_loc * found.loc_kl
@@ -302,13 +310,21 @@ class _Training:
         self._optimiser.zero_grad()
         return total
 
+    def _picked(self, step: int) -> list[Example]:
+        config = self._config
+        return picked(
+            self._data.train, step, config.examples_per_step, config.n_unrelated, config.seed
+        )
+
     def _validated(self, states: States, writer: Writer, speed: float) -> None:
         """Validate, keep the editor if it is the best so far, and write a checkpoint."""
         config, at = self._config, self._at
-        examples = _first_texts(self._data.validation[: config.n_validation], config.n_unrelated)
+        examples = with_first_texts(
+            self._data.validation[: config.n_validation], config.n_unrelated
+        )
         sums = torch.zeros(3, dtype=torch.float64)
         with torch.no_grad():
-            for some in _chunks(examples, config.examples_at_once):
+            for some in chunks(examples, config.examples_at_once):
                 found = losses(self._lm, self._network, states, some, False, config.mixed_precision)
                 each = (found.edit_nll, found.loc_kl, found.says)
                 sums += torch.stack([values.double().sum().cpu() for values in each])
@@ -325,7 +341,7 @@ class _Training:
             "examples_per_s": speed,
         }
         at.train_loss, at.n_steps = 0.0, 0
-        if loss < at.best_loss or at.step == 0:
+        if at.best_loss is None or loss < at.best_loss:
             at.best_loss, at.best_step, at.stale = loss, at.step, 0
             self._keep(record)
         else:
@@ -334,7 +350,7 @@ class _Training:
         self._checkpoint()
 
     def _checkpoint(self) -> None:
-        write_checkpoint(self.folder, self._network, self._optimiser, self._at.as_json())
+        write_checkpoint(self.folder, self._network, self._optimiser, self._at.model_dump())
 
     def _keep(self, record: dict[str, Any]) -> None:
         training = {
@@ -346,55 +362,20 @@ class _Training:
             self._data.kind, self._base, self._network_config, self._network, self._data.subjects,
             training, current_versions(), weights_digest(self._network),
         )  # fmt: skip
-        write_editor(editor, self.folder, self._lm.d_model)
+        write_editor(editor, self.folder, self._lm.embedding.weight.shape[1])
 
     def _diverged(self, what: str) -> None:
         kept = "No editor was written."
-        if math.isfinite(self._at.best_loss):
+        if self._at.best_loss is not None:
             kept = (
                 f"The best editor so far, of step {self._at.best_step} (validation loss "
                 f"{self._at.best_loss:.4g}), is in '{self.folder}'."
             )
         raise EditError(
             f"The training diverged at step {self._at.step}: {what}. {kept} Train in another "
-            f"folder with a learning rate below {self._config.learning_rate:g}."
+            + (
+                f"folder with a learning rate below {self._config.learning_rate:g}."
+                if self._at.step
+                else "folder with smaller steps of the untrained network (step_size)."
+            )
         )
-
-
-def picked(examples: Sequence[Example], step: int, config: TrainConfig) -> list[Example]:
-    """The examples of a step, each with one rephrasing and some unrelated texts, drawn anew.
-
-    All examples come once before any comes again.
-
-    Args:
-        examples: all of them.
-        step: number of the step.
-        config: how many, and the seed.
-    """
-    found: list[Example] = []
-    start = step * config.examples_per_step
-    orders: dict[int, list[int]] = {}
-    for place in range(start, start + config.examples_per_step):
-        epoch, number = divmod(place, len(examples))
-        if epoch not in orders:
-            orders[epoch] = list(range(len(examples)))
-            random.Random(f"{config.seed} order {epoch}").shuffle(orders[epoch])  # noqa: S311
-        example = examples[orders[epoch][number]]
-        draw = random.Random(f"{config.seed} texts {place}")  # noqa: S311 - not a secret
-        others, n = example.unrelated, config.n_unrelated
-        unrelated = draw.sample(others, n) if len(others) >= n else draw.choices(others, k=n)
-        found.append(Example(example.edit, (draw.choice(example.rephrased),), tuple(unrelated)))
-    return found
-
-
-def _first_texts(examples: Sequence[Example], n_unrelated: int) -> list[Example]:
-    """Each example with its first rephrasing and its first unrelated texts."""
-    found: list[Example] = []
-    for example in examples:
-        unrelated = (example.unrelated * n_unrelated)[:n_unrelated]
-        found.append(Example(example.edit, example.rephrased[:1], unrelated))
-    return found
-
-
-def _chunks(examples: Sequence[Example], size: int) -> list[Sequence[Example]]:
-    return [examples[i : i + size] for i in range(0, len(examples), size)]
