@@ -218,3 +218,10 @@ def test_the_picture(found, tmp_path):
     handmade(found, [[-0.1, 0.0]] * 3).plot(tmp_path / "none.png")
     with pytest.raises(InvalidRequestError, match="must end in one of"):
         found.plot(tmp_path / "n.pgn")
+
+
+def test_nothing_is_integrated_more_exactly_than_the_model_computes():
+    config = fl.NeuronConfig(tolerance=0.01)
+    assert config.quadrature(torch.float32).tolerance == 0.01
+    assert config.quadrature(torch.bfloat16).tolerance > 0.03
+    assert fl.NeuronConfig(tolerance=None).quadrature(torch.bfloat16).tolerance is None

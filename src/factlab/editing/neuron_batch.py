@@ -186,6 +186,7 @@ class _Batch:
         layers_at_once = max(1, self._at_once // n_shares)
         for first in range(layers.start, layers.stop, layers_at_once):
             some = range(first, min(first + layers_at_once, layers.stop))
+            # Several layers with all nodes, or one layer with so many nodes that they are cut.
             pieces = [
                 self._walk(some, *(part[i : i + self._at_once] for part in nodes))
                 for i in range(0, n_shares, self._at_once if len(some) == 1 else n_shares)
@@ -198,7 +199,7 @@ class _Batch:
     def _walk(
         self, layers: range, shares: Sequence[float], weights: Sequence[float]
     ) -> tuple[Float[Tensor, "layer prompt d_mlp"], Float[Tensor, "layer prompt"]]:
-        """The same in one batch."""
+        """The same in one batch: the rows of a layer join it where their neurons are scaled."""
         lm, n_new = self._lm, len(shares) * self._n
         offsets: list[Tensor] = []
         neurons: list[Tensor] = []

@@ -99,6 +99,7 @@ def losses(
         missed = (logits.argmax(-1).cpu() != asked.wanted).long()
         n_missed = torch.zeros(len(picked), dtype=torch.long).index_add(0, asked.rows, missed)
     kl = (before.exp() * (before - after.log_softmax(-1))).sum(-1)
+    # An example's unrelated texts stand next to each other, equally many for each.
     owners = others.rows.to(kl.device) // (len(others.readings) // len(picked))
     zeros = kl.new_zeros(len(picked))
     total = zeros.index_add(0, owners, kl)
