@@ -2,8 +2,8 @@
 
 | data | the edit | in other words | unrelated |
 |---|---|---|---|
-| CounterFact | prompt and new target | paraphrase prompts | neighbourhood prompts, at their end |
-| zsRE | question and answer | the paraphrase | the unrelated question, at each answer token |
+| CounterFact | prompt and new target | paraphrase prompts, the prompt | neighbourhood prompts, at their end |
+| zsRE | question and answer | the paraphrase, the question | the unrelated question, at each answer token |
 | text | passage and ten tokens that the model went on with | the passage without its beginning | other passages |
 """  # noqa: E501 - the table
 
@@ -202,7 +202,8 @@ def _example(lm: LanguageModel, record: Record) -> Example:
         Reading.of(lm, prompt, answer).unasked()
         for prompt, answer in zip(record.neighborhood_prompts, answers, strict=True)
     ]
-    prompts = record.paraphrase_prompts or (fact.prompt,)
+    # Its own prompt is one of them: an editor that never sees it need not answer it.
+    prompts = (*record.paraphrase_prompts, fact.prompt)
     return Example(
         Reading.of(lm, fact.prompt, target),
         tuple(Reading.of(lm, prompt, target) for prompt in prompts),

@@ -39,12 +39,14 @@ def picked(
     return found
 
 
-def with_first_texts(examples: Sequence[Example], n_unrelated: int) -> list[Example]:
-    """Each example with its first rephrasing and its first unrelated texts."""
+def with_fixed_texts(examples: Sequence[Example], n_unrelated: int) -> list[Example]:
+    """Each example with one rephrasing, in turn, and its first unrelated texts."""
     found: list[Example] = []
-    for example in examples:
+    for i, example in enumerate(examples):
         unrelated = (example.unrelated * n_unrelated)[:n_unrelated]
-        found.append(Example(example.edit, example.rephrased[:1], unrelated))
+        found.append(
+            Example(example.edit, (example.rephrased[i % len(example.rephrased)],), unrelated)
+        )
     return found
 
 

@@ -35,7 +35,7 @@ from factlab.editing.trained.gradients import last_matrices
 from factlab.editing.trained.losses import losses
 from factlab.editing.trained.mend import MendConfig
 from factlab.editing.trained.network import EditorNetwork
-from factlab.editing.trained.sampling import chunks, picked, with_first_texts
+from factlab.editing.trained.sampling import chunks, picked, with_fixed_texts
 from factlab.editing.trained.states import MAX_BATCH_TOKENS, States
 from factlab.editing.trained.store import (
     load_editor,
@@ -319,7 +319,7 @@ class _Training:
     def _validated(self, states: States, writer: Writer, speed: float) -> None:
         """Validate, keep the editor if it is the best so far, and write a checkpoint."""
         config, at = self._config, self._at
-        examples = with_first_texts(
+        examples = with_fixed_texts(
             self._data.validation[: config.n_validation], config.n_unrelated
         )
         sums = torch.zeros(3, dtype=torch.float64)
