@@ -74,7 +74,8 @@ def test_examples_of_records(lm, data):
     assert len(data.train) + len(data.validation) + data.n_test == 24
     assert len(data.subjects) == len(data.train) + len(data.validation)
     for example in data.train:
-        assert len(example.rephrased) == 2
+        assert len(example.rephrased) == 3
+        assert example.rephrased[-1] == example.edit
         assert example.edit.whole[-len(example.edit.wanted) :] == example.edit.wanted
         for reading in example.unrelated:  # at the end, where the answer begins
             assert reading.reads == (len(reading.ids) - 1,)
