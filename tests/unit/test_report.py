@@ -98,6 +98,7 @@ def test_cells():
     assert estimate_cell(Estimate(0.6274, 0.0081), 100.0, 1) == "62.7 ±0.8"
     assert estimate_cell(Estimate(0.5, math.nan), 100.0, 1) == "50.0"
     assert estimate_cell(Estimate(-0.0001, 0.0), 100.0, 1) == "0.0 ±0.0"
+    assert estimate_cell(Estimate(2.7e21, 3.9e21), 1.0, 2) == "2.7e+21 ±3.9e+21"
     assert estimate_cell(Estimate(math.nan, math.nan), 1.0, 1) == "—"
 
 

@@ -16,6 +16,7 @@ from factlab.storage import write_atomically, write_json
 
 FORMAT = "factlab report 1"
 # Of a score between 0 and 1: a hundredth of a per cent.
+_HUGE = 1e5
 _DECIMALS = 4
 _SECONDS = {"s_per_edit": "s per edit", "s_per_record": "s per record"}
 _CSV_COLUMNS = (
@@ -59,12 +60,18 @@ def estimate_cell(estimate: Estimate, scale: float, digits: int) -> str:
     """Such as `62.7 ±0.8`; a dash where there is no mean."""
     if math.isnan(estimate.mean):
         return "—"
-    mean = f"{scale * estimate.mean:.{digits}f}"
-    if float(mean) == 0:
-        mean = mean.removeprefix("-")
+    mean = _rounded(scale * estimate.mean, digits)
     if math.isnan(estimate.half_width):
         return mean
-    return f"{mean} ±{scale * estimate.half_width:.{digits}f}"
+    return f"{mean} ±{_rounded(scale * estimate.half_width, digits)}"
+
+
+def _rounded(value: float, digits: int) -> str:
+    """With so many decimals; a broken model's perplexity as a power of ten."""
+    if abs(value) >= _HUGE:
+        return f"{value:.1e}"
+    rounded = f"{value:.{digits}f}"
+    return rounded.removeprefix("-") if float(rounded) == 0 else rounded
 
 
 def _column(benchmark: Benchmark, name: str) -> str:
