@@ -235,8 +235,8 @@ def test_a_run_killed_three_times_is_the_whole_run(tmp_path):
         before = records.stat().st_size if records.exists() else 0
         process = start("killed")
         while process.poll() is None and not (records.exists() and records.stat().st_size > before):
-            time.sleep(0.005)
-        time.sleep(moments.uniform(0, 0.03))
+            time.sleep(0.005)  # looks again soon; nothing is measured
+        time.sleep(moments.uniform(0, 0.03))  # kills at any moment of a record
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert not (tmp_path / "killed" / "summary.json").exists(), "killed too late to test"

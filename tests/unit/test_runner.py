@@ -10,6 +10,8 @@ from tiny_records import (
     FT,
     LIKELIHOODS,
     MEMIT,
+    METHOD,
+    PASSAGES,
     REFERENCES,
     ROME,
     TEXTS,
@@ -28,8 +30,6 @@ from factlab.evaluation.measurement import Measurement
 from factlab.evaluation.runner import evaluate
 
 MODES = ("each", "together", "sequence")
-METHOD = {"each": ("rome", ROME), "together": ("memit", MEMIT), "sequence": ("rome", ROME)}
-PASSAGES = ("The Colosseum is in Rome. " * 9,)
 
 
 @pytest.fixture

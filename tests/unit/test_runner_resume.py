@@ -14,7 +14,8 @@ import pytest
 import torch
 from tiny_records import (
     FT,
-    MEMIT,
+    METHOD,
+    PASSAGES,
     REFERENCES,
     ROME,
     background,
@@ -29,9 +30,7 @@ from factlab.evaluation.runner import _blocks, evaluate
 from factlab.evaluation.saved_run import load_run
 from factlab.journal import Journal, Shard, Writer, merge
 
-METHOD = {"each": ("rome", ROME), "together": ("memit", MEMIT), "sequence": ("rome", ROME)}
 MEASURE = MeasureConfig(n_generated=3, text_tokens=12)
-PASSAGES = ("The Colosseum is in Rome. " * 9,)
 
 
 @pytest.fixture
@@ -334,8 +333,8 @@ def test_killed_by_the_system(lm, tmp_path, mode, n_kills):
     for _ in range(n_kills):
         process = begin()
         while process.poll() is None and not (records.exists() and records.stat().st_size > before):
-            time.sleep(0.002)
-        time.sleep(moments.uniform(0, 0.01))
+            time.sleep(0.002)  # looks again soon; nothing is measured
+        time.sleep(moments.uniform(0, 0.01))  # kills at any moment of a record
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "killed too late to test"
         before = records.stat().st_size

@@ -16,8 +16,11 @@ ROME = fl.RomeConfig(
 )
 MEMIT = fl.MemitConfig(layers=(0, 1), value=ROME.value, contexts=ROME.contexts)
 FT = fl.FineTuneConfig(layer=1, steps=2, learning_rate=0.01)
+# A method for each mode of an evaluation.
+METHOD = {"each": ("rome", ROME), "together": ("memit", MEMIT), "sequence": ("rome", ROME)}
 LIKELIHOODS = MeasureConfig(n_generated=0)
 TEXTS = MeasureConfig(n_generated=3, text_tokens=14)
+PASSAGES = ("The Colosseum is in Rome. " * 9,)
 
 REFERENCES: References = {
     ("P36", "Antarctica"): (

@@ -54,7 +54,7 @@ def main() -> None:
         build_app()()  # typer itself answers a wrong option, with exit code 2
     except KeyboardInterrupt:
         sys.exit(130)
-    except Exception as error:
+    except Exception as error:  # whatever it is: one sentence, a traceback only when asked for
         if "--debug" in sys.argv:
             raise
         sys.exit(complain(error))

@@ -1,5 +1,6 @@
 """Edited models to measure: one per record, one with all facts, or one that grows fact by fact."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -78,9 +79,9 @@ class Edited(AbstractContextManager["Edited"]):
         del progress  # nothing that takes long
         return True
 
+    @abstractmethod
     def outcomes(self, block: Sequence[int], generated: Sequence[bool]) -> list[Outcome]:
         """Edit and measure some cases."""
-        raise NotImplementedError
 
     def __exit__(self, *reason: Any) -> None:
         """Take edits off."""

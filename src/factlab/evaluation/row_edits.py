@@ -5,6 +5,7 @@ rows; what the edit adds is a product with two thin factors (or, for a dense cha
 edit), row by row. The model's weights stay as they are.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -65,13 +66,14 @@ class RowEdits:
         return hook
 
 
-class _Change:
+class _Change(ABC):
     """What the edits add to the output of one projection."""
 
+    @abstractmethod
     def of(
         self, inputs: Float[Tensor, "row pos d_in"], owners: Int[Tensor, " row"]
     ) -> Float[Tensor, "row pos d_out"]:
-        raise NotImplementedError
+        """Of rows, each with the change of its owner."""
 
 
 class _LowRankChange(_Change):

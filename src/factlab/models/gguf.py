@@ -34,6 +34,7 @@ def read_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrain
         with quiet_transformers():
             model = AutoModelForCausalLM.from_pretrained(**place, dtype=dtype)
             tokenizer = AutoTokenizer.from_pretrained(**place)
+    # What transformers raises for an unknown architecture, quantisation or a damaged file.
     except (ValueError, KeyError, OSError, NotImplementedError, ImportError) as error:
         raise ModelLoadError(
             f"Cannot read GGUF file '{path}': {_first_line(error)} transformers converts the "

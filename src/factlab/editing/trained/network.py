@@ -1,5 +1,6 @@
 """What MEND and KE have in common: a network that maps gradients of facts to changes of weights."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +16,7 @@ from factlab.editing.trained.gradients import Matrix, OuterProducts
 Texts = Sequence[Float[Tensor, "_ d_embedding"]]
 
 
-class EditorNetwork(nn.Module):
+class EditorNetwork(nn.Module, ABC):
     """A trainable editor.
 
     Args:
@@ -33,6 +34,7 @@ class EditorNetwork(nn.Module):
         """Take note of gradients that are trained on; before `forward` sees them."""
         del gradients
 
+    @abstractmethod
     def forward(
         self, gradients: Mapping[str, OuterProducts], texts: Texts
     ) -> dict[str, ChangeFactors]:
@@ -42,7 +44,6 @@ class EditorNetwork(nn.Module):
             gradients: of the facts' losses, by parameter name.
             texts: what the facts say.
         """
-        raise NotImplementedError
 
     def parameter_groups(self, learning_rate: float, step_rate: float) -> list[dict[str, Any]]:
         """Parameters for an optimiser, with the learning rate of each group.
