@@ -15,9 +15,9 @@ from typing import Literal
 
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from factlab.errors import UnsupportedModelError, nearest
+from factlab.transformers_api import Conv1D
 
 Layout = Literal["out_in", "in_out"]
 

@@ -9,31 +9,14 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import Cache
-from transformers.cache_utils import CacheLayerMixin
+
+from factlab.transformers_api import Cache, CacheLayer
 
 # (row, head, pos, width) each; the widths of keys and values may differ.
 KeysValues = tuple[Tensor, Tensor]
 
 
-class _Layer(CacheLayerMixin):
-    """What both kinds of layer answer to transformers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.is_initialized = True
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing to do."""
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.get_seq_length() + query_length, 0
-
-    def get_max_length(self) -> int:
-        return -1
-
-
-class _PrefixLayer(_Layer):
+class _PrefixLayer(CacheLayer):
     """One layer's keys and values of tokens that do not change. Reading adds nothing to it."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
@@ -55,7 +38,7 @@ class _PrefixLayer(_Layer):
         return self.stored[0].shape[2]
 
 
-class _GrowingLayer(_Layer):
+class _GrowingLayer(CacheLayer):
     """One layer's keys and values of a sequence that grows, in room reserved at its first token."""
 
     def __init__(self, capacity: int) -> None:

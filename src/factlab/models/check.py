@@ -19,6 +19,7 @@ from factlab.architectures import Architecture, layout_of
 from factlab.errors import ModelLoadError, UnsupportedModelError
 from factlab.models.cache import Prefix, RecordingCache
 from factlab.tokens import pad
+from factlab.transformers_api import is_marked_as_recorded, remove_recorded_mark
 
 if TYPE_CHECKING:
     from factlab.models.decoder import Decoder
@@ -171,7 +172,7 @@ def _probing(model: PreTrainedModel) -> Iterator[None]:
     """
     modules = list(model.modules())
     kept = [(dict(m._forward_hooks), m.training) for m in modules]
-    marked = [m for m in modules if "_output_capturing_hooks_installed" in m.__dict__]
+    marked = [m for m in modules if is_marked_as_recorded(m)]
     try:
         for module in modules:
             module.training = False
@@ -183,4 +184,4 @@ def _probing(model: PreTrainedModel) -> Iterator[None]:
             for key in [key for key in module._forward_hooks if key not in hooks]:
                 del module._forward_hooks[key]
             if module not in marked:
-                module.__dict__.pop("_output_capturing_hooks_installed", None)
+                remove_recorded_mark(module)

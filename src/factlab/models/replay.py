@@ -15,7 +15,6 @@ The caller's model is not touched: the copy shares its modules and parameters, n
 """
 
 import copy
-import inspect
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +22,12 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from factlab.architectures import Architecture
 from factlab.errors import UnsupportedModelError
 from factlab.tokens import TokenBatch
+from factlab.transformers_api import Cache, accepts, cache_argument
 
 Hidden = Float[Tensor, "batch pos d_model"]
 
@@ -106,7 +106,9 @@ class Shell:
         parent._modules[list_name] = nn.ModuleList(self._stand_ins)
         self._base = parent
         self._embedding = model.get_parameter(f"{architecture.embed}.weight")
-        self._takes_positions = "position_ids" in inspect.signature(type(parent).forward).parameters
+        forward = type(parent).forward
+        self._takes_positions = accepts(forward, "position_ids")
+        self._cache_name = cache_argument(forward)
 
     def frame(
         self, batch: TokenBatch, cache: Cache | None = None, start: int = 0, rows: int | None = None
@@ -125,7 +127,7 @@ class Shell:
         inputs: dict[str, Any] = {
             "input_ids": batch.input_ids[:, start:].repeat(repeats, 1),
             "attention_mask": None if mask is None else mask.repeat(repeats, 1),
-            "past_key_values": cache,
+            self._cache_name: cache,
             "use_cache": cache is not None,
         }
         if self._takes_positions:
