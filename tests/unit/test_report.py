@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import math
 
@@ -10,7 +11,7 @@ from saved_rows import BROAD, GOOD, UNEDITED, make_row, measured, save_run
 
 from factlab.errors import InvalidRequestError, StorageError
 from factlab.estimate import Estimate
-from factlab.evaluation.measurement import Asked, Heard, Measurement
+from factlab.evaluation.measurement import Asked, Drift, Heard, Measurement
 from factlab.evaluation.published_results import published_results
 from factlab.evaluation.report import build_report
 from factlab.evaluation.report_formats import (
@@ -224,9 +225,64 @@ def test_the_unedited_model_is_that_of_the_largest_run(saved):
     assert "The runs are not on the same records; see n." in notes(table)
 
 
+def various(saved):
+    """Runs of one model and data set that measured different things on different records."""
+    texts = {"generation": {"text_tokens": 100}}
+    likelihoods = [make_row(i, GOOD, "ft", before=measured(UNEDITED)) for i in range(4)]
+    drifted = measured(UNEDITED).model_copy(update={"drift": Drift(kl=0.0, nll=2.0)})
+    return [
+        saved(name="1", method="ft", rows=likelihoods, generation=None, data={"sha256": "d2"}),
+        saved(GOOD, BROAD, name="2", data={"name": "b"}, **texts),
+        saved(name="3", method="kn", rows=[make_row(5, BROAD, before=drifted)], drift_tokens=9),
+        saved(*[BROAD] * 3, name="4", method="memit", generation={"text_tokens": 9}),
+        saved(*[BROAD] * 3, name="5", method="memit", generation={"text_tokens": 9}, seed=1),
+        saved(name="6", method="memit", model={"name": "elsewhere"}, generation=None),
+    ]  # fmt: skip
+
+
+def test_the_order_of_the_runs_changes_only_the_order_of_the_lines(saved):
+    runs = various(saved)
+    wanted = None
+    for order in [*itertools.permutations(range(6), 6)][::37]:
+        report = build_report([runs[i] for i in order], against="ft", cases=[1])
+        (table,) = to_json(report)["tables"]
+        assert table["rows"][0]["label"] == "unedited"
+        table["rows"].sort(key=lambda row: row["label"])
+        table["notes"].sort()
+        for case in table["cases"]:
+            case["models"].sort(key=lambda texts: texts["label"])
+        lines = sorted(to_csv(report).splitlines())
+        header_line = header(report.tables[0])
+        wanted = wanted or (table, lines, header_line)
+        assert (table, lines, header_line) == wanted
+
+
+def test_the_unedited_line_has_what_any_run_measured(saved):
+    (table,) = build_report(various(saved), cases=[0]).tables
+    unedited = table.rows[0].summary
+    assert unedited.n_records == 5  # four of most runs, and one that only the third has
+    assert unedited.metrics["entropy_bits"].n == 4
+    assert unedited.metrics["perplexity"].n == 1
+    (case,) = table.cases
+    assert case.lines()[0] == ("unedited", "S0 is as it was.")
+
+
+def test_runs_that_a_third_one_joins_share_a_table(saved):
+    runs = [
+        saved(name="1", data={"name": "x", "sha256": "d1"}),
+        saved(name="2", method="ft", data={"name": "y", "sha256": "d2"}),
+        saved(name="3", method="kn", data={"name": "x", "sha256": "d2"}),
+    ]
+    for order in itertools.permutations(runs):
+        (table,) = build_report(order).tables
+        assert len(table.rows) == 4
+
+
 def test_texts_made_with_other_settings_are_pointed_out(saved):
     table = table_of(saved(name="1"), saved(name="2", generation={"text_tokens": 200}))
     assert any("GE and RS do not compare" in note for note in notes(table))
+    table = table_of(saved(name="3"), saved(name="4", generation=None))
+    assert not any("do not compare" in note for note in notes(table))
 
 
 def test_right_after_each_edit_is_a_line_of_its_own(saved):
@@ -311,6 +367,18 @@ def test_the_paper_agrees_with_itself():
 
 
 # -- files ------------------------------------------------------------------------------------
+
+
+def test_published_lines_name_the_model_and_data_of_the_paper(saved):
+    report = build_report([saved()], published=True)
+    lines = [*csv.DictReader(io.StringIO(to_csv(report)))]
+    published = [line for line in lines if line["kind"] == "published"]
+    assert {line["model"] for line in published} == {"GPT-2 XL", "GPT-J"}
+    assert {line["data"] for line in published} == {"CounterFact (paper)"}
+    others = {(line["model"], line["data"]) for line in lines if line["kind"] != "published"}
+    assert others == {("gpt2-xl", "facts")}
+    row = to_json(report)["tables"][0]["rows"][-1]
+    assert (row["model"], row["data"]["name"]) == ("GPT-J", "CounterFact (paper)")
 
 
 def test_json_and_csv_agree(saved):

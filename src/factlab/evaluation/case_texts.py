@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from factlab.evaluation.measurement import Measurement
 from factlab.evaluation.run_labels import UNEDITED
 from factlab.evaluation.saved_run import Run
+from factlab.evaluation.unedited_rows import fact_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,29 +59,36 @@ class CaseTexts:
         ]
 
 
-def collect_case_texts(case_id: int, runs: Sequence[tuple[str, Run]]) -> CaseTexts | None:
+def collect_case_texts(
+    case_id: int, runs: Sequence[tuple[str, Run]], unedited: Run
+) -> list[CaseTexts]:
     """Put the texts of one record side by side.
 
     Args:
         case_id: of the record.
         runs: with their labels, all of one model and data set.
+        unedited: what all of them measured of the unedited model.
 
     Returns:
-        None if none of them has measured the record.
+        None of them if no run has measured the record; several if the runs have several records of
+        this number.
     """
-    found = {label: row for label, run in runs for row in run.rows if row.case_id == case_id}
-    if not found:
-        return None
-    row = next(iter(found.values()))
-    models = [_texts(UNEDITED, row.before)]
-    for label, _ in runs:
-        if label not in found:
-            models.append(ModelTexts(label, (), "not measured yet"))
-        elif found[label].failed:
-            models.append(ModelTexts(label, (), f"the edit failed: {found[label].failed}"))
-        else:
-            models.append(_texts(label, found[label].after))
-    return CaseTexts(case_id, row.prompt, row.target_new, row.target_true, tuple(models))
+    collected: list[CaseTexts] = []
+    for row in unedited.rows:
+        if row.case_id != case_id:
+            continue
+        models = [_texts(UNEDITED, row.before)]
+        for label, run in runs:
+            own = [other for other in run.rows if fact_of(other) == fact_of(row)]
+            if not own:
+                models.append(ModelTexts(label, (), "not measured yet"))
+            elif own[0].failed:
+                models.append(ModelTexts(label, (), f"the edit failed: {own[0].failed}"))
+            else:
+                models.append(_texts(label, own[0].after))
+        texts = CaseTexts(case_id, row.prompt, row.target_new, row.target_true, tuple(models))
+        collected.append(texts)
+    return collected
 
 
 def _one_line(text: str) -> str:

@@ -1,8 +1,9 @@
 """Reports: the scores of several runs side by side, in the layout of the ROME paper's table 4.
 
-Runs of one model on one data set share a table. Its first line is the unedited model, as the run
-with the most records measured it; then come the runs in the order given. A report depends on the
-records alone, not on where they lie, nor on how often the run was interrupted.
+Runs of one model on one data set share a table. Its first line is the unedited model, as all of its
+runs measured it together; then come the runs in the order given. A report depends on the records
+alone, not on where they lie, nor on how often a run was interrupted; another order of the runs
+gives the same lines in another order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from factlab.errors import InvalidRequestError, nearest
 from factlab.estimate import Estimate
 from factlab.evaluation.case_texts import CaseTexts, collect_case_texts
 from factlab.evaluation.metrics import ProbForm
-from factlab.evaluation.published_results import published_results
+from factlab.evaluation.published_results import PUBLISHED_DATA, published_results
 from factlab.evaluation.run_labels import UNEDITED, check_labels, label_runs
 from factlab.evaluation.saved_run import Run, RunData, RunModel
 from factlab.evaluation.scores import (
@@ -29,6 +30,7 @@ from factlab.evaluation.scores import (
     score_row,
     summarise,
 )
+from factlab.evaluation.unedited_rows import unedited_run
 
 SIGNIFICANT = 0.05
 
@@ -48,6 +50,8 @@ class ReportRow:
         label: names it; no other line of the table has the same.
         kind: the unedited model, a run, the same run right after each edit, or a published line.
         summary: the scores.
+        model: name of the model that was measured; of a published line, that of the paper.
+        data: name of the records that were measured, likewise.
         run: where they come from; None of a published line.
         records: scores of single records; empty of a published line.
         relations: by relation, what `relation_means` gives.
@@ -58,6 +62,8 @@ class ReportRow:
     label: str
     kind: RowKind
     summary: Summary
+    model: str
+    data: str
     run: Run | None = None
     records: tuple[RecordScores, ...] = ()
     relations: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -75,7 +81,7 @@ class ReportTable:
 
     Attributes:
         model: that was edited.
-        data: that was measured; of the first run, if runs have different parts of it.
+        data: that was measured; of the run with the most records, if runs have parts of it.
         columns: names of the metrics to show; a report's files have all of them.
         rows: unedited, runs, published.
         against: label of the row that the others are compared with, if it is in this table.
@@ -159,10 +165,11 @@ def _grouped(runs: Sequence[Run], labels: Sequence[str]) -> list[list[tuple[str,
         )
     groups: list[list[int]] = []
     for i, run in enumerate(runs):
-        for group in groups:
-            if run.shares_table(runs[group[0]]):
-                group.append(i)
-                break
+        # What joins runs is the name of the data or their content: a third run may join two groups.
+        joined = [group for group in groups if any(run.shares_table(runs[j]) for j in group)]
+        if joined:
+            joined[0][:] = sorted([*(j for group in joined for j in group), i])
+            groups = [group for group in groups if group not in joined[1:]]
         else:
             groups.append([i])
     labelled: list[list[tuple[str, Run]]] = []
@@ -181,27 +188,26 @@ def _table(
     exact: bool,
     cases: Sequence[int],
 ) -> ReportTable:
-    first = group[0][1]
-    largest = max((run for _, run in group), key=lambda run: len(run.rows))
-    rows = [_row(UNEDITED, "unedited", largest, form, timings=False)]
+    unedited = unedited_run([run for _, run in group])
+    rows = [_row(UNEDITED, "unedited", unedited, form, timings=False)]
     for label, run in group:
         rows.append(_row(label, "run", run, form, timings))
         if any(row.right_after is not None for row in run.rows):
             rows.append(_row(f"{label}, right after each", "right_after", run, form, timings=False))
-    benchmark = first.request.data.benchmark
+    model, data = unedited.request.model, unedited.request.data
+    benchmark = data.benchmark
     hidden = EXACT_METRICS if benchmark == "counterfact" and not exact else frozenset[str]()
     columns = [
         name
         for name in (SCORE, *METRICS[benchmark])
         if name not in hidden and any(row.summary.metrics[name].n for row in rows)
     ]
-    texts = [collect_case_texts(case, group) for case in cases]
     return ReportTable(
-        first.request.model,
-        first.request.data,
+        model,
+        data,
         tuple(columns),
         tuple(rows),
-        cases=tuple(text for text in texts if text is not None),
+        cases=tuple(text for case in cases for text in collect_case_texts(case, group, unedited)),
     )
 
 
@@ -217,6 +223,8 @@ def _row(label: str, kind: RowKind, run: Run, form: ProbForm, timings: bool) -> 
         label,
         kind,
         summarise(records, benchmark),
+        run.request.model.name,
+        run.request.data.name,
         run,
         records,
         relation_means(records, benchmark),
@@ -226,7 +234,13 @@ def _row(label: str, kind: RowKind, run: Run, form: ProbForm, timings: bool) -> 
 
 def _with_published(table: ReportTable) -> ReportTable:
     lines = [
-        ReportRow(f"{line.model}: {line.method} (paper)", "published", line.summary)
+        ReportRow(
+            f"{line.model}: {line.method} (paper)",
+            "published",
+            line.summary,
+            line.model,
+            PUBLISHED_DATA[table.benchmark],
+        )
         for line in published_results(table.benchmark)
     ]
     return replace(table, rows=(*table.rows, *lines))

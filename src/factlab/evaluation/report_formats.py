@@ -131,7 +131,7 @@ def to_csv(report: EvalReport) -> str:
     writer.writerow(_CSV_COLUMNS)
     for table in report.tables:
         for row in table.rows:
-            place = [table.model.name, table.data.name, table.benchmark, row.label, row.kind]
+            place = [row.model, row.data, table.benchmark, row.label, row.kind]
             for name, metric in row.summary.metrics.items():
                 compared = name in row.p_values
                 writer.writerow([
@@ -186,8 +186,15 @@ def _table_json(table: ReportTable, report: EvalReport) -> dict[str, Any]:
 
 
 def _row_json(row: ReportRow) -> dict[str, Any]:
-    document: dict[str, Any] = {"label": row.label, "kind": row.kind, "n": row.summary.n_records}
-    if row.run is not None:
+    document: dict[str, Any] = {
+        "label": row.label,
+        "kind": row.kind,
+        "model": row.model,
+        "n": row.summary.n_records,
+    }
+    if row.run is None:
+        document["data"] = {"name": row.data, "n_records": row.summary.n_records}
+    else:
         request = row.run.request
         document |= {
             "data": request.data.model_dump(mode="json"),

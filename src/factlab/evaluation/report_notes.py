@@ -95,6 +95,11 @@ def _differences(runs: Sequence[Run]) -> list[str]:
     lines: list[str] = []
     if len({tuple(row.case_id for row in run.rows) for run in runs}) > 1:
         lines.append("The runs are not on the same records; see n.")
-    if len({json.dumps(run.request.generation, sort_keys=True) for run in runs}) > 1:
+    settings = {
+        json.dumps(run.request.generation, sort_keys=True)
+        for run in runs
+        if run.request.generation is not None
+    }
+    if len(settings) > 1:
         lines.append("The runs generated texts with different settings: GE and RS do not compare.")
     return lines

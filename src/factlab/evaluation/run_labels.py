@@ -69,6 +69,7 @@ def _settings(run: Run) -> dict[str, str]:
 
     collect(run.config, "")
     flat["seed"] = str(run.request.seed)
+    flat["records"] = str(run.request.data.n_records)
     return flat
 
 

@@ -39,6 +39,8 @@ class RunData(BaseModel):
         sha256: of the records.
         n_records: that were given to the run.
         benchmark: which one it belongs to.
+        references: hash of the texts that generated ones were compared with.
+        ordinary_text: hash of the passages for the drift, if that was measured.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -47,6 +49,8 @@ class RunData(BaseModel):
     sha256: str
     n_records: int
     benchmark: Benchmark
+    references: str = ""
+    ordinary_text: str | None = None
 
 
 class RunRequest(BaseModel):
@@ -59,6 +63,7 @@ class RunRequest(BaseModel):
         config: of the method; None for its defaults.
         mode: `each` for one edited model per record, `together` or `sequence` for one with all.
         generation: settings of the generated texts, if any.
+        drift_tokens: of ordinary text on which the drift was measured.
         seed: of everything that is drawn.
     """
 
@@ -70,6 +75,7 @@ class RunRequest(BaseModel):
     config: JsonValue = None
     mode: str = "each"
     generation: JsonValue = None
+    drift_tokens: int = 0
     seed: int = 0
 
 

@@ -226,7 +226,7 @@ class Summary:
 
 def summarise(records: Sequence[RecordScores], benchmark: Benchmark) -> Summary:
     """Average over records, in whatever order they come."""
-    ordered = sorted(records, key=lambda record: record.case_id)
+    ordered = sorted(records, key=_place)
     metrics = {name: _summary([r.values[name] for r in ordered]) for name in METRICS[benchmark]}
     parts = [metrics[name] for name in SCORE_PARTS[benchmark]]
     reasons = Counter[str]()
@@ -243,7 +243,7 @@ def relation_means(
 ) -> dict[str, dict[str, float]]:
     """By relation: how many records (`n`), the means that S is made of, and S (`score`)."""
     by_relation: dict[str, list[RecordScores]] = {}
-    for record in sorted(records, key=lambda record: record.case_id):
+    for record in sorted(records, key=_place):
         by_relation.setdefault(record.relation_id, []).append(record)
     found: dict[str, dict[str, float]] = {}
     for relation_id in sorted(by_relation):
@@ -273,7 +273,7 @@ def p_values(
     theirs = {(record.case_id, record.fact): record for record in others}
     pairs = [
         (record, theirs[record.case_id, record.fact])
-        for record in sorted(records, key=lambda record: record.case_id)
+        for record in sorted(records, key=_place)
         if (record.case_id, record.fact) in theirs
     ]
     found: dict[str, float] = {}
@@ -285,6 +285,10 @@ def p_values(
         differences = np.array([a.values[name].value - b.values[name].value for a, b in pairs])
         found[name] = paired_p_value(differences[~np.isnan(differences)])
     return found
+
+
+def _place(record: RecordScores) -> tuple[int, str]:
+    return record.case_id, record.fact
 
 
 def _summary(scores: Sequence[Score]) -> MetricSummary:
