@@ -135,13 +135,13 @@ def to_csv(report: EvalReport) -> str:
             for name, metric in row.summary.metrics.items():
                 compared = name in row.p_values
                 writer.writerow([
-                    *place, name, *map(_number, metric.estimate), metric.n, metric.n_nan,
+                    *place, name, *map(_number, metric.estimate[:2]), metric.n, metric.n_nan,
                     _number(row.p_values[name]) if compared else "",
                     table.against if compared else "",
                 ])  # fmt: skip
             for name, estimate in row.seconds.items():
                 n = sum(one.after is not None for one in row.run.rows) if row.run else 0
-                writer.writerow([*place, name, *map(_number, estimate), n, 0, "", ""])
+                writer.writerow([*place, name, *map(_number, estimate[:2]), n, 0, "", ""])
     return text.getvalue()
 
 

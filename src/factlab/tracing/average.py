@@ -194,7 +194,8 @@ def _by_group(
         for layer in range(n_layers):
             values = [float(row[layer]) for row in rows if not row[layer].isnan()]
             if values:
-                means[i, layer], widths[i, layer] = Estimate.of(values)
+                estimate = Estimate.of(values)
+                means[i, layer], widths[i, layer] = estimate.mean, estimate.half_width
     return means, widths
 
 
