@@ -12,9 +12,9 @@ import torch
 
 import factlab as fl
 from factlab.errors import InvalidRequestError, StorageError
+from factlab.estimate import Estimate
 from factlab.facts import TokenSpan
 from factlab.journal import Shard, merge
-from factlab.estimate import Estimate
 from factlab.tracing.average import GROUPS, LAST, LAST_SUBJECT, group_positions
 
 FACTS = [

@@ -145,7 +145,7 @@ def test_interval_of_the_score():
     expected = 1.96 * float(same.std(ddof=1)) / 20
     assert estimate.half_width == pytest.approx(expected, rel=0.1)
     assert estimate == score_estimate(np.repeat(same, 3, axis=1))
-    assert score_estimate(np.ones((5, 3))) == (1.0, 0.0)
+    assert score_estimate(np.ones((5, 3)))[:2] == (1.0, 0.0)
     assert math.isnan(score_estimate(np.ones((1, 3))).half_width)
 
 

@@ -88,9 +88,9 @@ def test_scores_in_the_layout_of_the_paper(saved):
     assert unedited[:2] == ["unedited", "4"]
     assert unedited[2:5] == ["0.0 ±0.0", "0.0 ±0.0", "-40.0 ±0.0"]
     assert unedited[7:] == ["100.0 ±0.0", "40.0 ±0.0", "600.0 ±0.0", "25.0 ±0.0"]
-    # three of four win: 75 ± 1.96·√(0.25/4)
+    # three of four win: 75 ± 3.182·√(0.25/4)
     assert rome[3] == rome[5] == rome[7] == "75.0 ±79.6"
-    assert rome[4] == "20.0 ±39.2"  # 0.4 three times, −0.4 once; s = 0.4
+    assert rome[4] == "20.0 ±63.6"  # 0.4 three times, −0.4 once; s = 0.4, t = 3.182
     assert rome[2].startswith("75.0 ±")
     assert rome[9:] == ["600.0 ±0.0", "25.0 ±0.0"]
 
@@ -415,7 +415,7 @@ def test_seconds_only_when_asked_for(saved):
     table = table_of(run, timings=True)
     assert header(table)[-2:] == ["s per edit", "s per record"]
     assert cells(table, table.rows[0])[-2:] == ["—", "—"]
-    assert cells(table, table.rows[1])[-2:] == ["3.00 ±1.27", "5.00 ±1.27"]  # edits 1.5 to 4.5
+    assert cells(table, table.rows[1])[-2:] == ["3.00 ±2.05", "5.00 ±2.05"]  # edits 1.5 to 4.5
 
 
 def test_the_same_records_make_the_same_files(saved, tmp_path):

@@ -102,7 +102,7 @@ def test_means_over_records():
     assert summary.n_records == 3
     success = summary.metrics["rewrite_success"]
     assert success.estimate.mean == pytest.approx(2 / 3)
-    assert success.estimate.half_width == pytest.approx(1.96 * math.sqrt(1 / 3 / 3))
+    assert success.estimate.half_width == pytest.approx(4.302653 * math.sqrt(1 / 3 / 3))
     assert (success.n, success.n_nan) == (3, 0)
     paraphrases = summary.metrics["paraphrase_success"]
     assert paraphrases.estimate.mean == 0.25
