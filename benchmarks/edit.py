@@ -25,11 +25,13 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, GPTJConfig,
 
 import factlab as fl
 from factlab.data.well_known import WELL_KNOWN
+from factlab.editing.configs import ValueConfig
+from factlab.editing.contexts import context_weights
 from factlab.editing.layerwise import _Rows, _write
 from factlab.editing.lookup import prompt_rows, target_rows
 from factlab.editing.memit import least_squares_duals
 from factlab.editing.targets import ValueRequest
-from factlab.editing.value import DEFAULT_CLAMP, OptimisedValue, ValueConfig, optimise_values
+from factlab.editing.value import DEFAULT_CLAMP, OptimisedValue, optimise_values
 from factlab.editing.value_batch import prepare_requests
 from factlab.stats.collect import collect_second_moments
 from factlab.stats.corpus import Corpus
@@ -244,7 +246,7 @@ def spread(lm, requests: list[ValueRequest], layers: range, config: fl.MemitConf
 
     def write():
         facts = [request.fact for request in requests]
-        weights = config.contexts.weights(len(contexts))
+        weights = context_weights(config.contexts, len(contexts))
         rows = _Rows(lm, facts, contexts, weights, layers[0])
         deltas = torch.stack([value.delta.double() for value in values])
         return _write(lm, rows, deltas, list(layers), solve)[0]

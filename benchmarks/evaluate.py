@@ -30,8 +30,9 @@ from factlab.data.records import Record
 from factlab.editing.background import Background
 from factlab.editing.methods import method_named
 from factlab.editing.targets import ValueRequest
+from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.likelihood import Question, _branches
-from factlab.evaluation.measure import MeasureConfig, Yardstick, asks
+from factlab.evaluation.measure import Yardstick, asks
 from factlab.evaluation.measurement import Measurement
 from factlab.tokens import encode_continuation, pad
 

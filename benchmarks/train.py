@@ -21,14 +21,13 @@ from torch.func import functional_call
 
 import factlab as fl
 from factlab.data.load_records import load_records
+from factlab.editing.trained.configs import KeConfig, MendConfig, TrainConfig
 from factlab.editing.trained.examples import examples_of_records
 from factlab.editing.trained.gradients import OuterProducts
-from factlab.editing.trained.ke import KeConfig
 from factlab.editing.trained.losses import losses
-from factlab.editing.trained.mend import MendConfig
 from factlab.editing.trained.sampling import picked
 from factlab.editing.trained.states import States
-from factlab.editing.trained.training import TrainConfig, train_editor
+from factlab.editing.trained.training import train_editor
 
 HEADINGS = ("", "examples per second", "ratio", "GFLOP/s useful", "of torch's product")
 

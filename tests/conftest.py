@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import factlab as fl
-from factlab.architectures import ARCHITECTURES
 from factlab.cli import main
+from factlab.families import ARCHITECTURES
 
 FAMILIES = tuple(ARCHITECTURES)
 # One of each habit: Conv1D, parallel blocks, alibi, flat MLP, gated MLP, norms behind the MLP.

@@ -26,52 +26,52 @@ if TYPE_CHECKING:
     from factlab.data.load_records import save_records as save_records
     from factlab.data.load_references import load_references as load_references
     from factlab.data.records import Record as Record
-    from factlab.editing.alphaedit import AlphaEditConfig as AlphaEditConfig
     from factlab.editing.alphaedit import alphaedit as alphaedit
     from factlab.editing.background import Background as Background
     from factlab.editing.compare import ModelDiff as ModelDiff
     from factlab.editing.compare import compare as compare
-    from factlab.editing.contexts import ContextConfig as ContextConfig
+    from factlab.editing.configs import AlphaEditConfig as AlphaEditConfig
+    from factlab.editing.configs import ContextConfig as ContextConfig
+    from factlab.editing.configs import EmmetConfig as EmmetConfig
+    from factlab.editing.configs import FineTuneConfig as FineTuneConfig
+    from factlab.editing.configs import KnConfig as KnConfig
+    from factlab.editing.configs import MemitConfig as MemitConfig
+    from factlab.editing.configs import NeuronConfig as NeuronConfig
+    from factlab.editing.configs import RomeConfig as RomeConfig
+    from factlab.editing.configs import ValueConfig as ValueConfig
     from factlab.editing.edit import Edit as Edit
-    from factlab.editing.emmet import EmmetConfig as EmmetConfig
     from factlab.editing.emmet import emmet as emmet
-    from factlab.editing.fine_tune import FineTuneConfig as FineTuneConfig
     from factlab.editing.fine_tune import fine_tune as fine_tune
     from factlab.editing.fine_tune import fine_tune_each as fine_tune_each
-    from factlab.editing.kn import KnConfig as KnConfig
     from factlab.editing.kn import kn as kn
     from factlab.editing.kn import kn_each as kn_each
     from factlab.editing.many import EditRun as EditRun
     from factlab.editing.many import edit_each as edit_each
     from factlab.editing.many import edit_sequence as edit_sequence
     from factlab.editing.many import edit_together as edit_together
-    from factlab.editing.memit import MemitConfig as MemitConfig
     from factlab.editing.memit import memit as memit
     from factlab.editing.memit import memit_each as memit_each
     from factlab.editing.neuron_choice import prob_with_scaled as prob_with_scaled
     from factlab.editing.neuron_choice import shared_neurons as shared_neurons
     from factlab.editing.neurons import Neuron as Neuron
     from factlab.editing.neurons import NeuronAttribution as NeuronAttribution
-    from factlab.editing.neurons import NeuronConfig as NeuronConfig
     from factlab.editing.neurons import attribute_neurons as attribute_neurons
     from factlab.editing.neurons import attribute_neurons_each as attribute_neurons_each
-    from factlab.editing.rome import RomeConfig as RomeConfig
     from factlab.editing.rome import rome as rome
     from factlab.editing.rome import rome_each as rome_each
     from factlab.editing.stack import combine as combine
     from factlab.editing.targets import said_before as said_before
-    from factlab.editing.trained.editor import TrainedEditConfig as TrainedEditConfig
+    from factlab.editing.trained.configs import KeConfig as KeConfig
+    from factlab.editing.trained.configs import MendConfig as MendConfig
+    from factlab.editing.trained.configs import TrainConfig as TrainConfig
+    from factlab.editing.trained.configs import TrainedEditConfig as TrainedEditConfig
     from factlab.editing.trained.editor import TrainedEditor as TrainedEditor
     from factlab.editing.trained.examples import examples_of_records as examples_of_records
     from factlab.editing.trained.examples import examples_of_text as examples_of_text
-    from factlab.editing.trained.ke import KeConfig as KeConfig
-    from factlab.editing.trained.mend import MendConfig as MendConfig
     from factlab.editing.trained.store import load_editor as load_editor
-    from factlab.editing.trained.training import TrainConfig as TrainConfig
     from factlab.editing.trained.training import train_editor as train_editor
-    from factlab.editing.value import ValueConfig as ValueConfig
     from factlab.errors import FactlabError as FactlabError
-    from factlab.evaluation.measure import MeasureConfig as MeasureConfig
+    from factlab.evaluation.configs import MeasureConfig as MeasureConfig
     from factlab.evaluation.report import EvalReport as EvalReport
     from factlab.evaluation.report import build_report as build_report
     from factlab.evaluation.runner import evaluate as evaluate
@@ -89,68 +89,68 @@ if TYPE_CHECKING:
     from factlab.models.language_model import LanguageModel as LanguageModel
     from factlab.models.load import load as load
     from factlab.models.tiny import tiny_model as tiny_model
+    from factlab.stats.configs import StatsConfig as StatsConfig
     from factlab.stats.moments import SecondMoment as SecondMoment
-    from factlab.stats.store import StatsConfig as StatsConfig
     from factlab.stats.store import second_moments as second_moments
     from factlab.tracing.average import AverageTrace as AverageTrace
     from factlab.tracing.average_run import average_trace as average_trace
-    from factlab.tracing.corruption import GaussianNoise as GaussianNoise
-    from factlab.tracing.corruption import MultivariateNoise as MultivariateNoise
-    from factlab.tracing.corruption import StudentNoise as StudentNoise
-    from factlab.tracing.corruption import Substitution as Substitution
-    from factlab.tracing.corruption import UniformNoise as UniformNoise
+    from factlab.tracing.configs import TraceConfig as TraceConfig
+    from factlab.tracing.corruption_kinds import GaussianNoise as GaussianNoise
+    from factlab.tracing.corruption_kinds import MultivariateNoise as MultivariateNoise
+    from factlab.tracing.corruption_kinds import StudentNoise as StudentNoise
+    from factlab.tracing.corruption_kinds import Substitution as Substitution
+    from factlab.tracing.corruption_kinds import UniformNoise as UniformNoise
     from factlab.tracing.knowns import build_known as build_known
     from factlab.tracing.knowns import knows as knows
     from factlab.tracing.layers import LayerChoice as LayerChoice
     from factlab.tracing.layers import recommend_layer as recommend_layer
     from factlab.tracing.result import CausalTrace as CausalTrace
-    from factlab.tracing.result import TraceConfig as TraceConfig
     from factlab.tracing.trace import causal_trace as causal_trace
 
 _HOMES = {
-    "AlphaEditConfig": "editing.alphaedit",
+    "AlphaEditConfig": "editing.configs",
     "AverageTrace": "tracing.average",
     "Background": "editing.background",
     "CausalTrace": "tracing.result",
-    "ContextConfig": "editing.contexts",
+    "ContextConfig": "editing.configs",
     "Edit": "editing.edit",
     "EditRun": "editing.many",
-    "EmmetConfig": "editing.emmet",
+    "EmmetConfig": "editing.configs",
     "EvalReport": "evaluation.report",
     "Fact": "facts",
     "FactlabError": "errors",
-    "FineTuneConfig": "editing.fine_tune",
-    "GaussianNoise": "tracing.corruption",
-    "KeConfig": "editing.trained.ke",
-    "KnConfig": "editing.kn",
+    "FineTuneConfig": "editing.configs",
+    "GaussianNoise": "tracing.corruption_kinds",
+    "KeConfig": "editing.trained.configs",
+    "KnConfig": "editing.configs",
     "KnownFact": "data.known",
     "LanguageModel": "models.language_model",
     "LayerChoice": "tracing.layers",
-    "MeasureConfig": "evaluation.measure",
-    "MemitConfig": "editing.memit",
-    "MendConfig": "editing.trained.mend",
+    "MeasureConfig": "evaluation.configs",
+    "MemitConfig": "editing.configs",
+    "MendConfig": "editing.trained.configs",
     "ModelDiff": "editing.compare",
-    "MultivariateNoise": "tracing.corruption",
+    "MultivariateNoise": "tracing.corruption_kinds",
     "Neuron": "editing.neurons",
     "NeuronAttribution": "editing.neurons",
-    "NeuronConfig": "editing.neurons",
+    "NeuronConfig": "editing.configs",
     "Record": "data.records",
-    "RomeConfig": "editing.rome",
+    "RomeConfig": "editing.configs",
     "Run": "evaluation.saved_run",
     "SecondMoment": "stats.moments",
     "Shard": "journal",
     "Site": "hooks",
-    "StatsConfig": "stats.store",
+    "StatsConfig": "stats.configs",
     "Stream": "hooks",
-    "StudentNoise": "tracing.corruption",
-    "Substitution": "tracing.corruption",
+    "StudentNoise": "tracing.corruption_kinds",
+    "Substitution": "tracing.corruption_kinds",
     "Sweep": "evaluation.sweep",
-    "TraceConfig": "tracing.result",
-    "TrainConfig": "editing.trained.training",
-    "TrainedEditConfig": "editing.trained.editor",
+    "TraceConfig": "tracing.configs",
+    "TrainConfig": "editing.trained.configs",
+    "TrainedEditConfig": "editing.trained.configs",
     "TrainedEditor": "editing.trained.editor",
-    "UniformNoise": "tracing.corruption",
-    "ValueConfig": "editing.value",
+    "UniformNoise": "tracing.corruption_kinds",
+    "ValueConfig": "editing.configs",
     "alphaedit": "editing.alphaedit",
     "attribute_neurons": "editing.neurons",
     "attribute_neurons_each": "editing.neurons",

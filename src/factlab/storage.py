@@ -11,14 +11,15 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from factlab.errors import FactlabError, StorageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 JsonValue = None | bool | int | float | str | list[Any] | dict[str, Any]
 
@@ -161,14 +162,16 @@ def read_json(path: Path) -> dict[str, JsonValue]:
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+    path: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write a safetensors file, atomically."""
+    from safetensors.torch import save_file  # noqa: PLC0415 - text files need no PyTorch
+
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(path, lambda temporary: save_file(ready, temporary, dict(metadata or {})))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def read_tensors(path: Path) -> "tuple[dict[str, Tensor], dict[str, str]]":
     """Read a safetensors file: its tensors (on the CPU) and its metadata.
 
     Raises:

@@ -6,13 +6,14 @@ import torch
 import factlab as fl
 from conftest import FAMILIES, SINGLE_INSIDE
 from factlab.editing.alphaedit import null_space, null_space_duals
-from factlab.editing.contexts import ContextConfig
+from factlab.editing.configs import ContextConfig, ValueConfig
+from factlab.editing.contexts import context_weights
 from factlab.editing.emmet import equality_duals
 from factlab.editing.lookup import keys_and_outputs, mean_keys, prompt_rows
 from factlab.editing.memit import least_squares_duals
 from factlab.editing.rank_one import rank_one_factors
 from factlab.editing.targets import ValueRequest
-from factlab.editing.value import ValueConfig, optimise_values
+from factlab.editing.value import optimise_values
 from factlab.errors import InvalidRequestError
 
 FACTS = [
@@ -110,7 +111,7 @@ def test_memit_against_algorithm_1_step_by_step(make_model, family):
     known = background(lm)
     edit = fl.memit(lm, FACTS, config, known)
     contexts = known.contexts(lm, config.contexts)
-    weights = config.contexts.weights(len(contexts))
+    weights = context_weights(config.contexts, len(contexts))
     rows = [row for fact in FACTS for row in prompt_rows(lm, fact, [""])]
 
     def outputs() -> torch.Tensor:

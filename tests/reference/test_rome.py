@@ -6,11 +6,12 @@ from torch import Tensor
 
 import factlab as fl
 from conftest import FAMILIES, HABITS, SINGLE_INSIDE
-from factlab.editing.contexts import ContextConfig, sample_contexts
+from factlab.editing.configs import ContextConfig, ValueConfig
+from factlab.editing.contexts import context_weights, sample_contexts
 from factlab.editing.lookup import keys_and_outputs, prompt_rows
 from factlab.editing.rank_one import rank_one_factors
 from factlab.editing.targets import ValueRequest
-from factlab.editing.value import OptimisedValue, ValueConfig, optimise_values
+from factlab.editing.value import OptimisedValue, optimise_values
 from factlab.errors import (
     EditError,
     InvalidRequestError,
@@ -280,9 +281,9 @@ def test_legacy_uses_the_bare_key_where_the_original_code_does(make_model):
 
 
 def test_weights_of_the_mean_key():
-    assert ContextConfig().weights(5).tolist() == [0.5, 0.125, 0.125, 0.125, 0.125]
-    assert ContextConfig(bare_weight=None).weights(4).tolist() == [0.25] * 4
-    assert ContextConfig().weights(1).tolist() == [1.0]
+    assert context_weights(ContextConfig(), 5).tolist() == [0.5, 0.125, 0.125, 0.125, 0.125]
+    assert context_weights(ContextConfig(bare_weight=None), 4).tolist() == [0.25] * 4
+    assert context_weights(ContextConfig(), 1).tolist() == [1.0]
 
 
 def test_same_seed_same_bytes(make_model, tmp_path):

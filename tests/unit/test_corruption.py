@@ -6,7 +6,8 @@ import torch
 import factlab as fl
 from factlab.errors import InvalidRequestError, TokenizationError
 from factlab.facts import TokenSpan
-from factlab.tracing.corruption import draw_noise, parse_corruption, put_noise, with_level
+from factlab.tracing.corruption import draw_noise, put_noise, with_level
+from factlab.tracing.corruption_kinds import parse_corruption
 
 SHAPE = (4, 2)  # samples, tokens
 

@@ -6,8 +6,9 @@ from test_mend import batch_of
 
 import factlab as fl
 from conftest import HABITS
+from factlab.editing.trained.configs import KeConfig
 from factlab.editing.trained.gradients import last_matrices, token_gradients
-from factlab.editing.trained.ke import Ke, KeConfig
+from factlab.editing.trained.ke import Ke
 
 
 def embedded(lm, batch):

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from pydantic import ValidationError
 
 import factlab as fl
 from conftest import FAMILIES
@@ -213,5 +212,5 @@ def test_what_cannot_be_done(make_model, monkeypatch):
     [{"threshold": 1.0}, {"threshold": -0.1}, {"share": 0}, {"max_neurons": 0}, {"lambda_": 1}],
 )
 def test_settings_that_make_no_sense(wrong):
-    with pytest.raises(ValidationError):
+    with pytest.raises(InvalidRequestError):
         fl.KnConfig(**wrong)

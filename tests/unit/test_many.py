@@ -5,7 +5,8 @@ import torch
 
 import factlab as fl
 from factlab.editing import methods
-from factlab.editing.value import ValueConfig
+from factlab.editing.configs import ValueConfig
+from factlab.editing.contexts import context_weights
 from factlab.errors import EditError, InvalidRequestError
 
 FACTS = [
@@ -96,7 +97,7 @@ def test_alphaedit_protects_what_a_sequence_wrote(lm, background):
     contexts = background.contexts(lm, config.contexts)
     from factlab.editing.lookup import mean_keys
 
-    weights = config.contexts.weights(len(contexts))
+    weights = context_weights(config.contexts, len(contexts))
     old = mean_keys(lm, FACTS[:1], contexts, 0, weights).keys[0]
     cpu = torch.device("cpu")
     touched = [

@@ -11,8 +11,9 @@ from tiny_records import FT, MEMIT, REFERENCES, ROME, background, make_record, m
 from conftest import HABITS
 from factlab.editing.methods import method_named
 from factlab.errors import InvalidRequestError, TokenizationError
+from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.likelihood import Question, hear
-from factlab.evaluation.measure import MeasureConfig, Yardstick, is_finite
+from factlab.evaluation.measure import Yardstick, is_finite
 from factlab.evaluation.measurement import Drift
 from factlab.evaluation.row_edits import RowEdits
 from factlab.models.generation import cache_bytes_per_token, generate_ids

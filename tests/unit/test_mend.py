@@ -8,9 +8,10 @@ import torch
 import factlab as fl
 from conftest import FAMILIES, HABITS, SINGLE_INSIDE
 from factlab.editing.trained.carried import carrying
+from factlab.editing.trained.configs import MendConfig
 from factlab.editing.trained.gradients import last_matrices, target_nll_of, token_gradients
 from factlab.editing.trained.losses import changes_of
-from factlab.editing.trained.mend import Mend, MendConfig, RunningScale
+from factlab.editing.trained.mend import Mend, RunningScale
 from factlab.editing.trained.states import Reading, States
 from factlab.models.substitution import substituted
 

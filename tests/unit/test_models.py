@@ -244,7 +244,7 @@ def test_layer_out_of_range(make_model):
 
 @pytest.mark.parametrize("family", HABITS)
 def test_an_unlisted_family_is_discovered(make_model, family, monkeypatch):
-    from factlab.architectures import ARCHITECTURES
+    from factlab.families import ARCHITECTURES
 
     known = make_model(family)
     monkeypatch.delitem(ARCHITECTURES, family)

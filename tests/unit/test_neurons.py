@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 from PIL import Image
-from pydantic import ValidationError
 
 import factlab as fl
+from factlab.editing.neurons import quadrature_of
 from factlab.editing.quadrature import Quadrature
 from factlab.errors import EditError, InvalidRequestError, StorageError, TokenizationError
 
@@ -128,7 +128,7 @@ def test_what_cannot_be_attributed(make_model, args, error, message):
     "wrong", [{"steps": 0}, {"rule": "simpson"}, {"tolerance": 0}, {"step": 1}]
 )
 def test_settings_that_make_no_sense(wrong):
-    with pytest.raises(ValidationError):
+    with pytest.raises(InvalidRequestError):
         fl.NeuronConfig(**wrong)
 
 
@@ -222,6 +222,6 @@ def test_the_picture(found, tmp_path):
 
 def test_nothing_is_integrated_more_exactly_than_the_model_computes():
     config = fl.NeuronConfig(tolerance=0.01)
-    assert config.quadrature(torch.float32).tolerance == 0.01
-    assert config.quadrature(torch.bfloat16).tolerance > 0.03
-    assert fl.NeuronConfig(tolerance=None).quadrature(torch.bfloat16).tolerance is None
+    assert quadrature_of(config, torch.float32).tolerance == 0.01
+    assert quadrature_of(config, torch.bfloat16).tolerance > 0.03
+    assert quadrature_of(fl.NeuronConfig(tolerance=None), torch.bfloat16).tolerance is None

@@ -25,7 +25,8 @@ from tiny_records import (
 import factlab as fl
 from factlab.editing.methods import METHODS, method_named
 from factlab.errors import EditError, InvalidRequestError, StorageError
-from factlab.evaluation.measure import MeasureConfig, Yardstick
+from factlab.evaluation.configs import MeasureConfig
+from factlab.evaluation.measure import Yardstick
 from factlab.evaluation.measurement import Measurement
 from factlab.evaluation.runner import evaluate
 

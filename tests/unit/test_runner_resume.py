@@ -25,7 +25,8 @@ from tiny_records import (
 )
 
 from factlab.errors import StorageError
-from factlab.evaluation.measure import MeasureConfig, Yardstick
+from factlab.evaluation.configs import MeasureConfig
+from factlab.evaluation.measure import Yardstick
 from factlab.evaluation.runner import _blocks, evaluate
 from factlab.evaluation.saved_run import load_run
 from factlab.journal import Journal, Shard, Writer, merge

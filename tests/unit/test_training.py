@@ -9,16 +9,14 @@ import transformers
 
 import factlab as fl
 from factlab.data.records import Record
+from factlab.editing.trained.configs import KeConfig, MendConfig, TrainConfig, TrainedEditConfig
 from factlab.editing.trained.curve import plot_curve
-from factlab.editing.trained.editor import TrainedEditConfig
 from factlab.editing.trained.examples import examples_of_records, examples_of_text
-from factlab.editing.trained.ke import KeConfig
 from factlab.editing.trained.losses import losses
-from factlab.editing.trained.mend import MendConfig
 from factlab.editing.trained.sampling import picked
 from factlab.editing.trained.states import States
 from factlab.editing.trained.store import load_editor
-from factlab.editing.trained.training import TrainConfig, train_editor
+from factlab.editing.trained.training import train_editor
 from factlab.models.tiny import tiny_tokenizer
 from factlab.stats.corpus import Corpus
 from factlab.storage import read_tensors, write_tensors

@@ -4,7 +4,7 @@ import torch
 
 import factlab as fl
 from factlab.data.records import Record, Reference, References
-from factlab.evaluation.measure import MeasureConfig
+from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.report import build_report
 from factlab.evaluation.report_formats import to_json, to_markdown
 

@@ -109,7 +109,7 @@ def evaluate(
     """
     from factlab.data.load_records import load_records
     from factlab.data.shipped import Shipped
-    from factlab.evaluation.measure import MeasureConfig
+    from factlab.evaluation.configs import MeasureConfig
     from factlab.evaluation.runner import evaluate as run
     from factlab.journal import Shard
 

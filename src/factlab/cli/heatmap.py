@@ -4,7 +4,8 @@ from math import isnan
 
 from rich.text import Text
 
-from factlab.tracing.result import KIND_NAMES, WINDOWED, CausalTrace
+from factlab.tracing.configs import KIND_NAMES, WINDOWED
+from factlab.tracing.result import CausalTrace
 
 _SHADES = " ░▒▓█"
 _HUES = {

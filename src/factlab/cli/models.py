@@ -15,7 +15,7 @@ def models(session: Session) -> None:
     """List the model families in the table; `factlab methods` lists presets."""
     from dataclasses import asdict
 
-    from factlab.architectures import ARCHITECTURES
+    from factlab.families import ARCHITECTURES
 
     rows = [[a.family, a.layers, a.attn_out, a.mlp_out] for a in ARCHITECTURES.values()]
     session.say(table(["family", "layers", "attention output", "MLP output"], rows))

@@ -52,8 +52,9 @@ def neurons(
     """Find the knowledge neurons of a fact, and what the model says without them."""
     from dataclasses import asdict
 
+    from factlab.editing.configs import NeuronConfig
     from factlab.editing.neuron_choice import check_choice, prob_with_scaled, shared_neurons
-    from factlab.editing.neurons import NeuronConfig, attribute_neurons_each
+    from factlab.editing.neurons import attribute_neurons_each
     from factlab.storage import check_writable
     from factlab.tracing.plot import check_picture_path
 

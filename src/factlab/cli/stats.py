@@ -34,8 +34,9 @@ def stats(
     import torch
 
     from factlab.editing.presets import preset_of
+    from factlab.stats.configs import StatsConfig
     from factlab.stats.corpus import corpus_from_dataset, corpus_from_files
-    from factlab.stats.store import StatsConfig, second_moments
+    from factlab.stats.store import second_moments
     from factlab.storage import check_writable
 
     config = validated(StatsConfig, tokens_per_dim=tokens_per_dim, seed=seed)

@@ -21,7 +21,7 @@ from factlab.errors import InvalidRequestError, nearest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from factlab.editing.lookup import LookupToken
+    from factlab.editing.configs import LookupToken
     from factlab.evaluation.sweep import Sweep
     from factlab.models.language_model import LanguageModel
     from factlab.progress import ProgressCallback
@@ -58,8 +58,8 @@ def sweep(
 ) -> None:  # fmt: skip
     """Edit with ROME at every layer and token, and score it beside the averaged causal trace."""
     from factlab.data.load_records import load_records
+    from factlab.editing.configs import RomeConfig
     from factlab.editing.methods import method_named
-    from factlab.editing.rome import RomeConfig
     from factlab.evaluation.sweep import sweep as run
     from factlab.tracing.average import AverageTrace
 
@@ -95,8 +95,8 @@ def _traced(
     """The averaged trace of well-known facts; none if the model knows none of them."""
     from factlab.data.well_known import WELL_KNOWN
     from factlab.tracing.average_run import average_trace
+    from factlab.tracing.configs import TraceConfig
     from factlab.tracing.knowns import knows
-    from factlab.tracing.result import TraceConfig
 
     if not any(knows(lm, WELL_KNOWN)):
         session.say("No trace beside the scores: the model knows none of the well-known facts.")

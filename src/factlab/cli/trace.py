@@ -93,7 +93,7 @@ def trace(
 
 
 def _sentence(result: "CausalTrace", subject: str, asked: bool) -> str:
-    from factlab.tracing.corruption import Substitution
+    from factlab.tracing.corruption_kinds import Substitution
 
     verb = "gives" if asked else "answers"
     corruption = result.config.corruption

@@ -99,7 +99,7 @@ _REASONS_SHOWN = 5
 
 def _finish(session: Session, average: "AverageTrace", out: Path) -> None:
     from factlab.tracing.average import GROUPS, LAST, LAST_SUBJECT
-    from factlab.tracing.result import KIND_NAMES
+    from factlab.tracing.configs import KIND_NAMES
 
     average.save(out)
     effect = average.total_effect

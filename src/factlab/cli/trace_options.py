@@ -10,7 +10,7 @@ from factlab.cli.session import validated
 from factlab.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from factlab.tracing.result import TraceConfig
+    from factlab.tracing.configs import TraceConfig
 
 
 class OrdinaryKind(StrEnum):
@@ -111,8 +111,8 @@ def trace_config(
     Raises:
         InvalidRequestError: an option makes no sense, alone or with another.
     """
-    from factlab.tracing.corruption import parse_corruption
-    from factlab.tracing.result import TraceConfig
+    from factlab.tracing.configs import TraceConfig
+    from factlab.tracing.corruption_kinds import parse_corruption
 
     if severed and kind and kind != [OrdinaryKind.BLOCK]:
         raise InvalidRequestError(

@@ -12,7 +12,7 @@ from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError, nearest
 
 if TYPE_CHECKING:
-    from factlab.editing.trained.editor import NetworkConfig
+    from factlab.editing.trained.configs import NetworkConfig
     from factlab.editing.trained.examples import TrainingSet
     from factlab.editing.trained.training import Trained
     from factlab.models.language_model import LanguageModel
@@ -87,13 +87,13 @@ def train(
     """
     from factlab.data.load_records import load_records
     from factlab.data.split import check_shares
+    from factlab.editing.trained.configs import TrainConfig
     from factlab.editing.trained.curve import plot_curve
-    from factlab.editing.trained.editor import KINDS
     from factlab.editing.trained.examples import examples_of_records, examples_of_text
     from factlab.editing.trained.gradients import last_matrices
-    from factlab.editing.trained.training import TrainConfig
     from factlab.editing.trained.training import train_editor as run
     from factlab.journal import check_new
+    from factlab.tracing.configs import KINDS
 
     if kind not in KINDS:
         raise InvalidRequestError(f"No trained editor is called '{kind}'.{nearest(kind, KINDS)} "
@@ -164,8 +164,7 @@ def _settings(path: Path | None) -> dict[str, Any]:
 
 
 def _network(kind: str, values: Any, seed: int) -> "NetworkConfig":
-    from factlab.editing.trained.ke import KeConfig
-    from factlab.editing.trained.mend import MendConfig
+    from factlab.editing.trained.configs import KeConfig, MendConfig
 
     if not isinstance(values, dict):
         raise InvalidRequestError("'network' in the settings must be a table: write [network].")

@@ -16,9 +16,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from factlab.architectures import ARCHITECTURES, layout_of
+from factlab.architectures import layout_of
 from factlab.editing.update import LowRankUpdate, Update, factors, summed
 from factlab.errors import EditError, StorageError, UnsupportedModelError
+from factlab.families import ARCHITECTURES
 from factlab.models.decoder import Decoder
 from factlab.storage import (
     folder_written_atomically,

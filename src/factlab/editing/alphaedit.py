@@ -13,15 +13,15 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from factlab.editing.background import Background
+from factlab.editing.configs import AlphaEditConfig
+from factlab.editing.contexts import context_weights
 from factlab.editing.edit import Edit
 from factlab.editing.layerwise import (
     LAYER_CLAMP,
     Keys,
-    LayerwiseConfig,
     settled,
     write_facts,
 )
@@ -32,18 +32,6 @@ from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.stats.moments import SecondMoment
-
-
-class AlphaEditConfig(LayerwiseConfig):
-    """Settings of AlphaEdit; its layers are MEMIT's.
-
-    Attributes:
-        null_share: how much of C, as a share of its trace, the directions hold that may change.
-        ridge: ε, as a share of the mean squared length of the projected keys.
-    """
-
-    null_share: float = Field(default=0.2, gt=0, le=1)
-    ridge: PositiveFloat = 0.1
 
 
 def alphaedit(
@@ -66,7 +54,11 @@ def alphaedit(
     # A fact that is written anew is not protected from it.
     replaced = {(fact.template, fact.subject) for fact in facts}
     past = [f for f in background.past_facts if (f.template, f.subject) not in replaced]
-    weights, share, ridge = config.contexts.weights(len(contexts)), config.null_share, config.ridge
+    weights, share, ridge = (
+        context_weights(config.contexts, len(contexts)),
+        config.null_share,
+        config.ridge,
+    )
 
     def dual_keys(layer: int, keys: Keys) -> Keys:
         basis = null_space(moments[layer], share)

@@ -3,13 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from factlab.editing.contexts import ContextConfig, sample_contexts
+from factlab.editing.configs import ContextConfig
+from factlab.editing.contexts import sample_contexts
 from factlab.errors import InvalidRequestError
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
+from factlab.stats.configs import StatsConfig
 from factlab.stats.moments import SecondMoment
-from factlab.stats.store import StatsConfig, second_moments
+from factlab.stats.store import second_moments
 
 
 @dataclass(slots=True)

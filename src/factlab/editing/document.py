@@ -6,10 +6,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from factlab.architectures import Layout
 from factlab.editing.update import DenseUpdate, LowRankUpdate, Update
 from factlab.errors import EditError, FactlabError, StorageError
 from factlab.facts import Fact
+from factlab.families import Layout
 from factlab.models.decoder import Decoder
 from factlab.storage import (
     folder_written_atomically,

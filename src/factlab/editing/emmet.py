@@ -13,11 +13,11 @@ ill-conditioned; a little damping keeps the change small there.
 from collections.abc import Sequence
 
 import torch
-from pydantic import NonNegativeFloat
 
 from factlab.editing.background import Background
+from factlab.editing.configs import EmmetConfig
 from factlab.editing.edit import Edit
-from factlab.editing.layerwise import Keys, LayerwiseConfig, settled, write_facts
+from factlab.editing.layerwise import Keys, settled, write_facts
 from factlab.editing.presets import memit_layers, preset_of, rome_layer
 from factlab.editing.targets import first_fact
 from factlab.editing.value import DEFAULT_CLAMP
@@ -26,17 +26,6 @@ from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.stats.moments import SecondMoment
-
-
-class EmmetConfig(LayerwiseConfig):
-    """Settings of EMMET; by default it edits ROME's layer.
-
-    Attributes:
-        damping: added to the diagonal of K₁ᵀC⁻¹K₁, as a share of its mean. 0 stores every pair to
-            the last digit.
-    """
-
-    damping: NonNegativeFloat = 0.01
 
 
 def emmet(

@@ -18,11 +18,11 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from factlab.data.fact_files import check_conflicts
 from factlab.editing.adam import Adam
+from factlab.editing.configs import FineTuneConfig
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.presets import fine_tune_place
 from factlab.editing.targets import ValueRequest, target_logprobs, target_nll, value_requests
@@ -42,31 +42,6 @@ Weights = dict[str, Tensor]
 
 # Entries of weights that are tuned at once; five tensors of so many are held.
 _ENTRIES = 2**25
-
-
-class FineTuneConfig(BaseModel):
-    """Settings of FT, FT+L and AttnEdit.
-
-    Attributes:
-        layer: 0-based; by default the preset's.
-        epsilon: bound on the change of every entry; by default the preset's. FT has none.
-        steps: most evaluations of the loss.
-        learning_rate: of Adam; by default 5e-4, and 1e-3 for AttnEdit.
-        stop_nll: stop when the target's NLL is below this (0.01 in the code; the paper has 0.03).
-        erase: make the true target improbable instead of a new one probable.
-        max_batch_tokens: tokens that go through the model together, of facts with weights of their
-            own or of one set of weights. Bounds memory and changes no result.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    layer: int | None = Field(default=None, ge=0)
-    epsilon: PositiveFloat | None = None
-    steps: PositiveInt = 25
-    learning_rate: PositiveFloat | None = None
-    stop_nll: NonNegativeFloat = 0.01
-    erase: bool = False
-    max_batch_tokens: PositiveInt = 1024
 
 
 def fine_tune(

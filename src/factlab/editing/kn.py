@@ -17,22 +17,18 @@ so do the defaults. Nothing is optimised: whether the model then says the new an
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from factlab.data.fact_files import check_conflicts
 from factlab.editing.background import Background
+from factlab.editing.configs import KnConfig, NeuronConfig
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.neuron_choice import prob_with_scaled, shared_neurons
-from factlab.editing.neurons import (
-    Neuron,
-    NeuronConfig,
-    attribute_neurons_each,
-)
+from factlab.editing.neurons import Neuron, attribute_neurons_each
 from factlab.editing.targets import check_targets
 from factlab.editing.update import LowRankUpdate
 from factlab.errors import InvalidRequestError, UnsupportedModelError
@@ -40,57 +36,6 @@ from factlab.facts import SLOT, Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.tokens import encode_continuation
-
-
-class KnConfig(NeuronConfig):
-    """Settings of KN, besides those of the attribution.
-
-    Attributes:
-        threshold: a prompt's neurons are those above this share of its largest attribution.
-        share: of several prompts for a fact, in how many a neuron must be; see `shared_neurons`.
-        max_neurons: keep the strongest so many of a fact; by default all.
-        lambda_old: λ₁, how much of the old answer to take out.
-        lambda_new: λ₂, how much of the new one to put in.
-        lambda_unit: what λ counts: lengths of the neuron's own value, as in the paper's code; or
-            embeddings as they are, as in its equation and in the ROME paper's code.
-        embedding: of the answers. Values are read by the output embedding, whose row for a token is
-            the direction that raises its logit; the input embedding is another matrix in models
-            that do not tie the two, and means nothing there.
-        pooling: of an answer's tokens: their `mean`, or their `sum` (ROME's code).
-        old: the old answer: `true`, the fact's `target_true` if it has one; or `said`, the model's
-            most probable next token.
-        erase: only take the old answer out.
-    """
-
-    threshold: float = Field(default=0.2, ge=0, lt=1)
-    share: float = Field(default=0.7, gt=0, le=1)
-    max_neurons: PositiveInt | None = None
-    lambda_old: NonNegativeFloat = 1.0
-    lambda_new: NonNegativeFloat = 8.0
-    lambda_unit: Literal["value", "embedding"] = "value"
-    embedding: Literal["output", "input"] = "output"
-    pooling: Literal["mean", "sum"] = "mean"
-    old: Literal["true", "said"] = "true"
-    erase: bool = False
-
-    @classmethod
-    def published(cls) -> "KnConfig":
-        """What the ROME paper's code does to GPT-2: −2 of the token said, +1 of each new token.
-
-        But for two things: it drops the answers' leading space, and takes neurons before the
-        activation.
-        """
-        return cls(
-            steps=20,
-            rule="closed",
-            tolerance=None,
-            lambda_old=2.0,
-            lambda_new=1.0,
-            lambda_unit="embedding",
-            embedding="input",
-            pooling="sum",
-            old="said",
-        )
 
 
 def kn(

@@ -22,49 +22,28 @@ from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 from torch import Tensor
 
 from factlab.data.fact_files import check_conflicts
 from factlab.editing.background import Background
-from factlab.editing.contexts import ContextConfig
+from factlab.editing.configs import LayerwiseConfig
+from factlab.editing.contexts import context_weights
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.lookup import BATCH_TOKENS, LookupRow, prompt_rows
 from factlab.editing.targets import value_requests
 from factlab.editing.update import DenseUpdate, LowRankUpdate, Update
-from factlab.editing.value import OptimisedValue, ValueConfig, optimise_values
+from factlab.editing.value import OptimisedValue, optimise_values
 from factlab.facts import Fact
 from factlab.hooks import Site, Stream, record
 from factlab.models.decoder import Decoder
 from factlab.models.language_model import LanguageModel
 from factlab.models.substitution import substituted
 from factlab.progress import ProgressCallback
-from factlab.stats.store import StatsConfig
 from factlab.tokens import groups, pad
 
 Keys = Float[Tensor, "fact d_mlp"]
 # From the layer and the keys there: the dual keys.
 DualKeys = Callable[[int, Keys], Keys]
-
-
-class LayerwiseConfig(BaseModel):
-    """What the methods of this kind have in common.
-
-    Attributes:
-        layers: 0-based, ascending; by default those of the model's preset, or recommended ones.
-        value: optimisation of δ at the output of the last of them.
-        contexts: texts before the prompt.
-        stats: how much text to collect C from, if it is not at hand.
-        erase: make the true targets improbable instead of new ones probable.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    layers: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
-    value: ValueConfig = ValueConfig()
-    contexts: ContextConfig = ContextConfig()
-    stats: StatsConfig = StatsConfig()
-    erase: bool = False
 
 
 # ‖δ‖ at a layer's output is kept below this share of the state's norm (MEMIT's code).
@@ -114,7 +93,7 @@ def write_facts(
         check_conflicts(facts)
     layers = list(config.layers or ())
     contexts = background.contexts(lm, config.contexts)
-    weights = config.contexts.weights(len(contexts))
+    weights = context_weights(config.contexts, len(contexts))
     top = Site(layers[-1], Stream.BLOCK)
     values = optimise_values(lm, requests, contexts, top, config.value, progress)
     base, edits = BaseModelInfo.of(lm), list[Edit]()

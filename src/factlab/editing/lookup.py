@@ -2,20 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from factlab.editing.configs import LookupToken
 from factlab.errors import TokenizationError
 from factlab.facts import Fact, TokenSpan
 from factlab.hooks import Site, Stream, record
 from factlab.models.decoder import Decoder
 from factlab.tokens import encode, encode_continuation, groups, pad, subject_span
-
-# Which token is looked up. The paper's methods use the subject's last; figure 5 tries all four.
-LookupToken = Literal["first", "last", "first_after_last", "end"]
 
 # Tokens per batch where no gradients are kept.
 BATCH_TOKENS = 4096

@@ -12,14 +12,13 @@ How the facts are spread over layers is told in `layerwise`.
 from collections.abc import Sequence
 
 import torch
-from pydantic import PositiveFloat
 
 from factlab.editing.background import Background
+from factlab.editing.configs import MemitConfig
 from factlab.editing.edit import Edit
 from factlab.editing.layerwise import (
     LAYER_CLAMP,
     Keys,
-    LayerwiseConfig,
     settled,
     write_facts,
 )
@@ -29,17 +28,6 @@ from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.stats.moments import SecondMoment
-
-
-class MemitConfig(LayerwiseConfig):
-    """Settings of MEMIT.
-
-    Attributes:
-        second_moment_weight: λ, how much the old keys count against one new fact; by default the
-            preset's.
-    """
-
-    second_moment_weight: PositiveFloat = 15_000.0
 
 
 def memit(

@@ -12,19 +12,22 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from factlab.editing.alphaedit import AlphaEditConfig, alphaedit
+from factlab.editing.alphaedit import alphaedit
 from factlab.editing.background import Background
-from factlab.editing.edit import Edit
-from factlab.editing.emmet import EmmetConfig, emmet
-from factlab.editing.fine_tune import (
+from factlab.editing.configs import (
+    AlphaEditConfig,
+    EmmetConfig,
     FineTuneConfig,
-    FineTuneMethod,
-    fine_tune,
-    fine_tune_each,
+    KnConfig,
+    MemitConfig,
+    RomeConfig,
 )
-from factlab.editing.kn import KnConfig, kn, kn_each
-from factlab.editing.memit import MemitConfig, memit, memit_each
-from factlab.editing.rome import RomeConfig, rome_each
+from factlab.editing.edit import Edit
+from factlab.editing.emmet import emmet
+from factlab.editing.fine_tune import FineTuneMethod, fine_tune, fine_tune_each
+from factlab.editing.kn import kn, kn_each
+from factlab.editing.memit import memit, memit_each
+from factlab.editing.rome import rome_each
 from factlab.errors import InvalidRequestError, nearest
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel

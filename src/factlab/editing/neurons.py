@@ -24,15 +24,16 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
+from factlab.editing.configs import NeuronConfig
 from factlab.editing.neuron_batch import Question, integrated_gradients
-from factlab.editing.quadrature import Quadrature, Rule
+from factlab.editing.quadrature import Quadrature
 from factlab.errors import InvalidRequestError, StorageError, TokenizationError
 from factlab.facts import Fact
 from factlab.models.decoder import Decoder
@@ -60,47 +61,6 @@ class Neuron:
     layer: int
     index: int
     attribution: float
-
-
-class NeuronConfig(BaseModel):
-    """How to attribute.
-
-    Attributes:
-        steps: m, how many gradients are summed for each layer.
-        rule: where on the way from 0 to w they are taken: `gauss`, Gauss and Legendre's nodes and
-            weights, which with ten are exact to four digits in nearly every layer; `midpoint`
-            (k−½)/m; `right` k/m, the paper's equation; `left` (k−1)/m, its code; `closed`
-            (k−1)/(m−1), the ROME paper's code. The last three err by about half a step.
-        tolerance: layers whose attributions miss P(w) − P(0) by more than this share of P(w) are
-            done again with four times the steps; None for the steps as they are. In bfloat16 at
-            least 3 %: more steps do not help against rounding.
-        max_steps: most of them.
-        answer: attribute the probability of the target's first token, or the product of its tokens'
-            probabilities. The first token is what the last token of the prompt decides.
-        max_batch_tokens: tokens to hold for one backward pass. Bounds memory and changes no result;
-            by default chosen for speed.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    steps: PositiveInt = 10
-    rule: Rule = "gauss"
-    tolerance: PositiveFloat | None = 0.01
-    max_steps: PositiveInt = 640
-    answer: Literal["first_token", "product"] = "first_token"
-    max_batch_tokens: PositiveInt | None = None
-
-    def quadrature(self, dtype: torch.dtype) -> Quadrature:
-        """How to integrate in a model of some dtype, no more exactly than it computes."""
-        tolerance = self.tolerance
-        if tolerance is not None:
-            tolerance = max(tolerance, _ROUNDINGS * torch.finfo(dtype).eps)
-        return Quadrature(self.rule, self.steps, tolerance, self.max_steps)
-
-    @classmethod
-    def published(cls) -> "NeuronConfig":
-        """The paper's equation: 20 steps to the right."""
-        return cls(steps=20, rule="right", tolerance=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +260,7 @@ def attribute_neurons_each(
     ]
     texts = [prompt.prompt if isinstance(prompt, Fact) else prompt for prompt in prompts]
     questions = [_question(lm, *pair, config) for pair in zip(texts, wanted, strict=True)]
-    quadrature = config.quadrature(lm.dtype)
+    quadrature = quadrature_of(config, lm.dtype)
     found = integrated_gradients(lm, questions, quadrature, config.max_batch_tokens, progress)
     fingerprint = lm.live_fingerprint
     results: list[NeuronAttribution] = []
@@ -348,3 +308,11 @@ def _question(lm: Decoder, prompt: str, target: str | None, config: NeuronConfig
     if config.answer == "first_token":
         followed = followed[:1]
     return Question(whole.ids[:n_prompt], followed)
+
+
+def quadrature_of(config: NeuronConfig, dtype: torch.dtype) -> Quadrature:
+    """How to integrate in a model of some dtype, no more exactly than it computes."""
+    tolerance = config.tolerance
+    if tolerance is not None:
+        tolerance = max(tolerance, _ROUNDINGS * torch.finfo(dtype).eps)
+    return Quadrature(config.rule, config.steps, tolerance, config.max_steps)

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-Rule = Literal["gauss", "midpoint", "right", "left", "closed"]
+from factlab.editing.configs import Rule
 
 # What the number of nodes is multiplied by where a sum was not exact enough.
 GROWTH = 4

@@ -11,59 +11,21 @@ r-ROME, arXiv 2403.07175); `legacy=True` brings the mismatch back for comparison
 from collections.abc import Sequence
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
 from factlab.editing.background import Background
-from factlab.editing.contexts import ContextConfig
+from factlab.editing.configs import RomeConfig
+from factlab.editing.contexts import context_weights
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
-from factlab.editing.lookup import LookupToken, mean_keys
+from factlab.editing.lookup import mean_keys
 from factlab.editing.presets import preset_of, rome_layer
 from factlab.editing.rank_one import rank_one_factors
 from factlab.editing.targets import value_requests
 from factlab.editing.update import LowRankUpdate
-from factlab.editing.value import DEFAULT_CLAMP, ValueConfig, optimise_values
+from factlab.editing.value import DEFAULT_CLAMP, optimise_values
 from factlab.facts import Fact
 from factlab.hooks import Site, Stream
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
-from factlab.stats.store import StatsConfig
-
-
-class RomeConfig(BaseModel):
-    """Settings of ROME.
-
-    The defaults keep the paper's objective and reach it with fewer contexts and steps, which costs
-    no quality (docs/editing.md); `published()` gives the original code's settings.
-
-    Attributes:
-        layer: 0-based edit layer; by default the model's preset, or else the layer that a quick
-            causal trace of the fact points to.
-        value: optimisation of v*; its `clamp_factor` is the preset's unless you set it.
-        contexts: texts before the prompt.
-        stats: how much text to collect C from, if it is not at hand.
-        legacy: the original code's mismatch of keys (and equal weights for all contexts);
-            `published()` sets all that goes with it.
-        lookup: which token of the prompt is looked up and edited at; the subject's last as in the
-            paper, whose figure 5 tries the others.
-        erase: make the true target improbable instead of a new one probable.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    layer: int | None = Field(default=None, ge=0)
-    value: ValueConfig = ValueConfig()
-    contexts: ContextConfig = ContextConfig()
-    stats: StatsConfig = StatsConfig()
-    legacy: bool = False
-    lookup: LookupToken = "last"
-    erase: bool = False
-
-    @classmethod
-    def published(cls) -> "RomeConfig":
-        """What the paper's code does: its contexts, steps, keys that do not match, and all."""
-        return cls(
-            value=ValueConfig.published(), contexts=ContextConfig.published_rome(), legacy=True
-        )
 
 
 def rome(
@@ -116,7 +78,7 @@ def rome_each(
     weighting = config.contexts
     if config.legacy:
         weighting = weighting.model_copy(update={"bare_weight": None})
-    weights, lookup = weighting.weights(len(contexts)), config.lookup
+    weights, lookup = context_weights(weighting, len(contexts)), config.lookup
     found = mean_keys(lm, facts, contexts, layer, weights, lookup)
     only = torch.ones(1).double()
     bare = mean_keys(lm, facts, [""], layer, only, lookup) if config.legacy else found

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from factlab.architectures import Layout
 from factlab.errors import EditError, InvalidRequestError
+from factlab.families import Layout
 
 # What may be lost of the squared norm of a dense change when nobody asked for a rank: so little
 # that logits in float32 stay what they were.

@@ -21,7 +21,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from factlab.editing.lookup import LookupRow, LookupToken, prompt_rows, target_rows
+from factlab.editing.configs import LookupToken
+from factlab.editing.lookup import LookupRow, prompt_rows, target_rows
 from factlab.editing.targets import ValueRequest, target_logprobs, target_nll
 from factlab.errors import TokenizationError
 from factlab.facts import Fact

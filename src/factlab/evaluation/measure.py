@@ -6,12 +6,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from factlab.data.load_references import reference_key
 from factlab.data.records import Record, References
 from factlab.editing.edit import Edit
 from factlab.errors import InvalidRequestError
+from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.likelihood import Question, hear
 from factlab.evaluation.measurement import Asked, Drift, Group, Measurement, Written
 from factlab.evaluation.ordinary_text import OrdinaryText, text_nlls
@@ -24,28 +23,6 @@ from factlab.models.language_model import LanguageModel
 # Random streams of a record's texts: more than any record has generation prompts.
 _STREAMS = 1000
 _ESSENCE_TOKENS = 100
-
-
-class MeasureConfig(BaseModel):
-    """What to measure besides the likelihood of targets.
-
-    Attributes:
-        n_generated: for how many records, the first ones, to generate texts; None for all.
-        text_tokens: length of a generated text, its prompt included.
-        top_k: sample among this many most probable tokens.
-        seed: of the generated texts.
-        essence: whether to measure how probable reference texts about the subject stay.
-        drift_tokens: of ordinary text on which to compare the edited with the unedited model.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    n_generated: int | None = Field(default=None, ge=0)
-    text_tokens: int = Field(default=100, ge=2)
-    top_k: int = Field(default=5, ge=0)
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    essence: bool = False
-    drift_tokens: int = Field(default=0, ge=0)
 
 
 class Yardstick:

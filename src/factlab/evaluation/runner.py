@@ -19,6 +19,7 @@ from factlab.editing.edit import current_versions
 from factlab.editing.many import Mode, together_of
 from factlab.editing.methods import Method, method_named
 from factlab.errors import EditError, FactlabError, InvalidRequestError
+from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.edited import (
     FAILURES,
     Edited,
@@ -27,7 +28,7 @@ from factlab.evaluation.edited import (
     EditedTogether,
     Outcome,
 )
-from factlab.evaluation.measure import MeasureConfig, Yardstick, asks, is_finite
+from factlab.evaluation.measure import Yardstick, asks, is_finite
 from factlab.evaluation.measurement import Measurement, Row
 from factlab.evaluation.saved_run import FORMAT, Run, load_run
 from factlab.evaluation.unedited import Unedited, ordinary_text_hash, references_hash

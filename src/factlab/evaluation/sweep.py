@@ -15,8 +15,7 @@ from pathlib import Path
 
 from factlab.data.records import Record
 from factlab.editing.background import Background
-from factlab.editing.lookup import LookupToken
-from factlab.editing.rome import RomeConfig
+from factlab.editing.configs import LookupToken, RomeConfig
 from factlab.errors import (
     EditError,
     InvalidRequestError,
@@ -25,7 +24,7 @@ from factlab.errors import (
     nearest,
 )
 from factlab.estimate import Estimate
-from factlab.evaluation.measure import MeasureConfig
+from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.runner import BATCH_SIZE, evaluate
 from factlab.evaluation.saved_run import Run, load_run
 from factlab.evaluation.scores import SCORE, SCORE_PARTS, Stage, score_row, summarise

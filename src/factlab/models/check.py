@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from factlab.architectures import Architecture, layout_of
+from factlab.architectures import layout_of
 from factlab.errors import ModelLoadError, UnsupportedModelError
+from factlab.families import Architecture
 from factlab.models.cache import Prefix, RecordingCache
 from factlab.tokens import pad
 from factlab.transformers_api import is_marked_as_recorded, remove_recorded_mark

@@ -12,15 +12,10 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from factlab import tokens
-from factlab.architectures import (
-    Architecture,
-    Layout,
-    architecture_of,
-    attention_inputs,
-    layout_of,
-)
+from factlab.architectures import architecture_of, attention_inputs, layout_of
 from factlab.errors import InvalidRequestError, TokenizationError
 from factlab.facts import Fact, TokenSpan
+from factlab.families import Architecture, Layout
 from factlab.hooks import Site, Stream
 from factlab.models.check import check_finite, check_structure, resolve
 from factlab.models.patches import PatchBoard

@@ -24,8 +24,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from factlab.architectures import Architecture
 from factlab.errors import UnsupportedModelError
+from factlab.families import Architecture
 from factlab.tokens import TokenBatch
 from factlab.transformers_api import Cache, accepts, cache_argument
 

@@ -10,8 +10,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from factlab.architectures import ARCHITECTURES
 from factlab.errors import InvalidRequestError, nearest
+from factlab.families import ARCHITECTURES
 from factlab.models.language_model import LanguageModel
 
 BOS, EOS = "<s>", "</s>"

@@ -4,33 +4,14 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
-
 from factlab.errors import StorageError
 from factlab.models.decoder import Decoder
 from factlab.progress import ProgressCallback, silent
 from factlab.stats.collect import collect_second_moments
+from factlab.stats.configs import StatsConfig
 from factlab.stats.corpus import Corpus, corpus_from_model
 from factlab.stats.moments import SecondMoment
 from factlab.storage import cache_dir
-
-
-class StatsConfig(BaseModel):
-    """How much text to collect second moments from.
-
-    The rank of C is at most the number of keys, so the budget is a multiple of their width.
-    Between two and ten times d_mlp is enough (arXiv 2506.04226).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    tokens_per_dim: PositiveFloat = 8.0
-    row_length: int = Field(default=128, ge=8)
-    seed: int = Field(default=0, ge=0, lt=2**32)
-
-    def n_tokens(self, lm: Decoder) -> int:
-        """The budget for a model."""
-        return round(self.tokens_per_dim * lm.d_mlp)
 
 
 def second_moments(

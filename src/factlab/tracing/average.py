@@ -21,7 +21,7 @@ from factlab.estimate import Estimate
 from factlab.facts import TokenSpan
 from factlab.journal import Journal
 from factlab.storage import write_json
-from factlab.tracing.result import TraceConfig
+from factlab.tracing.configs import TraceConfig
 
 GROUPS = (
     "first subject token",

@@ -15,9 +15,10 @@ from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.tokens import encode_continuation
 from factlab.tracing.average import FORMAT, AverageTrace, average_records, rounded, rounded_rows
+from factlab.tracing.configs import TraceConfig
 from factlab.tracing.corruption import with_level
 from factlab.tracing.knowns import knows
-from factlab.tracing.result import CausalTrace, TraceConfig
+from factlab.tracing.result import CausalTrace
 from factlab.tracing.trace import causal_trace
 
 

@@ -24,9 +24,9 @@ from torch import Tensor
 from factlab.hooks import Site, Stream, intervene
 from factlab.models.decoder import Decoder
 from factlab.progress import ProgressCallback
-from factlab.tracing.corruption import Substitution
+from factlab.tracing.configs import Kind, TraceConfig
+from factlab.tracing.corruption_kinds import Substitution
 from factlab.tracing.restoration import cells_of
-from factlab.tracing.result import Kind, TraceConfig
 from factlab.tracing.runs import CleanRun, CorruptedRun, no_effects
 
 _STREAMS: dict[Kind, Stream] = {"block": Stream.BLOCK, "mlp": Stream.MLP, "attn": Stream.ATTN}

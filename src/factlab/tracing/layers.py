@@ -12,7 +12,7 @@ from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.tracing.average import LAST_SUBJECT
 from factlab.tracing.average_run import average_trace
-from factlab.tracing.result import TraceConfig
+from factlab.tracing.configs import TraceConfig
 
 _MEMIT_LAYERS = 5
 

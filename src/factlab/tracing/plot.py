@@ -9,7 +9,8 @@ from torch import Tensor
 
 from factlab.errors import InvalidRequestError, nearest
 from factlab.storage import write_atomically
-from factlab.tracing.result import KIND_NAMES, WINDOWED, CausalTrace, TraceConfig
+from factlab.tracing.configs import KIND_NAMES, WINDOWED, TraceConfig
+from factlab.tracing.result import CausalTrace
 
 FORMATS = ("png", "pdf", "svg")
 _COLOURS = {

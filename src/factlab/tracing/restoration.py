@@ -27,7 +27,7 @@ from factlab.hooks import Site, Stream, intervene
 from factlab.models.cache import Prefix
 from factlab.models.decoder import Decoder
 from factlab.models.replay import Frame
-from factlab.tracing.result import Kind, TraceConfig
+from factlab.tracing.configs import Kind, TraceConfig
 from factlab.tracing.runs import CleanRun, CorruptedRun
 
 _RESTORED: dict[Kind, Stream] = {"mlp": Stream.MLP, "attn": Stream.ATTN}

@@ -1,135 +1,24 @@
 """What a causal trace returns, and its file."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveInt,
     ValidationError,
-    model_validator,
 )
 from torch import Tensor
 
 from factlab.errors import InvalidRequestError, StorageError
 from factlab.facts import TokenSpan
 from factlab.storage import read_tensors, write_tensors
-from factlab.tracing.corruption import Corruption, GaussianNoise
+from factlab.tracing.configs import KINDS, TraceConfig
 
-Kind = Literal["block", "mlp", "attn", "mlp_severed", "attn_severed"]
-KINDS: tuple[Kind, ...] = ("block", "mlp", "attn", "mlp_severed", "attn_severed")
-ORDINARY_KINDS: tuple[Kind, ...] = ("block", "mlp", "attn")
-KIND_NAMES: dict[str, str] = {
-    "block": "hidden state",
-    "mlp": "MLP",
-    "attn": "attention",
-    "mlp_severed": "hidden state, MLP severed",
-    "attn_severed": "hidden state, attention severed",
-}
-WINDOWED: tuple[Kind, ...] = ("mlp", "attn")
-
-AnswerRule = Literal["first_token", "product", "per_token"]
-_DEFAULT_WINDOW = 10
 _FORMAT = "factlab causal trace 2"
-
-
-class TraceConfig(BaseModel):
-    """How to trace.
-
-    Attributes:
-        samples: noise samples to average over.
-        window: how many layers of `mlp` or `attn` outputs are restored together; by default 10, or
-            half of the model if that is less. Windows are clipped to the model.
-        window_convention: which layers a window of 10 around layer l covers: [l−5, l+4] as in the
-            paper's code, or [l−4, l+5] as in its text. Odd windows are the same in both.
-        corruption: what is done to the subject; see `factlab.tracing.corruption`.
-        kinds: which states to restore. `block` is a single hidden state; `mlp` and `attn` are
-            windows of outputs; `mlp_severed` and `attn_severed` are a single hidden state while the
-            MLP (attention) outputs of its token keep their corrupted values in all later layers.
-        positions: tokens to restore: all, the subject's last, or these.
-        layers: layers to restore (centres of windows); all by default.
-        answer: follow the answer's first token, the product of its tokens' probabilities, or their
-            geometric mean.
-        method: `exact` runs every restoration; `gradient` estimates all of them from one backward
-            pass (`factlab.tracing.gradient`).
-        seed: of the noise.
-        max_batch_tokens: how many tokens of restored runs go through a layer at once; sixteen times
-            as many are held. Bounds memory and changes no result; by default chosen for speed.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    samples: PositiveInt = 10
-    window: PositiveInt | None = None
-    window_convention: Literal["code", "paper"] = "code"
-    corruption: Corruption = GaussianNoise()
-    kinds: tuple[Kind, ...] = Field(default=ORDINARY_KINDS, min_length=1)
-    positions: Literal["all", "last_subject"] | tuple[NonNegativeInt, ...] = "all"
-    layers: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
-    answer: AnswerRule = "first_token"
-    method: Literal["exact", "gradient"] = "exact"
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    max_batch_tokens: PositiveInt | None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "TraceConfig":
-        if len(set(self.kinds)) < len(self.kinds):
-            raise ValueError("kinds must not repeat")
-        severed = [kind for kind in self.kinds if kind.endswith("severed")]
-        if severed and self.method == "gradient":
-            raise ValueError(f"method 'gradient' cannot sever paths, so not with {severed[0]}")
-        return self
-
-    def window_of(self, n_layers: int) -> int:
-        """The window that is used in a model of so many layers."""
-        return self.window or min(_DEFAULT_WINDOW, max(1, n_layers // 2))
-
-    def layers_of(self, n_layers: int) -> Sequence[int]:
-        """The layers that are traced in a model of so many."""
-        return range(n_layers) if self.layers is None else sorted(set(self.layers))
-
-    def check(self, n_layers: int) -> None:
-        """Refuse what a model of so many layers cannot do.
-
-        Raises:
-            InvalidRequestError: the window is wider than the model, or a layer is not in it.
-        """
-        if self.window is not None and self.window > n_layers:
-            raise InvalidRequestError(
-                f"A window of {self.window} layers is wider than the model, which has {n_layers}. "
-                f"Choose at most {n_layers}."
-            )
-        outside = [layer for layer in self.layers or () if layer >= n_layers]
-        if outside:
-            raise InvalidRequestError(
-                f"Layer {outside[0]} is out of range: the model has layers 0 to {n_layers - 1}."
-            )
-
-    def positions_of(self, span: TokenSpan, n_tokens: int) -> list[int]:
-        """The positions that are traced in a prompt of so many tokens.
-
-        Raises:
-            InvalidRequestError: one lies behind its end.
-        """
-        if self.positions == "all":
-            return list(range(n_tokens))
-        if self.positions == "last_subject":
-            return [span.last]
-        outside = [position for position in self.positions if position >= n_tokens]
-        if outside:
-            raise InvalidRequestError(
-                f"Token {outside[0]} is out of range: the prompt has tokens 0 to {n_tokens - 1}."
-            )
-        return sorted(set(self.positions))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from factlab.models.cache import RecordingCache
 from factlab.models.decoder import Decoder
 from factlab.models.replay import Hidden
 from factlab.tokens import TokenBatch, Tokens, encode_continuation, pad
-from factlab.tracing.corruption import Substitution, draw_noise, put_noise, with_level
-from factlab.tracing.result import AnswerRule, TraceConfig
+from factlab.tracing.configs import AnswerRule, TraceConfig
+from factlab.tracing.corruption import draw_noise, put_noise, with_level
+from factlab.tracing.corruption_kinds import Substitution
 
 # Logits of this many tokens at a time: 25 MB of them with the bundled model's vocabulary.
 _READOUT_ROWS = 128

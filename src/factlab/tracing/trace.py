@@ -25,9 +25,10 @@ from factlab.models.decoder import Decoder
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.tokens import shown
+from factlab.tracing.configs import TraceConfig
 from factlab.tracing.gradient import gradient_effects
 from factlab.tracing.restoration import Restorer
-from factlab.tracing.result import CausalTrace, TraceConfig
+from factlab.tracing.result import CausalTrace
 from factlab.tracing.runs import CleanRun, CorruptedRun, no_effects, run_clean, run_corrupted
 
 

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
 from factlab.data.fact_files import check_conflicts
 from factlab.data.records import Record
@@ -15,13 +14,20 @@ from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.methods import Method
 from factlab.editing.targets import check_targets
 from factlab.editing.trained.carried import ChangeFactors
-from factlab.editing.trained.examples import DataKind
+from factlab.editing.trained.configs import (
+    DataKind,
+    EditorKind,
+    MendConfig,
+    NetworkConfig,
+    TrainedEditConfig,
+    kind_of,
+)
 from factlab.editing.trained.gradients import Matrix, last_matrices
-from factlab.editing.trained.ke import Ke, KeConfig
+from factlab.editing.trained.ke import Ke
 from factlab.editing.trained.losses import changes_of
-from factlab.editing.trained.mend import Mend, MendConfig
+from factlab.editing.trained.mend import Mend
 from factlab.editing.trained.network import EditorNetwork
-from factlab.editing.trained.states import MAX_BATCH_TOKENS, Reading, States
+from factlab.editing.trained.states import Reading, States
 from factlab.editing.update import LowRankUpdate, summed
 from factlab.errors import InvalidRequestError, TokenizationError, WrongModelError
 from factlab.facts import Fact
@@ -30,33 +36,7 @@ from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.tokens import groups
 
-EditorKind = Literal["mend", "ke"]
-NetworkConfig = MendConfig | KeConfig
-
-KINDS: dict[EditorKind, str] = {
-    "mend": "A gradient's factors, edited by a trained network (MEND).",
-    "ke": "A gradient gated by a trained reader of the fact (KE).",
-}
 _SUFFIXES: dict[DataKind, str] = {"text": "", "counterfact": "-CF", "zsre": "-zsRE"}
-
-
-class TrainedEditConfig(BaseModel):
-    """Settings of an edit by a trained editor.
-
-    Attributes:
-        scale: multiplies the change; 1 is what was trained.
-        allow_seen_subjects: edit facts about subjects that the editor was trained on too. Scores of
-            such edits say nothing about others.
-        max_batch_tokens: tokens that go through the model together. Bounds memory, changes nothing.
-        editor: digest of the editor, which it fills in itself; another editor refuses the config.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    scale: PositiveFloat = 1.0
-    allow_seen_subjects: bool = False
-    max_batch_tokens: PositiveInt = MAX_BATCH_TOKENS
-    editor: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -321,11 +301,6 @@ class TrainedEditor:
 
         about = f"{self.name}, trained for {self.base.name}."
         return Method(self.name.lower(), about, TrainedEditConfig, each, together, self.prepare)
-
-
-def kind_of(config: NetworkConfig) -> EditorKind:
-    """What a network config is of."""
-    return "mend" if isinstance(config, MendConfig) else "ke"
 
 
 def name_of(kind: EditorKind, data: DataKind) -> str:

@@ -11,7 +11,6 @@ import hashlib
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from factlab.data.records import Record
 from factlab.data.split import (
@@ -24,14 +23,13 @@ from factlab.data.split import (
     split_by_subject,
     subject_hash,
 )
+from factlab.editing.trained.configs import DataKind
 from factlab.editing.trained.states import Reading
 from factlab.errors import FactlabError, InvalidRequestError
 from factlab.models.generation import generate_ids
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.stats.corpus import Corpus
-
-DataKind = Literal["counterfact", "zsre", "text"]
 
 PASSAGE_TOKENS = 40
 N_CONTINUED = 10  # tokens of a passage that the model is to write otherwise, as published

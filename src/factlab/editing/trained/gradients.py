@@ -19,10 +19,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from factlab.architectures import Layout, mlp_inputs
+from factlab.architectures import mlp_inputs
 from factlab.editing.targets import target_logprobs
 from factlab.editing.trained.states import RowBatch
 from factlab.errors import InvalidRequestError
+from factlab.families import Layout
 from factlab.models.decoder import Decoder
 
 

@@ -18,34 +18,14 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.rnn import pack_sequence
 
 from factlab.editing.trained.carried import ChangeFactors
+from factlab.editing.trained.configs import KeConfig
 from factlab.editing.trained.gradients import Matrix, OuterProducts
 from factlab.editing.trained.network import EditorNetwork, Texts, seeded
-
-
-class KeConfig(BaseModel):
-    """Size of a KE.
-
-    Attributes:
-        n_blocks: edit the MLPs of so many blocks, the last ones.
-        hidden: width of the LSTM, in each direction, and of each matrix's own network.
-        condition: width of what the text is encoded to.
-        max_scale: largest value of the gate.
-        seed: of the initial weights.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    n_blocks: PositiveInt = 3
-    hidden: PositiveInt = 512
-    condition: PositiveInt = 768
-    max_scale: PositiveFloat = 1.0
-    seed: int = Field(default=0, ge=0)
 
 
 class Conditions(NamedTuple):

@@ -17,41 +17,19 @@ is a step of gradient descent. The published code hands on the standardised fact
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from factlab.editing.trained.carried import ChangeFactors
+from factlab.editing.trained.configs import MendConfig
 from factlab.editing.trained.gradients import Matrix, OuterProducts
 from factlab.editing.trained.network import EditorNetwork, Texts, seeded
 
 # Dimensions that hardly ever vary are divided by this share of the mean scale, not by nearly zero.
 _FLOOR = 1e-2
-
-
-class MendConfig(BaseModel):
-    """Size and beginning of a MEND.
-
-    Attributes:
-        n_blocks: edit the MLPs of so many blocks, the last ones.
-        rank: of the networks' matrices; by default the published 1,920, or a quarter of their width
-            where that is less.
-        step_size: learned step sizes begin here.
-        begin_with: what the untrained networks hand on: the gradient's factors, or those with every
-            dimension centred and scaled, as in the published code.
-        seed: of the initial weights.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    n_blocks: PositiveInt = 3
-    rank: PositiveInt | None = None
-    step_size: PositiveFloat = 1e-4
-    begin_with: Literal["gradient", "standardised"] = "gradient"
-    seed: int = Field(default=0, ge=0)
 
 
 class Mend(EditorNetwork):

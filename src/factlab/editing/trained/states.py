@@ -11,12 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from factlab.editing.trained.configs import MAX_BATCH_TOKENS
 from factlab.models.decoder import Decoder
 from factlab.models.replay import Frame, Hidden
 from factlab.progress import ProgressCallback, silent
 from factlab.tokens import encode_continuation, groups, pad
-
-MAX_BATCH_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)

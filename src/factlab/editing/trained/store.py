@@ -21,16 +21,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from factlab.editing.edit import BaseModelInfo
-from factlab.editing.trained.editor import (
+from factlab.editing.trained.configs import (
+    DataKind,
     EditorKind,
+    KeConfig,
+    MendConfig,
     NetworkConfig,
-    TrainedEditor,
-    new_network,
 )
-from factlab.editing.trained.examples import DataKind
+from factlab.editing.trained.editor import TrainedEditor, new_network
 from factlab.editing.trained.gradients import Matrix
-from factlab.editing.trained.ke import KeConfig
-from factlab.editing.trained.mend import MendConfig
 from factlab.errors import StorageError
 from factlab.storage import read_json, read_tensors, write_json, write_tensors
 

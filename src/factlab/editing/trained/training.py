@@ -14,29 +14,19 @@ import torch
 from pydantic import (
     BaseModel,
     ConfigDict,
-    Field,
-    NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
     ValidationError,
 )
 
 from factlab.editing.edit import BaseModelInfo, current_versions
-from factlab.editing.trained.editor import (
-    NetworkConfig,
-    TrainedEditor,
-    kind_of,
-    name_of,
-    new_network,
-)
+from factlab.editing.trained.configs import MendConfig, NetworkConfig, TrainConfig, kind_of
+from factlab.editing.trained.editor import TrainedEditor, name_of, new_network
 from factlab.editing.trained.examples import Example, TrainingSet
 from factlab.editing.trained.gradients import last_matrices
 from factlab.editing.trained.losses import losses
-from factlab.editing.trained.mend import MendConfig
 from factlab.editing.trained.network import EditorNetwork
 from factlab.editing.trained.sampling import chunks, picked, with_fixed_texts
-from factlab.editing.trained.states import MAX_BATCH_TOKENS, States
+from factlab.editing.trained.states import States
 from factlab.editing.trained.store import (
     load_editor,
     read_checkpoint,
@@ -49,58 +39,6 @@ from factlab.journal import Journal, Shard, Writer
 from factlab.models.allocator import memory_bounded_by
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
-
-# Measured on a model of 135M parameters; see docs/trained-editors.md.
-_LEARNING_RATES = {"mend": 1e-4, "ke": 1e-4}
-
-
-class TrainConfig(BaseModel):
-    """Settings of a training.
-
-    Attributes:
-        learning_rate: of Adam; by default 1e-4, which suits small models and short trainings
-            (published: 1e-6 for MEND and 1e-5 for KE).
-        step_learning_rate: of MEND's learned step sizes (published: 1e-4).
-        c_edit: weight of the edit's loss.
-        c_loc: weight of the divergence on unrelated text.
-        examples_per_step: their gradients are added up before each step.
-        examples_at_once: of these, so many go through the model together. Bounds memory.
-        n_unrelated: unrelated texts per example and step.
-        clip: largest norm of the gradient.
-        max_steps: end here.
-        validate_every: steps between validations, each of which writes a checkpoint.
-        n_validation: examples that are validated on, at most.
-        patience: end after so many validations without a better one.
-        mixed_precision: run the model in bfloat16 where that is safe.
-        memory_gib: keep the states that enter the first edited block if they take no more.
-        max_batch_tokens: tokens that are run together to make these states.
-        seed: of the order of examples and the choice of their texts.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    learning_rate: PositiveFloat | None = None
-    step_learning_rate: PositiveFloat = 1e-5
-    c_edit: NonNegativeFloat = 0.1
-    c_loc: NonNegativeFloat = 1.0
-    examples_per_step: PositiveInt = 10
-    examples_at_once: PositiveInt = 10
-    n_unrelated: PositiveInt = 2
-    clip: PositiveFloat = 100.0
-    max_steps: PositiveInt = 1000
-    validate_every: PositiveInt = 50
-    n_validation: PositiveInt = 60
-    patience: PositiveInt = 6
-    mixed_precision: bool = False
-    memory_gib: PositiveFloat = 4.0
-    max_batch_tokens: PositiveInt = MAX_BATCH_TOKENS
-    seed: int = Field(default=0, ge=0)
-
-    def settled(self, network: NetworkConfig) -> "TrainConfig":
-        """With the learning rate filled in."""
-        rate = self.learning_rate or _LEARNING_RATES[kind_of(network)]
-        return self.model_copy(update={"learning_rate": rate})
-
 
 # Settings that change only how long a training goes on.
 _MAY_DIFFER = {"max_steps", "patience"}

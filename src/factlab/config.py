@@ -1,0 +1,101 @@
+"""`Config`: what all settings have in common, and how a wrong one is told."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from factlab.errors import InvalidRequestError, nearest
+
+
+class _Explaining(type(BaseModel)):
+    """Makes the call of a class raise a factlab error.
+
+    Only the call: pydantic itself, when it validates a config inside another or one from a file,
+    still raises and collects its own errors.
+    """
+
+    if not TYPE_CHECKING:  # a type checker takes the arguments from the fields
+
+        def __call__(cls, *args, **values):
+            try:
+                return super().__call__(*args, **values)
+            except ValidationError as error:
+                raise InvalidRequestError(config_problem(cls, error)) from error
+
+
+class Config(BaseModel, metaclass=_Explaining):
+    """Base of all settings: frozen, without unknown names and without infinite numbers.
+
+    Raises:
+        InvalidRequestError: a setting is unknown, or has a value that is not allowed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def config_problem(kind: type[BaseModel], error: ValidationError) -> str:
+    """One sentence about the first thing that is wrong with some settings.
+
+    Args:
+        kind: the class that they were for.
+        error: what pydantic says.
+    """
+    first = error.errors(include_url=False)[0]
+    path = [str(part) for part in first["loc"]]
+    name, reason = ".".join(path), first["msg"].removeprefix("Value error, ")
+    reason = reason[:1].lower() + reason[1:]
+    if first["type"] == "extra_forbidden":
+        owner = _owner(kind, path[:-1])
+        known = list(owner.model_fields)
+        return (
+            f"{owner.__name__} has no setting '{name}'.{nearest(path[-1], known)} "
+            f"Choose from {', '.join(sorted(known))}."
+        )
+    if not name:  # settings that do not go together
+        return f"These settings do not go together: {reason}."
+    return f"Setting '{name}' of {kind.__name__} cannot be {first['input']!r}: {reason}."
+
+
+def _owner(kind: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
+    """The config inside a config that a path leads to; of several kinds, the path names one."""
+    inner: list[type[BaseModel]] = []
+    for name in path:
+        tagged = [kind for kind in inner if _tag(kind) == name]
+        if tagged:
+            kind = tagged[0]
+        elif name in kind.model_fields:
+            inner = _configs_in(kind.model_fields[name].annotation)
+            kind = inner[0] if len(inner) == 1 else kind
+    return kind
+
+
+def _tag(kind: type[BaseModel]) -> object:
+    return kind.model_fields["type"].default if "type" in kind.model_fields else None
+
+
+def _configs_in(annotation: object) -> list[type[BaseModel]]:
+    """The configs that a setting may be."""
+    kinds = [annotation, *getattr(annotation, "__args__", ())]
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+
+
+def with_none(kind: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
+    """Values as a person writes them: the word none, where a setting may be None, is None.
+
+    TOML has no null, and an option has no other way to say it either.
+    """
+    read: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = _owner(kind, [name])
+        if isinstance(value, dict) and inner is not kind:
+            read[name] = with_none(inner, value)
+        else:
+            is_none = isinstance(value, str) and value.lower() == "none"
+            read[name] = None if is_none and _may_be_none(kind, name) else value
+    return read
+
+
+def _may_be_none(kind: type[BaseModel], name: str) -> bool:
+    field = kind.model_fields.get(name)
+    return field is not None and type(None) in getattr(field.annotation, "__args__", ())

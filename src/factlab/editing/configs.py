@@ -1,0 +1,284 @@
+"""The settings of every editing method and of what they are made of, on their own.
+
+Nothing here needs PyTorch, so that a setting can be checked, or listed, before it is imported.
+"""
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from factlab.config import Config
+from factlab.stats.configs import StatsConfig
+
+# Which token is looked up. The paper's methods use the subject's last; figure 5 tries all four.
+LookupToken = Literal["first", "last", "first_after_last", "end"]
+
+Rule = Literal["gauss", "midpoint", "right", "left", "closed"]
+
+
+class ValueConfig(Config):
+    """How to optimise δ.
+
+    The defaults need about half of the steps of the published rule, which is `published()`.
+
+    Attributes:
+        steps: most evaluations of the loss.
+        step_rule: `polyak`: along the gradient, as far as would bring the loss to zero if it went
+            on falling like this (Polyak 1969), with momentum and a bound; or `adam`, the paper's.
+        largest_step: bound of a Polyak step, as a share of ‖v₀‖.
+        momentum: of Polyak steps.
+        learning_rate: of Adam.
+        kl_factor: weight of the essence term (0.0625 in the code; the paper's text has 100).
+        kl_position: where the essence prompt is read: at its last token, as the paper says, or at
+            the subject's last token, as its code does (there " is a" has no influence).
+        weight_decay: factor of ‖δ‖ / ‖v₀‖².
+        clamp_factor: ‖δ‖ is kept below this many times ‖v₀‖; by default the preset's, or the
+            method's (4; 0.75 for MEMIT and AlphaEdit).
+        stop_loss: stop when the total loss is below this.
+        stop_nll: stop when the target's NLL is below this in the mean over contexts.
+        max_batch_tokens: tokens of facts that go through a step together. Bounds memory and changes
+            no result; by default chosen for speed.
+    """
+
+    steps: PositiveInt = 20
+    step_rule: Literal["polyak", "adam"] = "polyak"
+    largest_step: PositiveFloat = 0.3
+    momentum: float = Field(default=0.5, ge=0, lt=1)
+    learning_rate: PositiveFloat = 0.5
+    kl_factor: NonNegativeFloat = 0.0625
+    kl_position: Literal["essence_end", "subject_end"] = "essence_end"
+    weight_decay: NonNegativeFloat = 0.0
+    clamp_factor: PositiveFloat | None = None
+    stop_loss: NonNegativeFloat = 0.05
+    stop_nll: NonNegativeFloat = 0.1
+    max_batch_tokens: PositiveInt | None = None
+
+    @classmethod
+    def published(cls, steps: int = 20) -> "ValueConfig":
+        """The values of the papers' code for GPT-2 XL and GPT-J."""
+        return cls(
+            steps=steps,
+            step_rule="adam",
+            kl_position="subject_end",
+            weight_decay=0.5,
+            stop_nll=0.0,
+        )
+
+
+class ContextConfig(Config):
+    """Which texts to sample.
+
+    Attributes:
+        groups: (how many, tokens of each) pairs; the start token counts as one of them, as in the
+            paper's code.
+        top_k: sample among this many most probable tokens.
+        seed: of the sampling.
+        bare_weight: share of the bare prompt in the mean key, the rest going to the others in equal
+            parts; None gives every context the same weight, as the ROME paper does. Where a
+            tokenizer puts no BOS in front, a subject that opens the bare prompt has a key of its
+            own (see docs/bundled-model.md), and one part in 21 does not reach it. One half is what
+            MEMIT's code uses.
+    """
+
+    groups: tuple[tuple[NonNegativeInt, PositiveInt], ...] = ((3, 5), (2, 10))
+    top_k: PositiveInt = 5
+    seed: int = 0
+    bare_weight: float | None = Field(default=0.5, ge=0, le=1)
+
+    @classmethod
+    def published_rome(cls) -> "ContextConfig":
+        """The bare prompt and twenty others, all alike (ROME paper, appendix E.5)."""
+        return cls(groups=((10, 5), (10, 10)), bare_weight=None)
+
+
+class RomeConfig(Config):
+    """Settings of ROME.
+
+    The defaults keep the paper's objective and reach it with fewer contexts and steps, which costs
+    no quality (docs/editing.md); `published()` gives the original code's settings.
+
+    Attributes:
+        layer: 0-based edit layer; by default the model's preset, or else the layer that a quick
+            causal trace of the fact points to.
+        value: optimisation of v*; its `clamp_factor` is the preset's unless you set it.
+        contexts: texts before the prompt.
+        stats: how much text to collect C from, if it is not at hand.
+        legacy: the original code's mismatch of keys (and equal weights for all contexts);
+            `published()` sets all that goes with it.
+        lookup: which token of the prompt is looked up and edited at; the subject's last as in the
+            paper, whose figure 5 tries the others.
+        erase: make the true target improbable instead of a new one probable.
+    """
+
+    layer: int | None = Field(default=None, ge=0)
+    value: ValueConfig = ValueConfig()
+    contexts: ContextConfig = ContextConfig()
+    stats: StatsConfig = StatsConfig()
+    legacy: bool = False
+    lookup: LookupToken = "last"
+    erase: bool = False
+
+    @classmethod
+    def published(cls) -> "RomeConfig":
+        """What the paper's code does: its contexts, steps, keys that do not match, and all."""
+        return cls(
+            value=ValueConfig.published(), contexts=ContextConfig.published_rome(), legacy=True
+        )
+
+
+class LayerwiseConfig(Config):
+    """What the methods of this kind have in common.
+
+    Attributes:
+        layers: 0-based, ascending; by default those of the model's preset, or recommended ones.
+        value: optimisation of δ at the output of the last of them.
+        contexts: texts before the prompt.
+        stats: how much text to collect C from, if it is not at hand.
+        erase: make the true targets improbable instead of new ones probable.
+    """
+
+    layers: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
+    value: ValueConfig = ValueConfig()
+    contexts: ContextConfig = ContextConfig()
+    stats: StatsConfig = StatsConfig()
+    erase: bool = False
+
+
+class MemitConfig(LayerwiseConfig):
+    """Settings of MEMIT.
+
+    Attributes:
+        second_moment_weight: λ, how much the old keys count against one new fact; by default the
+            preset's.
+    """
+
+    second_moment_weight: PositiveFloat = 15_000.0
+
+
+class EmmetConfig(LayerwiseConfig):
+    """Settings of EMMET; by default it edits ROME's layer.
+
+    Attributes:
+        damping: added to the diagonal of K₁ᵀC⁻¹K₁, as a share of its mean. 0 stores every pair to
+            the last digit.
+    """
+
+    damping: NonNegativeFloat = 0.01
+
+
+class AlphaEditConfig(LayerwiseConfig):
+    """Settings of AlphaEdit; its layers are MEMIT's.
+
+    Attributes:
+        null_share: how much of C, as a share of its trace, the directions hold that may change.
+        ridge: ε, as a share of the mean squared length of the projected keys.
+    """
+
+    null_share: float = Field(default=0.2, gt=0, le=1)
+    ridge: PositiveFloat = 0.1
+
+
+class FineTuneConfig(Config):
+    """Settings of FT, FT+L and AttnEdit.
+
+    Attributes:
+        layer: 0-based; by default the preset's.
+        epsilon: bound on the change of every entry; by default the preset's. FT has none.
+        steps: most evaluations of the loss.
+        learning_rate: of Adam; by default 5e-4, and 1e-3 for AttnEdit.
+        stop_nll: stop when the target's NLL is below this (0.01 in the code; the paper has 0.03).
+        erase: make the true target improbable instead of a new one probable.
+        max_batch_tokens: tokens that go through the model together, of facts with weights of their
+            own or of one set of weights. Bounds memory and changes no result.
+    """
+
+    layer: int | None = Field(default=None, ge=0)
+    epsilon: PositiveFloat | None = None
+    steps: PositiveInt = 25
+    learning_rate: PositiveFloat | None = None
+    stop_nll: NonNegativeFloat = 0.01
+    erase: bool = False
+    max_batch_tokens: PositiveInt = 1024
+
+
+class NeuronConfig(Config):
+    """How to attribute.
+
+    Attributes:
+        steps: m, how many gradients are summed for each layer.
+        rule: where on the way from 0 to w they are taken: `gauss`, Gauss and Legendre's nodes and
+            weights, which with ten are exact to four digits in nearly every layer; `midpoint`
+            (k−½)/m; `right` k/m, the paper's equation; `left` (k−1)/m, its code; `closed`
+            (k−1)/(m−1), the ROME paper's code. The last three err by about half a step.
+        tolerance: layers whose attributions miss P(w) − P(0) by more than this share of P(w) are
+            done again with four times the steps; None for the steps as they are. In bfloat16 at
+            least 3 %: more steps do not help against rounding.
+        max_steps: most of them.
+        answer: attribute the probability of the target's first token, or the product of its tokens'
+            probabilities. The first token is what the last token of the prompt decides.
+        max_batch_tokens: tokens to hold for one backward pass. Bounds memory and changes no result;
+            by default chosen for speed.
+    """
+
+    steps: PositiveInt = 10
+    rule: Rule = "gauss"
+    tolerance: PositiveFloat | None = 0.01
+    max_steps: PositiveInt = 640
+    answer: Literal["first_token", "product"] = "first_token"
+    max_batch_tokens: PositiveInt | None = None
+
+    @classmethod
+    def published(cls) -> "NeuronConfig":
+        """The paper's equation: 20 steps to the right."""
+        return cls(steps=20, rule="right", tolerance=None)
+
+
+class KnConfig(NeuronConfig):
+    """Settings of KN, besides those of the attribution.
+
+    Attributes:
+        threshold: a prompt's neurons are those above this share of its largest attribution.
+        share: of several prompts for a fact, in how many a neuron must be; see `shared_neurons`.
+        max_neurons: keep the strongest so many of a fact; by default all.
+        lambda_old: λ₁, how much of the old answer to take out.
+        lambda_new: λ₂, how much of the new one to put in.
+        lambda_unit: what λ counts: lengths of the neuron's own value, as in the paper's code; or
+            embeddings as they are, as in its equation and in the ROME paper's code.
+        embedding: of the answers. Values are read by the output embedding, whose row for a token is
+            the direction that raises its logit; the input embedding is another matrix in models
+            that do not tie the two, and means nothing there.
+        pooling: of an answer's tokens: their `mean`, or their `sum` (ROME's code).
+        old: the old answer: `true`, the fact's `target_true` if it has one; or `said`, the model's
+            most probable next token.
+        erase: only take the old answer out.
+    """
+
+    threshold: float = Field(default=0.2, ge=0, lt=1)
+    share: float = Field(default=0.7, gt=0, le=1)
+    max_neurons: PositiveInt | None = None
+    lambda_old: NonNegativeFloat = 1.0
+    lambda_new: NonNegativeFloat = 8.0
+    lambda_unit: Literal["value", "embedding"] = "value"
+    embedding: Literal["output", "input"] = "output"
+    pooling: Literal["mean", "sum"] = "mean"
+    old: Literal["true", "said"] = "true"
+    erase: bool = False
+
+    @classmethod
+    def published(cls) -> "KnConfig":
+        """What the ROME paper's code does to GPT-2: −2 of the token said, +1 of each new token.
+
+        But for two things: it drops the answers' leading space, and takes neurons before the
+        activation.
+        """
+        return cls(
+            steps=20,
+            rule="closed",
+            tolerance=None,
+            lambda_old=2.0,
+            lambda_new=1.0,
+            lambda_unit="embedding",
+            embedding="input",
+            pooling="sum",
+            old="said",
+        )

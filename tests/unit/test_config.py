@@ -1,0 +1,80 @@
+"""Settings: what all of them have in common."""
+
+import subprocess
+import sys
+
+import pytest
+from pydantic import PositiveInt
+
+import factlab as fl
+from factlab.config import Config, with_none
+from factlab.errors import InvalidRequestError
+
+
+def _all_configs() -> list[type]:
+    return [kind for name in fl.__all__ if name.endswith("Config") and (kind := getattr(fl, name))]
+
+
+@pytest.mark.parametrize("kind", _all_configs(), ids=lambda kind: kind.__name__)
+def test_every_config_says_what_it_does_not_know(kind):
+    with pytest.raises(InvalidRequestError, match=f"{kind.__name__} has no setting 'sede'"):
+        kind(sede=1)
+
+
+def test_a_mistyped_name_gets_a_suggestion():
+    with pytest.raises(InvalidRequestError, match="Did you mean 'layer'"):
+        fl.RomeConfig(layr=3)
+
+
+def test_a_mistyped_name_inside_another_config_is_told_with_its_path():
+    with pytest.raises(
+        InvalidRequestError,
+        match=r"ValueConfig has no setting 'value.stpes'\. Did you mean 'steps'",
+    ):
+        fl.RomeConfig(value={"stpes": 3})
+
+
+def test_a_mistyped_name_in_one_of_several_kinds_is_looked_up_in_that_kind():
+    with pytest.raises(InvalidRequestError, match=r"UniformNoise .*Did you mean 'sigmas'"):
+        fl.TraceConfig(corruption={"type": "uniform", "sigma": 3})
+
+
+def test_a_value_that_is_not_allowed_is_told_with_the_reason():
+    with pytest.raises(
+        InvalidRequestError, match=r"'value.steps' of RomeConfig cannot be 0: .*than 0"
+    ):
+        fl.RomeConfig(value={"steps": 0})
+
+
+def test_settings_that_do_not_go_together_say_why():
+    with pytest.raises(InvalidRequestError, match="kinds must not repeat"):
+        fl.TraceConfig(kinds=("mlp", "mlp"))
+
+
+class _Inner(Config):
+    width: PositiveInt | None = 1
+    name: str = ""
+
+
+class _Outer(Config):
+    inner: _Inner = _Inner()
+    limit: int | None = 3
+
+
+def test_the_word_none_is_none_where_none_is_allowed():
+    read = with_none(_Outer, {"inner": {"width": "None", "name": "none"}, "limit": "none"})
+    assert _Outer(**read) == _Outer(inner=_Inner(width=None, name="none"), limit=None)
+
+
+def test_the_word_none_stays_where_none_is_not_allowed():
+    with pytest.raises(InvalidRequestError, match="'seed' of StatsConfig cannot be 'none'"):
+        fl.StatsConfig(**with_none(fl.StatsConfig, {"seed": "none"}))
+
+
+def test_configs_need_no_pytorch():
+    code = (
+        "import sys, factlab as fl;"
+        "[getattr(fl, name) for name in fl.__all__ if name.endswith('Config')];"
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
