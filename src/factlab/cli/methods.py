@@ -15,8 +15,7 @@ def methods(session: Session) -> None:
     """List the editing methods and their presets by model."""
     from factlab.editing.methods import METHODS
     from factlab.editing.presets import PRESETS
-    from factlab.editing.trained.configs import TrainedEditConfig
-    from factlab.tracing.configs import KINDS
+    from factlab.editing.trained.configs import KINDS, TrainedEditConfig
 
     rows = [[m.name, m.about, "many" if m.together else "one"] for m in METHODS.values()]
     rows += [[f"{kind} *", about, "many"] for kind, about in KINDS.items()]

@@ -87,13 +87,12 @@ def train(
     """
     from factlab.data.load_records import load_records
     from factlab.data.split import check_shares
-    from factlab.editing.trained.configs import TrainConfig
+    from factlab.editing.trained.configs import KINDS, TrainConfig
     from factlab.editing.trained.curve import plot_curve
     from factlab.editing.trained.examples import examples_of_records, examples_of_text
     from factlab.editing.trained.gradients import last_matrices
     from factlab.editing.trained.training import train_editor as run
     from factlab.journal import check_new
-    from factlab.tracing.configs import KINDS
 
     if kind not in KINDS:
         raise InvalidRequestError(f"No trained editor is called '{kind}'.{nearest(kind, KINDS)} "
