@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
 def methods(session: Session) -> None:
     """List the editing methods and their presets by model."""
     from factlab.editing.methods import METHODS
-    from factlab.editing.presets import PRESETS
+    from factlab.editing.preset_table import PRESETS
     from factlab.editing.trained.configs import KINDS, TrainedEditConfig
 
     rows = [[m.name, m.about, "many" if m.together else "one"] for m in METHODS.values()]

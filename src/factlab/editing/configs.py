@@ -13,6 +13,8 @@ from factlab.stats.configs import StatsConfig
 # Which token is looked up. The paper's methods use the subject's last; figure 5 tries all four.
 LookupToken = Literal["first", "last", "first_after_last", "end"]
 
+FineTuneMethod = Literal["ft", "ft+l", "attn"]
+
 Rule = Literal["gauss", "midpoint", "right", "left", "closed"]
 
 

@@ -14,7 +14,6 @@ more than once. The caller's weights are not touched: every fact brings a copy o
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from factlab.data.fact_files import check_conflicts
 from factlab.editing.adam import Adam
-from factlab.editing.configs import FineTuneConfig
+from factlab.editing.configs import FineTuneConfig, FineTuneMethod
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.presets import fine_tune_place
 from factlab.editing.targets import ValueRequest, target_logprobs, target_nll, value_requests
@@ -36,7 +35,6 @@ from factlab.models.substitution import substituted
 from factlab.progress import ProgressCallback, silent
 from factlab.tokens import TokenBatch, encode_continuation, groups, pad
 
-FineTuneMethod = Literal["ft", "ft+l", "attn"]
 # A stack of weights for each parameter name, one per fact, or one for all.
 Weights = dict[str, Tensor]
 
