@@ -50,6 +50,12 @@ class StatisticsError(FactlabError, RuntimeError):
 
 
 def nearest(value: str, accepted: Iterable[str]) -> str:
-    """A closing phrase for a message: ` Did you mean 'x'?`, or nothing when none is close."""
-    close = difflib.get_close_matches(value, list(accepted), n=1, cutoff=0.5)
+    """A closing phrase for a message: ` Did you mean 'x'?`, or nothing when none is close.
+
+    Nor is there anything to suggest when the value is one of those accepted.
+    """
+    choices = list(accepted)
+    if value in choices:
+        return ""
+    close = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""

@@ -11,15 +11,25 @@ import inspect
 from collections.abc import Callable
 
 from torch import Tensor, nn
-from transformers import Cache
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    Cache,
+    PreTrainedConfig,
+)
 from transformers.cache_utils import CacheLayerMixin
 from transformers.pytorch_utils import Conv1D
+
+from factlab.errors import UnsupportedModelError
 
 __all__ = [
     "Cache",
     "CacheLayer",
     "Conv1D",
     "accepts",
+    "auto_class",
     "cache_argument",
     "is_marked_as_recorded",
     "remove_recorded_mark",
@@ -52,6 +62,24 @@ def is_marked_as_recorded(module: nn.Module) -> bool:
 def remove_recorded_mark(module: nn.Module) -> None:
     """Let transformers put its recording hooks on again the next time, after ours took them off."""
     module.__dict__.pop(_RECORDED_MARK, None)
+
+
+def auto_class(
+    config: PreTrainedConfig,
+) -> type[AutoModelForCausalLM] | type[AutoModelForImageTextToText]:
+    """The class of transformers that loads a checkpoint with its language model head.
+
+    Raises:
+        UnsupportedModelError: it is no language model that writes text from left to right.
+    """
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForCausalLM
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not config.is_encoder_decoder:
+        return AutoModelForImageTextToText
+    raise UnsupportedModelError(
+        f"A model of family '{config.model_type}' is not a decoder-only language model: "
+        "transformers has no AutoModelForCausalLM for it. Load a causal language model."
+    )
 
 
 class CacheLayer(CacheLayerMixin):

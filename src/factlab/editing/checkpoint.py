@@ -4,7 +4,7 @@ from pathlib import Path
 
 from factlab.errors import StorageError
 from factlab.models.decoder import Decoder
-from factlab.models.gguf import quiet_transformers
+from factlab.models.quiet import quiet_transformers
 from factlab.storage import folder_written_atomically
 
 

@@ -1,7 +1,5 @@
 """GGUF files: dequantised by transformers, kept as ordinary float32 folders if wanted."""
 
-import contextlib
-import io
 from pathlib import Path
 
 import torch
@@ -11,9 +9,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
 from factlab.errors import ModelLoadError
+from factlab.models.quiet import quiet_transformers
 
 _MAGIC = b"GGUF"
 
@@ -54,22 +52,6 @@ def convert_gguf(path: Path, folder: Path) -> None:
     with quiet_transformers():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-
-
-@contextlib.contextmanager
-def quiet_transformers():
-    """Keep transformers' progress bars and notices off the terminal inside the block."""
-    level = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

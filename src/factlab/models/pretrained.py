@@ -1,0 +1,111 @@
+"""Checkpoints as transformers writes them, from a folder or the Hub."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from factlab.errors import FactlabError, ModelLoadError, nearest
+from factlab.models.hub import HubAnswer, ask_hub
+from factlab.models.quiet import quiet_transformers
+from factlab.models.request import WELL_KNOWN
+from factlab.transformers_api import auto_class
+
+_LONGEST_REASON = 300
+
+
+def read_pretrained(
+    place: str, dtype: torch.dtype, placement: str, revision: str | None, name: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load model and tokenizer of a checkpoint; code that comes with it is never run.
+
+    Args:
+        place: folder, or id on the Hub.
+        dtype: of the weights.
+        placement: transformers' `device_map`.
+        revision: branch, tag or commit on the Hub.
+        name: what to call it in messages.
+
+    Raises:
+        ModelLoadError: it cannot be found or read, or is not a language model.
+    """
+    is_local = Path(place).is_dir()
+    answer = HubAnswer(is_reached=False) if is_local else ask_hub(place, revision)
+    source: dict[str, Any] = {
+        "revision": revision,
+        "trust_remote_code": False,  # said, because otherwise transformers asks on the terminal
+        "local_files_only": not answer.is_reached,
+    }
+    try:
+        # Weights that a checkpoint lacks are drawn at random before anyone can refuse them.
+        devices = list(range(torch.cuda.device_count()))
+        with quiet_transformers(), torch.random.fork_rng(devices):
+            config = AutoConfig.from_pretrained(place, **source)
+            loaded: Any = auto_class(config).from_pretrained(
+                place,
+                config=config,
+                dtype=dtype,
+                device_map=placement,
+                use_safetensors=True,  # the older format is a pickle
+                output_loading_info=True,
+                **source,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(place, **source)
+    except FactlabError:
+        raise
+    # A checkpoint is foreign: its files can make transformers raise anything.
+    except Exception as error:
+        raise _refusal(error, place, name, placement, is_local, answer) from error
+    model, info = loaded
+    check_complete(info, name)
+    return model, tokenizer
+
+
+def check_complete(info: dict[str, Any], name: str) -> None:
+    """Refuse a checkpoint in whose stead weights were drawn at random.
+
+    Raises:
+        ModelLoadError: names the first such weight.
+    """
+    incomplete = sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
+    if incomplete:
+        raise ModelLoadError(
+            f"The checkpoint of '{name}' lacks {len(incomplete)} weights, '{incomplete[0]}' among "
+            "them, or has them in another shape. Download or convert it again."
+        )
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, in one line of bounded length that ends in a full stop."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if len(text) > _LONGEST_REASON:
+        text = f"{text[:_LONGEST_REASON]} …"
+    return text if text.endswith(".") else f"{text}."
+
+
+def _refusal(
+    error: Exception, place: str, name: str, placement: str, is_local: bool, answer: HubAnswer
+) -> ModelLoadError:
+    reason = one_line(error)
+    if "trust_remote_code" in str(error):
+        return ModelLoadError(
+            f"'{name}' can only be loaded by code that comes with it, which factlab never runs. "
+            "Use a checkpoint of the model that was converted for transformers' own classes."
+        )
+    if is_local or (answer.is_reached and not answer.objection and isinstance(error, RuntimeError)):
+        return ModelLoadError(
+            f"Cannot load '{place}' with transformers on {placement}: {reason} If a file of it is "
+            "damaged, download or convert it again."
+        )
+    if not answer.is_reached:
+        return ModelLoadError(
+            f"Cannot load model '{name}': the Hugging Face Hub was not reached "
+            f"({answer.objection}), and its cache on this machine holds only a part of the model. "
+            f"Check the network, or pass a local folder or .gguf file. ({reason})"
+        )
+    return ModelLoadError(
+        f"Cannot load model '{name}': it is not a folder here, and the Hugging Face Hub does not "
+        f"give it as safetensors.{nearest(name, WELL_KNOWN)} Check the name and your access, or "
+        f"pass a local folder or .gguf file. ({answer.objection or reason})"
+    )
