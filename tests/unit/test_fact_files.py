@@ -1,8 +1,11 @@
 import json
+from pathlib import Path
 
 import pytest
 
-from factlab.data.fact_files import check_conflicts, load_facts, save_facts
+from factlab.data.fact_files import check_conflicts, load_fact_records, load_facts, save_facts
+from factlab.data.load_records import load_records
+from factlab.data.records import Record
 from factlab.errors import InvalidRequestError, StorageError
 from factlab.facts import Fact
 
@@ -248,3 +251,88 @@ def test_a_fact_given_twice_is_refused_whatever_was_true():
         check_conflicts([FACTS[0], Fact("{} is in", "The Louvre", "Rome")])
     with pytest.raises(InvalidRequestError, match="more than once"):
         check_conflicts([FACTS[3], FACTS[3]])
+
+
+# -- prompts beside the facts ---------------------------------------------------------------------
+
+LOUVRE = Record(
+    fact=FACTS[0],
+    case_id=0,
+    relation_id="P131",
+    paraphrase_prompts=("To see The Louvre, go to", "Where is it? In"),
+    neighborhood_prompts=("Notre-Dame is in",),
+    generation_prompts=("The Louvre has",),
+)
+BARE = Record(fact=FACTS[3], case_id=1)
+PROMPTED = {
+    "f.csv": """\
+template,subject,target_new,target_true,relation,paraphrase_1,paraphrase_2,neighborhood,generation_1
+{} is in,The Louvre,Rome,Paris,P131,"To see {}, go to",Where is it? In,Notre-Dame is in,{} has
+{} was born in,Zidane,,,,,,,
+""",
+    "f.json": json.dumps([
+        {"template": "{} is in", "subject": "The Louvre", "target_new": "Rome",
+         "target_true": "Paris", "relation": "P131", "generation_prompts": ["{} has"],
+         "paraphrase_prompts": ["To see {}, go to", "Where is it? In"],
+         "neighborhood_prompts": ["Notre-Dame is in"]},
+        {"template": "{} was born in", "subject": "Zidane"},
+    ]),
+    "f.toml": """\
+[[fact]]
+template = "{} is in"
+subject = "The Louvre"
+target_new = "Rome"
+target_true = "Paris"
+relation = "P131"
+paraphrase_prompts = ["To see {}, go to", "Where is it? In"]
+neighborhood_prompts = ["Notre-Dame is in"]
+generation_prompts = "{} has"
+[[fact]]
+template = "{} was born in"
+subject = "Zidane"
+""",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROMPTED)
+def test_prompts_beside_facts_make_records(tmp_path, name):
+    path = write(tmp_path / name, PROMPTED[name])
+    assert load_fact_records(path) == [LOUVRE, BARE]
+    assert load_records(path) == [LOUVRE, BARE]
+    assert load_records(str(path), offset=1) == [BARE]
+    assert load_facts(path) == [FACTS[0], FACTS[3]]
+
+
+def test_the_example_of_the_documentation():
+    path = Path(__file__).parents[2] / "examples" / "facts.csv"
+    records = load_records(path)
+    assert len(records) == 5
+    for record in records:
+        assert record.fact.target_new
+        assert record.fact.target_true
+        assert len(record.paraphrase_prompts) == len(record.neighborhood_prompts) == 2
+        assert all(record.fact.subject in prompt for prompt in record.paraphrase_prompts)
+        assert not any(record.fact.subject in prompt for prompt in record.neighborhood_prompts)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("template,subject,paraphrases\n{} is,Rome,x", r"names .* paraphrase_1.*mean 'paraphrase'"),
+        ("template,subject,neighborhood_1\n{} is,Rome,{} was", "Write out the other subject"),
+        ("template,subject,paraphrase_1\n{} is,Rome,{} and {}", "Line 2 of .*2 '{}'"),
+        ("template,subject,relation\n{} is,Rome,P1\n{} is,Rome,P2", "of line 2. Remove one"),
+    ],
+)
+def test_prompts_that_are_wrong(tmp_path, text, reason):
+    path = write(tmp_path / "f.csv", text)
+    for load in (load_facts, load_records):
+        with pytest.raises(StorageError, match=reason):
+            load(path)
+
+
+def test_prompts_that_are_no_texts(tmp_path):
+    row = {"template": "{} is", "subject": "Rome", "paraphrase_prompts": [1]}
+    path = write(tmp_path / "f.json", json.dumps([row]))
+    with pytest.raises(StorageError, match="paraphrase_prompts holds 1, not a text"):
+        load_records(path)

@@ -275,7 +275,7 @@ def test_a_relation_that_references_lack_is_not_there(tmp_path):
 def test_keys_of_references(path):
     record = load_records(path, limit=1)[0]
     assert reference_key(record) == ("P19", "Q220")
-    bare = Record(0, "counterfact", "P1", Fact("{} is", "a", "b", "c"))
+    bare = Record(case_id=0, relation_id="P1", fact=Fact("{} is", "a", "b", "c"))
     assert needed_references([record, bare]) == {("P19", "Q220"), ("P1", "b")}
 
 

@@ -2,11 +2,14 @@ import copy
 import gzip
 import json
 
+import jaxtyping
 import pytest
 
 from factlab.data import counterfact, json_lines, zsre
 from factlab.data.json_lines import read_values
+from factlab.data.records import Record, as_records
 from factlab.errors import InvalidRequestError, StorageError
+from factlab.facts import Fact
 
 WHERE = "Line 3 of 'x.json'"
 
@@ -239,3 +242,41 @@ def test_damaged_gz(tmp_path, damage):
     path.write_bytes(data[:-10] if damage == "cut" else b"[1]")
     with pytest.raises(StorageError, match=r"Cannot read .*x\.json\.gz': .* complete"):
         list(read_values(path))
+
+
+# -- made by hand ---------------------------------------------------------------------------------
+
+FACT = Fact("{} is in", "The Louvre", "Rome", "Paris")
+
+
+def test_a_record_needs_no_more_than_its_fact():
+    record = Record(fact=FACT, paraphrase_prompts=["Visit the Louvre in"])
+    assert (record.benchmark, record.relation_id, record.neighborhood_prompts) == (
+        "counterfact", "", ()
+    )  # fmt: skip
+    assert record.paraphrase_prompts == ("Visit the Louvre in",)
+    assert hash(record) == hash(Record(fact=FACT, paraphrase_prompts=("Visit the Louvre in",)))
+
+
+def test_facts_and_records_without_a_number_are_numbered_by_their_place(monkeypatch):
+    given = [FACT, Record(fact=FACT), Record(fact=FACT, case_id=7)]
+    assert as_records(given) == [Record(fact=FACT, case_id=i) for i in (0, 1, 7)]
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(InvalidRequestError, match="Number 1 of the records is a str"):
+        as_records([FACT, "The Louvre"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"fact": "The Louvre is in"}, "fact of a record is a str"),
+        ({"paraphrase_prompts": "Where?"}, r"paraphrase_prompts is 'Where\?', not a list"),
+        ({"neighborhood_prompts": None}, "neighborhood_prompts is None, not a list"),
+        ({"generation_prompts": [3]}, r"generation_prompts holds .* no text: \(3,\)"),
+    ],
+)
+def test_records_that_cannot_be(fields, reason, monkeypatch):
+    # A user's program runs without the checks of types that tests run with.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(InvalidRequestError, match=reason):
+        Record(**({"fact": FACT} | fields))

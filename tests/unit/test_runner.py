@@ -129,6 +129,25 @@ def test_zsre(lm, tmp_path):
         start(lm, tmp_path / "both", records=[*records, make_record(9)])
 
 
+def test_plain_facts(lm, tmp_path):
+    """They are records without other prompts, numbered by their place."""
+    facts = [record.fact for record in make_records(2)]
+    run = start(lm, tmp_path / "run", records=facts)
+    assert [row.case_id for row in run.rows] == [0, 1]
+    for fact, row in zip(facts, run.rows, strict=True):
+        with fl.rome(lm, fact, ROME, background(lm)).applied(lm):
+            assert_close(row.after, plainly(lm, fl.Record(fact=fact)))
+    (table,) = fl.build_report([run]).tables
+    assert table.columns == ("rewrite_success", "rewrite_magnitude")
+
+
+def test_facts_without_a_true_answer_are_scored_by_exact_matches(lm, tmp_path):
+    facts = [replace(record.fact, target_true=None) for record in make_records(2)]
+    run = start(lm, tmp_path / "run", records=facts)
+    (table,) = fl.build_report([run]).tables
+    assert table.columns == ("rewrite_exact",)
+
+
 @pytest.mark.parametrize("method", ["ft", "memit", "attn"])
 def test_methods(lm, tmp_path, method):
     config = {"ft": FT, "memit": MEMIT, "attn": FT.model_copy(update={"epsilon": 0.1})}[method]

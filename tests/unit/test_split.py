@@ -12,10 +12,9 @@ from factlab.data.split import share_of, split_by_subject, subject_hash
 def records(n: int, per_subject: int = 2) -> list[Record]:
     return [
         Record(
-            i,
-            "counterfact",
-            "P36",
-            fl.Fact("{} is in", f"Place {i // per_subject}", "Rome", "Paris"),
+            case_id=i,
+            relation_id="P36",
+            fact=fl.Fact("{} is in", f"Place {i // per_subject}", "Rome", "Paris"),
             neighborhood_prompts=("Elsewhere is in",),
         )
         for i in range(n)

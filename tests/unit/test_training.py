@@ -36,10 +36,10 @@ def records(n=24, benchmark="counterfact"):
     zsre = benchmark == "zsre"
     return [
         Record(
-            i,
-            benchmark,
-            "P36",
-            fl.Fact("{} is in", f"Place {i}", "Rome and Paris" if i % 2 else "Rome", "Seattle"),
+            case_id=i,
+            benchmark=benchmark,
+            relation_id="P36",
+            fact=fl.Fact("{} is in", f"Place {i}", "Rome and Paris" if i % 2 else "Rome", "Seattle"),
             paraphrase_prompts=(f"Where is Place {i}? In", f"Place {i} is a city in"),
             neighborhood_prompts=("The Space Needle is in", "Miles Davis plays", "Who is")[: 2 + i % 2],
             neighborhood_answers=("downtown Seattle", "the trumpet", "it")[: 2 + i % 2] if zsre else (),

@@ -52,7 +52,7 @@ def make_zsre(case_id: int) -> Record:
     subject = SUBJECTS[case_id % 6]
     fact = fl.Fact("Where is {}? It is in", subject, TARGETS[case_id % 6])
     return Record(
-        case_id, "zsre", "", fact, paraphrase_prompts=(f"What place has {subject}?",),
+        case_id=case_id, benchmark="zsre", fact=fact, paraphrase_prompts=(f"What place has {subject}?",),
         neighborhood_prompts=("Who plays the trumpet?",), neighborhood_answers=("Miles Davis",),
     )  # fmt: skip
 

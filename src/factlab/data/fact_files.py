@@ -11,12 +11,18 @@ from dataclasses import asdict
 from pathlib import Path
 
 from factlab.data.json_lines import read_values
+from factlab.data.records import Record
 from factlab.errors import FactlabError, InvalidRequestError, StorageError, nearest
-from factlab.facts import Fact
+from factlab.facts import SLOT, Fact
 from factlab.storage import read_text, write_atomically
 
+SUFFIXES = (".toml", ".jsonl", ".json", ".csv", ".tsv")
 _REQUIRED = ("template", "subject")
 _FIELDS: tuple[str, ...] = (*_REQUIRED, "target_new", "target_true")
+# What a record has beside its fact: lists, of which a table has one column for each text.
+_PROMPTS = ("paraphrase", "neighborhood", "generation")
+_PROMPT_COLUMN = re.compile(rf"({'|'.join(_PROMPTS)})(_prompts|_\d+)?")
+_ALL_FIELDS = (*_FIELDS, "relation", *(f"{kind}_prompts" for kind in _PROMPTS))
 _SHOWN = 5
 _TOML_HEADER = re.compile(r"^[ \t]*\[\[[ \t]*fact[ \t]*\]\]", re.MULTILINE)
 _Row = tuple[str, object]  # where it stands, such as "line 3", and what stands there
@@ -28,14 +34,33 @@ def load_facts(path: str | Path) -> list[Fact]:
     The fields are those of `Fact`: `template` and `subject`, and if wanted `target_new` and
     `target_true`; one that is empty is not given. In TOML every fact begins with `[[fact]]`. In a
     table the first line names the columns; cells may be quoted, spaces before them are dropped.
+    What `load_fact_records` reads beside these is checked and left out.
 
     Raises:
         StorageError: the file is missing, not UTF-8, of an unknown kind, broken or empty; or a fact
             has an unknown field, lacks one, is not a valid `Fact`, or came before with the same
             template, subject and target_new. The message names the line.
     """
+    return [record.fact for record in load_fact_records(path)]
+
+
+def load_fact_records(path: str | Path) -> list[Record]:
+    """Read facts, and the prompts that tell what an edit of them did, from such a file.
+
+    A table may have any number of columns `paraphrase_1`, `paraphrase_2` … (the fact in other
+    words; `{}` stands for the subject), `neighborhood_1` … (about other subjects of which
+    `target_true` is true) and `generation_1` … (beginnings of texts), with empty cells where a fact
+    has fewer, and a column `relation`. In JSON and TOML `paraphrase_prompts`,
+    `neighborhood_prompts` and `generation_prompts` are lists of texts.
+
+    Returns:
+        Records, numbered from 0.
+
+    Raises:
+        StorageError: see `load_facts`.
+    """
     path = Path(path)
-    match _known_suffix(path, ".toml", ".jsonl", ".json", ".csv", ".tsv"):
+    match _known_suffix(path, *SUFFIXES):
         case ".toml":
             rows = _toml_rows(path)
         case ".csv":
@@ -44,7 +69,13 @@ def load_facts(path: str | Path) -> list[Fact]:
             rows = _table_rows(path, "\t", "tabs")
         case _:
             rows = ((f"line {line}", value) for line, value in read_values(path))
-    return _all_different(((where, _fact(row, where, path)) for where, row in rows), path)
+    return _all_different(
+        (
+            (where, record_of(row, f"{where.capitalize()} of '{path}'", index))
+            for index, (where, row) in enumerate(rows)
+        ),
+        path,
+    )
 
 
 def save_facts(facts: Sequence[Fact], path: str | Path) -> None:
@@ -56,7 +87,7 @@ def save_facts(facts: Sequence[Fact], path: str | Path) -> None:
     """
     path = Path(path)
     suffix = _known_suffix(path, ".jsonl", ".csv")
-    _all_different(((f"fact {i}", fact) for i, fact in enumerate(facts, 1)), path)
+    _all_different(((f"fact {i}", Record(fact=fact)) for i, fact in enumerate(facts, 1)), path)
     rows = [{k: v for k, v in asdict(fact).items() if v is not None} for fact in facts]
     text = io.StringIO(newline="")
     if suffix == ".csv":
@@ -150,42 +181,91 @@ def _table_rows(path: Path, delimiter: str, separator: str) -> Iterator[_Row]:
 
 
 def _check_columns(columns: list[str], path: Path, separator: str) -> None:
-    unknown = [name for name in columns if name not in _FIELDS]
+    known = (*_FIELDS, "relation")
+    unknown = [name for name in columns if name not in known and not _PROMPT_COLUMN.fullmatch(name)]
     if unknown or not {*_REQUIRED} <= {*columns} or len({*columns}) < len(columns):
+        near = nearest(unknown[0], (*known, *_PROMPTS)) if unknown else ""
         raise StorageError(
             f"The first line of '{path}' names the columns {', '.join(columns)}. It must name "
-            f"template and subject, and may name target_new and target_true, each once, with "
-            f"{separator} between.{nearest(unknown[0], _FIELDS) if unknown else ''}"
+            "template and subject, and may name target_new, target_true, relation, and "
+            "paraphrase_1, paraphrase_2 ..., neighborhood_1 ..., generation_1 ..., each once, with "
+            f"{separator} between.{near}"
         )
 
 
-def _fact(row: object, where: str, path: Path) -> Fact:
-    where = f"{where.capitalize()} of '{path}'"
+def record_of(row: object, where: str, index: int) -> Record:
+    """A record of what stands in one row of a facts file.
+
+    Args:
+        row: what was read; anything.
+        where: where it stands, such as "Line 3 of 'facts.csv'".
+        index: its `case_id`.
+
+    Raises:
+        StorageError: it is no fact, or a field is unknown, missing or of the wrong type.
+    """
     if not isinstance(row, Mapping):
         raise StorageError(f"{where}: a fact has named fields; this is a {type(row).__name__}.")
     given: dict[str, str] = {}
+    prompts: dict[str, list[str]] = defaultdict(list)
     for name, value in row.items():
-        if name not in _FIELDS:
+        column = _PROMPT_COLUMN.fullmatch(str(name))
+        if column is not None:
+            prompts[column[1]] += _texts(value, where, name)
+            continue
+        if name not in _ALL_FIELDS:
             raise StorageError(
-                f"{where}: field '{name}' is none of {', '.join(_FIELDS)}.{nearest(name, _FIELDS)}"
+                f"{where}: field '{name}' is none of {', '.join(_ALL_FIELDS)}."
+                f"{nearest(name, _ALL_FIELDS)}"
             )
         if not isinstance(value, str | None):
             raise StorageError(f"{where}: {name} is {value!r}, not a text. Put it in quotes.")
         if value and value.strip():
             given[name] = value
+    relation = given.pop("relation", "").strip()
     missing = [name for name in _REQUIRED if name not in given]
     if missing:
         raise StorageError(f"{where}: {missing[0]} is missing or empty. Give a text.")
+    beside = next((text for text in prompts["neighborhood"] if SLOT in text), None)
+    if beside is not None:
+        raise StorageError(
+            f"{where}: the neighborhood prompt '{beside}' holds '{SLOT}', which stands for the "
+            "fact's own subject. Write out the other subject."
+        )
     try:
-        return Fact(**given)
+        fact = Fact(**given)
+        return Record(
+            fact=fact,
+            case_id=index,
+            relation_id=relation,
+            **{
+                f"{kind}_prompts": [_filled(text, fact.subject) for text in prompts[kind]]
+                for kind in _PROMPTS
+            },
+        )
     except FactlabError as error:
         raise StorageError(f"{where}: {error}") from error
 
 
-def _all_different(rows: Iterable[tuple[str, Fact]], path: Path) -> list[Fact]:
-    facts: list[Fact] = []
+def _texts(value: object, where: str, name: str) -> list[str]:
+    """The prompts of a cell or of a list."""
+    texts = value if isinstance(value, list) else [value]
+    for text in texts:
+        if not isinstance(text, str | None):
+            raise StorageError(f"{where}: {name} holds {text!r}, not a text. Put it in quotes.")
+    return [text for text in texts if text and text.strip()]
+
+
+def _filled(text: str, subject: str) -> str:
+    """A prompt with the subject in its slot, if it has one."""
+    return Fact(text, subject).prompt if SLOT in text else text
+
+
+def _all_different(rows: Iterable[tuple[str, Record]], path: Path) -> list[Record]:
+    records: list[Record] = []
     seen: dict[tuple[str, str, str | None], str] = {}
-    for where, fact in rows:
+    for where, record in rows:
+        fact = record.fact
         request = (fact.template, fact.subject, fact.target_new)
         if request in seen:
             raise StorageError(
@@ -193,7 +273,7 @@ def _all_different(rows: Iterable[tuple[str, Fact]], path: Path) -> list[Fact]:
                 f"{seen[request]}. Remove one of them."
             )
         seen[request] = where
-        facts.append(fact)
-    if not facts:
+        records.append(record)
+    if not records:
         raise StorageError(f"There are no facts in '{path}'. Give at least one.")
-    return facts
+    return records

@@ -11,10 +11,11 @@ from itertools import chain, islice
 from pathlib import Path
 
 from factlab.data import counterfact, zsre
+from factlab.data.fact_files import load_fact_records, record_of
 from factlab.data.hub_files import PREFIX, hub_values
 from factlab.data.json_lines import read_values
 from factlab.data.published import published_file
-from factlab.data.records import Record
+from factlab.data.records import Record, as_records
 from factlab.data.shipped import Shipped
 from factlab.errors import InvalidRequestError, StorageError, nearest
 from factlab.progress import ProgressCallback, silent
@@ -22,7 +23,8 @@ from factlab.storage import write_atomically
 
 BUILTIN = ("builtin", "builtin-zsre")
 PUBLISHED_RECORDS = ("counterfact", "multi-counterfact", "zsre")
-SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".csv", ".tsv", ".toml")
+_TABLES = (".csv", ".tsv", ".toml")
 
 
 def load_records(
@@ -39,8 +41,9 @@ def load_records(
 
     Args:
         source: `builtin` or `builtin-zsre`; `counterfact`, `multi-counterfact` or `zsre`, which are
-            downloaded once; `hf:owner/dataset`, with `:file` if wanted; or a file in a published
-            layout (.json, .jsonl, either with .gz).
+            downloaded once; `hf:owner/dataset`, with `:file` if wanted; a file in a published
+            layout (.json, .jsonl, either with .gz); or a file of facts (.csv, .tsv, .toml, .json,
+            .jsonl; see `load_fact_records`).
         offset: leave out so many first.
         limit: no more than this many.
         relation: those of this relation only, such as P36.
@@ -76,6 +79,7 @@ def save_records(records: Sequence[Record], path: str | Path) -> None:
         InvalidRequestError: there are none, they are of two benchmarks, or a record has more than
             the layout holds.
     """
+    records = as_records(records)
     benchmarks = {record.benchmark for record in records}
     if len(benchmarks) != 1:
         raise InvalidRequestError(
@@ -109,6 +113,8 @@ def _records(source: str | Path, progress: ProgressCallback) -> Generator[Record
         yield from _parsed(hub_values(source), source)
     elif isinstance(source, str) and source in PUBLISHED_RECORDS:
         yield from _parsed(_lines(published_file(source, progress)), source)
+    elif is_file_name(source) and Path(source).suffix.lower() in _TABLES:
+        yield from load_fact_records(source)
     elif is_file_name(source):
         yield from _parsed(_lines(Path(source)), source)
     else:
@@ -150,10 +156,12 @@ def _layout(value: object, where: str) -> Callable[[object, str, int], Record]:
         return counterfact.from_json
     if "src" in fields and "answers" in fields:
         return zsre.from_json
+    if "template" in fields:
+        return record_of
     what = f"has the fields {', '.join(fields)}" if fields else f"is a {type(value).__name__}"
     raise StorageError(
         f"{where}: the first record {what}. A CounterFact record has requested_rewrite, a zsRE "
-        "record src and answers."
+        "record src and answers, a fact of one's own template and subject."
     )
 
 

@@ -1,14 +1,17 @@
 """`Record`: one case of a benchmark. What is asked of a model before and after an edit."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from factlab.errors import InvalidRequestError
 from factlab.facts import Fact
 
 Benchmark = Literal["counterfact", "zsre"]
+UNNUMBERED = -1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """One case: a fact to write, and prompts that tell what the edit did.
 
@@ -16,11 +19,20 @@ class Record:
     the true target. Of zsRE (section 3.2 and appendix C) the rewriting prompt and the paraphrase
     are asked for the new target, and the unrelated question for its own answer.
 
+    A fact of one's own needs no more than the prompts that one cares about; it is scored as those
+    of CounterFact are:
+
+        Record(
+            fact=Fact("{} is located in the city of", "The Eiffel Tower", "Rome", "Paris"),
+            paraphrase_prompts=["To see the Eiffel Tower, travel to"],
+            neighborhood_prompts=["The Louvre is located in the city of"],
+        )
+
     Attributes:
-        case_id: its number in the data set.
+        fact: the rewriting prompt with subject, `target_new`, and for CounterFact `target_true`.
+        case_id: its number in the data set; `UNNUMBERED` for its place in the list it is given in.
         benchmark: which of the two it belongs to.
         relation_id: such as P36; empty where the data set does not say.
-        fact: the rewriting prompt with subject, `target_new`, and for CounterFact `target_true`.
         new_id: identifier of the new target, such as Q90; it may be empty.
         true_id: of the true target.
         paraphrase_prompts: the same in other words.
@@ -28,19 +40,64 @@ class Record:
         neighborhood_answers: what is right there; empty where that is `fact.target_true`.
         attribute_prompts: about subjects for which the new target is true.
         generation_prompts: beginnings of texts about the subject.
+
+    Raises:
+        InvalidRequestError: `fact` is no `Fact`, or prompts are not a list of texts.
     """
 
-    case_id: int
-    benchmark: Benchmark
-    relation_id: str
+    case_id: int = UNNUMBERED
+    benchmark: Benchmark = "counterfact"
+    relation_id: str = ""
     fact: Fact
     new_id: str = ""
     true_id: str = ""
-    paraphrase_prompts: tuple[str, ...] = ()
-    neighborhood_prompts: tuple[str, ...] = ()
-    neighborhood_answers: tuple[str, ...] = ()
-    attribute_prompts: tuple[str, ...] = ()
-    generation_prompts: tuple[str, ...] = ()
+    paraphrase_prompts: Sequence[str] = ()
+    neighborhood_prompts: Sequence[str] = ()
+    neighborhood_answers: Sequence[str] = ()
+    attribute_prompts: Sequence[str] = ()
+    generation_prompts: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.fact, Fact):
+            raise InvalidRequestError(
+                f"The fact of a record is a {type(self.fact).__name__}. Give a Fact."
+            )
+        for name in _LISTS:
+            prompts: object = getattr(self, name)
+            if isinstance(prompts, str) or not isinstance(prompts, Iterable):
+                raise InvalidRequestError(
+                    f"{name} is {prompts!r}, not a list of texts. Put it in brackets: [...]."
+                )
+            texts = tuple(prompts)
+            if not all(isinstance(text, str) for text in texts):
+                raise InvalidRequestError(f"{name} holds something that is no text: {texts!r}.")
+            object.__setattr__(self, name, texts)  # lists are taken too
+
+
+_LISTS = (
+    "paraphrase_prompts", "neighborhood_prompts", "neighborhood_answers", "attribute_prompts",
+    "generation_prompts",
+)  # fmt: skip
+
+
+def as_records(given: Sequence[Record | Fact]) -> list[Record]:
+    """Facts as records without other prompts, and records that lack a number with their place.
+
+    Raises:
+        InvalidRequestError: something is neither.
+    """
+    records: list[Record] = []
+    for place, one in enumerate(given):
+        if isinstance(one, Fact):
+            records.append(Record(case_id=place, fact=one))
+        elif isinstance(one, Record):
+            unnumbered = one.case_id == UNNUMBERED
+            records.append(replace(one, case_id=place) if unnumbered else one)
+        else:
+            raise InvalidRequestError(
+                f"Number {place} of the records is a {type(one).__name__}. Give Records or Facts."
+            )
+    return records
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from factlab.evaluation.scores import (
     EXACT_METRICS,
     METRICS,
     SCORE,
+    SCORE_PARTS,
     RecordScores,
     Stage,
     Summary,
@@ -196,7 +197,10 @@ def _table(
             rows.append(_row(f"{label}, right after each", "right_after", run, form, timings=False))
     model, data = unedited.request.model, unedited.request.data
     benchmark = data.benchmark
-    hidden = EXACT_METRICS if benchmark == "counterfact" and not exact else frozenset[str]()
+    scored = any(row.summary.metrics[name].n for row in rows for name in SCORE_PARTS[benchmark])
+    # Facts without a true answer have no score but exact matches.
+    hide = benchmark == "counterfact" and not exact and scored
+    hidden = EXACT_METRICS if hide else frozenset[str]()
     columns = [
         name
         for name in (SCORE, *METRICS[benchmark])

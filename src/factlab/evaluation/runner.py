@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from factlab.data.fact_files import check_conflicts
 from factlab.data.load_records import record_hash
-from factlab.data.records import Record, References
+from factlab.data.records import Record, References, as_records
 from factlab.editing.background import Background
 from factlab.editing.edit import current_versions
 from factlab.editing.many import Mode, together_of
@@ -32,6 +32,7 @@ from factlab.evaluation.measure import Yardstick, asks, is_finite
 from factlab.evaluation.measurement import Measurement, Row
 from factlab.evaluation.saved_run import FORMAT, Run, load_run
 from factlab.evaluation.unedited import Unedited, ordinary_text_hash, references_hash
+from factlab.facts import Fact
 from factlab.journal import Journal, Shard
 from factlab.journal import Record as Line
 from factlab.models.language_model import LanguageModel
@@ -76,7 +77,7 @@ class Evaluation:
 
 def evaluate(
     lm: LanguageModel,
-    records: Sequence[Record],
+    records: Sequence[Record | Fact],
     method: str | Method,
     out: str | Path,
     config: BaseModel | None = None,
@@ -98,7 +99,8 @@ def evaluate(
 
     Args:
         lm: the model, left as it is.
-        records: the cases; see `load_records`.
+        records: the cases; see `load_records`. Of a plain fact the rewriting prompt alone is asked;
+            a `Record` has paraphrases and other prompts beside it.
         method: see `METHODS`; or one that is at hand, such as a trained editor's.
         out: folder for one row per record; new or empty, or with `resume` of this run.
         config: of the method.
@@ -133,11 +135,12 @@ def evaluate(
     """
     shard = (shard or Shard()).checked()
     chosen = method_named(method)
-    _check_request(records, chosen, config, mode, batch_size)
+    cases_given = as_records(records)
+    _check_request(cases_given, chosen, config, mode, batch_size)
     if chosen.prepare is not None:
-        config = chosen.prepare(lm, [record.fact for record in records], config)
+        config = chosen.prepare(lm, [record.fact for record in cases_given], config)
     asked = Evaluation(
-        records, chosen.name, config, mode, measure or MeasureConfig(), references or {},
+        cases_given, chosen.name, config, mode, measure or MeasureConfig(), references or {},
         ordinary_text, data_name,
     )  # fmt: skip
     background = background or Background()
@@ -162,13 +165,16 @@ def evaluate(
         before: dict[int, Measurement] = {}
         for block in todo:
             progress("measuring the unedited model", len(before), total)
-            some, flags = [records[case] for case in block], [generated[case] for case in block]
+            some, flags = (
+                [asked.records[case] for case in block],
+                [generated[case] for case in block],
+            )
             before |= zip(block, unedited.of(some, flags), strict=True)
             if should_stop():
                 return load_run(folder)
         progress("measuring the unedited model", total, total)
         with _KINDS[mode](
-            lm=lm, records=records, cases=cases, method=chosen, config=settled,
+            lm=lm, records=asked.records, cases=cases, method=chosen, config=settled,
             background=background, yardstick=yardstick, folder=folder, should_stop=should_stop,
         ) as edited:  # fmt: skip
             if not edited.prepare(progress):
@@ -179,7 +185,7 @@ def evaluate(
                 flags = [generated[case] for case in block]
                 for case, outcome in zip(block, edited.outcomes(block, flags), strict=True):
                     if case not in journal.records:
-                        row = _row(records[case], before[case], outcome, asked)
+                        row = _row(asked.records[case], before[case], outcome, asked)
                         writer.append(case, row.model_dump(mode="json"))
                 if should_stop():
                     return load_run(folder)

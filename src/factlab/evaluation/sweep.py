@@ -28,6 +28,7 @@ from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.runner import BATCH_SIZE, evaluate
 from factlab.evaluation.saved_run import Run, load_run
 from factlab.evaluation.scores import SCORE, SCORE_PARTS, Stage, score_row, summarise
+from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.storage import write_atomically, write_json
@@ -118,7 +119,7 @@ class Sweep:
 
 def sweep(
     lm: LanguageModel,
-    records: Sequence[Record],
+    records: Sequence[Record | Fact],
     out: str | Path,
     layers: Sequence[int],
     tokens: Sequence[LookupToken] = LOOKUP_TOKENS,
