@@ -234,31 +234,34 @@ def record_of(row: object, where: str, index: int) -> Record:
         )
     try:
         fact = Fact(**given)
-        return Record(
-            fact=fact,
-            case_id=index,
-            relation_id=relation,
-            **{
-                f"{kind}_prompts": [_filled(text, fact.subject) for text in prompts[kind]]
-                for kind in _PROMPTS
-            },
-        )
+        filled = {kind: [_filled(text, fact) for text in prompts[kind]] for kind in _PROMPTS}
     except FactlabError as error:
         raise StorageError(f"{where}: {error}") from error
+    return Record(
+        case_id=index,
+        relation_id=relation,
+        fact=fact,
+        paraphrase_prompts=filled["paraphrase"],
+        neighborhood_prompts=filled["neighborhood"],
+        generation_prompts=filled["generation"],
+    )
 
 
 def _texts(value: object, where: str, name: str) -> list[str]:
     """The prompts of a cell or of a list."""
-    texts = value if isinstance(value, list) else [value]
-    for text in texts:
+    given: list[object] = list(value) if isinstance(value, list) else [value]
+    texts: list[str] = []
+    for text in given:
         if not isinstance(text, str | None):
             raise StorageError(f"{where}: {name} holds {text!r}, not a text. Put it in quotes.")
-    return [text for text in texts if text and text.strip()]
+        if text and text.strip():
+            texts.append(text)
+    return texts
 
 
-def _filled(text: str, subject: str) -> str:
-    """A prompt with the subject in its slot, if it has one."""
-    return Fact(text, subject).prompt if SLOT in text else text
+def _filled(text: str, fact: Fact) -> str:
+    """A prompt with the fact's subject in its slot, if it has one."""
+    return Fact(text, fact.subject).prompt if SLOT in text else text
 
 
 def _all_different(rows: Iterable[tuple[str, Record]], path: Path) -> list[Record]:
