@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     from factlab.models.language_model import LanguageModel as LanguageModel
     from factlab.models.load import load as load
     from factlab.models.tiny import tiny_model as tiny_model
+    from factlab.progress import progress_bar as progress_bar
     from factlab.stats.configs import StatsConfig as StatsConfig
     from factlab.stats.moments import SecondMoment as SecondMoment
     from factlab.stats.store import second_moments as second_moments
@@ -184,6 +185,7 @@ _HOMES = {
     "memit": "editing.memit",
     "memit_each": "editing.memit",
     "prob_with_scaled": "editing.neuron_choice",
+    "progress_bar": "progress",
     "recommend_layer": "tracing.layers",
     "record": "hooks",
     "rome": "editing.rome",
@@ -278,6 +280,7 @@ __all__ = [
     "memit",
     "memit_each",
     "prob_with_scaled",
+    "progress_bar",
     "recommend_layer",
     "record",
     "rome",

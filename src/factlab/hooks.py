@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from factlab.arguments import checked
+
 State = Float[Tensor, "batch pos width"]
 
 
@@ -52,6 +54,7 @@ class HasModules(Protocol):
         ...
 
 
+@checked()
 @contextmanager
 def intervene(
     lm: HasModules, interventions: Mapping[Site, Callable[[State], State]]
@@ -70,6 +73,7 @@ def intervene(
         yield
 
 
+@checked()
 @contextmanager
 def record(lm: HasModules, sites: Iterable[Site]) -> Iterator[dict[Site, State]]:
     """Collect copies of states while the model runs; the dict fills as the sites are reached."""

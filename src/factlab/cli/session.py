@@ -5,7 +5,6 @@ import inspect
 import json
 import logging
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,16 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from factlab.errors import FactlabError, InvalidRequestError, nearest
+from factlab.progress import ProgressBar
 
 if TYPE_CHECKING:
     from factlab.models.language_model import LanguageModel
@@ -47,8 +39,6 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback o
 
 
 Config = TypeVar("Config", bound=BaseModel)
-
-_SECONDS_BETWEEN_LINES = 60.0
 
 
 @dataclass
@@ -97,52 +87,8 @@ class Session:
 
         Where stderr is not a terminal, a line now and then takes its place.
         """
-        bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self.err,
-            transient=True,
-        )
-        tasks: dict[str, Any] = {}
-
-        def report(label: str, done: int, total: int) -> None:
-            if label not in tasks:
-                for task in tasks.values():
-                    bar.update(task, visible=False)
-                tasks[label] = bar.add_task(label, total=total)
-            bar.update(tasks[label], completed=done, total=total, visible=True)
-
-        if not self.err.is_terminal:
-            yield _Lines(self.err)
-            return
-        with bar:
-            yield report
-
-
-class _Lines:
-    """Says what is being done, and each minute how far it is and how long it will take."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._label, self._began, self._spoke = "", 0.0, 0.0
-
-    def __call__(self, label: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if label != self._label:
-            self._label, self._began, self._spoke = label, now, now
-            self._say(f"{label} ...")
-        elif done and now - self._spoke >= _SECONDS_BETWEEN_LINES:
-            self._spoke = now
-            left_s = (now - self._began) / done * (total - done)
-            self._say(f"{label}: {done} of {total}, about {left_s / 60:.0f} min left")
-
-    def _say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        with ProgressBar(self.err) as bar:
+            yield bar
 
 
 def command(app: typer.Typer, function: Callable[..., None], name: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from factlab.arguments import checked
 from factlab.data.json_lines import read_values
 from factlab.data.records import Record
 from factlab.errors import FactlabError, InvalidRequestError, StorageError, nearest
@@ -78,6 +79,7 @@ def load_fact_records(path: str | Path) -> list[Record]:
     )
 
 
+@checked()
 def save_facts(facts: Sequence[Fact], path: str | Path) -> None:
     """Write a .jsonl or .csv file that `load_facts` reads back.
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
 
+from factlab.arguments import checked
 from factlab.data import counterfact, zsre
 from factlab.data.fact_files import load_fact_records, record_of
 from factlab.data.hub_files import PREFIX, hub_values
@@ -27,6 +28,7 @@ SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".csv", ".tsv", ".toml")
 _TABLES = (".csv", ".tsv", ".toml")
 
 
+@checked()
 def load_records(
     source: str | Path,
     offset: int = 0,
@@ -48,7 +50,7 @@ def load_records(
         limit: no more than this many.
         relation: those of this relation only, such as P36.
         seed: shuffle before `offset` and `limit` are counted.
-        progress: called while a file is downloaded.
+        progress: True for a bar, or a function that is called while a file is downloaded.
 
     Raises:
         InvalidRequestError: there is no such source, a number is out of range, or nothing is left;
@@ -71,6 +73,7 @@ def load_records(
     return kept
 
 
+@checked()
 def save_records(records: Sequence[Record], path: str | Path) -> None:
     """Write records of one benchmark in its published layout, one per line of a JSON array.
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 from contextlib import closing
 from pathlib import Path
 
+from factlab.arguments import checked
 from factlab.data.json_fields import Fields
 from factlab.data.json_lines import read_values
 from factlab.data.load_records import is_file_name
@@ -22,6 +23,7 @@ from factlab.storage import write_atomically
 _NAMES = ("builtin", "attribute-snippets")
 
 
+@checked()
 def load_references(
     source: str | Path,
     needed: Collection[tuple[str, str]] | None = None,
@@ -34,7 +36,7 @@ def load_references(
             that layout (.json, .jsonl, either with .gz). It is read piece by piece.
         needed: keep the texts of these only; see `reference_key`. One that the source does not
             have is not in the answer.
-        progress: called while a file is downloaded.
+        progress: True for a bar, or a function that is called while a file is downloaded.
 
     Raises:
         InvalidRequestError: there is no such source.

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from factlab.arguments import checked, listed
 from factlab.editing.background import Background
 from factlab.editing.configs import AlphaEditConfig
 from factlab.editing.contexts import context_weights
@@ -34,9 +35,10 @@ from factlab.progress import ProgressCallback, silent
 from factlab.stats.moments import SecondMoment
 
 
+@checked()
 def alphaedit(
     lm: LanguageModel,
-    facts: Sequence[Fact],
+    facts: Fact | Sequence[Fact],
     config: AlphaEditConfig | None = None,
     background: Background | None = None,
     progress: ProgressCallback = silent,
@@ -45,6 +47,7 @@ def alphaedit(
 
     The keys of `background.past_facts` are looked up again and left alone.
     """
+    facts = listed(facts)
     background = background or Background()
     config, preset = config or AlphaEditConfig(), preset_of(lm)
     layers, source = memit_layers(lm, config.layers, first_fact(facts), progress)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from factlab.arguments import checked
 from factlab.editing.lookup import keys_and_outputs, prompt_rows
 from factlab.errors import InvalidRequestError
 from factlab.facts import Fact
@@ -83,6 +84,7 @@ class ModelDiff(BaseModel):
     weights: tuple[WeightDiff, ...]
 
 
+@checked()
 def compare(
     base: Decoder,
     edited: Decoder,
@@ -100,7 +102,7 @@ def compare(
         edited: the model after, with the same weights in name and shape.
         subjects: what to look up in every changed MLP output projection: the key of each is that
             of its last token in the base model.
-        progress: told about every weight.
+        progress: True for a bar, or a function that is told about every weight.
 
     Raises:
         InvalidRequestError: they are of different families or sizes, or a subject is empty.

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import torch
 
+from factlab.arguments import checked, listed
 from factlab.editing.background import Background
 from factlab.editing.configs import EmmetConfig
 from factlab.editing.edit import Edit
@@ -28,14 +29,16 @@ from factlab.progress import ProgressCallback, silent
 from factlab.stats.moments import SecondMoment
 
 
+@checked()
 def emmet(
     lm: LanguageModel,
-    facts: Sequence[Fact],
+    facts: Fact | Sequence[Fact],
     config: EmmetConfig | None = None,
     background: Background | None = None,
     progress: ProgressCallback = silent,
 ) -> Edit:
     """Compute one edit that writes all facts; arguments and errors as for `memit`."""
+    facts = listed(facts)
     background = background or Background()
     config = config or EmmetConfig()
     if config.layers is None:

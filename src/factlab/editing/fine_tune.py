@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from factlab.arguments import checked, listed
 from factlab.data.fact_files import check_conflicts
 from factlab.editing.adam import Adam
 from factlab.editing.configs import FineTuneConfig, FineTuneMethod
@@ -42,9 +43,10 @@ Weights = dict[str, Tensor]
 _ENTRIES = 2**25
 
 
+@checked()
 def fine_tune(
     lm: LanguageModel,
-    facts: Sequence[Fact],
+    facts: Fact | Sequence[Fact],
     method: FineTuneMethod = "ft+l",
     config: FineTuneConfig | None = None,
     progress: ProgressCallback = silent,
@@ -56,7 +58,7 @@ def fine_tune(
         facts: with a `target_new` each.
         method: see the module.
         config: see `FineTuneConfig`.
-        progress: told what is going on.
+        progress: True for a bar, or a function that is told what is going on.
 
     Returns:
         An `Edit` with a dense change of each weight.
@@ -65,18 +67,21 @@ def fine_tune(
         InvalidRequestError: facts contradict each other, or one has nothing to write.
         EditError: the loss became NaN.
     """
+    facts = listed(facts)
     check_conflicts(facts)
     return _fine_tune(lm, facts, method, config, [range(len(facts))], progress)[0]
 
 
+@checked()
 def fine_tune_each(
     lm: LanguageModel,
-    facts: Sequence[Fact],
+    facts: Fact | Sequence[Fact],
     method: FineTuneMethod = "ft+l",
     config: FineTuneConfig | None = None,
     progress: ProgressCallback = silent,
 ) -> list[Edit]:
     """Tune weights of its own to each fact, many facts in a batch; see `fine_tune`."""
+    facts = listed(facts)
     groups = [[i] for i in range(len(facts))]
     return _fine_tune(lm, facts, method, config, groups, progress)
 

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from factlab.arguments import checked, listed
 from factlab.data.fact_files import check_conflicts
 from factlab.editing.background import Background
 from factlab.editing.configs import KnConfig, NeuronConfig
@@ -38,9 +39,10 @@ from factlab.progress import ProgressCallback, silent
 from factlab.tokens import encode_continuation
 
 
+@checked()
 def kn(
     lm: LanguageModel,
-    facts: Sequence[Fact],
+    facts: Fact | Sequence[Fact],
     config: KnConfig | None = None,
     background: Background | None = None,
     progress: ProgressCallback = silent,
@@ -56,7 +58,7 @@ def kn(
         facts: with a `target_new` each.
         config: see `KnConfig`.
         background: not used; every method takes one.
-        progress: told what is going on.
+        progress: True for a bar, or a function that is told what is going on.
         paraphrases: for each fact other prompts with the same answer, with `{}` for the subject or
             without; they refine the choice of neurons.
 
@@ -69,20 +71,23 @@ def kn(
         EditError: no neuron was found for a fact.
         UnsupportedModelError: the embedding does not have the width of the residual stream.
     """
+    facts = listed(facts)
     del background
     check_conflicts(facts)
     return _edit(lm, _changes(lm, facts, config, progress, paraphrases), config)
 
 
+@checked()
 def kn_each(
     lm: LanguageModel,
-    facts: Sequence[Fact],
+    facts: Fact | Sequence[Fact],
     config: KnConfig | None = None,
     background: Background | None = None,
     progress: ProgressCallback = silent,
     paraphrases: Sequence[Sequence[str]] | None = None,
 ) -> list[Edit]:
     """Compute one edit per fact, each for the model as it is now; see `kn`."""
+    facts = listed(facts)
     del background
     changes = _changes(lm, facts, config, progress, paraphrases)
     return [_edit(lm, [change], config) for change in changes]

@@ -16,6 +16,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from factlab.arguments import checked, listed
 from factlab.data.fact_files import check_conflicts
 from factlab.editing.background import Background
 from factlab.editing.edit import Edit
@@ -89,9 +90,10 @@ class EditRun:
         return self.edits[0] if len(self.edits) == 1 else combine(self.edits)
 
 
+@checked()
 def edit_each(
     lm: LanguageModel,
-    facts: Sequence[Fact],
+    facts: Fact | Sequence[Fact],
     method: str | Method = "rome",
     config: BaseModel | None = None,
     background: Background | None = None,
@@ -105,12 +107,13 @@ def edit_each(
         method: see `METHODS`.
         config: of that method.
         background: statistics and contexts that are at hand.
-        progress: told what is going on.
+        progress: True for a bar, or a function that is told what is going on.
 
     Raises:
         InvalidRequestError: there is no such method, or a fact has nothing to write.
         EditError: an edit failed.
     """
+    facts = listed(facts)
     chosen = method_named(method)
     _check(facts, config, chosen.config)
     before = answers(lm, facts)
@@ -124,9 +127,10 @@ def edit_each(
     return EditRun("each", tuple(facts), tuple(edits), before, tuple(after), tuple(after))
 
 
+@checked()
 def edit_together(
     lm: LanguageModel,
-    facts: Sequence[Fact],
+    facts: Fact | Sequence[Fact],
     method: str | Method = "memit",
     config: BaseModel | None = None,
     background: Background | None = None,
@@ -138,6 +142,7 @@ def edit_together(
         InvalidRequestError: also if the method writes one fact at a time, or facts contradict each
             other.
     """
+    facts = listed(facts)
     chosen = method_named(method)
     _check(facts, config, chosen.config)
     check_conflicts(facts)
@@ -163,9 +168,10 @@ def together_of(method: Method) -> Together:
     return method.together
 
 
+@checked()
 def edit_sequence(
     lm: LanguageModel,
-    facts: Sequence[Fact],
+    facts: Fact | Sequence[Fact],
     method: str | Method = "rome",
     config: BaseModel | None = None,
     background: Background | None = None,
@@ -182,13 +188,14 @@ def edit_sequence(
         method: see `METHODS`.
         config: of that method.
         background: statistics and contexts that are at hand.
-        progress: called with facts done and in all.
+        progress: True for a bar, or a function that is called with facts done and in all.
         batch_size: facts per edit.
 
     Raises:
         InvalidRequestError: as for `edit_each`, or the method cannot write so many at once.
         EditError: an edit failed.
     """
+    facts = listed(facts)
     chosen = method_named(method)
     _check(facts, config, chosen.config)
     if batch_size < 1 or (batch_size > 1 and chosen.together is None):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
+from factlab.arguments import checked, listed
 from factlab.editing.background import Background
 from factlab.editing.configs import MemitConfig
 from factlab.editing.edit import Edit
@@ -30,9 +31,10 @@ from factlab.progress import ProgressCallback, silent
 from factlab.stats.moments import SecondMoment
 
 
+@checked()
 def memit(
     lm: LanguageModel,
-    facts: Sequence[Fact],
+    facts: Fact | Sequence[Fact],
     config: MemitConfig | None = None,
     background: Background | None = None,
     progress: ProgressCallback = silent,
@@ -44,7 +46,7 @@ def memit(
         facts: with a `target_new` each; several relations of one subject are fine.
         config: see `MemitConfig`.
         background: statistics and contexts that are at hand.
-        progress: told what is going on.
+        progress: True for a bar, or a function that is told what is going on.
 
     Returns:
         An `Edit` with one change per layer, of a rank of at most the number of facts.
@@ -54,17 +56,20 @@ def memit(
         StatisticsError: C is singular.
         EditError: the optimisation failed.
     """
+    facts = listed(facts)
     return _memit(lm, facts, config, background, progress, together=True)[0]
 
 
+@checked()
 def memit_each(
     lm: LanguageModel,
-    facts: Sequence[Fact],
+    facts: Fact | Sequence[Fact],
     config: MemitConfig | None = None,
     background: Background | None = None,
     progress: ProgressCallback = silent,
 ) -> list[Edit]:
     """Compute one edit per fact; the δ of all of them are found in batches."""
+    facts = listed(facts)
     return _memit(lm, facts, config, background, progress, together=False)
 
 

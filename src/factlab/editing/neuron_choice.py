@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from factlab.arguments import checked
 from factlab.editing.neurons import Neuron, NeuronAttribution, check_threshold
 from factlab.editing.targets import target_logprobs
 from factlab.errors import EditError, InvalidRequestError
@@ -19,6 +20,7 @@ from factlab.models.decoder import Decoder
 from factlab.tokens import pad
 
 
+@checked()
 def shared_neurons(
     found: Sequence[NeuronAttribution],
     threshold: float = 0.2,
@@ -84,6 +86,7 @@ def check_choice(threshold: float, share: float) -> None:
         )
 
 
+@checked()
 @torch.no_grad()
 def prob_with_scaled(
     lm: Decoder, found: NeuronAttribution, neurons: Sequence[Neuron], factor: float

@@ -31,6 +31,7 @@ from jaxtyping import Float, Int
 from pydantic import ValidationError
 from torch import Tensor
 
+from factlab.arguments import checked
 from factlab.editing.configs import NeuronConfig
 from factlab.editing.neuron_batch import Question, integrated_gradients
 from factlab.editing.quadrature import Quadrature
@@ -212,6 +213,7 @@ def check_threshold(threshold: float) -> None:
 # -- finding them ------------------------------------------------------------------------------
 
 
+@checked(several="fl.attribute_neurons_each")
 def attribute_neurons(
     lm: Decoder,
     prompt: str | Fact,
@@ -226,7 +228,7 @@ def attribute_neurons(
         prompt: a text that ends where the answer would follow, or a fact.
         target: the answer; by default the fact's `target_true`, or else what the model says next.
         config: see `NeuronConfig`.
-        progress: told what is going on.
+        progress: True for a bar, or a function that is told what is going on.
 
     Raises:
         InvalidRequestError: the prompt or the target is empty.
@@ -235,6 +237,7 @@ def attribute_neurons(
     return attribute_neurons_each(lm, [prompt], [target], config, progress)[0]
 
 
+@checked()
 def attribute_neurons_each(
     lm: Decoder,
     prompts: Sequence[str | Fact],

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
+from factlab.arguments import checked, listed
 from factlab.editing.background import Background
 from factlab.editing.configs import RomeConfig
 from factlab.editing.contexts import context_weights
@@ -28,6 +29,7 @@ from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 
 
+@checked(several="fl.rome_each or fl.edit_each")
 def rome(
     lm: LanguageModel,
     fact: Fact,
@@ -44,7 +46,7 @@ def rome(
         background: statistics and contexts that are at hand; by default C comes from the cache, or
             is collected from text that the model writes (half a minute for the bundled model,
             once).
-        progress: told what is going on.
+        progress: True for a bar, or a function that is told what is going on.
 
     Returns:
         A rank-one `Edit` of the layer's MLP output projection.
@@ -57,14 +59,16 @@ def rome(
     return rome_each(lm, [fact], config, background, progress)[0]
 
 
+@checked()
 def rome_each(
     lm: LanguageModel,
-    facts: Sequence[Fact],
+    facts: Fact | Sequence[Fact],
     config: RomeConfig | None = None,
     background: Background | None = None,
     progress: ProgressCallback = silent,
 ) -> list[Edit]:
     """Compute one edit per fact, each for the model as it is now; see `rome`."""
+    facts = listed(facts)
     config = config or RomeConfig()
     background = background or Background()
     requests = value_requests(lm, facts, config.erase)

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+from factlab.arguments import checked
 from factlab.editing.edit import Edit, current_versions
 from factlab.errors import EditError, InvalidRequestError, WrongModelError
 
 
+@checked()
 def combine(edits: Sequence[Edit]) -> Edit:
     """Put edits of one model together: applying the result is applying all of them in order.
 

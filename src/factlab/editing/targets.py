@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from factlab.arguments import checked
 from factlab.errors import InvalidRequestError
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
@@ -68,6 +69,7 @@ def value_requests(lm: LanguageModel, facts: Sequence[Fact], erase: bool) -> lis
     return [ValueRequest(fact, str(fact.target_new)) for fact in facts]
 
 
+@checked()
 def said_before(lm: LanguageModel, fact: Fact, max_words: int = 1) -> Fact:
     """The same fact with what the model says without any edits as its new target.
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from factlab.arguments import checked
 from factlab.data.records import Benchmark
 from factlab.errors import InvalidRequestError, nearest
 from factlab.estimate import Estimate
@@ -115,6 +116,7 @@ class EvalReport:
     tables: tuple[ReportTable, ...]
 
 
+@checked()
 def build_report(
     runs: Sequence[Run],
     *,

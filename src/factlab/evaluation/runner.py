@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from factlab.arguments import checked
 from factlab.data.fact_files import check_conflicts
 from factlab.data.load_records import record_hash
 from factlab.data.records import Record, References, as_records
@@ -75,6 +76,7 @@ class Evaluation:
     data_name: str
 
 
+@checked()
 def evaluate(
     lm: LanguageModel,
     records: Sequence[Record | Fact],
@@ -121,7 +123,7 @@ def evaluate(
         cache: folder for measurements of the unedited model; factlab's cache by default.
         should_stop: asked after every block, and between the edits of a sequence; the run can be
             resumed after it stopped.
-        progress: called with records done and in all.
+        progress: True for a bar, or a function that is called with records done and in all.
 
     Returns:
         The run as it lies in the folder.

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from factlab.arguments import checked
 from factlab.data.records import Record
 from factlab.editing.background import Background
 from factlab.editing.configs import LookupToken, RomeConfig
@@ -117,6 +118,7 @@ class Sweep:
         return text.getvalue()
 
 
+@checked()
 def sweep(
     lm: LanguageModel,
     records: Sequence[Record | Fact],
@@ -150,7 +152,7 @@ def sweep(
         memory_gib: see `evaluate`.
         cache: see `evaluate`.
         should_stop: asked after every block of records.
-        progress: called with cells done and in all.
+        progress: True for a bar, or a function that is called with cells done and in all.
 
     Raises:
         InvalidRequestError: there are no layers or tokens, a token or layer does not exist, or the

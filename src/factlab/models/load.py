@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from factlab.arguments import checked
 from factlab.models import bundled
 from factlab.models.gguf import read_gguf
 from factlab.models.language_model import LanguageModel
@@ -18,6 +19,7 @@ __all__ = ["DTYPES", "check_request", "load"]
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_NAMES}
 
 
+@checked()
 def load(
     name_or_path: str | Path | None = None,
     device: str | torch.device | None = None,
@@ -37,7 +39,7 @@ def load(
             CUDA if there is any. A small random model or a GGUF file goes onto one device.
         dtype: `"float32"` (default), `"bfloat16"`, `"float16"`, `"float64"`.
         revision: branch, tag or commit on the Hub.
-        progress: told about the download of the bundled model.
+        progress: True for a bar, or a function that is told about the bundled model's download.
 
     Raises:
         InvalidRequestError: unknown device or dtype.

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from factlab.arguments import checked
 from factlab.errors import StorageError
 from factlab.models.decoder import Decoder
 from factlab.progress import ProgressCallback, silent
@@ -14,6 +15,7 @@ from factlab.stats.moments import SecondMoment
 from factlab.storage import cache_dir
 
 
+@checked()
 def second_moments(
     lm: Decoder,
     layers: Sequence[int],
@@ -29,7 +31,7 @@ def second_moments(
         layers: 0-based.
         config: the budget; used when no corpus is given.
         corpus: text to use; by default the model writes its own.
-        progress: told how far sampling and collecting are.
+        progress: True for a bar, or a function that is told how far sampling and collecting are.
         recompute: ignore what is in the cache, and replace it.
 
     Raises:

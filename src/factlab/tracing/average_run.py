@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from factlab.arguments import checked
 from factlab.errors import InvalidRequestError, StorageError, TokenizationError
 from factlab.facts import Fact
 from factlab.journal import Journal, Record, Shard
@@ -22,6 +23,7 @@ from factlab.tracing.result import CausalTrace
 from factlab.tracing.trace import causal_trace
 
 
+@checked()
 def average_trace(
     lm: LanguageModel,
     facts: Sequence[Fact],
@@ -46,7 +48,7 @@ def average_trace(
         limit: trace this many of the facts that the model knows, the first ones.
         shard: trace only this part of them; needs a folder.
         resume: go on with what is in the folder.
-        progress: called with facts done and in all.
+        progress: True for a bar, or a function that is called with facts done and in all.
 
     Raises:
         InvalidRequestError: no fact is left, or the config or the shard cannot be used.

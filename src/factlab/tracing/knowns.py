@@ -8,6 +8,7 @@ so that the object's first token is what the model would say next.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from factlab.arguments import checked
 from factlab.data.known import KnownFact
 from factlab.data.relations import Triple
 from factlab.errors import InvalidRequestError
@@ -19,6 +20,7 @@ from factlab.tokens import encode_continuation
 _MAX_NEW_TOKENS = 10
 
 
+@checked()
 def knows(lm: LanguageModel, facts: Sequence[Fact], batch_size: int = 32) -> list[bool]:
     """Whether the model's most probable next token is the first of each fact's true target.
 
@@ -35,6 +37,7 @@ def knows(lm: LanguageModel, facts: Sequence[Fact], batch_size: int = 32) -> lis
     return known
 
 
+@checked()
 def build_known(
     lm: LanguageModel,
     triples: Sequence[Triple],
@@ -51,7 +54,7 @@ def build_known(
         templates: by relation; each ends where the object would follow.
         limit: stop when so many are known.
         batch_size: prompts to continue at once. The answers are the same for any.
-        progress: called with facts asked for and in all.
+        progress: True for a bar, or a function that is called with facts asked for and in all.
 
     Raises:
         InvalidRequestError: no relation has a template, or no fact is known.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from factlab.arguments import checked
 from factlab.data.well_known import WELL_KNOWN
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
@@ -39,6 +40,7 @@ class LayerChoice:
     window: int
 
 
+@checked()
 def recommend_layer(
     lm: LanguageModel,
     facts: Sequence[Fact] | None = None,
@@ -52,7 +54,7 @@ def recommend_layer(
         facts: what to trace, such as the facts that are to be edited; by default well-known ones.
             Facts with a `target_true` that the model does not know are left out.
         limit: how many of those that it knows.
-        progress: called with facts done and in all.
+        progress: True for a bar, or a function that is called with facts done and in all.
 
     Raises:
         InvalidRequestError: the model knows none of the facts.

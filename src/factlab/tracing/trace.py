@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from factlab.arguments import checked
 from factlab.errors import InvalidRequestError
 from factlab.facts import Fact
 from factlab.models.decoder import Decoder
@@ -32,6 +33,7 @@ from factlab.tracing.result import CausalTrace
 from factlab.tracing.runs import CleanRun, CorruptedRun, no_effects, run_clean, run_corrupted
 
 
+@checked(several="fl.average_trace")
 @torch.no_grad()
 def causal_trace(
     lm: LanguageModel,
@@ -52,7 +54,7 @@ def causal_trace(
             `target_true` if the whole answer is to be followed.
         config: see `TraceConfig`.
         sigma_facts: facts over whose subjects σ is taken; by default over this subject alone.
-        progress: called with positions done and in all.
+        progress: True for a bar, or a function that is called with positions done and in all.
 
     Raises:
         InvalidRequestError: the subject is missing or not in the prompt, a text is empty, or the

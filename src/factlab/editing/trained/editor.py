@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from factlab.arguments import checked_method
 from factlab.data.fact_files import check_conflicts
 from factlab.data.records import Record
 from factlab.data.split import subject_hash
@@ -170,6 +171,7 @@ class TrainedEditor:
 
     @torch.inference_mode(False)
     @torch.no_grad()
+    @checked_method
     def edits(
         self,
         lm: LanguageModel,
@@ -210,6 +212,7 @@ class TrainedEditor:
         progress(f"editing with {self.name}", len(facts), len(facts))
         return [found[i] for i in range(len(facts))]
 
+    @checked_method
     def edit_together(
         self,
         lm: LanguageModel,

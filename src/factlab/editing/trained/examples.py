@@ -12,6 +12,7 @@ import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from factlab.arguments import checked
 from factlab.data.records import Record
 from factlab.data.split import (
     TEST_SHARE,
@@ -88,6 +89,7 @@ class TrainingSet:
         return found
 
 
+@checked()
 def examples_of_records(
     lm: LanguageModel,
     records: Sequence[Record],
@@ -128,6 +130,7 @@ def examples_of_records(
     )  # fmt: skip
 
 
+@checked()
 def examples_of_text(
     lm: LanguageModel,
     corpus: Corpus,
@@ -142,7 +145,7 @@ def examples_of_text(
         corpus: passages; rows that are too short are left out.
         seed: of the split and of what the model goes on with.
         validation_share: part of the passages for validation.
-        progress: told how far the sampling is.
+        progress: True for a bar, or a function that is told how far the sampling is.
 
     Raises:
         InvalidRequestError: there are too few passages.

@@ -18,6 +18,7 @@ from pydantic import (
     ValidationError,
 )
 
+from factlab.arguments import checked
 from factlab.editing.edit import BaseModelInfo, current_versions
 from factlab.editing.trained.configs import MendConfig, NetworkConfig, TrainConfig, kind_of
 from factlab.editing.trained.editor import TrainedEditor, name_of, new_network
@@ -83,6 +84,7 @@ class Trained:
     reason: str
 
 
+@checked()
 def train_editor(
     lm: LanguageModel,
     data: TrainingSet,
@@ -103,7 +105,7 @@ def train_editor(
         config: see `TrainConfig`.
         resume: go on with what is in the folder.
         should_stop: asked after every step; the training can be resumed after it stopped.
-        progress: called with steps done and in all.
+        progress: True for a bar, or a function that is called with steps done and in all.
 
     Raises:
         InvalidRequestError: the model carries edits.
