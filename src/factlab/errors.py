@@ -49,6 +49,10 @@ class StatisticsError(FactlabError, RuntimeError):
     """Second-moment statistics that cannot be collected or solved."""
 
 
+class MissingPackageError(FactlabError, ImportError):
+    """A package that only this call needs, and that is not installed."""
+
+
 def nearest(value: str, accepted: Iterable[str]) -> str:
     """A closing phrase for a message: ` Did you mean 'x'?`, or nothing when none is close.
 

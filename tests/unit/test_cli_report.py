@@ -19,7 +19,7 @@ def test_a_table_for_the_terminal(run, folders):
     assert code == 0, err
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert "n S ES EM PS PM NS NM GE RS" in lines
-    assert any(line.startswith("ft 6 0.0 ±0.0* 100.0 ±0.0 40.0 ±0.0") for line in lines)
+    assert any(line.startswith("ft 6 0.0 (0–66)* 100.0 (61–100) 40.0 ±0.0") for line in lines)
     assert any(line.startswith("GPT-J: ROME (paper) 2000 91.5 99.9 ±0.1") for line in lines)
     assert "Case 3: S3 is in Rome (was: Paris)" in lines
     assert "ft S3 by ft | is in Rome." in lines

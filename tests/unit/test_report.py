@@ -5,11 +5,14 @@ import io
 import itertools
 import json
 import math
+import sys
+from types import ModuleType
 
+import jaxtyping
 import pytest
 from saved_rows import BROAD, GOOD, UNEDITED, make_row, measured, save_run
 
-from factlab.errors import InvalidRequestError, StorageError
+from factlab.errors import InvalidRequestError, MissingPackageError, StorageError
 from factlab.estimate import Estimate
 from factlab.evaluation.measurement import Asked, Drift, Heard, Measurement
 from factlab.evaluation.published_results import published_results
@@ -86,17 +89,20 @@ def test_scores_in_the_layout_of_the_paper(saved):
     assert header(table) == ["", "n", "S", "ES", "EM", "PS", "PM", "NS", "NM", "GE", "RS"]
     unedited, rome = ([row.label, *cells(table, row)[1:]] for row in table.rows)
     assert unedited[:2] == ["unedited", "4"]
-    assert unedited[2:5] == ["0.0 ±0.0", "0.0 ±0.0", "-40.0 ±0.0"]
-    assert unedited[7:] == ["100.0 ±0.0", "40.0 ±0.0", "600.0 ±0.0", "25.0 ±0.0"]
-    # three of four win: 75 ± 3.182·√(0.25/4)
-    assert rome[3] == rome[5] == rome[7] == "75.0 ±79.6"
+    # none and all of four win, three of four win: Wilson's intervals
+    assert unedited[2:5] == ["0.0 (0–59)", "0.0 (0–49)", "-40.0 ±0.0"]
+    assert unedited[7:] == ["100.0 (51–100)", "40.0 ±0.0", "600.0 ±0.0", "25.0 ±0.0"]
+    assert rome[3] == rome[5] == rome[7] == "75.0 (30–95)"
     assert rome[4] == "20.0 ±63.6"  # 0.4 three times, −0.4 once; s = 0.4, t = 3.182
-    assert rome[2].startswith("75.0 ±")
+    assert rome[2].startswith("75.0 (")
     assert rome[9:] == ["600.0 ±0.0", "25.0 ±0.0"]
 
 
 def test_cells():
     assert estimate_cell(Estimate(0.6274, 0.0081), 100.0, 1) == "62.7 ±0.8"
+    assert estimate_cell(Estimate.of_shares([1.0] * 100), 100.0, 1) == "100.0 (96.3–100.0)"
+    assert estimate_cell(Estimate.of_shares([1.0] * 4), 100.0, 1) == "100.0 (51–100)"
+    assert estimate_cell(Estimate.of_shares([1.0]), 100.0, 1) == "100.0"
     assert estimate_cell(Estimate(0.5, math.nan), 100.0, 1) == "50.0"
     assert estimate_cell(Estimate(-0.0001, 0.0), 100.0, 1) == "0.0 ±0.0"
     assert estimate_cell(Estimate(2.7e21, 3.9e21), 1.0, 2) == "2.7e+21 ±3.9e+21"
@@ -140,7 +146,8 @@ def test_zsre(saved):
     assert header(table)[2:] == [
         "S", "Efficacy", "Paraphrase", "Specificity", "EX", "PX", "NX"
     ]  # fmt: skip
-    assert cells(table, table.rows[1])[2:6] == ["60.0 ±0.0", "50.0 ±0.0", "50.0 ±0.0", "100.0 ±0.0"]
+    assert cells(table, table.rows[1])[3:6] == ["50.0 (9–91)", "50.0 (9–91)", "100.0 (34–100)"]
+    assert cells(table, table.rows[1])[2].startswith("60.0 (")
     assert cells(table, table.rows[-1]) == [
         "GPT-2 XL: ROME (paper)", "10000", "—", "99.8", "88.1", "24.2", "—", "—", "—"
     ]  # fmt: skip
@@ -156,7 +163,7 @@ def test_what_is_missing_is_said(saved):
     assert [cells(table, row)[1] for row in table.rows] == ["3", "2"]
     assert notes(table) == [
         "rome: 1 more records cannot be asked of this model.",
-        "rome: 2 of 5 records are missing.",
+        "rome: unfinished, 3 of 5 records so far; 'factlab eval --resume' goes on with it.",
         "rome: 1 of 3 edits failed: case 1: The value did not converge.",
         "rome: PS, PM without 1 of 3 records (the record has no such prompts); "
         "GE, RS without 1 of 3 records (no texts were generated).",
@@ -168,7 +175,7 @@ def test_an_empty_run_has_no_figures(saved, tmp_path):
     assert [path.name for path in save_report(report, tmp_path / "out")] == [
         "report.md", "report.csv", "report.json"
     ]  # fmt: skip
-    assert "3 of 3 records are missing" in to_markdown(report)
+    assert "unfinished, 0 of 3 records so far" in to_markdown(report)
 
 
 # -- several runs -----------------------------------------------------------------------------
@@ -305,8 +312,8 @@ def test_what_differs_is_marked(saved):
     assert other.p_values["rewrite_success"] == 1
     assert unedited.differs("rewrite_success")
     assert not unedited.differs("neighborhood_success")
-    assert cells(table, other)[3] == "100.0 ±0.0"
-    assert cells(table, other)[7] == "0.0 ±0.0*"
+    assert cells(table, other)[3] == "100.0 (68–100)"
+    assert cells(table, other)[7] == "0.0 (0–32)*"
     assert notes(table)[-1].startswith("* differs from rome (p < 0.05")
 
 
@@ -395,7 +402,9 @@ def test_json_and_csv_agree(saved):
     for line in lines:
         row = next(row for row in rows if row["label"] == line["row"])
         metric = row["metrics"][line["metric"]]
-        for column, key in (("value", "mean"), ("half_width", "half_width")):
+        for column, key in (
+            ("value", "mean"), ("half_width", "half_width"), ("low", "low"), ("high", "high")
+        ):  # fmt: skip
             assert (float(line[column]) if line[column] else None) == metric[key]
         assert int(line["n"]) == metric["n"]
         assert int(line["unscored"]) == sum(metric["unscored"].values())
@@ -446,3 +455,101 @@ def test_figures_of_two_models(saved, tmp_path):
         for end in ("", "-2")
     }
     assert all((tmp_path / "out" / name).read_bytes()[:4] == b"\x89PNG" for name in pictures)
+
+
+def test_no_bar_and_no_whisker_leaves_the_axis(saved):
+    """And no score of few records is certain."""
+    report = build_report([saved(), saved(*[BROAD] * 4, name="2", method="ft")])
+    for row in report.rows():
+        shares = ("success", "exact", "score")
+        if row["n"] and str(row["metric"]).endswith(shares):
+            assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
+            assert row["half_width"] > 0.1
+    figure = report.plot()
+    (panel,) = figure.axes
+    low, high = panel.get_xlim()
+    assert (low, high) == (0, 101)
+    whiskers = [part for lines in panel.collections for part in lines.get_segments()]
+    assert whiskers
+    for part in whiskers:
+        assert part[:, 0].min() >= 0
+        assert part[:, 0].max() <= 100 + 1e-9
+    (legend,) = figure.legends
+    explained = [text.get_text() for text in legend.get_texts()]
+    assert [text.split(":")[0] for text in explained] == ["S", "ES", "PS", "NS"]
+
+
+# -- a report in one's hands ------------------------------------------------------------------
+
+
+def test_a_report_can_be_printed(saved):
+    report = build_report([saved(), saved(BROAD, name="2", method="f<t", n_cases=2)])
+    text = str(report)
+    assert text.splitlines()[0] == "gpt2-xl (float32) on facts"
+    assert [line.split()[0] for line in text.splitlines()[2:5]] == ["unedited", "rome", "f<t"]
+    assert "f<t: unfinished, 1 of 2 records so far" in text
+    assert max(map(len, text.splitlines())) < 160
+    assert text.count("harmonic mean") == 1
+    assert len(repr(report).splitlines()) == 2
+    assert "gpt2-xl (float32) on facts: unedited, rome, f<t" in repr(report)
+    page = report._repr_html_()
+    assert "<td>f&lt;t</td>" in page
+    assert page.count("<tr>") == 4
+
+
+def test_the_files_of_a_report_from_python(saved, tmp_path):
+    report = build_report([saved()])
+    assert report.to_markdown() == to_markdown(report)
+    assert report.to_csv() == to_csv(report)
+    assert report.to_json() == to_json(report)
+    assert [path.name for path in report.save(tmp_path / "out")][:1] == ["report.md"]
+    figure = report.plot(tmp_path / "relations.png", "scores-by-relation")
+    assert (tmp_path / "relations.png").read_bytes()[:4] == b"\x89PNG"
+    names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert names == ["capital (P36), n = 2", "native language (P103), n = 2"]
+
+
+def test_rows_are_those_of_the_csv(saved):
+    report = build_report([saved(), saved(BROAD, name="2", method="ft")], against="ft")
+    lines = list(csv.DictReader(io.StringIO(report.to_csv())))
+    rows = report.rows()
+    assert [*rows[0]] == [*lines[0]]
+    assert [
+        {key: "" if value is None else str(value) for key, value in row.items()} for row in rows
+    ] == lines
+
+
+def test_figures_that_cannot_be_drawn(saved, monkeypatch):
+    report = build_report([saved()])
+    with pytest.raises(InvalidRequestError, match="nothing to draw as 'scores-by-edits': it needs"):
+        report.plot(name="scores-by-edits")
+    with pytest.raises(InvalidRequestError, match="Table 1 is out of range: the report has 1"):
+        report.plot(table=1)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(InvalidRequestError, match=r"called 'score'.*Did you mean 'scores'"):
+        report.plot(name="score")
+
+
+def test_a_data_frame_needs_pandas(saved, monkeypatch):
+    report = build_report([saved()])
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MissingPackageError, match=r"pip install pandas\. rows"):
+        report.to_pandas()
+    made = ModuleType("pandas")
+    made.DataFrame = list
+    monkeypatch.setitem(sys.modules, "pandas", made)
+    assert report.to_pandas() == report.rows()
+
+
+def test_reports_compare(saved):
+    one, other = saved(), saved(BROAD, name="2")
+    assert build_report([one]) == build_report([one])
+    assert hash(build_report([one])) == hash(build_report([one]))
+    assert build_report([one]) != build_report([other])
+    assert build_report([one]) != "a report"
+
+
+def test_a_run_is_shown_in_a_line(saved):
+    run = saved(n_cases=6)
+    assert repr(run) == "Run(rome, each, 4 of 6 records of facts, gpt2-xl)"
+    assert run == saved(name="again", n_cases=6)

@@ -2,11 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from factlab.estimate import Estimate
 from factlab.evaluation.measurement import Asked, Drift, Heard, Measurement, Row, Written
+from factlab.evaluation.resampling import _interval_of_parts, score_estimate
 from factlab.evaluation.scores import (
     METRICS,
     SCORE_PARTS,
@@ -102,7 +105,8 @@ def test_means_over_records():
     assert summary.n_records == 3
     success = summary.metrics["rewrite_success"]
     assert success.estimate.mean == pytest.approx(2 / 3)
-    assert success.estimate.half_width == pytest.approx(4.302653 * math.sqrt(1 / 3 / 3))
+    assert success.estimate == Estimate.of_shares([1.0, 0.0, 1.0])
+    assert summary.metrics["rewrite_magnitude"].estimate.bounds is None
     assert (success.n, success.n_nan) == (3, 0)
     paraphrases = summary.metrics["paraphrase_success"]
     assert paraphrases.estimate.mean == 0.25
@@ -171,3 +175,34 @@ def test_two_runs_are_compared_on_the_cases_that_both_have():
     assert found["score"] == pytest.approx(2 / 1001)
     assert math.isnan(found["essence"])
     assert p_values(ours, ours, "counterfact")["rewrite_success"] == 1
+
+
+# -- intervals of S -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [2, 4, 20, 100])
+@pytest.mark.parametrize(
+    "shares", [(1.0, 1.0, 1.0), (1.0, 0.5, 0.5), (0.0, 1.0, 0.5), (0.0, 0.0, 0.0)]
+)
+def test_records_that_are_all_the_same_do_not_make_it_certain(n, shares):
+    estimate = score_estimate(np.array([shares] * n))
+    low, high = estimate.interval
+    assert 0 <= low <= estimate.mean <= high <= 1
+    assert high - low > 1 / n / 2
+    assert estimate.half_width == pytest.approx((high - low) / 2)
+    if all(shares):
+        parts = [Estimate.of_shares([share] * n).interval for share in shares]
+        assert low > min(lower for lower, _ in parts) * 0.9
+
+
+def test_the_interval_of_parts_is_near_the_draws_where_both_hold():
+    random = np.random.default_rng(1)
+    values = (random.random((200, 3)) < (0.9, 0.6, 0.7)).astype(float)
+    drawn = score_estimate(values).interval
+    parts = [Estimate.of_shares(part.tolist()) for part in values.T]
+    assert _interval_of_parts(parts) == pytest.approx(drawn, abs=0.015)
+
+
+def test_a_score_of_one_record_has_no_interval():
+    assert not score_estimate(np.ones((1, 3))).has_interval
+    assert not score_estimate(np.array([[1.0, 1.0, math.nan], [1.0, 1.0, 0.5]])).has_interval

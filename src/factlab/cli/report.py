@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from factlab.cli.session import Session, command
 from factlab.cli.tables import table
@@ -100,7 +101,7 @@ def _prob_form(form: str) -> "ProbForm":
 
 def _show(session: Session, made: "EvalReport") -> None:
     from factlab.evaluation.report_formats import cells, header, table_title
-    from factlab.evaluation.report_notes import legend, notes
+    from factlab.evaluation.report_notes import notes, short_legend
 
     for part in made.tables:
         lines = [header(part), *(cells(part, row) for row in part.rows)]
@@ -111,12 +112,13 @@ def _show(session: Session, made: "EvalReport") -> None:
             session.say(table(heading, rows, right=right, title=title))
             title = None
         for note in notes(part):
-            session.say(note)
-        session.say(" ".join(legend(part, made.form)))
+            session.say(Text(note))
         for case in part.cases:
             session.say()
             title = f"Case {case.case_id}: {case.statement}"
             session.say(table(["model", "text"], case.lines(), title=title))
+    # A renderable, which is wrapped at words.
+    session.say(Text(short_legend(made.tables), style="dim"))
 
 
 def _fitting(lines: list[list[str]], width: int) -> list[list[int]]:

@@ -6,13 +6,15 @@ alone, not on where they lie, nor on how often a run was interrupted; another or
 gives the same lines in another order.
 """
 
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from factlab.arguments import checked
 from factlab.data.records import Benchmark
-from factlab.errors import InvalidRequestError, nearest
+from factlab.errors import InvalidRequestError, MissingPackageError, nearest
 from factlab.estimate import Estimate
 from factlab.evaluation.case_texts import CaseTexts, collect_case_texts
 from factlab.evaluation.metrics import ProbForm
@@ -33,9 +35,16 @@ from factlab.evaluation.scores import (
     summarise,
 )
 from factlab.evaluation.unedited_rows import unedited_run
+from factlab.storage import JsonValue
+
+if TYPE_CHECKING:
+    import pandas  # pyright: ignore[reportMissingImports]
+    from matplotlib.figure import Figure
 
 SIGNIFICANT = 0.05
 
+FigureName = Literal["scores", "scores-by-edits", "scores-by-relation"]
+Cell = str | int | float | None
 RowKind = Literal["unedited", "run", "right_after", "published"]
 _STAGES: dict[RowKind, Stage] = {
     "unedited": "before",
@@ -103,9 +112,11 @@ class ReportTable:
         return self.data.benchmark
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class EvalReport:
     """Scores of runs, with intervals, and all that says where they come from.
+
+    `print(report)` shows its tables; a notebook shows them by itself.
 
     Attributes:
         form: of probabilities.
@@ -114,6 +125,110 @@ class EvalReport:
 
     form: ProbForm
     tables: tuple[ReportTable, ...]
+
+    def __str__(self) -> str:
+        from factlab.evaluation import report_text  # noqa: PLC0415 - it needs this module
+
+        return report_text.to_text(self)
+
+    def __repr__(self) -> str:
+        from factlab.evaluation import report_text  # noqa: PLC0415 - it needs this module
+
+        return report_text.summary(self)
+
+    def _repr_html_(self) -> str:
+        from factlab.evaluation import report_text  # noqa: PLC0415 - it needs this module
+
+        return report_text.to_html(self)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both say the same, to the decimals that files keep."""
+        if not isinstance(other, EvalReport):
+            return NotImplemented
+        return self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash((self.form, tuple(table.model.fingerprint for table in self.tables)))
+
+    def to_markdown(self) -> str:
+        """The tables as Markdown, with what their columns mean."""
+        from factlab.evaluation import report_formats  # noqa: PLC0415 - it needs this module
+
+        return report_formats.to_markdown(self)
+
+    def to_csv(self) -> str:
+        """One line per score; see `rows`."""
+        from factlab.evaluation import report_formats  # noqa: PLC0415 - it needs this module
+
+        return report_formats.to_csv(self)
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Everything, ready for JSON; null where there is no number."""
+        from factlab.evaluation import report_formats  # noqa: PLC0415 - it needs this module
+
+        return report_formats.to_json(self)
+
+    def rows(self) -> list[dict[str, Cell]]:
+        """One dictionary per score.
+
+        Its keys: model, data, benchmark, row, kind, metric, value, half_width, low and high (ends
+        of the 95 % interval), n, unscored, p_value, against. Values are as measured, not times 100;
+        None where there is no number.
+        """
+        from factlab.evaluation import report_formats  # noqa: PLC0415 - it needs this module
+
+        return report_formats.to_rows(self)
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """`rows` as a data frame.
+
+        Raises:
+            MissingPackageError: pandas, which factlab itself does not need, is not installed.
+        """
+        try:
+            pandas = importlib.import_module("pandas")
+        except ImportError as error:
+            raise MissingPackageError(
+                "to_pandas needs the package pandas, which is not installed: pip install pandas. "
+                "rows() gives the same without it."
+            ) from error
+        return pandas.DataFrame(self.rows())
+
+    def plot(
+        self, path: str | Path | None = None, name: FigureName = "scores", table: int = 0
+    ) -> "Figure":
+        """Draw one of the report's figures.
+
+        Args:
+            path: where to write it too, as .png, .pdf or .svg.
+            name: `scores`: S and its parts of each line; `scores-by-edits`: S against the number of
+                edits in the model; `scores-by-relation`: S of each relation.
+            table: which of the report's tables to draw, from 0.
+
+        Returns:
+            A matplotlib figure, to be changed or shown.
+
+        Raises:
+            InvalidRequestError: there is no such table or figure, or the runs have not enough for
+                it.
+            StorageError: the file cannot be written.
+        """
+        from factlab.evaluation import report_plots  # noqa: PLC0415 - matplotlib when drawing
+
+        return report_plots.plot_figure(self, path, name, table)
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write `report.md`, `report.csv`, `report.json` and the figures into a folder.
+
+        Returns:
+            The files.
+
+        Raises:
+            StorageError: one of them cannot be written.
+        """
+        from factlab.evaluation import report_formats  # noqa: PLC0415 - it needs this module
+
+        return report_formats.save_report(self, folder)
 
 
 @checked()

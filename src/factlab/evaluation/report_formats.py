@@ -9,7 +9,7 @@ from typing import Any
 
 from factlab.data.records import Benchmark
 from factlab.estimate import Estimate
-from factlab.evaluation.report import EvalReport, ReportRow, ReportTable
+from factlab.evaluation.report import Cell, EvalReport, ReportRow, ReportTable
 from factlab.evaluation.report_notes import legend, notes
 from factlab.evaluation.scores import METRICS, SCORE
 from factlab.storage import write_atomically, write_json
@@ -18,10 +18,11 @@ FORMAT = "factlab report 1"
 # Of a score between 0 and 1: a hundredth of a per cent.
 _HUGE = 1e5
 _DECIMALS = 4
+_WIDE = 5.0  # an interval, as shown, whose ends need no decimals
 _SECONDS = {"s_per_edit": "s per edit", "s_per_record": "s per record"}
-_CSV_COLUMNS = (
-    "model", "data", "benchmark", "row", "kind", "metric", "value", "half_width", "n", "unscored",
-    "p_value", "against",
+_CSV_COLUMNS: tuple[str, ...] = (
+    "model", "data", "benchmark", "row", "kind", "metric", "value", "half_width", "low", "high",
+    "n", "unscored", "p_value", "against",
 )  # fmt: skip
 
 
@@ -57,13 +58,17 @@ def cells(table: ReportTable, row: ReportRow) -> list[str]:
 
 
 def estimate_cell(estimate: Estimate, scale: float, digits: int) -> str:
-    """Such as `62.7 ±0.8`; a dash where there is no mean."""
+    """Such as `42.1 ±0.8`, or `98.0 (93–99)` with both ends; a dash where there is no mean."""
     if math.isnan(estimate.mean):
         return "—"
     mean = _rounded(scale * estimate.mean, digits)
-    if math.isnan(estimate.half_width):
+    if not estimate.has_interval:
         return mean
-    return f"{mean} ±{_rounded(scale * estimate.half_width, digits)}"
+    if estimate.bounds is None:
+        return f"{mean} ±{_rounded(scale * estimate.half_width, digits)}"
+    low, high = (scale * end for end in estimate.bounds)
+    whole = 0 if high - low >= _WIDE else digits
+    return f"{mean} ({_rounded(low, whole)}–{_rounded(high, whole)})"
 
 
 def _rounded(value: float, digits: int) -> str:
@@ -121,32 +126,40 @@ def _plain(text: str) -> str:
     return " ".join(text.split())
 
 
-# -- CSV --------------------------------------------------------------------------------------
+# -- rows and CSV -----------------------------------------------------------------------------
+
+
+def to_rows(report: EvalReport) -> list[dict[str, Cell]]:
+    """One row per table, line and metric, each with the columns of `report.csv`.
+
+    Values are as measured, not times 100; None where there is no number.
+    """
+    rows: list[dict[str, Cell]] = []
+    for table in report.tables:
+        for row in table.rows:
+            place = (row.model, row.data, table.benchmark, row.label, row.kind)
+            for name, metric in row.summary.metrics.items():
+                compared = name in row.p_values
+                p_value = _kept(row.p_values[name]) if compared else None
+                found = (
+                    *place, name, *_estimate(metric.estimate).values(), metric.n, metric.n_nan,
+                    p_value, table.against if compared else None,
+                )  # fmt: skip
+                rows.append(dict(zip(_CSV_COLUMNS, found, strict=True)))
+            for name, estimate in row.seconds.items():
+                n = sum(one.after is not None for one in row.run.rows) if row.run else 0
+                found = (*place, name, *_estimate(estimate).values(), n, 0, None, None)
+                rows.append(dict(zip(_CSV_COLUMNS, found, strict=True)))
+    return rows
 
 
 def to_csv(report: EvalReport) -> str:
-    """One line per table, row and metric; values as measured, not times 100."""
+    """`to_rows` as a table with commas."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_CSV_COLUMNS)
-    for table in report.tables:
-        for row in table.rows:
-            place = [row.model, row.data, table.benchmark, row.label, row.kind]
-            for name, metric in row.summary.metrics.items():
-                compared = name in row.p_values
-                writer.writerow([
-                    *place, name, *map(_number, metric.estimate[:2]), metric.n, metric.n_nan,
-                    _number(row.p_values[name]) if compared else "",
-                    table.against if compared else "",
-                ])  # fmt: skip
-            for name, estimate in row.seconds.items():
-                n = sum(one.after is not None for one in row.run.rows) if row.run else 0
-                writer.writerow([*place, name, *map(_number, estimate[:2]), n, 0, "", ""])
+    writer = csv.DictWriter(text, _CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(to_rows(report))
     return text.getvalue()
-
-
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else repr(_kept(value))
 
 
 # -- JSON -------------------------------------------------------------------------------------
@@ -245,7 +258,13 @@ def _kept(value: float) -> float | None:
 
 
 def _estimate(estimate: Estimate) -> dict[str, float | None]:
-    return {"mean": _kept(estimate.mean), "half_width": _kept(estimate.half_width)}
+    low, high = estimate.interval
+    return {
+        "mean": _kept(estimate.mean),
+        "half_width": _kept(estimate.half_width),
+        "low": _kept(low),
+        "high": _kept(high),
+    }
 
 
 # -- files ------------------------------------------------------------------------------------

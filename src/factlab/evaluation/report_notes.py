@@ -9,6 +9,24 @@ from factlab.evaluation.saved_run import Run
 from factlab.evaluation.scores import METRICS, SCORE, SCORE_PARTS
 
 _FAILURES_SHOWN = 3
+# What metrics mean in a few words; `legend` says it at length.
+_SHORT: tuple[tuple[tuple[str, ...], str], ...] = (
+    (
+        ("rewrite_success",),
+        "ES, PS: prompts (paraphrases) on which the new target beats the true one; NS: prompts "
+        "about other subjects on which the true one does; EM, PM, NM: by how much.",
+    ),
+    (
+        ("efficacy",),
+        "Efficacy, Paraphrase, Specificity: right tokens of the answer to the edited question, to "
+        "a paraphrase, to an unrelated question.",
+    ),
+    (("entropy_bits",), "GE: fluency of texts, in bits."),
+    (("consistency",), "RS: likeness of texts to references."),
+    (("rewrite_exact",), "EX, PX, NX: prompts answered with exactly the target."),
+    (("essence",), "Ess: what is left of what was known about the subject."),
+    (("drift_kl_nats",), "KL, PPL: on ordinary text."),
+)
 _FORMS = {
     "mean": "Probabilities are geometric means over a target's tokens, as published.",
     "product": "Probabilities are products over a target's tokens.",
@@ -29,10 +47,24 @@ def legend(table: ReportTable, form: ProbForm) -> list[str]:
         if name in metrics and metrics[name].scale == 1
     ]
     but = f" but {' and '.join(unscaled)}" if unscaled else ""
-    lines.append(f"All ×100{but}; ± is half of the 95 % confidence interval.")
+    lines.append(f"All ×100{but}; in brackets or after ± stands the 95 % confidence interval.")
     if table.benchmark == "counterfact":
         lines.append(_FORMS[form])
     return lines
+
+
+def short_legend(tables: Sequence[ReportTable]) -> str:
+    """What the columns of some tables mean, in one paragraph that is said once."""
+    columns = {name for table in tables for name in table.columns}
+    sentences = [
+        sentence
+        for names, sentence in _SHORT
+        if columns & {*names}
+        and any(METRICS[table.benchmark].keys() & {*names} for table in tables)
+    ]
+    if SCORE in columns:
+        sentences.insert(0, "S: harmonic mean of the three shares.")
+    return " ".join([*sentences, "All ×100 but KL, PPL and seconds; intervals: 95 %."])
 
 
 def notes(table: ReportTable) -> list[str]:
@@ -63,7 +95,10 @@ def _progress(label: str, run: Run) -> list[str]:
     if run.n_unusable:
         lines.append(f"{label}: {run.n_unusable} more records cannot be asked of this model.")
     if run.n_missing:
-        lines.append(f"{label}: {run.n_missing} of {run.n_cases} records are missing.")
+        lines.append(
+            f"{label}: unfinished, {len(run.rows)} of {run.n_cases} records so far; "
+            "'factlab eval --resume' goes on with it."
+        )
     failed = run.failed
     if failed:
         shown = "; ".join(f"case {row.case_id}: {row.failed}" for row in failed[:_FAILURES_SHOWN])

@@ -1,21 +1,27 @@
 """How far a score can be trusted, and whether two runs differ, by drawing records again.
 
-An interval of S: the share between 2.5 % and 97.5 % of bootstrap draws of its records. Two runs on
-the same records are compared pair by pair: means by flipping signs, S by a paired bootstrap. Draws
-depend on the number of records only, so the same records give the same figures.
+An interval of S: what lies between 2.5 % and 97.5 % of bootstrap draws of its records. Where
+records are few, or all the same in one of the three parts (four successes in four records tell less
+than draws of them do), it is put together from the intervals of the parts (Zou and Donner 2008).
+
+Two runs on the same records are compared pair by pair: means by flipping signs, S by a paired
+bootstrap. Draws depend on the number of records only, so the same records give the same figures.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from factlab.estimate import Estimate
+from factlab.evaluation.metrics import harmonic_mean
 
 N_DRAWS = 1000
 _AT_ONCE = 100  # draws; bounds memory
 _EXACT_UP_TO = 12  # records: 4096 ways of signs, all of which are tried
 _SEED = 0
+_FEW = 20  # records, of which draws are too much alike
 
 
 def mean_score(values: Float[np.ndarray, "record part"]) -> float:
@@ -25,13 +31,42 @@ def mean_score(values: Float[np.ndarray, "record part"]) -> float:
 
 
 def score_estimate(values: Float[np.ndarray, "record part"]) -> Estimate:
-    """S and half the width of its 95 % bootstrap interval."""
+    """S and its 95 % interval, which stays between 0 and 1; see above."""
     score = mean_score(values)
     if len(values) < 2 or np.isnan(score):
         return Estimate(score, float("nan"))
-    draws = np.concatenate([_scores(values, rows) for rows in _draws(len(values))])
-    low, high = np.quantile(draws[~np.isnan(draws)], [0.025, 0.975])
-    return Estimate(score, float(high - low) / 2)
+    parts = [part[~np.isnan(part)] for part in values.T]
+    if min(map(len, parts)) < _FEW or any((part == part[0]).all() for part in parts):
+        low, high = _interval_of_parts([Estimate.of_shares(part.tolist()) for part in parts])
+    else:
+        draws = np.concatenate([_scores(values, rows) for rows in _draws(len(values))])
+        low, high = map(float, np.quantile(draws[~np.isnan(draws)], [0.025, 0.975]))
+    if math.isnan(low):  # a part has one record only
+        return Estimate(score, float("nan"))
+    bounds = min(low, score), max(high, score)
+    return Estimate(score, (bounds[1] - bounds[0]) / 2, bounds)
+
+
+def _interval_of_parts(parts: Sequence[Estimate]) -> tuple[float, float]:
+    """An interval of the harmonic mean of several shares, put together from theirs.
+
+    The sum of the shares' reciprocals has the distances to its ends as the root of the sum of the
+    squares of theirs. A share of 0 leaves nothing above it but what its own upper end allows.
+    """
+    if any(not part.has_interval for part in parts):
+        return math.nan, math.nan
+    means = [part.mean for part in parts]
+    lows, highs = zip(*(part.interval for part in parts), strict=True)
+    if min(means) <= 0:
+        best = [high if mean <= 0 else mean for mean, high in zip(means, highs, strict=True)]
+        return 0.0, harmonic_mean(best)
+    total = math.fsum(1 / mean for mean in means)
+    fewer = math.hypot(*(1 / mean - 1 / high for mean, high in zip(means, highs, strict=True)))
+    high = min(1.0, len(parts) / max(total - fewer, len(parts)))
+    if min(lows) <= 0:
+        return 0.0, high
+    more = math.hypot(*(1 / low - 1 / mean for mean, low in zip(means, lows, strict=True)))
+    return len(parts) / (total + more), high
 
 
 def paired_p_value(differences: Float[np.ndarray, " record"]) -> float:

@@ -79,7 +79,7 @@ class RunRequest(BaseModel):
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Run:
     """One evaluation, finished or not.
 
@@ -98,6 +98,11 @@ class Run:
     n_cases: int
     n_unusable: int
     rows: tuple[Row, ...]
+
+    def __repr__(self) -> str:
+        asked = self.request
+        done = f"{len(self.rows)} of {self.n_cases} records of {asked.data.name}"
+        return f"Run({asked.method}, {asked.mode}, {done}, {asked.model.name})"
 
     def shares_table(self, other: "Run") -> bool:
         """Whether both are of one model and one data set, perhaps of different parts of it."""

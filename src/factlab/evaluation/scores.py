@@ -1,8 +1,8 @@
 """Scores of a run: of every record, and their means with 95 % confidence intervals.
 
 Which scores a benchmark has stands in `METRICS`; a mean over records is an `Estimate`, and S, the
-harmonic mean of the three means in `SCORE_PARTS`, has a bootstrap interval. A record that cannot be
-scored is NaN with a reason, is left out of that mean, and is counted.
+harmonic mean of the three means in `SCORE_PARTS`, has an interval of its own. A record that cannot
+be scored is NaN with a reason, is left out of that mean, and is counted.
 """
 
 import math
@@ -44,6 +44,8 @@ class Metric:
             probabilities.
         scale: what tables multiply it by.
         digits: decimal places in tables.
+        is_share: whether it is a share of prompts or tokens, 0–1; its interval then is one for
+            proportions.
     """
 
     column: str
@@ -51,6 +53,7 @@ class Metric:
     of: Callable[[Measurement, Measurement, ProbForm], Score]
     scale: float = 100.0
     digits: int = 1
+    is_share: bool = False
 
 
 # -- what is scored ---------------------------------------------------------------------------
@@ -95,13 +98,13 @@ _TEXTS = {
 _EXACT = {
     "rewrite_exact": Metric(
         "EX", "rewriting prompts answered with exactly the new target",
-        lambda m, _, __: exact_match(m.rewrite, "new")),
+        lambda m, _, __: exact_match(m.rewrite, "new"), is_share=True),
     "paraphrase_exact": Metric(
         "PX", "paraphrases answered with exactly the new target",
-        lambda m, _, __: exact_match(m.paraphrase, "new")),
+        lambda m, _, __: exact_match(m.paraphrase, "new"), is_share=True),
     "neighborhood_exact": Metric(
         "NX", "prompts about other subjects answered with exactly what is true there",
-        lambda m, _, __: exact_match(m.neighborhood, "true")),
+        lambda m, _, __: exact_match(m.neighborhood, "true"), is_share=True),
 }  # fmt: skip
 _DAMAGE = {
     "essence": Metric("Ess", "what is left of the subject's essence", _essence),
@@ -114,19 +117,19 @@ METRICS: Mapping[Benchmark, Mapping[str, Metric]] = {
     "counterfact": {
         "rewrite_success": Metric(
             "ES", "rewriting prompts on which the new target beats the true one",
-            lambda m, _, form: success(m.rewrite, "new", form)),
+            lambda m, _, form: success(m.rewrite, "new", form), is_share=True),
         "rewrite_magnitude": Metric(
             "EM", "by how much, in probability",
             lambda m, _, form: magnitude(m.rewrite, "new", form)),
         "paraphrase_success": Metric(
             "PS", "the same of paraphrases",
-            lambda m, _, form: success(m.paraphrase, "new", form)),
+            lambda m, _, form: success(m.paraphrase, "new", form), is_share=True),
         "paraphrase_magnitude": Metric(
             "PM", "by how much, in probability",
             lambda m, _, form: magnitude(m.paraphrase, "new", form)),
         "neighborhood_success": Metric(
             "NS", "prompts about other subjects on which the true target beats the new one",
-            lambda m, _, form: success(m.neighborhood, "true", form)),
+            lambda m, _, form: success(m.neighborhood, "true", form), is_share=True),
         "neighborhood_magnitude": Metric(
             "NM", "by how much, in probability",
             lambda m, _, form: magnitude(m.neighborhood, "true", form)),
@@ -135,13 +138,13 @@ METRICS: Mapping[Benchmark, Mapping[str, Metric]] = {
     "zsre": {
         "efficacy": Metric(
             "Efficacy", "the new answer's tokens that are right, on the edited question",
-            lambda m, _, __: token_accuracy(m.rewrite, "new")),
+            lambda m, _, __: token_accuracy(m.rewrite, "new"), is_share=True),
         "paraphrase": Metric(
             "Paraphrase", "the same on a paraphrase of it",
-            lambda m, _, __: token_accuracy(m.paraphrase, "new")),
+            lambda m, _, __: token_accuracy(m.paraphrase, "new"), is_share=True),
         "specificity": Metric(
             "Specificity", "the same of the right answer, on an unrelated question",
-            lambda m, _, __: token_accuracy(m.neighborhood, "true")),
+            lambda m, _, __: token_accuracy(m.neighborhood, "true"), is_share=True),
         **_EXACT, **_TEXTS, **_DAMAGE,
     },
 }  # fmt: skip
@@ -227,7 +230,10 @@ class Summary:
 def summarise(records: Sequence[RecordScores], benchmark: Benchmark) -> Summary:
     """Average over records, in whatever order they come."""
     ordered = sorted(records, key=_place)
-    metrics = {name: _summary([r.values[name] for r in ordered]) for name in METRICS[benchmark]}
+    metrics = {
+        name: _summary([r.values[name] for r in ordered], metric.is_share)
+        for name, metric in METRICS[benchmark].items()
+    }
     parts = [metrics[name] for name in SCORE_PARTS[benchmark]]
     reasons = Counter[str]()
     for part in parts:
@@ -249,8 +255,7 @@ def relation_means(
     for relation_id in sorted(by_relation):
         group = by_relation[relation_id]
         means = {
-            name: _summary([r.values[name] for r in group]).estimate.mean
-            for name in SCORE_PARTS[benchmark]
+            name: _mean([r.values[name].value for r in group]) for name in SCORE_PARTS[benchmark]
         }
         score = harmonic_mean([*means.values()])
         found[relation_id] = {"n": float(len(group)), SCORE: score, **means}
@@ -291,12 +296,19 @@ def _place(record: RecordScores) -> tuple[int, str]:
     return record.case_id, record.fact
 
 
-def _summary(scores: Sequence[Score]) -> MetricSummary:
+def _summary(scores: Sequence[Score], is_share: bool) -> MetricSummary:
     values = [score.value for score in scores if not math.isnan(score.value)]
     unscored = Counter(score.reason for score in scores if math.isnan(score.value))
     return MetricSummary(
-        Estimate.of(values), len(values), {reason: unscored[reason] for reason in sorted(unscored)}
+        Estimate.of_shares(values) if is_share else Estimate.of(values),
+        len(values),
+        {reason: unscored[reason] for reason in sorted(unscored)},
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else math.nan
 
 
 def _part_values(
