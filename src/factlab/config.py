@@ -1,6 +1,6 @@
 """`Config`: what all settings have in common, and how a wrong one is told."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -34,17 +34,20 @@ class Config(BaseModel, metaclass=_Explaining):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def config_problem(kind: type[BaseModel], error: ValidationError) -> str:
+def config_problem(
+    kind: type[BaseModel], error: ValidationError, options: Mapping[str, str] | None = None
+) -> str:
     """One sentence about the first thing that is wrong with some settings.
 
     Args:
         kind: the class that they were for.
         error: what pydantic says.
+        options: settings that a person gave by another name, such as a command's option.
     """
     first = error.errors(include_url=False)[0]
     path = [str(part) for part in first["loc"]]
     name, reason = ".".join(path), first["msg"].removeprefix("Value error, ")
-    reason = reason[:1].lower() + reason[1:]
+    reason = (reason[:1].lower() + reason[1:]).replace("input should", "it must", 1)
     if first["type"] == "extra_forbidden":
         owner = _owner(kind, path[:-1])
         known = list(owner.model_fields)
@@ -54,7 +57,8 @@ def config_problem(kind: type[BaseModel], error: ValidationError) -> str:
         )
     if not name:  # settings that do not go together
         return f"These settings do not go together: {reason}."
-    return f"Setting '{name}' of {kind.__name__} cannot be {first['input']!r}: {reason}."
+    called = (options or {}).get(path[0]) or f"Setting '{name}' of {kind.__name__}"
+    return f"{called} cannot be {first['input']!r}: {reason}."
 
 
 def _owner(kind: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:

@@ -3,8 +3,7 @@
 import json
 
 import pytest
-
-from factlab import storage
+import safetensors.torch
 
 TINY = ["--model", "tiny:gpt2"]
 TEMPLATE, SUBJECT = "{} is located in", "The Space Needle"
@@ -236,18 +235,18 @@ BAD = {
     "unknown device": (["ask", "hi", "--device", "cup"], "Did you mean 'cpu'"),
     "unknown command": (["aks", "hi"], "Did you mean 'ask'"),
     "unknown option": (["ask", "hi", "--tpo", "3"], "--top"),
-    "option out of range": (["trace", PROMPT, "--subject", SUBJECT, "--samples", "0"], "'samples' cannot be 0"),
+    "option out of range": (["trace", PROMPT, "--subject", SUBJECT, "--samples", "0"], "--samples cannot be 0"),
     "bad noise": (["trace", PROMPT, "--subject", SUBJECT, "--noise", "loud"], "Noise 'loud'"),
     "too long a prompt": (["ask", "Rome " * 400], "takes at most 256"),
     "layer out of range": (["edit", "{} is", "--subject", "a", "--target", "b", "--layer", "7"], "layers 0 to 2"),
-    "negative layer": (["edit", "{} is", "--subject", "a", "--target", "b", "--layer", "-1"], "'layer' cannot be -1"),
+    "negative layer": (["edit", "{} is", "--subject", "a", "--target", "b", "--layer", "-1"], "--layer cannot be -1"),
     "foreign edit folder": (["ask", "hi", "--edit", "/"], "is not a saved edit"),
     "unwritable picture": (["trace", PROMPT, "--subject", SUBJECT, "--out", "/dev/null/t.png"], "is not writable"),
     "unwritable edit": (["edit", "{} is", "--subject", "a", "--target", "b", "--out", "/dev/null/e"], "is not writable"),
     "picture of no format": (["trace", PROMPT, "--subject", SUBJECT, "--out", "t.pgn"], "Did you mean"),
     "infinite noise": (["trace", PROMPT, "--subject", SUBJECT, "--noise", "inf"], "Noise 'inf'"),
     "huge seed": (["ask", PROMPT, "--generate", "2", "--seed", "99999999999999999999"], "below 2**32"),
-    "endless budget": (["stats", "--layer", "1", "--tokens-per-dim", "inf"], "'tokens_per_dim' cannot be inf"),
+    "endless budget": (["stats", "--layer", "1", "--tokens-per-dim", "inf"], "--tokens-per-dim cannot be inf"),
     "a folder for a file": (["trace", PROMPT, "--subject", SUBJECT, "--save", "/dev"], "it is a folder"),
     "two corpora": (["stats", "--text", "a", "--dataset", "b"], "not both"),
     "a window too wide": (["trace", PROMPT, "--subject", SUBJECT, "--window", "4"], "wider than the model, which has 3"),
@@ -303,7 +302,7 @@ def test_a_full_disk(run, tmp_path, monkeypatch):
 
     args = ["edit", TEMPLATE, "--subject", SUBJECT, "--target", "Rome", "--layer", "1", *TINY]
     assert run(*args)[0] == 0  # fills the cache
-    monkeypatch.setattr(storage, "save_file", full)
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
     code, _, err = run(*args, "--out", tmp_path / "edit")
     assert code == 2
     assert "No space left on device" in err

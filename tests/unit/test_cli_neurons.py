@@ -51,7 +51,7 @@ def test_documents(run):
     [
         (["--threshold", "1.5"], "Threshold 1.5 is not a share"),
         (["--share", "0"], "Share 0.0 of the prompts"),
-        (["--steps", "0"], "Option 'steps' cannot be 0"),
+        (["--steps", "0"], "--steps cannot be 0"),
         (["--top", "0"], "List 1 or more"),
         (["--target", " "], "The target is empty"),
         (["--paraphrase", " "], "The prompt is empty"),

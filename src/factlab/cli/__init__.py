@@ -1,12 +1,21 @@
 """The command line: thin commands over the library, one file each. Only this package prints."""
 
 import sys
+from typing import Annotated
 
 import typer
 
+from factlab import __version__
+from factlab.cli.registration import Commands
 from factlab.cli.session import complain
 
 _HELP = "Locate, edit and measure facts in language models."
+
+
+def _show_version(is_asked: bool | None) -> None:
+    if is_asked:
+        sys.stdout.write(f"factlab {__version__}\n")
+        raise typer.Exit
 
 
 def build_app() -> typer.Typer:
@@ -35,17 +44,30 @@ def build_app() -> typer.Typer:
 
     app = typer.Typer(
         name="factlab",
+        cls=Commands,
         help=_HELP,
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
+    app.callback()(_root)
     for module in (
-        demo, ask, trace, trace_average, layers, knowns, edit, show, export, diff, stats, methods,
-        models, data, evaluate, report, train, neurons, sweep,
+        demo, ask, trace, trace_average, layers, neurons, edit, train, show, export, diff,
+        evaluate, report, sweep, methods, models, data, knowns, stats,
     ):  # fmt: skip
         module.register(app)
     return app
+
+
+def _root(
+    version: Annotated[
+        bool | None,
+        typer.Option(
+            "--version", help="Show the version and exit.", is_eager=True, callback=_show_version
+        ),
+    ] = None,
+) -> None:
+    del version
 
 
 def main() -> None:

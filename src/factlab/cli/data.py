@@ -13,7 +13,8 @@ from factlab.cli.data_options import (
     SeedOption,
     SourceArgument,
 )
-from factlab.cli.session import Session, command
+from factlab.cli.registration import command
+from factlab.cli.session import Session
 from factlab.cli.tables import table
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from factlab.cli.session import Session, command
+from factlab.cli.registration import command
+from factlab.cli.session import Session
 from factlab.cli.tables import table
 
 if TYPE_CHECKING:

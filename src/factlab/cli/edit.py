@@ -13,7 +13,8 @@ from factlab.cli.method_options import (
     chosen_method,
     method_config,
 )
-from factlab.cli.session import Session, command
+from factlab.cli.registration import command
+from factlab.cli.session import Session
 from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError, StorageError
 

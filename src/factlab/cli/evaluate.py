@@ -22,8 +22,9 @@ from factlab.cli.method_options import (
     chosen_method,
     method_config,
 )
+from factlab.cli.registration import command
 from factlab.cli.report import show_report
-from factlab.cli.session import Session, command, validated
+from factlab.cli.session import Session, validated
 from factlab.errors import InvalidRequestError, nearest
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from factlab.cli.session import Session, command
+from factlab.cli.registration import command
+from factlab.cli.session import Session
 from factlab.cli.tables import table
 
 

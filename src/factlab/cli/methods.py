@@ -2,7 +2,8 @@
 
 import typer
 
-from factlab.cli.session import Session, command
+from factlab.cli.registration import command
+from factlab.cli.session import Session
 from factlab.cli.tables import table
 
 

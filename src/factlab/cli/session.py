@@ -1,42 +1,24 @@
-"""What all commands share: the options every one takes, the model, and how results are shown."""
+"""What all commands share while they run: the model, and how results are shown."""
 
-import functools
-import inspect
 import json
-import logging
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import typer
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
-from factlab.errors import FactlabError, InvalidRequestError, nearest
+from factlab.config import config_problem, with_none
+from factlab.errors import FactlabError, InvalidRequestError
 from factlab.progress import ProgressBar
 
 if TYPE_CHECKING:
     from factlab.models.language_model import LanguageModel
     from factlab.progress import ProgressCallback
-
-ModelOption = Annotated[
-    str | None,
-    typer.Option("--model", help="Hub id, folder or .gguf file; the bundled model by default."),
-]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 or auto.")]
-DtypeOption = Annotated[
-    str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or float64.")
-]
-EditOption = Annotated[
-    list[Path] | None,
-    typer.Option("--edit", help="Apply this saved edit first; may be given several times."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, no prose.")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -52,6 +34,18 @@ class Session:
     as_json: bool
     out: Console = field(default_factory=Console)
     err: Console = field(default_factory=lambda: Console(stderr=True))
+
+    def check(self) -> None:
+        """Refuse what shows to be wrong with the options about the model before any is loaded.
+
+        Raises:
+            InvalidRequestError: unknown dtype, device or family, or a device that is not there.
+            ModelLoadError: the file or folder of the model is not there.
+            StorageError: an edit is not there.
+        """
+        from factlab.models.request import check_request
+
+        check_request(self.model, self.device or "cpu", self.dtype)
 
     def load_model(self) -> "LanguageModel":
         """Load the model and apply the edits that were asked for."""
@@ -73,8 +67,17 @@ class Session:
 
     def say(self, text: object = "") -> None:
         """Print for a person; nothing under `--json`."""
+        if self.as_json:
+            return
+        if isinstance(text, str):
+            print_prose(self.out, text)
+        else:
+            self.out.print(text, highlight=False, markup=False)
+
+    def say_command(self, text: str) -> None:
+        """Print a line to be copied, which is never broken."""
         if not self.as_json:
-            self.out.print(text, highlight=False, markup=False, soft_wrap=isinstance(text, str))
+            self.out.print(f"  {text}", highlight=False, markup=False, soft_wrap=True)
 
     def emit(self, document: dict[str, Any]) -> None:
         """Print the JSON document; nothing without `--json`."""
@@ -91,91 +94,76 @@ class Session:
             yield bar
 
 
-def command(app: typer.Typer, function: Callable[..., None], name: str) -> None:
-    """Register `function(session, ...)` with the common options added to its own."""
-
-    @functools.wraps(function)
-    def wrapper(
-        *args: Any,
-        model: str | None,
-        device: str | None,
-        dtype: str | None,
-        edits: list[Path] | None,
-        as_json: bool,
-        debug: bool,
-        **kwargs: Any,
-    ) -> None:
-        del debug  # main() looks for it, since an error may come before any command
-        session = Session(model, device, dtype, edits or [], as_json)
-        _show_log_messages(session.err)
-        function(session, *args, **kwargs)
-
-    own = list(inspect.signature(function).parameters.values())[1:]
-    common = [
-        _keyword("model", ModelOption, None),
-        _keyword("device", DeviceOption, None),
-        _keyword("dtype", DtypeOption, None),
-        _keyword("edits", EditOption, None),
-        _keyword("as_json", JsonOption, False),
-        _keyword("debug", DebugOption, False),
-    ]
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + common
-    vars(wrapper)["__signature__"] = inspect.Signature(parameters)
-    wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
-    del wrapper.__wrapped__
-    app.command(name=name)(wrapper)
-
-
-def _keyword(name: str, annotation: object, default: object) -> inspect.Parameter:
-    kind = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(name, kind, default=default, annotation=annotation)
-
-
-def _show_log_messages(console: Console) -> None:
-    """Send what the library logs to stderr as plain sentences."""
-
-    class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            console.print(record.getMessage(), highlight=False, markup=False, soft_wrap=True)
-
-    logging.getLogger("factlab").handlers[:] = [Handler()]
-
-
 def validated(kind: type[Config], **values: Any) -> Config:
     """Make a config of options, leaving out those that were not given.
+
+    The word none stands for None, where a setting may be that.
 
     Raises:
         InvalidRequestError: a value is not allowed.
     """
+    given = {name: value for name, value in values.items() if value is not None}
+    flags = {name: f"--{_FLAGS.get(name, name).replace('_', '-')}" for name in given}
+    return validated_settings(kind, given, flags)
+
+
+# Settings whose option has another name.
+_FLAGS = {
+    "kinds": "kind",
+    "positions": "tokens",
+    "corruption": "noise",
+    "answer": "answer-rule",
+    "n_generated": "generate",
+    "drift_tokens": "drift",
+    "layers": "layer",
+    "max_steps": "steps",
+}
+
+
+def validated_settings(
+    kind: type[Config], values: dict[str, Any], flags: Mapping[str, str] | None = None
+) -> Config:
+    """Make a config of settings, some of which a person gave by an option.
+
+    Args:
+        kind: of config.
+        values: settings; the word none stands for None, where a setting may be that.
+        flags: options that settings were given by.
+
+    Raises:
+        InvalidRequestError: a setting is unknown, or its value not allowed.
+    """
     try:
-        return kind(**{name: value for name, value in values.items() if value is not None})
+        return kind.model_validate(with_none(kind, values))
     except ValidationError as error:
-        first = error.errors()[0]
-        option, reason = ".".join(map(str, first["loc"])), first["msg"].lower()
-        if first["type"] == "extra_forbidden":
-            raise InvalidRequestError(
-                f"There is no setting '{option}' here.{nearest(option, list(kind.model_fields))} "
-                f"Choose from {', '.join(sorted(kind.model_fields))}."
-            ) from error
-        if not option:  # options that do not go together
-            reason = reason.removeprefix("value error, ")
-            raise InvalidRequestError(f"These options do not go together: {reason}.") from error
-        raise InvalidRequestError(
-            f"Option '{option}' cannot be {first['input']!r}: {reason}."
-        ) from error
+        raise InvalidRequestError(config_problem(kind, error, flags)) from error
+
+
+def print_prose(console: Console, text: str) -> None:
+    """Print sentences: lines end between words; a path, a name or a number stays in one piece.
+
+    Where nobody reads along, as in a file or a pipe, a sentence stays on one line.
+    """
+    is_read = console.is_terminal or "COLUMNS" in os.environ
+    console.print(
+        text,
+        highlight=False,
+        markup=False,
+        overflow="ignore",
+        crop=False,
+        soft_wrap=not is_read,
+    )
 
 
 def complain(error: Exception) -> int:
     """One sentence on stderr; the exit code."""
     console = Console(stderr=True)
     if isinstance(error, FactlabError):
-        console.print(f"Error: {error}", highlight=False, markup=False, soft_wrap=True)
+        print_prose(console, f"Error: {error}")
         return 2
-    console.print(
+    print_prose(
+        console,
         f"Error: unexpected {type(error).__name__}: {error}\n"
         "This is a bug in factlab; run again with --debug and report the traceback.",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
     )
     return 1

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from factlab.cli.session import Session, command, validated
+from factlab.cli.registration import command
+from factlab.cli.session import Session, validated
 from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError
 

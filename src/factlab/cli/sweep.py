@@ -14,7 +14,8 @@ from factlab.cli.data_options import (
 )
 from factlab.cli.evaluate import finishing_on_interrupt
 from factlab.cli.method_options import SettingsOption, method_config
-from factlab.cli.session import Session, command
+from factlab.cli.registration import command
+from factlab.cli.session import Session
 from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError, nearest
 

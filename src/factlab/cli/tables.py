@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rich import box
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -12,18 +13,20 @@ def table(
     rows: Sequence[Sequence[str | Text]],
     right: set[int] | None = None,
     title: str | None = None,
-) -> Table:
+) -> RenderableType:
     """A plain table; text is shown as it is, never read as markup.
 
     Args:
         columns: headings.
         rows: cells, as many in each row as there are columns.
-        right: numbers of the columns to align on the right.
+        right: numbers of the columns to align on the right, whose cells are never broken.
         title: above the table.
     """
-    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(columns):
-        made.add_column(name, justify="right" if i in (right or set()) else "left")
+        is_number = i in (right or set())
+        made.add_column(name, justify="right" if is_number else "left", no_wrap=is_number)
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
-    return made
+    # The table's own title would be broken to the width of the table.
+    return made if title is None else Group(Text(f"\n{title}", style="italic"), made)

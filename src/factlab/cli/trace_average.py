@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factlab.cli.session import Session, command
+from factlab.cli.registration import command
+from factlab.cli.session import Session
 from factlab.cli.tables import table
 from factlab.cli.trace_options import (
     AnswerRuleOption,

@@ -7,7 +7,8 @@ import typer
 
 from factlab.cli.data_options import LimitOption, OffsetOption, RelationOption
 from factlab.cli.evaluate import finishing_on_interrupt
-from factlab.cli.session import Session, command, validated
+from factlab.cli.registration import command
+from factlab.cli.session import Session, validated
 from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError, nearest
 

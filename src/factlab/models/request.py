@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from factlab.errors import InvalidRequestError, ModelLoadError, nearest
+from factlab.families import ARCHITECTURES
 
 if TYPE_CHECKING:
     import torch
@@ -170,8 +171,6 @@ def _is(question: Callable[[], bool]) -> bool:
 
 
 def _check_family(family: str) -> None:
-    from factlab.architectures import ARCHITECTURES  # noqa: PLC0415 - imports transformers
-
     if family not in ARCHITECTURES:
         raise InvalidRequestError(
             f"Family '{family}' is not in the architecture table.{nearest(family, ARCHITECTURES)}"

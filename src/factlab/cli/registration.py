@@ -1,0 +1,207 @@
+"""How a function becomes a command: shared options, panels, examples, and help as it is written."""
+
+import copy
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin
+
+import typer
+from rich.markup import escape
+from typer.core import TyperCommand, TyperGroup
+from typer.models import ArgumentInfo, OptionInfo
+
+from factlab.cli.session import Session, print_prose
+
+# Groups of commands.
+START, LOCATE, EDIT, MEASURE, MODELS = (
+    "Start here", "Locate", "Edit", "Measure", "Models and data",
+)  # fmt: skip
+# Groups of options.
+FACT, RECORDS, METHOD, MEASURED, RUNNING = (
+    "The fact", "Records", "Method", "What is measured", "Running",
+)  # fmt: skip
+MODEL, OUTPUT = "Model", "Output"
+
+ALL = ("model", "device", "dtype", "edits")
+NO_MODEL: tuple[str, ...] = ()
+
+_COMMON = {
+    "model": Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="Hub id, folder or .gguf file; tiny:gpt2 is a small random one.",
+            show_default="the bundled model",
+            rich_help_panel=MODEL,
+        ),
+    ],
+    "device": Annotated[
+        str | None,
+        typer.Option(
+            "--device",
+            help="cpu, cuda, cuda:1, mps, or auto to spread it.",
+            show_default="cuda if there is any, else cpu",
+            rich_help_panel=MODEL,
+        ),
+    ],
+    "dtype": Annotated[
+        str | None,
+        typer.Option(
+            "--dtype",
+            help="float32, bfloat16, float16 or float64.",
+            show_default="float32",
+            rich_help_panel=MODEL,
+        ),
+    ],
+    "edits": Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--edit",
+            help="Apply this saved edit first; may be given several times.",
+            rich_help_panel=MODEL,
+        ),
+    ],
+}
+_JSON = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON document, no prose.", rich_help_panel=OUTPUT),
+]
+_DEBUG = Annotated[
+    bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=OUTPUT)
+]
+# Panels of options that many commands have.
+_PANELS = {
+    **dict.fromkeys(("out", "save", "overwrite"), OUTPUT),
+    **dict.fromkeys(("resume", "shard", "batch_size", "memory", "max_batch_tokens"), RUNNING),
+}
+_METAVARS: dict[object, str] = {str: "<text>", Path: "<path>", int: "<int>", float: "<float>"}
+
+
+class _Command(TyperCommand):
+    """A command whose flags look like flags."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """All options and arguments."""
+        return _without_bool(super().get_params(ctx))
+
+
+class Commands(TyperGroup):
+    """Commands in the order in which they were registered; flags look like flags."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The options before the command's name."""
+        return _without_bool(super().get_params(ctx))
+
+
+def _without_bool(parameters: list[Any]) -> list[Any]:
+    """Take away the `<bool>` behind flags, as if `--json true` were meant."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
+
+
+def command(
+    app: typer.Typer,
+    function: Callable[..., None],
+    name: str,
+    group: str | None = None,
+    takes: Sequence[str] = ALL,
+    examples: Sequence[str] = (),
+    aliases: Mapping[str, str] | None = None,
+) -> None:
+    """Register `function(session, ...)`.
+
+    Args:
+        app: what it becomes a command of.
+        function: its parameters are the command's, its docstring is the help.
+        name: of the command.
+        group: panel of the overview it is shown in.
+        takes: which of the options about the model it takes: those that mean something to it.
+        examples: commands to show in its help.
+        aliases: former names of options, by parameter: hidden, and still accepted.
+    """
+    parameters = [_shown(p) for p in list(inspect.signature(function).parameters.values())[1:]]
+    by_name = {parameter.name: parameter for parameter in parameters}
+    renamed = {old.replace("-", "_"): new for old, new in (aliases or {}).items()}
+
+    @functools.wraps(function)
+    def wrapper(*, as_json: bool, debug: bool, **values: Any) -> None:
+        del debug  # main() looks for it, since an error may come before any command
+        model, device, dtype, edits = (values.pop(name, None) for name in ALL)
+        for old, new in renamed.items():
+            if (value := values.pop(old)) is not None:
+                values[new] = value
+        session = Session(model, device, dtype, edits or [], as_json)
+        _show_log_messages(session)
+        try:
+            session.check()
+            function(session, **values)
+        except KeyboardInterrupt:
+            print_prose(session.err, "Stopped.")
+            raise typer.Exit(130) from None
+
+    for old, new in renamed.items():
+        kind = get_args(by_name[new].annotation)[0]
+        option = Annotated[kind, typer.Option(f"--{old.replace('_', '-')}", hidden=True)]
+        parameters.append(_keyword(old, option, None))
+    parameters += [_shown(_keyword(name, _COMMON[name], None)) for name in takes]
+    parameters += [
+        _shown(_keyword("as_json", _JSON, False)),
+        _shown(_keyword("debug", _DEBUG, False)),
+    ]
+    vars(wrapper)["__signature__"] = inspect.Signature(parameters)
+    wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+    del wrapper.__wrapped__
+    app.command(
+        name=name,
+        help=escape(inspect.getdoc(function) or ""),
+        epilog=escape("\n".join(["Examples:", *examples])) if examples else None,
+        rich_help_panel=group,
+        cls=_Command,
+    )(wrapper)
+
+
+def _keyword(name: str, annotation: object, default: object) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)
+
+
+def _shown(parameter: inspect.Parameter) -> inspect.Parameter:
+    """A parameter whose help is shown as it is written, and whose type reads as what to type."""
+    kind, info, *_ = get_args(parameter.annotation)
+    info = copy.copy(info)
+    if isinstance(info.show_default, str):  # a default that is settled later
+        info.help, info.show_default = f"{info.help} [default: {info.show_default}]", False
+    if info.help:
+        info.help = escape(info.help)  # or else [l-5, l+4] is taken for markup
+    inner = _inner_type(kind)
+    if isinstance(info, OptionInfo):
+        if inner is bool and info.default is ... and not info.param_decls:
+            info.param_decls = (f"--{parameter.name.replace('_', '-')}",)  # without a --no-...
+        if info.rich_help_panel is None:
+            info.rich_help_panel = _PANELS.get(parameter.name)
+    if info.metavar is None and not isinstance(info, ArgumentInfo) and inner in _METAVARS:
+        info.metavar = _METAVARS[inner]
+    return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, info])
+
+
+def _inner_type(kind: object) -> object:
+    """`X` of `X`, `X | None`, `list[X]` and `list[X] | None`."""
+    if NoneType in get_args(kind):
+        kind = next(part for part in get_args(kind) if part is not NoneType)
+    return get_args(kind)[0] if get_origin(kind) is list else kind
+
+
+def _show_log_messages(session: Session) -> None:
+    """Send what the library logs to stderr as plain sentences."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            print_prose(session.err, record.getMessage())
+
+    logging.getLogger("factlab").handlers[:] = [Handler()]
