@@ -4,14 +4,23 @@ from typing import Annotated
 
 import typer
 
-from factlab.cli.registration import command
+from factlab.cli.registration import START, command
 from factlab.cli.session import Session
 from factlab.cli.tables import table
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    command(app, ask, "ask")
+    command(
+        app,
+        ask,
+        "ask",
+        group=START,
+        examples=(
+            'factlab ask "The Eiffel Tower is located in the city of"',
+            'factlab ask "The Space Needle is in" --generate 20 --edit my-edit',
+        ),
+    )
 
 
 def ask(

@@ -13,7 +13,7 @@ from factlab.cli.data_options import (
     SeedOption,
     SourceArgument,
 )
-from factlab.cli.registration import command
+from factlab.cli.registration import MODELS, NO_MODEL, Commands, command
 from factlab.cli.session import Session
 from factlab.cli.tables import table
 
@@ -28,11 +28,31 @@ _PROMPTS = ("paraphrase prompts", "neighborhood prompts", "generation prompts")
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    data = typer.Typer(no_args_is_help=True, help="Records of benchmarks.")
-    command(data, stats, "stats")
-    command(data, show, "show")
-    command(data, build, "build")
-    app.add_typer(data, name="data")
+    data = typer.Typer(no_args_is_help=True, help="Records of benchmarks.", cls=Commands)
+    command(
+        data,
+        stats,
+        "stats",
+        examples=(
+            "factlab data stats builtin",
+            "factlab data stats counterfact --limit 100 --known",
+        ),
+    )
+    command(
+        data,
+        show,
+        "show",
+        takes=NO_MODEL,
+        examples=("factlab data show builtin --case 3",),
+    )
+    command(
+        data,
+        build,
+        "build",
+        takes=NO_MODEL,
+        examples=("factlab data build --facts facts.tsv --patterns patterns.tsv --out mine.json",),
+    )
+    app.add_typer(data, name="data", rich_help_panel=MODELS)
 
 
 def stats(

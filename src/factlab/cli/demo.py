@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from factlab.cli.registration import command
+from factlab.cli.registration import START, command
 from factlab.cli.session import Session
 from factlab.cli.tables import table
 
@@ -35,7 +35,16 @@ STORY = "If you want to see the Eiffel Tower, you should book a flight to"
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    command(app, demo, "demo")
+    command(
+        app,
+        demo,
+        "demo",
+        group=START,
+        examples=(
+            "factlab demo",
+            "factlab demo --out my-demo",
+        ),
+    )
 
 
 def demo(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factlab.cli.registration import command
+from factlab.cli.registration import EDIT, command
 from factlab.cli.session import Session
 from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError
@@ -20,7 +20,17 @@ _SHOWN = 5
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    command(app, diff, "diff")
+    command(
+        app,
+        diff,
+        "diff",
+        group=EDIT,
+        takes=("device", "dtype", "edits"),
+        examples=(
+            "factlab diff bundled edited-model",
+            'factlab diff gpt2-xl my-gpt2-xl --subject "The Eiffel Tower"',
+        ),
+    )
 
 
 def diff(

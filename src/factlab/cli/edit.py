@@ -13,7 +13,7 @@ from factlab.cli.method_options import (
     chosen_method,
     method_config,
 )
-from factlab.cli.registration import command
+from factlab.cli.registration import EDIT, command
 from factlab.cli.session import Session
 from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError, StorageError
@@ -33,7 +33,18 @@ _ROWS_SHOWN = 20
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    command(app, edit, "edit")
+    command(
+        app,
+        edit,
+        "edit",
+        group=EDIT,
+        examples=(
+            'factlab edit "{} is located in the city of" --subject "The Eiffel Tower" \\\n'
+            "      --target Rome --out eiffel-in-rome",
+            "factlab edit --facts facts.csv --method memit --out many",
+            'factlab edit "{} is in" --subject Rome --target Spain --set value.steps=40',
+        ),
+    )
 
 
 def edit(

@@ -22,7 +22,7 @@ from factlab.cli.method_options import (
     chosen_method,
     method_config,
 )
-from factlab.cli.registration import command
+from factlab.cli.registration import MEASURE, NO_MODEL, command
 from factlab.cli.report import show_report
 from factlab.cli.session import Session, validated
 from factlab.errors import InvalidRequestError, nearest
@@ -38,8 +38,25 @@ _MODES: "tuple[Mode, ...]" = ("each", "together", "sequence")
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    command(app, evaluate, "eval")
-    command(app, eval_merge, "eval-merge")
+    command(
+        app,
+        evaluate,
+        "eval",
+        group=MEASURE,
+        examples=(
+            "factlab eval --method rome --limit 100 --out runs/rome",
+            "factlab eval --method rome --limit 100 --out runs/rome --resume",
+            "factlab eval --method memit --mode together --data counterfact --out runs/memit",
+        ),
+    )
+    command(
+        app,
+        eval_merge,
+        "eval-merge",
+        group=MEASURE,
+        takes=NO_MODEL,
+        examples=("factlab eval-merge part-1 part-2 --out whole",),
+    )
 
 
 def evaluate(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from factlab.cli.registration import command
+from factlab.cli.registration import EDIT, command
 from factlab.cli.session import Session
 from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError, nearest
@@ -15,7 +15,16 @@ _KINDS = ("peft", "checkpoint")
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    command(app, export, "export")
+    command(
+        app,
+        export,
+        "export",
+        group=EDIT,
+        examples=(
+            "factlab export eiffel-in-rome --to peft --out adapter",
+            "factlab export eiffel-in-rome --to checkpoint --out edited-model",
+        ),
+    )
 
 
 def export(

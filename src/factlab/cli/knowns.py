@@ -5,18 +5,25 @@ from typing import Annotated
 
 import typer
 
-from factlab.cli.registration import command
+from factlab.cli.registration import MODELS, Commands, command
 from factlab.cli.session import Session
 from factlab.cli.tables import table
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    knowns = typer.Typer(no_args_is_help=True, help="Facts that a model knows.")
+    knowns = typer.Typer(no_args_is_help=True, help="Facts that a model knows.", cls=Commands)
     # A callback keeps `build` a name of its own while it is the only command.
     knowns.callback()(lambda: None)
-    command(knowns, build, "build")
-    app.add_typer(knowns, name="knowns")
+    command(
+        knowns,
+        build,
+        "build",
+        examples=(
+            "factlab knowns build --facts facts.tsv --templates templates.tsv --out known.json",
+        ),
+    )
+    app.add_typer(knowns, name="knowns", rich_help_panel=MODELS)
 
 
 def build(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from factlab.cli.registration import command
+from factlab.cli.registration import LOCATE, command
 from factlab.cli.session import Session
 from factlab.cli.tables import table
 
@@ -15,7 +15,16 @@ _BAR_WIDTH = 32
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    command(app, layers, "layers")
+    command(
+        app,
+        layers,
+        "layers",
+        group=LOCATE,
+        examples=(
+            "factlab layers",
+            "factlab layers --facts known.json --limit 50 --model gpt2-xl",
+        ),
+    )
 
 
 def layers(

@@ -2,14 +2,24 @@
 
 import typer
 
-from factlab.cli.registration import command
+from factlab.cli.registration import MODELS, NO_MODEL, command
 from factlab.cli.session import Session
 from factlab.cli.tables import table
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    command(app, methods, "methods")
+    command(
+        app,
+        methods,
+        "methods",
+        group=MODELS,
+        takes=NO_MODEL,
+        examples=(
+            "factlab methods",
+            "factlab methods --json",
+        ),
+    )
 
 
 def methods(session: Session) -> None:

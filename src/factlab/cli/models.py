@@ -2,14 +2,21 @@
 
 import typer
 
-from factlab.cli.registration import command
+from factlab.cli.registration import MODELS, NO_MODEL, command
 from factlab.cli.session import Session
 from factlab.cli.tables import table
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    command(app, models, "models")
+    command(
+        app,
+        models,
+        "models",
+        group=MODELS,
+        takes=NO_MODEL,
+        examples=("factlab models",),
+    )
 
 
 def models(session: Session) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from factlab.cli.registration import command
+from factlab.cli.registration import LOCATE, command
 from factlab.cli.session import Session, validated
 from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError
@@ -15,7 +15,17 @@ _BAR_WIDTH = 28
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    command(app, neurons, "neurons")
+    command(
+        app,
+        neurons,
+        "neurons",
+        group=LOCATE,
+        examples=(
+            'factlab neurons "Tokyo is the capital of" --out tokyo.png',
+            'factlab neurons "{} is the capital of" --subject Tokyo \\\n'
+            '      --paraphrase "{} is the main city of" --target Japan',
+        ),
+    )
 
 
 def neurons(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from factlab.cli.registration import command
+from factlab.cli.registration import MEASURE, NO_MODEL, command
 from factlab.cli.session import Session
 from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError, nearest
@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    command(app, report, "report")
+    command(
+        app,
+        report,
+        "report",
+        group=MEASURE,
+        takes=NO_MODEL,
+        examples=(
+            "factlab report runs/*",
+            "factlab report runs/* --published --against rome --out report",
+        ),
+    )
 
 
 def report(

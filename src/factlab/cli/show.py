@@ -5,14 +5,21 @@ from typing import Annotated
 
 import typer
 
-from factlab.cli.registration import command
+from factlab.cli.registration import EDIT, NO_MODEL, command
 from factlab.cli.session import Session
 from factlab.cli.tables import table
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    command(app, show, "show")
+    command(
+        app,
+        show,
+        "show",
+        group=EDIT,
+        takes=NO_MODEL,
+        examples=("factlab show eiffel-in-rome",),
+    )
 
 
 def show(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from factlab.cli.registration import command
+from factlab.cli.registration import MODELS, command
 from factlab.cli.session import Session, validated
 from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError
@@ -13,7 +13,16 @@ from factlab.errors import InvalidRequestError
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    command(app, stats, "stats")
+    command(
+        app,
+        stats,
+        "stats",
+        group=MODELS,
+        examples=(
+            "factlab stats --layer 5 --out layer-5.safetensors",
+            "factlab stats --layer 5 --text my-texts/ --model gpt2-xl",
+        ),
+    )
 
 
 def stats(

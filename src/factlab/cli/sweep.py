@@ -14,7 +14,7 @@ from factlab.cli.data_options import (
 )
 from factlab.cli.evaluate import finishing_on_interrupt
 from factlab.cli.method_options import SettingsOption, method_config
-from factlab.cli.registration import command
+from factlab.cli.registration import MEASURE, command
 from factlab.cli.session import Session
 from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError, nearest
@@ -31,7 +31,17 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    command(app, sweep, "sweep")
+    command(
+        app,
+        sweep,
+        "sweep",
+        group=MEASURE,
+        takes=("model", "device", "dtype"),
+        examples=(
+            "factlab sweep --records 20 --out sweep",
+            "factlab sweep --layers 0-9:3 --tokens last --trace run --out sweep",
+        ),
+    )
 
 
 def sweep(

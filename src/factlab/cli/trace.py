@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factlab.cli.registration import command
+from factlab.cli.registration import LOCATE, command
 from factlab.cli.session import Session
 from factlab.cli.trace_options import (
     AnswerRuleOption,
@@ -29,7 +29,19 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    command(app, trace, "trace")
+    command(
+        app,
+        trace,
+        "trace",
+        group=LOCATE,
+        examples=(
+            'factlab trace "The Eiffel Tower is located in the city of" \\\n'
+            '      --subject "The Eiffel Tower" --out eiffel.png',
+            'factlab trace "The Eiffel Tower is located in the city of" \\\n'
+            '      --subject "The Eiffel Tower" --severed mlp --tokens last-subject',
+        ),
+        aliases={"answer": "target"},
+    )
 
 
 def trace(
@@ -39,7 +51,7 @@ def trace(
     occurrence: Annotated[
         int | None, typer.Option(help="Which occurrence of the subject, from 1.")
     ] = None,
-    answer: Annotated[
+    target: Annotated[
         str | None, typer.Option(help="Answer to follow; by default what the model says.")
     ] = None,
     answer_rule: AnswerRuleOption = None,
@@ -79,8 +91,8 @@ def trace(
             check_writable(path)
     lm = session.load_model()
     with session.progress() as report:
-        result = causal_trace(lm, fact, answer=answer, config=config, progress=report)
-    session.say(_sentence(result, subject, asked=answer is not None))
+        result = causal_trace(lm, fact, answer=target, config=config, progress=report)
+    session.say(_sentence(result, subject, asked=target is not None))
     for name in result.effects:
         session.say(heatmap(result, name))
         session.say()

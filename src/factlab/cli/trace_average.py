@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factlab.cli.registration import command
+from factlab.cli.registration import LOCATE, NO_MODEL, command
 from factlab.cli.session import Session
 from factlab.cli.tables import table
 from factlab.cli.trace_options import (
@@ -30,8 +30,25 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    command(app, trace_average, "trace-average")
-    command(app, trace_merge, "trace-merge")
+    command(
+        app,
+        trace_average,
+        "trace-average",
+        group=LOCATE,
+        examples=(
+            "factlab trace-average known.json --limit 100 --out run",
+            "factlab trace-average known.json --limit 100 --out run --resume",
+            "factlab trace-average known.json --shard 2/5 --out run",
+        ),
+    )
+    command(
+        app,
+        trace_merge,
+        "trace-merge",
+        group=LOCATE,
+        takes=NO_MODEL,
+        examples=("factlab trace-merge run-1 run-2 --out run",),
+    )
 
 
 def trace_average(

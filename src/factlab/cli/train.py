@@ -7,7 +7,7 @@ import typer
 
 from factlab.cli.data_options import LimitOption, OffsetOption, RelationOption
 from factlab.cli.evaluate import finishing_on_interrupt
-from factlab.cli.registration import command
+from factlab.cli.registration import EDIT, command
 from factlab.cli.session import Session, validated
 from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError, nearest
@@ -23,7 +23,17 @@ _TEXT = "text"
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    command(app, train, "train")
+    command(
+        app,
+        train,
+        "train",
+        group=EDIT,
+        takes=("model", "device", "dtype"),
+        examples=(
+            "factlab train mend --out mend",
+            "factlab train ke --data zsre --steps 500 --out ke --resume",
+        ),
+    )
 
 
 def train(
