@@ -1,12 +1,23 @@
 """The vocabulary of requests: what a fact is. No torch here."""
 
 import logging
-from dataclasses import dataclass
-from typing import NamedTuple
+import re
+from dataclasses import InitVar, dataclass
+from typing import Literal, NamedTuple
 
 from factlab.errors import InvalidRequestError
+from factlab.lookalikes import differences, lookalike, nearest_part
+from factlab.writing import check_text
 
 SLOT = "{}"
+
+# How a target is joined to its prompt, where it is not left to a writer's habits.
+Joint = Literal["space", "none"]
+JOINTS: tuple[Joint, ...] = ("space", "none")
+# Unicode's WORD JOINER, in front of a target: nothing goes between it and the prompt.
+JOINED = "\u2060"
+
+_BRACES = re.compile(r"\{\{|\}\}|\{\}")
 
 _log = logging.getLogger(__name__)
 
@@ -23,50 +34,108 @@ class TokenSpan(NamedTuple):
         return self.stop - 1
 
 
+def words_of(target: str) -> str:
+    """A target without what only says how it is joined to its prompt."""
+    return target.strip().removeprefix(JOINED).strip()
+
+
+def joined_by(target: str, joint: Joint | None) -> str:
+    """A target that says itself how it is joined to its prompt.
+
+    Args:
+        target: the text.
+        joint: "space" for one space and "none" for nothing between prompt and target; None leaves
+            the target as it is: then what it begins with, if that is white space, goes between, and
+            otherwise a space where a writer would put one.
+
+    Raises:
+        InvalidRequestError: there is no such joint.
+    """
+    if joint is None:
+        return target
+    if joint not in JOINTS:
+        raise InvalidRequestError(f"joint={joint!r} must be 'space', 'none' or None.")
+    return (" " if joint == "space" else JOINED) + words_of(target)
+
+
+def fill(text: str, subject: str) -> str:
+    """A text with the subject in its slots, and doubled braces as single ones; see `Fact`."""
+    return subject.join(_pieces(text))
+
+
+def _pieces(template: str) -> list[str]:
+    """What stands before, between and behind the slots of a template."""
+    if template.count(SLOT) < 2:  # whatever other braces there are, this is the slot
+        return template.split(SLOT)
+    pieces, at = [""], 0
+    for match in _BRACES.finditer(template):
+        pieces[-1] += template[at : match.start()]
+        at = match.end()
+        if match[0] == SLOT:
+            pieces.append("")
+        else:
+            pieces[-1] += match[0][0]
+    pieces[-1] += template[at:]
+    return pieces
+
+
 @dataclass(frozen=True, slots=True)
 class Fact:
     """A statement (subject, relation, object), and the object it should have after an edit.
 
     Strings are written the way a person writes them. Whether a target needs a leading space, and
-    which tokens it becomes, is decided in `factlab.tokens`.
+    which tokens it becomes, is decided in `factlab.tokens`; `joint` overrides it.
 
     Attributes:
         template: the relation as a sentence with one `{}` where the subject goes, ending where the
-            object would follow: `"{} is located in the city of"`.
+            object would follow: `"{} is located in the city of"`. Where the text itself has such
+            braces, double every brace of the text, as for `str.format`: `"In {}, x = {{}} makes"`.
         subject: what the statement is about: `"The Eiffel Tower"`.
         target_new: the object that an edit should make the model say, if one is wanted.
         target_true: the object that is true, if known.
+        joint: given when a fact is made, and kept in its targets: "space" or "none" for what goes
+            between prompt and target. By default a space where a writer would put one, or the white
+            space that a target begins with.
 
     Raises:
-        InvalidRequestError: the template does not hold exactly one `{}`, or a string is empty.
+        InvalidRequestError: the template does not hold exactly one `{}`, or a string is empty, no
+            text, or not valid Unicode.
     """
 
     template: str
     subject: str
     target_new: str | None = None
     target_true: str | None = None
+    joint: InitVar[Joint | None] = None
 
-    def __post_init__(self) -> None:
-        slots = self.template.count(SLOT)
+    def __post_init__(self, joint: Joint | None) -> None:
+        check_text(self.template, "template")
+        slots = len(_pieces(self.template)) - 1
         if slots != 1:
             raise InvalidRequestError(
                 f"Template '{self.template}' holds {slots} '{SLOT}'. "
-                f"Write '{SLOT}' exactly once, where the subject goes."
+                f"Write '{SLOT}' exactly once, where the subject goes; double the braces that "
+                "belong to the text: '{{}}'."
             )
         for name in ("subject", "target_new", "target_true"):
             value: str | None = getattr(self, name)
-            if value is not None and not value.strip():
+            if value is None and name != "subject":
+                continue
+            check_text(value, name)
+            if not words_of(str(value)):
                 raise InvalidRequestError(f"The {name} is empty. Give at least one word.")
+            if name != "subject":
+                object.__setattr__(self, name, joined_by(str(value), joint))
 
     @property
     def prompt(self) -> str:
         """The template with the subject filled in."""
-        return self.template.replace(SLOT, self.subject)
+        return fill(self.template, self.subject)
 
     @property
     def subject_start(self) -> int:
         """Character position of the subject in `prompt`."""
-        return self.template.index(SLOT)
+        return len(_pieces(self.template)[0])
 
     @classmethod
     def from_prompt(
@@ -76,6 +145,7 @@ class Fact:
         target_new: str | None = None,
         target_true: str | None = None,
         occurrence: int | None = None,
+        joint: Joint | None = None,
     ) -> "Fact":
         """Make a fact of a whole prompt by cutting out the subject.
 
@@ -86,11 +156,14 @@ class Fact:
             target_true: see `Fact`.
             occurrence: which occurrence of the subject is meant, from 1. By default the first; if
                 there are others, that is logged.
+            joint: see `Fact`.
 
         Raises:
             InvalidRequestError: prompt or subject is empty, or the subject does not occur in the
                 prompt, or not so often.
         """
+        check_text(prompt, "prompt")
+        check_text(subject, "subject")
         if not prompt.strip():
             raise InvalidRequestError("The prompt is empty. Give at least one word.")
         if not subject.strip():
@@ -98,8 +171,7 @@ class Fact:
         count = prompt.count(subject)
         if count == 0:
             raise InvalidRequestError(
-                f"Subject '{subject}' does not occur in prompt '{prompt}'. "
-                "Pass the subject exactly as written there."
+                f"Subject '{subject}' does not occur in prompt '{prompt}'. {_why(prompt, subject)}"
             )
         if occurrence is not None and not 1 <= occurrence <= count:
             raise InvalidRequestError(
@@ -113,5 +185,24 @@ class Fact:
             )  # fmt: skip
         pieces = prompt.split(subject)
         which = occurrence or 1
-        template = subject.join(pieces[:which]) + SLOT + subject.join(pieces[which:])
-        return cls(template, subject, target_new, target_true)
+        before, after = subject.join(pieces[:which]), subject.join(pieces[which:])
+        template = before + SLOT + after
+        if template.count(SLOT) != 1:
+            template = _doubled(before) + SLOT + _doubled(after)
+        return cls(template, subject, target_new, target_true, joint)
+
+
+def _doubled(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def _why(prompt: str, subject: str) -> str:
+    """Why a subject was not found in a prompt, and what to do."""
+    alike = lookalike(prompt, subject)
+    if alike is None:
+        hint = nearest_part(prompt, subject)
+        return f"Pass the subject exactly as written there.{hint}"
+    return (
+        f"'{alike}' there looks like it and is written with other code points: in the subject "
+        f"{differences(subject, alike)}. Copy the subject from the prompt."
+    )

@@ -2,12 +2,13 @@
 
 Texts are always tokenised whole and cut at character offsets, so a token that straddles a boundary
 is never guessed at, special tokens never shift a position, and the subject's tokens are the ones it
-has *in its sentence*. Padding is added here and nowhere else; the tokenizer's own padding settings
-are neither read nor changed.
+has *in its sentence*. Padding is added here and nowhere else; the tokenizer's own settings for
+padding and truncation are neither used nor changed.
 """
 
-import unicodedata
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,19 +17,30 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from factlab.errors import InvalidRequestError, TokenizationError
-from factlab.facts import Fact, TokenSpan
+from factlab.facts import JOINED, Fact, TokenSpan, words_of
+from factlab.writing import check_text, wants_space
+
+# What tokenizers write for a space.
+_SPACE_SIGNS = "▁Ġ "
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """A tokenised text: ids, and the half-open range of characters that each token stands for.
 
-    A special token stands for no characters.
+    A token that the tokenizer puts in front, such as BOS or a space, stands for no characters.
+
+    Attributes:
+        text: without the spaces at its end.
+        ids: of its tokens.
+        char_spans: of every token.
+        n_special: how many tokens at the start are not the text's own, such as BOS.
     """
 
     text: str
     ids: tuple[int, ...]
     char_spans: tuple[tuple[int, int], ...]
+    n_special: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -37,11 +49,19 @@ class Tokens:
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokens:
     """Tokenise a text as the model expects the start of a document: with BOS if the model uses it.
 
-    Trailing spaces are dropped: before a continuation they would split off its leading space.
+    A text that begins with a special token, as those made by a chat template do, brings its own:
+    none are added. Whatever the tokenizer puts behind a text is dropped, since a prompt that is to
+    be continued must stay open. Trailing spaces are dropped: before a continuation they would split
+    off its leading space.
 
     Raises:
-        TokenizationError: the text is empty, or the tokenizer does not report character offsets.
+        TokenizationError: the text is empty, no text or not valid Unicode, or the tokenizer does
+            not report character offsets.
     """
+    try:
+        check_text(text, "prompt")
+    except InvalidRequestError as error:
+        raise TokenizationError(str(error)) from error
     text = text.rstrip(" ")
     if not text.strip():
         raise TokenizationError("The prompt is empty. Give at least one word.")
@@ -50,14 +70,75 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokens:
             f"Tokenizer {type(tokenizer).__name__} does not report character offsets. "
             "Load the model with its fast tokenizer (tokenizer.json)."
         )
-    encoding = tokenizer(text, return_offsets_mapping=True, verbose=False)
+    with _settings_kept(tokenizer):
+        encoding = tokenizer(
+            text,
+            padding=False,
+            truncation=False,
+            return_offsets_mapping=True,
+            return_special_tokens_mask=True,
+            verbose=False,
+        )
     ids: list[int] = list(encoding["input_ids"])
     spans: list[tuple[int, int]] = [(int(a), int(b)) for a, b in encoding["offset_mapping"]]
-    # Some tokenizers close every text with EOS; a prompt that is to be continued must stay open.
-    while ids and ids[-1] == tokenizer.eos_token_id and spans[-1][0] == spans[-1][1]:
-        ids.pop()
-        spans.pop()
-    return Tokens(text, tuple(ids), tuple(spans))
+    marks: list[int] = encoding["special_tokens_mask"]
+    added = [bool(mark) and a == b for mark, (a, b) in zip(marks, spans, strict=True)]
+    start, stop = 0, len(ids)
+    while stop and added[stop - 1]:
+        stop -= 1
+    while start < stop and added[start]:
+        start += 1
+    brings_its_own = start < stop and _is_special(tokenizer, text, ids[start], spans[start])
+    n_special = 0 if brings_its_own else start
+    first = start - n_special
+    ids, spans = ids[first:stop], spans[first:stop]
+    return Tokens(text, tuple(ids), tuple(_without_space(tokenizer, text, ids, spans)), n_special)
+
+
+@contextmanager
+def _settings_kept(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Transformers switches a tokenizer's own truncation and padding off, and leaves them off."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    truncation, padding = getattr(backend, "truncation", None), getattr(backend, "padding", None)
+    try:
+        yield
+    finally:
+        if backend is not None and truncation is not None:
+            backend.enable_truncation(**truncation)
+        if backend is not None and padding is not None:
+            backend.enable_padding(**padding)
+
+
+def _is_special(
+    tokenizer: PreTrainedTokenizerBase, text: str, token_id: int, span: tuple[int, int]
+) -> bool:
+    """Whether a token of a text is a special token that is written out there."""
+    piece = str(tokenizer.convert_ids_to_tokens(token_id))
+    return (
+        piece == text[span[0] : span[1]].strip()
+        and piece != tokenizer.unk_token
+        and tokenizer.decode([token_id], skip_special_tokens=True) == ""
+    )
+
+
+def _without_space(
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    ids: Sequence[int],
+    spans: Sequence[tuple[int, int]],
+) -> Iterator[tuple[int, int]]:
+    """Spans in which a space that the tokenizer put before a word stands for none of its letters.
+
+    Offsets of a space token of its own may be those of the letter that follows.
+    """
+    for i, (a, b) in enumerate(spans):
+        shares = i + 1 < len(spans) and b > a == spans[i + 1][0]
+        if shares and text[a:b].strip(_SPACE_SIGNS):
+            piece = str(tokenizer.convert_ids_to_tokens(ids[i]))
+            if not piece.strip(_SPACE_SIGNS):
+                yield a, a
+                continue
+        yield a, b
 
 
 def span_of(tokens: Tokens, start: int, stop: int) -> TokenSpan:
@@ -94,6 +175,9 @@ def encode_continuation(
 ) -> tuple[Tokens, int]:
     """Tokenise a prompt and what follows it, as one text.
 
+    Between them goes a space where a writer would put one. A target that begins with white space
+    brings its own joint; one that was given "none" has nothing before it (`facts.joined_by`).
+
     Returns:
         The tokens of the whole, and how many of them are the prompt's. A token that straddles the
         boundary counts as the target's.
@@ -102,11 +186,13 @@ def encode_continuation(
         InvalidRequestError: the target is empty.
         TokenizationError: it becomes no token of its own.
     """
-    if not target.strip():
+    check_text(target, "target")
+    if not words_of(target):
         raise InvalidRequestError("The target is empty. Give at least one word.")
     prompt = encode(tokenizer, prompt).text
     target = target.rstrip()
-    joint = " " if _wants_space(prompt, target) else ""
+    joint = " " if wants_space(prompt, target) else ""
+    target = target.removeprefix(JOINED)
     whole = encode(tokenizer, prompt + joint + target)
     n_prompt = next(
         (i for i, (_, stop) in enumerate(whole.char_spans) if stop > len(prompt)), len(whole)
@@ -127,26 +213,32 @@ def encode_continuation(
     return whole, n_prompt
 
 
-def _wants_space(prompt: str, target: str) -> bool:
-    """Whether a writer would put a space between the two: not in scripts written without spaces."""
-    if target[0].isspace() or prompt[-1].isspace():
-        return False
-    return not any(unicodedata.east_asian_width(c) in "WF" for c in (prompt[-1], target[0]))
-
-
-def start_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token from which a model samples text of its own: BOS, or else EOS.
-
-    Raises:
-        TokenizationError: the tokenizer has neither.
-    """
-    for token_id in (tokenizer.bos_token_id, tokenizer.eos_token_id):
-        if isinstance(token_id, int):
-            return token_id
-    raise TokenizationError(
-        "The tokenizer has neither a BOS nor an EOS token, so the model cannot be sampled from "
-        "its start. Set tokenizer.bos_token, or pass a text corpus."
+def start_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens from which a model may begin a text of its own, the best first."""
+    ids = (
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+        tokenizer.cls_token_id,
+        tokenizer.sep_token_id,
     )
+    return [token_id for token_id in ids if isinstance(token_id, int)]
+
+
+def context_place(tokenizer: PreTrainedTokenizerBase, fact: Fact) -> int:
+    """Where in a fact's prompt a context goes that is put before it: at which character.
+
+    That is its start, but in a chat the start of what the user says: behind the last special token
+    before the subject, and behind the rest of its line, which names the speaker.
+    """
+    tokens = encode(tokenizer, fact.prompt)
+    stop, place = fact.subject_start, 0
+    for token_id, span in zip(tokens.ids, tokens.char_spans, strict=True):
+        if _is_special(tokenizer, tokens.text, token_id, span) and span[1] <= stop:
+            place = span[1]
+        elif place == 0:  # only a text that begins with a special token brings them all
+            break
+    line = re.compile(r"[^\n]*\n\s*").match(tokens.text, place, stop) if place else None
+    return line.end() if line else place
 
 
 def shown(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:

@@ -7,7 +7,7 @@ from tokenizers import pre_tokenizers, processors
 from factlab.errors import InvalidRequestError, TokenizationError
 from factlab.facts import Fact
 from factlab.models.tiny import tiny_tokenizer
-from factlab.tokens import encode, encode_continuation, encode_fact, pad, start_token_id
+from factlab.tokens import encode, encode_continuation, encode_fact, pad, start_token_ids
 
 PLAIN, WITH_BOS = tiny_tokenizer(), tiny_tokenizer(add_bos=True)
 words = st.text(
@@ -95,12 +95,11 @@ def test_eos_at_the_end_is_dropped():
 
 def test_start_token_falls_back_to_eos():
     tokenizer = tiny_tokenizer()
-    assert start_token_id(tokenizer) == tokenizer.bos_token_id
+    assert start_token_ids(tokenizer)[0] == tokenizer.bos_token_id
     tokenizer.bos_token = None
-    assert start_token_id(tokenizer) == tokenizer.eos_token_id
+    assert start_token_ids(tokenizer)[0] == tokenizer.eos_token_id
     tokenizer.eos_token = None
-    with pytest.raises(TokenizationError, match="neither a BOS nor an EOS"):
-        start_token_id(tokenizer)
+    assert start_token_ids(tokenizer) == []
 
 
 def test_padding_and_alignment():

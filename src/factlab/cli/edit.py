@@ -164,7 +164,10 @@ def _edit_one(
     background: "Background",
     out: Path | None,
 ) -> None:
+    from factlab.editing.many import answers
+
     answers_before = lm.top_tokens(fact.prompt, 3)
+    (said_before,) = answers(lm, [fact])
     with session.progress() as report:
         made = method.each(lm, [fact], config, background, report)[0]
     with made.applied(lm):
@@ -172,17 +175,16 @@ def _edit_one(
     if out is not None:
         made.save(out)
 
-    said, target = answers_before[0][0].strip(), (fact.target_new or "").strip()
     document: dict[str, Any] = {
         "prompt": fact.prompt,
         "before": [{"token": t, "prob": p} for t, p in answers_before],
         "after": [{"token": t, "prob": p} for t, p in answers_after],
-        "already_said": bool(said) and target.startswith(said),
+        "already_said": said_before.says_new,
         "folder": str(out) if out is not None else None,
         "edit": {"method": made.method, "config": made.config, "diagnostics": made.diagnostics},
     }
     if document["already_said"]:
-        session.say(f"Note: the model said {said!r} already.")
+        session.say(f"Note: the model said {said_before.said!r} already.")
     rows = [
         [f"{a[0]!r} {a[1]:.3f}", f"{b[0]!r} {b[1]:.3f}"]
         for a, b in zip(answers_before, answers_after, strict=True)

@@ -138,7 +138,7 @@ def neurons(
 
 def _filled(prompts: list[str], subject: str | None) -> list[str]:
     """Prompts with the subject in its place."""
-    from factlab.facts import SLOT
+    from factlab.facts import SLOT, fill
 
     if subject is None:
         if any(SLOT in text for text in prompts):
@@ -152,4 +152,4 @@ def _filled(prompts: list[str], subject: str | None) -> list[str]:
             f"Subject '{subject}' does not occur in prompt '{absent[0]}'. "
             f"Write it there, or '{SLOT}'."
         )
-    return [text.replace(SLOT, subject) for text in prompts]
+    return [fill(text, subject) for text in prompts]

@@ -10,18 +10,20 @@ from torch import Tensor
 
 from factlab.editing.configs import ContextConfig
 from factlab.models.decoder import Decoder
-from factlab.models.generation import generate_ids
-from factlab.tokens import start_token_id
+from factlab.models.generation import generate_ids, start_token_id
 
 
 def sample_contexts(lm: Decoder, config: ContextConfig) -> list[str]:
-    """Texts to put in front of a prompt; the first one is empty: the bare prompt itself."""
+    """Texts to put in front of a prompt; the first one is empty: the bare prompt itself.
+
+    Raises:
+        TokenizationError: there is no token that the model could begin a text with.
+    """
     contexts = [""]
-    start = start_token_id(lm.tokenizer)
     for group, (count, length) in enumerate(config.groups):
         if count == 0:
             continue
-        rows = [[start]] * count
+        rows = [[start_token_id(lm)]] * count
         seed = config.seed * len(config.groups) + group
         sampled = generate_ids(lm, rows, length - 1, config.top_k, seed, may_end=False)
         texts = (str(lm.tokenizer.decode(ids, skip_special_tokens=True)) for ids in sampled)

@@ -34,7 +34,7 @@ from factlab.models.language_model import LanguageModel
 from factlab.models.replay import Hidden
 from factlab.models.substitution import substituted
 from factlab.progress import ProgressCallback, silent
-from factlab.tokens import TokenBatch, encode_continuation, groups, pad
+from factlab.tokens import TokenBatch, groups, pad
 
 # A stack of weights for each parameter name, one per fact, or one for all.
 Weights = dict[str, Tensor]
@@ -152,7 +152,7 @@ class _Row:
     def __init__(self, lm: LanguageModel, request: ValueRequest) -> None:
         prompt = request.fact.prompt
         try:
-            whole, n_prompt = encode_continuation(lm.tokenizer, prompt, request.target)
+            whole, n_prompt = lm.encode_continuation(prompt, request.target)
             lm.check_length(len(whole))
         except TokenizationError as error:
             raise TokenizationError(f"Fact '{prompt}': {error}") from error

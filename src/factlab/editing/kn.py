@@ -33,10 +33,9 @@ from factlab.editing.neurons import Neuron, attribute_neurons_each
 from factlab.editing.targets import check_targets
 from factlab.editing.update import LowRankUpdate
 from factlab.errors import InvalidRequestError, UnsupportedModelError
-from factlab.facts import SLOT, Fact
+from factlab.facts import Fact, fill
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
-from factlab.tokens import encode_continuation
 
 
 @checked()
@@ -168,7 +167,7 @@ def _prompts(facts: Sequence[Fact], paraphrases: Sequence[Sequence[str]] | None)
             "each fact; it may be empty."
         )
     return [
-        [fact.prompt, *(text.replace(SLOT, fact.subject) for text in texts)]
+        [fact.prompt, *(fill(text, fact.subject) for text in texts)]
         for fact, texts in zip(facts, paraphrases, strict=True)
     ]
 
@@ -181,7 +180,7 @@ def _said(lm: LanguageModel, facts: Sequence[Fact]) -> list[int]:
 
 
 def _target_ids(lm: LanguageModel, fact: Fact, target: str) -> list[int]:
-    whole, n_prompt = encode_continuation(lm.tokenizer, fact.prompt, target)
+    whole, n_prompt = lm.encode_continuation(fact.prompt, target)
     return list(whole.ids[n_prompt:])
 
 

@@ -13,7 +13,7 @@ from factlab.errors import TokenizationError
 from factlab.facts import Fact, TokenSpan
 from factlab.hooks import Site, Stream, record
 from factlab.models.decoder import Decoder
-from factlab.tokens import encode, encode_continuation, groups, pad, subject_span
+from factlab.tokens import context_place, groups, pad, subject_span
 
 # Tokens per batch where no gradients are kept.
 BATCH_TOKENS = 4096
@@ -38,25 +38,33 @@ def prompt_rows(
     lm: Decoder, fact: Fact, contexts: Sequence[str], lookup: LookupToken = "last"
 ) -> list[LookupRow]:
     """The fact's prompt behind each context."""
-    return [_row(lm, context, fact, None, lookup) for context in contexts]
+    return _rows(lm, fact, contexts, None, lookup)
 
 
 def target_rows(
     lm: Decoder, fact: Fact, contexts: Sequence[str], target: str, lookup: LookupToken = "last"
 ) -> list[LookupRow]:
     """The fact's prompt behind each context, followed by a target."""
-    return [_row(lm, context, fact, target, lookup) for context in contexts]
+    return _rows(lm, fact, contexts, target, lookup)
+
+
+def _rows(
+    lm: Decoder, fact: Fact, contexts: Sequence[str], target: str | None, lookup: LookupToken
+) -> list[LookupRow]:
+    place = context_place(lm.tokenizer, fact) if any(contexts) else 0
+    return [_row(lm, context, place, fact, target, lookup) for context in contexts]
 
 
 def _row(
-    lm: Decoder, context: str, fact: Fact, target: str | None, lookup: LookupToken
+    lm: Decoder, context: str, place: int, fact: Fact, target: str | None, lookup: LookupToken
 ) -> LookupRow:
-    text, start = context + fact.prompt, len(context) + fact.subject_start
+    text = fact.prompt[:place] + context + fact.prompt[place:]
+    start = len(context) + fact.subject_start
     if target is None:
-        tokens = encode(lm.tokenizer, text)
+        tokens = lm.tokenise(text)
         n_prompt = len(tokens)
     else:
-        tokens, n_prompt = encode_continuation(lm.tokenizer, text, target)
+        tokens, n_prompt = lm.encode_continuation(text, target)
     lm.check_length(len(tokens))
     span = subject_span(tokens, start, fact.subject)
     if span.last >= n_prompt:

@@ -24,9 +24,10 @@ from factlab.editing.methods import Method, Together, method_named
 from factlab.editing.stack import combine
 from factlab.editing.targets import check_targets
 from factlab.errors import InvalidRequestError
-from factlab.facts import Fact
+from factlab.facts import Fact, words_of
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
+from factlab.writing import says
 
 Mode = Literal["each", "together", "sequence"]
 
@@ -36,10 +37,10 @@ class Answer:
     """How a model answers one fact's prompt.
 
     Attributes:
-        said: what it goes on with, greedily, for as many tokens as the longest target has.
+        said: what it goes on with, greedily, for one token more than the longest target has.
         new_prob: length-normalised probability of `target_new`; None if there is none.
         true_prob: of `target_true`; None if that is not known.
-        says_new: whether what it says begins with `target_new`.
+        says_new: whether what it says begins with `target_new`, as whole words.
     """
 
     said: str
@@ -286,14 +287,20 @@ def answers(lm: LanguageModel, facts: Sequence[Fact]) -> tuple[Answer, ...]:
     for (i, kind, _), score in zip(asked, scores, strict=True):
         found[i, kind] = score.length_normalised_prob
         longest = max(longest, len(score.token_ids))
-    texts = lm.generate_batch(prompts, max_new_tokens=longest)
+    # One token more, which tells whether the last word ends there: "Russian" is not "Russia".
+    texts = lm.generate_batch(prompts, max_new_tokens=longest + _has_room(lm, prompts, longest))
     result: list[Answer] = []
     for i, (fact, text) in enumerate(zip(facts, texts, strict=True)):
         said = text[len(fact.prompt) :].strip()
-        new = (fact.target_new or "").strip()
-        says_new = bool(new) and said.startswith(new)
+        says_new = says(said, words_of(fact.target_new or ""))
         result.append(Answer(said, found.get((i, "new")), found.get((i, "true")), says_new))
     return tuple(result)
+
+
+def _has_room(lm: LanguageModel, prompts: Sequence[str], n_tokens: int) -> bool:
+    """Whether the model's context has room for one token more behind every prompt."""
+    limit = lm.context_length
+    return limit is None or max(len(lm.encode(prompt)) for prompt in prompts) + n_tokens < limit
 
 
 def _check(facts: Sequence[Fact], config: BaseModel | None, expected: type[BaseModel]) -> None:

@@ -40,7 +40,7 @@ from factlab.facts import Fact
 from factlab.models.decoder import Decoder
 from factlab.progress import ProgressCallback, silent
 from factlab.storage import read_tensors, write_tensors
-from factlab.tokens import encode_continuation, shown
+from factlab.tokens import shown
 
 _FORMAT = "factlab neuron attribution 1"
 # Sums over layers are not closer than so many roundings of the model's numbers.
@@ -303,7 +303,7 @@ def _question(lm: Decoder, prompt: str, target: str | None, config: NeuronConfig
     if target is None:
         return Question(lm.encode(prompt).ids)
     try:
-        whole, n_prompt = encode_continuation(lm.tokenizer, prompt, target)
+        whole, n_prompt = lm.encode_continuation(prompt, target)
         lm.check_length(len(whole))
     except TokenizationError as error:
         raise TokenizationError(f"Prompt '{prompt}': {error}") from error

@@ -30,7 +30,7 @@ from factlab.hooks import Site, Stream, intervene, record
 from factlab.models.cache import Prefix, RecordingCache
 from factlab.models.decoder import Decoder
 from factlab.models.replay import Hidden
-from factlab.tokens import encode, pad
+from factlab.tokens import pad
 
 
 class Losses(NamedTuple):
@@ -110,7 +110,7 @@ class SharedContexts:
     def __init__(
         self, lm: Decoder, contexts: Sequence[str], prepared: Sequence[PreparedRequest]
     ) -> None:
-        texts = [encode(lm.tokenizer, c.rstrip()).ids if c.strip() else () for c in contexts]
+        texts = [lm.tokenise(c.rstrip()).ids if c.strip() else () for c in contexts]
         shared = [
             _common_start([ids, *(p.rows[i].ids[: p.rows[i].position] for p in prepared)])
             for i, ids in enumerate([*texts, ()])

@@ -16,7 +16,7 @@ from factlab.evaluation.measurement import Heard
 from factlab.evaluation.row_edits import RowEdits
 from factlab.models.cache import Prefix, RecordingCache
 from factlab.models.decoder import Decoder
-from factlab.tokens import encode_continuation, groups, pad
+from factlab.tokens import groups, pad
 
 # Tokens in a batch that keep a CPU busy.
 _ENOUGH_ON_CPU = 384
@@ -108,7 +108,7 @@ def hear(
 def _branches(lm: Decoder, question: Question) -> _Branches:
     paths: list[_Path] = []
     for target in question.targets:
-        whole, n_prompt = encode_continuation(lm.tokenizer, question.prompt, target)
+        whole, n_prompt = lm.encode_continuation(question.prompt, target)
         lm.check_length(len(whole))
         paths.append(_Path(whole.ids, n_prompt))
     return _Branches(question.owner, tuple(paths))

@@ -11,9 +11,10 @@ from factlab.errors import InvalidRequestError
 from factlab.evaluation.measurement import Drift
 from factlab.evaluation.row_edits import RowEdits
 from factlab.models.decoder import Decoder
-from factlab.tokens import encode, groups, pad
+from factlab.tokens import groups, pad
+from factlab.writing import check_texts
 
-_PIECE = 64  # tokens of a row of ordinary text
+_PIECE = 64  # tokens of a row of ordinary text, BOS included
 
 
 def text_nlls(
@@ -35,7 +36,7 @@ def text_nlls(
         max_tokens: no more of a text is read.
         max_batch_tokens: most tokens that go through the model at once.
     """
-    rows = [encode(lm.tokenizer, text).ids[:max_tokens] for text in texts]
+    rows = [lm.tokenise(text).ids[:max_tokens] for text in texts]
     found: list[float | None] = [None] * len(rows)
     readable = [i for i, row in enumerate(rows) if len(row) > 1]
     read = _last_states(
@@ -54,7 +55,7 @@ class OrdinaryText:
     Args:
         lm: the model; edits that are applied to it are left out for the comparison.
         passages: the text.
-        n_tokens: of it to read.
+        n_tokens: of it to read, BOS not counted.
         max_batch_tokens: most tokens that go through the model at once.
 
     Raises:
@@ -68,13 +69,18 @@ class OrdinaryText:
             raise InvalidRequestError(
                 f"Drift cannot be measured on {n_tokens} token. Ask for 2 or more drift tokens."
             )
-        ids = [i for passage in passages for i in encode(lm.tokenizer, passage).ids][:n_tokens]
+        check_texts(passages, "passages of ordinary text")
+        encoded = [lm.tokenise(passage) for passage in passages if passage.strip()]
+        ids = [i for tokens in encoded for i in tokens.ids[tokens.n_special :]][:n_tokens]
         if len(ids) < n_tokens:
             raise InvalidRequestError(
                 f"The ordinary text has {len(ids)} tokens, not {n_tokens}. Give more, or ask for "
                 "fewer drift tokens."
             )
-        pieces = [tuple(ids[i : i + _PIECE]) for i in range(0, n_tokens, _PIECE)]
+        # Every row begins as the model would see the start of a text: with BOS, if it has one.
+        start = encoded[0].ids[: encoded[0].n_special]
+        step = _PIECE - len(start)
+        pieces = [(*start, *ids[i : i + step]) for i in range(0, n_tokens, step)]
         self._lm, self._limit = lm, max_batch_tokens
         self._rows = [piece for piece in pieces if len(piece) > 1]
         with lm.patches.lifted():

@@ -38,7 +38,6 @@ from factlab.journal import Journal, Shard
 from factlab.journal import Record as Line
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
-from factlab.tokens import encode_continuation
 
 BATCH_SIZE = 16
 _KINDS: dict[Mode, type[Edited]] = {
@@ -321,7 +320,7 @@ def _check(lm: LanguageModel, record: Record) -> None:
     lm.encode_fact(record.fact)
     for ask in asks(record):
         for target in ask.targets.values():
-            whole, _ = encode_continuation(lm.tokenizer, ask.prompt, target)
+            whole, _ = lm.encode_continuation(ask.prompt, target)
             lm.check_length(len(whole))
     for prompt in record.generation_prompts:
         lm.encode(prompt)

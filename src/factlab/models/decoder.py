@@ -3,7 +3,7 @@
 import hashlib
 import json
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -257,18 +257,31 @@ class Decoder:
 
     # -- text -------------------------------------------------------------------------------
 
+    def tokenise(self, text: str) -> tokens.Tokens:
+        """Tokenise a text of any length.
+
+        Raises:
+            TokenizationError: it is empty, or has a token that the model has no embedding for.
+        """
+        return self._known(tokens.encode(self.tokenizer, text))
+
     def encode(self, text: str) -> tokens.Tokens:
         """Tokenise a prompt and check that it fits.
 
         Raises:
-            TokenizationError: it is empty, or longer than the model's context.
+            TokenizationError: as `tokenise`, or it is longer than the model's context.
         """
-        return self._fitting(tokens.encode(self.tokenizer, text))
+        return self._fitting(self.tokenise(text))
 
     def encode_fact(self, fact: Fact) -> tuple[tokens.Tokens, TokenSpan]:
         """Tokenise a fact's prompt, find its subject, and check that it fits."""
         encoded, span = tokens.encode_fact(self.tokenizer, fact)
-        return self._fitting(encoded), span
+        return self._fitting(self._known(encoded)), span
+
+    def encode_continuation(self, prompt: str, target: str) -> tuple[tokens.Tokens, int]:
+        """Tokenise a prompt and what follows it; see `tokens.encode_continuation`."""
+        whole, n_prompt = tokens.encode_continuation(self.tokenizer, prompt, target)
+        return self._known(whole), n_prompt
 
     def check_length(self, n_tokens: int) -> None:
         """Refuse what the model cannot take.
@@ -281,6 +294,27 @@ class Decoder:
             raise TokenizationError(
                 f"The text has {n_tokens} tokens but {self.name} takes at most {limit}. Shorten it."
             )
+
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """Refuse tokens that the model has no embedding for.
+
+        Raises:
+            TokenizationError: an id is not one of the embedding's rows.
+        """
+        n_rows = self.embedding.num_embeddings
+        if ids and (max(ids) >= n_rows or min(ids) < 0):
+            unknown = next(i for i in ids if not 0 <= i < n_rows)
+            raise TokenizationError(
+                f"Token {tokens.shown(self.tokenizer, [unknown])[0]!r} has the id {unknown}, but "
+                f"{self.name} has embeddings for the ids below {n_rows} only. Use the tokenizer "
+                "that belongs to the model; if tokens were added to it, call "
+                f"model.resize_token_embeddings({max(len(self.tokenizer), unknown + 1)}) and train "
+                "them."
+            )
+
+    def _known(self, encoded: tokens.Tokens) -> tokens.Tokens:
+        self.check_ids(encoded.ids)
+        return encoded
 
     def _fitting(self, encoded: tokens.Tokens) -> tokens.Tokens:
         self.check_length(len(encoded))

@@ -11,7 +11,8 @@ from torch import Tensor
 from factlab.errors import InvalidRequestError
 from factlab.models.decoder import Decoder
 from factlab.models.replay import select_rows
-from factlab.tokens import encode_continuation, pad
+from factlab.tokens import pad
+from factlab.writing import check_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ def next_token_probs(
     lm: Decoder, prompts: list[str], batch_size: int
 ) -> Float[Tensor, "batch vocab"]:
     """Distribution of the token after each prompt, float32 on the CPU."""
+    check_texts(prompts, "prompts")
     if not prompts:
         raise InvalidRequestError("The list of prompts is empty. Give at least one.")
     rows = [lm.encode(prompt).ids for prompt in prompts]
@@ -82,12 +84,15 @@ def score(
     """Score each target after its prompt. Logits are computed where a target token is, only.
 
     Raises:
-        InvalidRequestError: the two lists differ in length, or a text is empty or too long.
+        InvalidRequestError: one is a single text, the two lists differ in length, or a text is
+            empty or too long.
     """
+    check_texts(prompts, "prompts")
+    check_texts(targets, "targets")
     if len(prompts) != len(targets):
         raise InvalidRequestError(f"{len(prompts)} prompts but {len(targets)} targets.")
     pairs = [
-        encode_continuation(lm.tokenizer, prompt, target)
+        lm.encode_continuation(prompt, target)
         for prompt, target in zip(prompts, targets, strict=True)
     ]
     # The last target token is never an input.
@@ -104,7 +109,9 @@ def score(
                 hidden[j, pairs[i][1] - 1 : pairs[i][1] - 1 + len(ids)]
                 for j, (i, ids) in enumerate(zip(numbers, targets_ids, strict=True))
             ]
-            wanted = torch.tensor([token_id for ids in targets_ids for token_id in ids])
+            wanted = torch.tensor(
+                [token_id for ids in targets_ids for token_id in ids], device="cpu"
+            )
             logprobs = lm.readout(torch.cat(states)).float().log_softmax(-1).cpu()
             values = logprobs.gather(1, wanted[:, None])[:, 0].split([len(s) for s in states])
             for i, ids, value in zip(numbers, targets_ids, values, strict=True):

@@ -9,10 +9,9 @@ import torch
 
 from factlab.errors import InvalidRequestError, StatisticsError, StorageError
 from factlab.models.decoder import Decoder
-from factlab.models.generation import eos_ids, generate_ids
+from factlab.models.generation import eos_ids, generate_ids, start_token_id
 from factlab.progress import ProgressCallback, silent
 from factlab.storage import cache_dir, read_tensors, write_tensors
-from factlab.tokens import encode, start_token_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +50,9 @@ def corpus_from_texts(
     for text in texts:
         if not text.strip():
             continue
-        tokens = encode(lm.tokenizer, text)
+        tokens = lm.tokenise(text)
         # Every row begins as the model would see the start of a text: with BOS, if it has one.
-        n_special = next((i for i, (a, b) in enumerate(tokens.char_spans) if b > a), 0)
+        n_special = tokens.n_special
         step = min(row_length, lm.context_length or row_length) - n_special
         start, ids = tokens.ids[:n_special], tokens.ids[n_special:][:missing]
         rows += [(*start, *ids[i : i + step]) for i in range(0, len(ids), step)]
@@ -137,16 +136,17 @@ def corpus_from_model(
     """Text that the model writes itself: sampled at temperature 1 from its start token.
 
     What a model writes is what it has learned text to be, so its own samples stand in for the
-    corpus that it was trained on. Rows are kept in the cache, under a hash of all they depend on.
+    corpus that it was trained on. Rows are kept in the cache, under a hash of all they depend on,
+    the way in which numbers are drawn from the seed included.
     """
     if n_tokens < 1 or row_length < 2:
         raise InvalidRequestError(
             f"n_tokens={n_tokens} and row_length={row_length} are too small to sample text."
         )
     n_rows = -(-n_tokens // row_length)
-    start, ends = start_token_id(lm.tokenizer), sorted(eos_ids(lm))
+    start, ends = start_token_id(lm), sorted(eos_ids(lm))
     recipe = (
-        f"sample 2|{lm.live_fingerprint}|{lm.dtype}|{start}|{ends}|{n_rows}|{row_length}|{seed}"
+        f"sample 3|{lm.live_fingerprint}|{lm.dtype}|{start}|{ends}|{n_rows}|{row_length}|{seed}"
     )
     path = (
         cache_dir() / "corpora" / f"{hashlib.sha256(recipe.encode()).hexdigest()[:24]}.safetensors"
@@ -161,7 +161,7 @@ def corpus_from_model(
 
     rows = [[start] for _ in range(n_rows)]
     new = generate_ids(lm, rows, row_length - 1, 0, seed, sampling, may_end=False)
-    ids = torch.tensor([[start, *row] for row in new])
+    ids = torch.tensor([[start, *row] for row in new], device="cpu")
     if use_cache:
         write_tensors(path, {"ids": ids})
     return Corpus(tuple(map(tuple, ids.tolist())), source)

@@ -14,7 +14,6 @@ from factlab.facts import Fact
 from factlab.journal import Journal, Record, Shard
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
-from factlab.tokens import encode_continuation
 from factlab.tracing.average import FORMAT, AverageTrace, average_records, rounded, rounded_rows
 from factlab.tracing.configs import TraceConfig
 from factlab.tracing.corruption import with_level
@@ -143,7 +142,7 @@ def _unusable(lm: LanguageModel, facts: Sequence[Fact]) -> Record:
         try:
             lm.encode_fact(fact)
             if fact.target_true is not None:
-                encode_continuation(lm.tokenizer, fact.prompt, fact.target_true)
+                lm.encode_continuation(fact.prompt, fact.target_true)
         except (InvalidRequestError, TokenizationError) as error:
             reasons[str(i)] = str(error)
     return reasons

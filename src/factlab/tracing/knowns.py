@@ -15,7 +15,7 @@ from factlab.errors import InvalidRequestError
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
-from factlab.tokens import encode_continuation
+from factlab.writing import find_words
 
 _MAX_NEW_TOKENS = 10
 
@@ -32,7 +32,7 @@ def knows(lm: LanguageModel, facts: Sequence[Fact], batch_size: int = 32) -> lis
         if fact.target_true is None:
             known.append(True)
             continue
-        whole, n_prompt = encode_continuation(lm.tokenizer, fact.prompt, fact.target_true)
+        whole, n_prompt = lm.encode_continuation(fact.prompt, fact.target_true)
         known.append(whole.ids[n_prompt] == token_id)
     return known
 
@@ -110,10 +110,10 @@ def _ask(
 
 def _read(fact: Fact, triple: Triple, continuation: str) -> KnownFact | None:
     """The known fact, if the continuation names the object before another capitalised word."""
-    match = re.search(rf"(?<!\w){re.escape(triple.object)}(?!\w)", continuation)
-    if match is None:
+    at = find_words(continuation, triple.object)
+    if at is None:
         return None
-    before = continuation[: match.start()]
+    before = continuation[:at]
     if any(word[0].isupper() for word in re.findall(r"\w+", before)):
         return None
     return KnownFact(

@@ -13,7 +13,7 @@ from factlab.hooks import Site, Stream, intervene, record
 from factlab.models.cache import RecordingCache
 from factlab.models.decoder import Decoder
 from factlab.models.replay import Hidden
-from factlab.tokens import TokenBatch, Tokens, encode_continuation, pad
+from factlab.tokens import TokenBatch, Tokens, pad
 from factlab.tracing.configs import AnswerRule, TraceConfig
 from factlab.tracing.corruption import draw_noise, put_noise, with_level
 from factlab.tracing.corruption_kinds import Substitution
@@ -137,7 +137,7 @@ def run_clean(lm: Decoder, fact: Fact, answer: str | None, config: TraceConfig) 
     ids = list(tokens.ids)
     answer_ids: tuple[int, ...] = ()
     if answer is not None:
-        whole, n_prompt = encode_continuation(lm.tokenizer, fact.prompt, answer)
+        whole, n_prompt = lm.encode_continuation(fact.prompt, answer)
         if whole.ids[:n_prompt] != tokens.ids:
             raise TokenizationError(
                 f"The tokens of the prompt change when '{answer}' follows it. Trace another answer."

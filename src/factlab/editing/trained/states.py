@@ -15,7 +15,7 @@ from factlab.editing.trained.configs import MAX_BATCH_TOKENS
 from factlab.models.decoder import Decoder
 from factlab.models.replay import Frame, Hidden
 from factlab.progress import ProgressCallback, silent
-from factlab.tokens import encode_continuation, groups, pad
+from factlab.tokens import groups, pad
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Reading:
         if target is None:
             ids = lm.encode(prompt).ids
             return cls(ids, (len(ids) - 1,))
-        whole, n_prompt = encode_continuation(lm.tokenizer, prompt, target)
+        whole, n_prompt = lm.encode_continuation(prompt, target)
         lm.check_length(len(whole))
         # The last token of the target is never an input.
         reads = tuple(range(n_prompt - 1, len(whole) - 1))
