@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from hashlib import sha256
 from itertools import pairwise
 
 import pytest
@@ -48,7 +49,8 @@ def texts_by_hand(lm, record, settings) -> list[str]:
     for number, prompt in enumerate(record.generation_prompts):
         ids = list(lm.encode(prompt).ids)
         n_prompt, room = len(ids), max(0, settings.text_tokens - len(lm.encode(prompt).ids))
-        stream = settings.seed * 1_000_003 + record.case_id * 1000 + number
+        digest = sha256(f"{settings.seed} {record.case_id * 1000 + number}".encode()).digest()
+        stream = int.from_bytes(digest[:8], "big") % 2**63
         draws = torch.rand(room, generator=torch.Generator().manual_seed(stream))
         for draw in draws:
             with torch.no_grad():
@@ -293,8 +295,9 @@ def test_a_model_that_breaks_does_not_look_unchanged(lm):
 def test_equal_questions_of_unedited_models_are_asked_once(lm, monkeypatch):
     read = []
     monkeypatch.setattr(
-        "factlab.evaluation.likelihood.encode_continuation",
-        lambda *args: read.append(args[1:]) or encode_continuation(*args),
+        lm,
+        "encode_continuation",
+        lambda *args: read.append(args) or encode_continuation(lm.tokenizer, *args),
     )
     twice = [Question("Rome is", ("Paris", "Seattle"))] * 2
     found = hear(lm, twice, None, 99)

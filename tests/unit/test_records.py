@@ -146,12 +146,19 @@ def test_zsre_the_question_mark_is_there_once_and_the_first_subject_is_meant():
         ({"answers": "Illinois"}, "answers is 'Illinois', not a list"),
         ({"loc": ""}, "loc is empty"),
         ({"loc_ans": 16}, "loc_ans is 16, not a text"),
-        ({"src": "Does Humphrey like {}?"}, "holds 2"),
+        ({"src": "Does \ud800 like Humphrey?"}, "src holds U\\+D800 at character 6"),
     ],
 )
 def test_zsre_that_is_wrong(change, reason):
     with pytest.raises(StorageError, match=reason):
         zsre.from_json(QUESTION | change, WHERE, index=4)
+
+
+def test_a_question_with_braces():
+    question = QUESTION | {"src": "Does Humphrey like {} and {x}?", "subject": "Humphrey"}
+    record = zsre.from_json(question, WHERE)
+    assert record.fact.prompt == question["src"]
+    assert zsre.to_json(record)["src"] == question["src"]
 
 
 def test_zsre_needs_one_of_each():

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from factlab.errors import StorageError
+from factlab.errors import InvalidRequestError, StorageError
+from factlab.writing import check_text
 
 
 class Fields:
@@ -84,6 +85,10 @@ class Fields:
             raise StorageError(f"{self.where}: {name} is {_shown(value)}, not a text.")
         if not value.strip():
             raise StorageError(f"{self.where}: {name} is empty. Give at least one word.")
+        try:
+            check_text(value, name)
+        except InvalidRequestError as error:
+            raise StorageError(f"{self.where}: {error}") from error
         return value
 
 

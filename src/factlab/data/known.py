@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from factlab.data.json_lines import read_values
-from factlab.errors import FactlabError, StorageError
+from factlab.errors import FactlabError, InvalidRequestError, StorageError
 from factlab.facts import Fact
 from factlab.storage import write_atomically
+from factlab.writing import check_text
 
 _REQUIRED = ("known_id", "subject", "attribute", "prompt")
 
@@ -92,6 +93,10 @@ def _known_fact(value: object, where: str) -> KnownFact:
         texts[name] = text = value.get(name, "")
         if not isinstance(text, str) or (name in _REQUIRED and not text.strip()):
             raise StorageError(f"{where}: {name} is {text!r}, not a text.")
+        try:
+            check_text(text, name)
+        except InvalidRequestError as error:
+            raise StorageError(f"{where}: {error}") from error
     known = KnownFact(known_id=value["known_id"], **texts)
     try:
         _ = known.fact
