@@ -6,6 +6,7 @@ from typing import Literal
 
 from factlab.errors import InvalidRequestError
 from factlab.facts import Fact
+from factlab.writing import check_text
 
 Benchmark = Literal["counterfact", "zsre"]
 UNNUMBERED = -1
@@ -71,6 +72,8 @@ class Record:
             texts = tuple(prompts)
             if not all(isinstance(text, str) for text in texts):
                 raise InvalidRequestError(f"{name} holds something that is no text: {texts!r}.")
+            for text in texts:
+                check_text(text, name)
             object.__setattr__(self, name, texts)  # lists are taken too
 
 
