@@ -4,14 +4,15 @@
       run.json               what was asked for, and what was found out before the first case
       records-1-of-2.jsonl   one line per case that shard 1 of 2 has finished
       records-2-of-2.jsonl
+      versions.jsonl         what it ran with: one line for each set of versions
 
 A record is appended in one write and is on the disk before the next case begins. A line that a kill
 cut short has no line break at its end; it is dropped and its case done again. The shards of a run
-share a folder, or are merged into one.
+share a folder, or are merged into one. Other versions of torch do not make another run, but are
+noted, for a report to say so. Records are never written through a link, which may lead to any file.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +20,23 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
+from factlab.appending import (
+    Record,
+    append_line,
+    check_no_link,
+    damaged_line,
+    drop_torn_line,
+    file_id,
+    read_lines,
+)
+from factlab.documents import JsonValue
 from factlab.errors import InvalidRequestError, StorageError
-from factlab.storage import JsonValue, check_writable, read_json, write_json
+from factlab.storage import check_writable, read_json, write_json
 
-Record = dict[str, JsonValue]
+Versions = dict[str, str]
+
+_VERSIONS = "versions.jsonl"
+_MOST_SHARDS = 10**6
 
 # A model's name is where it was loaded from. Its fingerprint says whether it is the same.
 _LABELS = {"model.name"}
@@ -42,9 +56,10 @@ class Shard(NamedTuple):
             InvalidRequestError: it is not such a pair, or out of range.
         """
         number, _, total = text.partition("/")
-        if not (f"{number}{total}".isascii() and number.isdigit() and total.isdigit()):
+        digits = len(str(_MOST_SHARDS))
+        if not all(n.isascii() and n.isdigit() and len(n) <= digits for n in (number, total)):
             raise InvalidRequestError(
-                f"Shard '{text}' is not understood. Write 2/5 for the second of five."
+                f"Shard '{text[:40]}' is not understood. Write 2/5 for the second of five."
             )
         return cls(int(number), int(total)).checked()
 
@@ -54,10 +69,10 @@ class Shard(NamedTuple):
         Raises:
             InvalidRequestError: there is no such part.
         """
-        if not 1 <= self.number <= self.total:
+        if not 1 <= self.number <= self.total <= _MOST_SHARDS:
             raise InvalidRequestError(
                 f"Shard {self.number}/{self.total} is out of range: the first number goes from 1 "
-                "to the second."
+                f"to the second, and the second to {_MOST_SHARDS}."
             )
         return self
 
@@ -78,6 +93,7 @@ class Journal:
         request: what was asked for.
         findings: what was found out before the first case.
         records: every finished case by its number, whichever shard did it.
+        versions: every set of versions that it ran with, if it notes them.
     """
 
     def __init__(self, folder: Path, header: Record) -> None:
@@ -90,6 +106,19 @@ class Journal:
         self.records: dict[int, Record] = {}
         for path in sorted(folder.glob("records-*.jsonl")):
             self.records |= _read_records(path)
+        self.versions: list[Versions] = []
+        began_with = findings.get("versions")
+        if isinstance(began_with, dict):
+            self._note(_as_texts(began_with))
+        for _, versions in read_lines(folder / _VERSIONS):
+            self._note(_as_texts(versions))
+
+    def _note(self, versions: Versions) -> bool:
+        """Add a set of versions; whether it is new."""
+        is_new = versions not in self.versions
+        if is_new:
+            self.versions.append(versions)
+        return is_new
 
     @classmethod
     def load(cls, folder: Path) -> "Journal":
@@ -157,54 +186,79 @@ class Journal:
             )
 
     @contextmanager
-    def writing(self, shard: Shard) -> Iterator["Writer"]:
+    def writing(self, shard: Shard, versions: Versions | None = None) -> Iterator["Writer"]:
         """Append records of a shard; no other process may do so at the same time.
 
+        Args:
+            shard: which part.
+            versions: of what makes the records, if the run is to note them.
+
         Raises:
-            StorageError: another process is at it, or the file cannot be written.
+            StorageError: another process is at it, or is doing parts of another size that have
+                cases in common with this one; or the file cannot be written, or is a link.
         """
         path = self.folder / f"records-{shard.number}-of-{shard.total}.jsonl"
-        check_writable(path)
         lock = FileLock(self.folder / f".{path.stem}.lock")
+        for inside in (path, Path(lock.lock_file), self.folder / _VERSIONS):
+            check_no_link(inside)
+            check_writable(inside)
         try:
-            lock.acquire(timeout=0)
+            with FileLock(self.folder / ".run.lock"):  # two that begin now must see each other
+                lock.acquire(timeout=0)
+                self._check_other_parts(shard)
         except Timeout as error:
             raise StorageError(
                 f"Another process is writing '{path}'. Wait for it, or choose another shard."
             ) from error
+        except StorageError:
+            lock.release()
+            raise
         except OSError as error:
             raise StorageError(f"Cannot lock '{path}': {error.strerror or error}.") from error
         try:
-            _drop_torn_line(path)
+            drop_torn_line(path)
             self.records |= _read_records(path)  # what another process has done since
-            yield Writer(self, path)
+            if versions is not None and self._note(versions):
+                append_line(self.folder / _VERSIONS, {**versions})
+            yield Writer(self, path, Path(lock.lock_file))
         finally:
             lock.release()
+
+    def _check_other_parts(self, shard: Shard) -> None:
+        """Refuse to do cases that a process with a different number of shards may be doing."""
+        for path in self.folder.glob(".records-*-of-*.lock"):
+            number, _, total = path.stem.removeprefix(".records-").partition("-of-")
+            if total == str(shard.total):
+                continue
+            try:
+                FileLock(path).acquire(timeout=0).lock.release()
+            except Timeout as error:
+                raise StorageError(
+                    f"Another process is doing shard {number}/{total} of '{self.folder}', which "
+                    f"has cases in common with shard {shard.number}/{shard.total}. Wait for it, or "
+                    f"use shards of {total}."
+                ) from error
 
 
 class Writer:
     """Appends records to one file of a journal."""
 
-    def __init__(self, journal: Journal, path: Path) -> None:
+    def __init__(self, journal: Journal, path: Path, lock: Path) -> None:
         self._journal, self._path = journal, path
+        self._lock, self._lock_id = lock, file_id(lock)
 
     def append(self, case: int, record: Record) -> None:
-        """Put a finished case on the disk."""
-        line = json.dumps({"case": case} | record, ensure_ascii=False, allow_nan=False) + "\n"
-        try:
-            handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-            try:
-                data = line.encode()
-                if os.write(handle, data) != len(data):
-                    raise OSError("the disk is full")
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-        except OSError as error:
+        """Put a finished case on the disk.
+
+        Raises:
+            StorageError: it cannot be written, or the lock has been taken away.
+        """
+        if file_id(self._lock) != self._lock_id:
             raise StorageError(
-                f"Cannot write '{self._path}': {error.strerror or error}. What was finished before "
-                "is safe; make room and resume."
-            ) from error
+                f"'{self._lock}' was deleted while this process was writing '{self._path}', so "
+                "that another may be writing it too. What was finished before is safe; resume."
+            )
+        append_line(self._path, {"case": case} | record)
         self._journal.records[case] = record
 
 
@@ -220,10 +274,12 @@ def merge(folders: Sequence[Path], out: Path) -> Journal:
     first = journals[0]
     for other in journals[1:]:
         other.check_request(first.request)
-        if other.findings != first.findings:
+        difference = _first_difference(_selected(first), _selected(other))
+        if difference is not None:
             raise StorageError(
-                f"'{other.folder}' and '{first.folder}' selected different cases, though the same "
-                "was asked for. Run both on the same kind of machine."
+                f"'{other.folder}' and '{first.folder}' worked out different things before their "
+                f"first case, though the same was asked for: {difference}. Run both on the same "
+                "kind of machine."
             )
     check_new(out)
     merged = Journal.create(out, first.request, first.findings)
@@ -231,7 +287,15 @@ def merge(folders: Sequence[Path], out: Path) -> Journal:
     with merged.writing(Shard()) as writer:
         for case in sorted(records):
             writer.append(case, records[case])
+    for versions in (v for journal in journals for v in journal.versions):
+        if merged._note(versions):
+            append_line(out / _VERSIONS, {**versions})
     return merged
+
+
+def _selected(journal: Journal) -> Record:
+    """What was found out before the first case; not with which versions."""
+    return {name: value for name, value in journal.findings.items() if name != "versions"}
 
 
 def check_new(folder: Path) -> None:
@@ -250,27 +314,16 @@ def check_new(folder: Path) -> None:
 
 def _read_records(path: Path) -> dict[int, Record]:
     records: dict[int, Record] = {}
-    try:
-        data = path.read_bytes() if path.exists() else b""
-    except OSError as error:
-        raise StorageError(f"Cannot read '{path}': {error.strerror or error}.") from error
-    lines = data.split(b"\n")[:-1]  # what follows the last line break was cut short
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            records[int(record.pop("case"))] = record
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StorageError(
-                f"Line {number} of '{path}' is damaged. Delete that line and resume."
-            ) from error
+    for number, record in read_lines(path):
+        case = record.pop("case", None)
+        if type(case) is not int:
+            raise damaged_line(path, number)
+        records[case] = record
     return records
 
 
-def _drop_torn_line(path: Path) -> None:
-    if path.exists():
-        whole = path.read_bytes().rfind(b"\n") + 1
-        if whole < path.stat().st_size:
-            os.truncate(path, whole)
+def _as_texts(versions: Record) -> Versions:
+    return {name: str(version) for name, version in versions.items()}
 
 
 def _first_difference(old: JsonValue, new: JsonValue, name: str = "") -> str | None:

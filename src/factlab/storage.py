@@ -6,22 +6,36 @@ name only when it is complete: it is written beside it and then renamed.
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import platformdirs
 from safetensors import SafetensorError, safe_open
 
+from factlab.documents import JsonValue, parse_json, parse_toml
 from factlab.errors import FactlabError, StorageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-JsonValue = None | bool | int | float | str | list[Any] | dict[str, Any]
+# A temporary name begins with so much of the final one, so that it is never too long itself.
+_KEPT_OF_A_NAME = 40
+
+
+class TensorInfo(NamedTuple):
+    """What a safetensors file says of a tensor before it is read.
+
+    Attributes:
+        dtype: as safetensors names it, such as F32.
+        shape: of the tensor.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
 
 
 def cache_dir() -> Path:
@@ -37,6 +51,11 @@ def _explained(action: str, path: Path) -> Iterator[None]:
         yield
     except FactlabError:
         raise
+    except UnicodeEncodeError as error:
+        raise StorageError(
+            f"Cannot {action} '{path}': its text has half of a surrogate pair "
+            f"(\\u{ord(error.object[error.start]):04x}), which no file can hold. Mend that text."
+        ) from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise StorageError(
@@ -50,53 +69,62 @@ def _explained(action: str, path: Path) -> Iterator[None]:
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Call `write` with a temporary name beside `path`, then rename: all of the file or none of it.
 
+    A link is replaced, never followed.
+
     Raises:
         StorageError: the folder cannot be made, or the file cannot be written or renamed.
     """
     with _explained("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix
-        )
+        temporary = _beside(path, path.suffix[:_KEPT_OF_A_NAME])
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        mode = os.fstat(handle).st_mode & 0o777  # what the user's umask leaves
         os.close(handle)
-        temporary = Path(name)
         try:
             write(temporary)
-            temporary.chmod(0o666 & ~_umask())
+            temporary.chmod(mode)  # some writers make a file of their own in its place
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def rename(path: Path, new: Path) -> None:
+    """Give a file another name in one step; a file of that name is replaced.
+
+    Raises:
+        StorageError: it cannot be renamed.
+    """
+    with _explained("write", new):
+        path.replace(new)
+
+
+def _beside(path: Path, ending: str = "") -> Path:
+    """A new hidden name in the folder of a path."""
+    start = path.name.removesuffix(ending)[:_KEPT_OF_A_NAME]
+    return path.with_name(f".{start}-{secrets.token_hex(4)}{ending}")
 
 
 @contextmanager
 def folder_written_atomically(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes `folder` when the block ends without an error.
 
-    An existing folder of that name is replaced only then.
+    There may be an empty folder of that name, or a link to one.
+
+    Raises:
+        StorageError: the folder is not empty, or cannot be written.
     """
     with _explained("write", folder):
+        folder = folder.resolve()
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise StorageError(f"'{folder}' is not an empty folder. Choose another name.")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        temporary = _beside(folder)
+        temporary.mkdir()
         try:
-            temporary.chmod(0o777 & ~_umask())
             yield temporary
             if folder.exists():
-                retired = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-"))
-                folder.replace(retired)
-                try:
-                    temporary.replace(folder)
-                except OSError:
-                    retired.replace(folder)
-                    raise
-                shutil.rmtree(retired)
-            else:
-                temporary.replace(folder)
+                folder.rmdir()
+            temporary.replace(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -107,18 +135,48 @@ def check_writable(path: Path, is_folder: bool = False) -> None:
     Raises:
         StorageError: it cannot.
     """
-    if path.is_dir() and not is_folder:
-        raise StorageError(f"Cannot write '{path}': it is a folder. Give the name of a file.")
-    if path.exists() and not os.access(path, os.W_OK):
-        raise StorageError(f"Cannot write '{path}': it exists and is not writable.")
-    existing = next(parent for parent in path.absolute().parents if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise StorageError(f"Cannot write '{path}': folder '{existing}' is not writable.")
+    if "\0" in str(path):
+        raise StorageError(f"Cannot write {str(path)!r}: no name has a NUL character in it.")
+    with _explained("write", path):
+        if path.is_dir() and not is_folder:
+            raise StorageError(f"Cannot write '{path}': it is a folder. Give the name of a file.")
+        if is_folder:
+            path = path.resolve()  # a link stands for the folder that it leads to
+            if path.exists() and not path.is_dir():
+                raise StorageError(
+                    f"Cannot write '{path}': it is a file. Give the name of a folder."
+                )
+        if path.exists() and not os.access(path, os.W_OK):
+            raise StorageError(f"Cannot write '{path}': it exists and is not writable.")
+        existing = next(parent for parent in path.absolute().parents if parent.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
+            raise StorageError(f"Cannot write '{path}': folder '{existing}' is not writable.")
+        for part in path.absolute().relative_to(existing).parts:
+            _check_name(existing, part)
+
+
+def _check_name(folder: Path, name: str) -> None:
+    """Look up a name in a folder, which the system refuses if it is none (or is too long)."""
+    with _explained("write", folder / name):
+        try:
+            (folder / name).lstat()
+        except FileNotFoundError:
+            return
 
 
 def write_json(path: Path, value: JsonValue) -> None:
-    """Write indented JSON, atomically. NaN is refused: JSON has no such number."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """Write indented JSON, atomically.
+
+    Raises:
+        StorageError: the file cannot be written, or would hold NaN or an infinite number, which
+            JSON lacks.
+    """
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise StorageError(
+            f"Cannot write '{path}': it would hold NaN or an infinite number, which JSON lacks."
+        ) from error
     write_atomically(path, lambda temporary: _write_text(temporary, text))
 
 
@@ -152,13 +210,19 @@ def read_json(path: Path) -> dict[str, JsonValue]:
     """
     with _explained("read", path):
         data = path.read_bytes()
-    try:
-        value = json.loads(data)
-    except ValueError as error:
-        raise StorageError(f"'{path}' is not valid JSON: {error}.") from error
+    value = parse_json(data, f"'{path}'")
     if not isinstance(value, dict):
         raise StorageError(f"'{path}' holds a JSON {type(value).__name__}, not an object.")
     return value
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        StorageError: the file is missing, unreadable, not UTF-8, or not TOML.
+    """
+    return parse_toml(read_text(path), f"'{path}'")
 
 
 def write_tensors(
@@ -180,3 +244,17 @@ def read_tensors(path: Path) -> "tuple[dict[str, Tensor], dict[str, str]]":
     with _explained("read", path), safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return tensors, dict(file.metadata() or {})
+
+
+def tensor_infos(path: Path) -> dict[str, TensorInfo]:
+    """What a safetensors file holds, from its header: nothing else is read.
+
+    Raises:
+        StorageError: the file is missing or damaged.
+    """
+    infos: dict[str, TensorInfo] = {}
+    with _explained("read", path), safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            part = file.get_slice(name)
+            infos[name] = TensorInfo(part.get_dtype(), tuple(part.get_shape()))
+    return infos

@@ -183,8 +183,9 @@ def test_the_folder_round_trips(make_model, tmp_path, dense):
     lm = make_model("gpt2", dtype=torch.float64)
     edit = make_edit(lm, 0, dense=dense)
     edit.save(tmp_path / "e")
-    edit.save(tmp_path / "e")  # an edit may be replaced
+    edit.save(tmp_path / "e", overwrite=True)
     again = fl.Edit.load(tmp_path / "e")
+    assert again == edit
     assert (again.method, again.facts, again.base) == (edit.method, edit.facts, edit.base)
     assert (again.config, again.diagnostics) == (edit.config, edit.diagnostics)
     assert again.versions == edit.versions
@@ -237,7 +238,9 @@ def test_damaged_folders_are_named(make_model, tmp_path):
         (folder / "edit.json").write_text(json.dumps(good | change))
 
     saying({"schema_version": 9})
-    with pytest.raises(StorageError, match="schema version 9"):
+    with pytest.raises(
+        StorageError, match=r"by a newer factlab than this .*: its schema version is 9"
+    ):
         fl.Edit.load(folder)
     saying({"method": 3})
     with pytest.raises(StorageError, match="is damaged: method"):
@@ -253,7 +256,9 @@ def test_damaged_folders_are_named(make_model, tmp_path):
     (folder / "edit.safetensors").write_bytes(tensors[:100])
     with pytest.raises(StorageError, match="is damaged"):
         fl.Edit.load(folder)
-    make_edit(make_model("gpt2"), 0, dense=True).save(folder)  # a dense change under a thin name
+    make_edit(make_model("gpt2"), 0, dense=True).save(
+        folder, overwrite=True
+    )  # a dense change under a thin name
     saying({})
     with pytest.raises(StorageError, match=r"tensor '0\.left' is missing"):
         fl.Edit.load(folder)

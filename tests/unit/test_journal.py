@@ -131,3 +131,75 @@ def test_what_a_model_is_called_does_not_matter(tmp_path):
     journal.check_request({"model": {"name": "there", "fingerprint": "f"}})
     with pytest.raises(StorageError, match="fingerprint"):
         journal.check_request({"model": {"name": "here", "fingerprint": "g"}})
+
+
+def test_records_are_not_written_through_a_link(journal, tmp_path):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("precious, and without a line break at its end")
+    for name in ("records-1-of-1.jsonl", ".records-1-of-1.lock", "versions.jsonl"):
+        link = journal.folder / name
+        link.symlink_to(notes)
+        with pytest.raises(StorageError, match="is a link"), journal.writing(Shard()):
+            pytest.fail("written through a link")
+        assert notes.read_text().startswith("precious")
+        link.unlink()
+
+
+@pytest.mark.parametrize("case", ["Infinity", "1.5", '"1"', "null", "[" * 50_000 + "]" * 50_000])
+def test_a_case_that_is_no_number_is_named(journal, case):
+    path = journal.folder / "records-1-of-1.jsonl"
+    path.write_text('{"case": 0}\n{"case": ' + case + "}\n")
+    with pytest.raises(StorageError, match=r"Line 2 of .* is damaged"):
+        Journal.load(journal.folder)
+
+
+def test_parts_of_two_sizes_are_not_done_at_once(journal):
+    with (
+        journal.writing(Shard(1, 2)),
+        pytest.raises(StorageError, match=r"doing shard 1/2 .*in common with shard 2/3"),
+        Journal.load(journal.folder).writing(Shard(2, 3)),
+    ):
+        pytest.fail("cases done twice")
+    with journal.writing(Shard(2, 3)) as writer:  # afterwards it may
+        writer.append(1, {})
+    with Journal.load(journal.folder).writing(Shard()) as writer:
+        writer.append(0, {})
+    assert set(Journal.load(journal.folder).records) == {0, 1}
+
+
+def test_a_lock_that_is_deleted_ends_the_writing(journal):
+    with journal.writing(Shard()) as writer:
+        writer.append(0, {})
+        (journal.folder / ".records-1-of-1.lock").unlink()
+        with pytest.raises(StorageError, match="was deleted while"):
+            writer.append(1, {})
+        with Journal.load(journal.folder).writing(Shard()) as other:
+            other.append(1, {})
+            with pytest.raises(StorageError, match="was deleted while"):
+                writer.append(2, {})
+    assert set(Journal.load(journal.folder).records) == {0, 1}
+
+
+def test_versions_are_noted_and_do_not_make_another_run(journal, tmp_path):
+    old, new = {"torch": "2.13.0"}, {"torch": "2.13.1"}
+    for versions in (old, old, new):
+        with journal.writing(Shard(), versions) as writer:
+            writer.append(len(journal.records), {})
+    assert Journal.load(journal.folder).versions == [old, new]
+    parts = []
+    for versions in (old, new):
+        parts.append(tmp_path / versions["torch"])
+        Journal.create(parts[-1], REQUEST, {"cases": [0], "versions": versions})
+    merged = merge(parts, tmp_path / "all")
+    assert merged.versions == [old, new] == Journal.load(tmp_path / "all").versions
+    other = Journal.create(tmp_path / "other", REQUEST, {"cases": [1], "versions": new})
+    with pytest.raises(StorageError, match=r"worked out different things .* its cases is"):
+        merge([parts[0], other.folder], tmp_path / "none")
+
+
+def test_what_json_lacks_is_not_appended(journal):
+    with journal.writing(Shard()) as writer:
+        for value in (float("nan"), "\ud800"):
+            with pytest.raises(StorageError, match="Cannot write"):
+                writer.append(0, {"x": value})
+    assert not Journal.load(journal.folder).records

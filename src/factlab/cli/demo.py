@@ -60,7 +60,7 @@ def demo(
 
     started = time.perf_counter()
     picture, folder = out / "trace.png", out / "eiffel-tower-in-rome"
-    check_destination(folder)
+    check_destination(folder, overwrite=True)
     check_writable(picture)
     fact = Fact(TEMPLATE, SUBJECT, NEW, TRUE)
 
@@ -126,7 +126,7 @@ def _edit(session: Session, lm: "LanguageModel", fact: "Fact", folder: Path) -> 
         with edit.applied(lm):
             report("asking before and after", 1, 2)
             after, told_after = _answers(lm, [p for _, p in prompts]), lm.generate(STORY, 30)
-    edit.save(folder)
+    edit.save(folder, overwrite=True)
     rows = []
     for (group, prompt), old, new in zip(prompts, before, after, strict=True):
         wanted = new[0] == old[0] if group == "must stay" else new[0] == NEW

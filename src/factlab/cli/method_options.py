@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from factlab.cli.session import validated
-from factlab.errors import InvalidRequestError, StorageError
+from factlab.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -65,16 +65,9 @@ def method_config(
         StorageError: the file is missing, or not TOML.
         InvalidRequestError: a setting is unknown, or its value not allowed.
     """
-    import tomllib
+    from factlab.storage import read_toml
 
-    from factlab.storage import read_text
-
-    values: dict[str, Any] = {}
-    if settings is not None:
-        try:
-            values = tomllib.loads(read_text(settings))
-        except tomllib.TOMLDecodeError as error:
-            raise StorageError(f"'{settings}' is not valid TOML: {error}.") from error
+    values: dict[str, Any] = {} if settings is None else read_toml(settings)
     fields = method.config.model_fields
     if layer is not None and not {"layer", "layers"} & {*fields}:
         raise InvalidRequestError(f"--layer does not go with method '{method.name}'.")

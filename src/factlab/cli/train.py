@@ -160,17 +160,9 @@ def train(
 
 
 def _settings(path: Path | None) -> dict[str, Any]:
-    import tomllib
+    from factlab.storage import read_toml
 
-    from factlab.errors import StorageError
-    from factlab.storage import read_text
-
-    if path is None:
-        return {}
-    try:
-        return tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise StorageError(f"'{path}' is not valid TOML: {error}.") from error
+    return {} if path is None else read_toml(path)
 
 
 def _network(kind: str, values: Any, seed: int) -> "NetworkConfig":

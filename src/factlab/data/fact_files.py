@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from pathlib import Path
 from factlab.arguments import checked
 from factlab.data.json_lines import read_values
 from factlab.data.records import Record
+from factlab.documents import parse_toml
 from factlab.errors import FactlabError, InvalidRequestError, StorageError, nearest
 from factlab.facts import SLOT, Fact
 from factlab.storage import read_text, write_atomically
@@ -142,10 +142,7 @@ def _known_suffix(path: Path, *known: str) -> str:
 
 def _toml_rows(path: Path) -> Iterator[_Row]:
     text = read_text(path)
-    try:
-        document = tomllib.loads(text)
-    except ValueError as error:
-        raise StorageError(f"'{path}' is not valid TOML: {error}.") from error
+    document = parse_toml(text, f"'{path}'")
     tables: object = document.get("fact", [])
     if document.keys() - {"fact"} or not isinstance(tables, list):
         raise StorageError(

@@ -1,27 +1,42 @@
-"""A saved edit on disk: `edit.json` says what it is, `edit.safetensors` holds the numbers."""
+"""A saved edit on disk: `edit.json` says what it is, `edit.safetensors` holds the numbers.
 
+`edit.json` has a digest of every change, so that numbers that are not its own are noticed. When an
+edit replaces another, its numbers are first written as `edit-new.safetensors`; the moment at which
+`edit.json` is renamed is the moment of the change, and whenever a process is killed, one of the two
+edits is there as a whole.
+"""
+
+import contextlib
+import hashlib
+import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from factlab.documents import check_version, described, validated
 from factlab.editing.update import DenseUpdate, LowRankUpdate, Update
 from factlab.errors import EditError, FactlabError, StorageError
 from factlab.facts import Fact
 from factlab.families import Layout
 from factlab.models.decoder import Decoder
 from factlab.storage import (
+    check_writable,
     folder_written_atomically,
     read_json,
     read_tensors,
+    rename,
     write_json,
     write_tensors,
 )
 
-# 1 knew low-rank updates only; 2 says of each update which kind it is.
-_SCHEMA = 2
-_JSON, _TENSORS = "edit.json", "edit.safetensors"
+# 1 knew low-rank updates only; 2 says of each update which kind it is; 3 has their digests.
+_SCHEMA = 3
+_JSON, _TENSORS, _NEW_TENSORS = "edit.json", "edit.safetensors", "edit-new.safetensors"
+_ADVICE = "Make the edit again."
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class BaseModelInfo(BaseModel):
@@ -70,6 +85,7 @@ class _UpdateEntry(BaseModel):
     kind: Literal["low_rank", "dense"] = "low_rank"
     weight_name: str
     layout: Layout
+    sha256: str | None = None
 
 
 class EditDocument(BaseModel):
@@ -103,26 +119,43 @@ class EditDocument(BaseModel):
 
 
 class _EditFile(EditDocument):
-    schema_version: Literal[1, 2] = _SCHEMA
+    schema_version: int = _SCHEMA
     updates: list[_UpdateEntry]
 
 
-def check_destination(folder: Path) -> None:
-    """Refuse to replace what is not an edit and nothing but an edit.
+def check_destination(folder: Path, overwrite: bool = False) -> None:
+    """Refuse to replace what is not an edit and nothing but an edit, and that only if asked for.
+
+    Args:
+        folder: where an edit is to be saved.
+        overwrite: an edit that is there may be replaced.
 
     Raises:
-        StorageError: the path is a file, or a folder that holds something else.
+        StorageError: the path is a file, or a folder that holds something that may not be replaced.
     """
-    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
-    if folder.is_file() or not found <= {_JSON, _TENSORS}:
+    check_writable(folder, is_folder=True)
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
+    unfinished = {name for name in names if name.startswith(".edit")}  # what a kill left behind
+    if not names - unfinished <= {_JSON, _TENSORS, _NEW_TENSORS}:
         raise StorageError(
             f"'{folder}' exists and holds something other than a saved edit; nothing was written. "
             "Choose another name."
         )
+    if _JSON in names and not overwrite:
+        raise StorageError(
+            f"'{folder}' holds a saved edit already; nothing was written. Choose another name, or "
+            "replace it with overwrite=True (--overwrite on the command line)."
+        )
+
+
+def edit_digest(document: EditDocument, updates: tuple[Update, ...]) -> str:
+    """SHA-256 of all that is saved of an edit."""
+    content = [document.model_dump(mode="json"), [update.digest for update in updates]]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_edit(folder: Path, document: EditDocument, updates: tuple[Update, ...]) -> None:
-    """Write both files: all of it or nothing. What was in the folder is gone then.
+    """Write both files: all of it or nothing. An edit that was in the folder is gone then.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -139,12 +172,40 @@ def write_edit(folder: Path, document: EditDocument, updates: tuple[Update, ...]
             kind = "dense"
             tensors[f"{i}.delta"] = update.delta.clone()
         entries.append(
-            _UpdateEntry(kind=kind, weight_name=update.weight_name, layout=update.layout)
+            _UpdateEntry(
+                kind=kind,
+                weight_name=update.weight_name,
+                layout=update.layout,
+                sha256=update.digest,
+            )
         )
-    file = _EditFile(**dict(document), updates=entries)
+    file = _EditFile(**dict(document), updates=entries).model_dump(mode="json")
+    if (folder / _JSON).exists():
+        _finish_replacing(folder)
+        write_tensors(folder / _NEW_TENSORS, tensors)
+        write_json(folder / _JSON, file)
+        _finish_replacing(folder)
+        return
     with folder_written_atomically(folder) as unfinished:
         write_tensors(unfinished / _TENSORS, tensors)
-        write_json(unfinished / _JSON, file.model_dump(mode="json"))
+        write_json(unfinished / _JSON, file)
+
+
+def _finish_replacing(folder: Path) -> None:
+    """Give the new numbers their final name, if `edit.json` means them; else take them away."""
+    new = folder / _NEW_TENSORS
+    if not new.exists():
+        return
+    is_meant = False
+    with contextlib.suppress(FactlabError, KeyError):
+        file = _read_file(folder)
+        if any(entry.sha256 for entry in file.updates):
+            _updates(file, new)
+            is_meant = True
+    if is_meant:
+        rename(new, folder / _TENSORS)
+    else:
+        new.unlink()
 
 
 def read_edit(folder: Path) -> tuple[EditDocument, tuple[Update, ...]]:
@@ -158,46 +219,55 @@ def read_edit(folder: Path) -> tuple[EditDocument, tuple[Update, ...]]:
             f"'{folder}' is not a saved edit: it has no {_JSON}. "
             "Pass the folder that 'factlab edit --out' wrote."
         )
-    data = read_json(folder / _JSON)
-    if data.get("schema_version") not in range(1, _SCHEMA + 1):
-        raise StorageError(
-            f"'{folder / _JSON}' has schema version {data.get('schema_version')}, and this "
-            f"factlab reads 1 to {_SCHEMA}. Update factlab, or make the edit again."
-        )
+    file = _read_file(folder)
     try:
-        file = _EditFile.model_validate(data)
-        tensors, _ = read_tensors(folder / _TENSORS)
         file.checked_facts()
-        updates = tuple(_update(entry, i, tensors) for i, entry in enumerate(file.updates))
-    except (ValidationError, KeyError, TypeError, FactlabError) as error:
+        try:
+            return file, _updates(file, folder / _TENSORS)
+        except (KeyError, FactlabError):
+            if not (folder / _NEW_TENSORS).exists():
+                raise
+        return file, _updates(file, folder / _NEW_TENSORS)  # a kill kept it from being renamed
+    except (KeyError, FactlabError) as error:
+        reason = f"tensor {error} is missing" if isinstance(error, KeyError) else described(error)
         raise StorageError(
-            f"The edit in '{folder}' is damaged: {_one_line(error)} Make it again."
+            f"The edit in '{folder}' is damaged: {reason.rstrip('.')}. {_ADVICE}"
         ) from error
-    return file, updates
+
+
+def _read_file(folder: Path) -> _EditFile:
+    data, where = read_json(folder / _JSON), f"'{folder / _JSON}'"
+    check_version(data.get("schema_version"), _SCHEMA, where, _ADVICE)
+    return validated(_EditFile, data, where, _ADVICE)
+
+
+def _updates(file: _EditFile, path: Path) -> tuple[Update, ...]:
+    tensors, _ = read_tensors(path)
+    updates = tuple(_update(entry, i, tensors) for i, entry in enumerate(file.updates))
+    n_used = sum(2 if isinstance(update, LowRankUpdate) else 1 for update in updates)
+    if n_used != len(tensors):
+        raise EditError(f"{path.name} holds {len(tensors)} tensors, and {_JSON} lists {n_used}")
+    return updates
 
 
 def _update(entry: _UpdateEntry, number: int, tensors: dict[str, Tensor]) -> Update:
     name = entry.weight_name
+    parts = ("delta",) if entry.kind == "dense" else ("left", "right")
+    for tensor in (tensors[f"{number}.{part}"] for part in parts):
+        if tensor.dtype not in _FLOATS:
+            raise EditError(f"the change of '{name}' is of {tensor.dtype}, not of floats")
+        if not tensor.isfinite().all():
+            raise EditError(f"the change of '{name}' is not finite")
     if entry.kind == "dense":
         delta = tensors[f"{number}.delta"]
         if delta.ndim != 2:
-            raise EditError(f"the change of '{name}' is not a matrix.")
+            raise EditError(f"the change of '{name}' is not a matrix")
         made = DenseUpdate(name, entry.layout, delta)
     else:
         left, right = tensors[f"{number}.left"], tensors[f"{number}.right"]
         if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:
-            raise EditError(f"the factors of '{name}' do not fit together.")
+            raise EditError(f"the factors of '{name}' do not fit together")
         made = LowRankUpdate(name, entry.layout, left, right)
-    parts = (made.delta,) if isinstance(made, DenseUpdate) else (made.left, made.right)
-    if not all(part.isfinite().all() for part in parts):
-        raise EditError(f"the change of '{name}' is not finite.")
+    if entry.sha256 not in (None, made.digest):
+        raise EditError(f"the change of '{name}' is not the one that {_JSON} describes")
     return made
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}."
-    if isinstance(error, KeyError):
-        return f"tensor {error} is missing."
-    return str(error)

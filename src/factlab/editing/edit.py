@@ -14,6 +14,7 @@ from factlab.editing.document import (
     EditDocument,
     FactEntry,
     check_destination,
+    edit_digest,
     read_edit,
     write_edit,
 )
@@ -23,9 +24,11 @@ from factlab.facts import Fact
 from factlab.models.decoder import Decoder
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Edit:
     """Weight updates, with the facts they write and how they were found.
+
+    Two edits are equal if the same would be saved of them: to the last number, for the same model.
 
     Attributes:
         method: name of the method, such as `rome`.
@@ -44,6 +47,17 @@ class Edit:
     config: dict[str, Any]
     diagnostics: dict[str, Any]
     versions: dict[str, str]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that is saved."""
+        return edit_digest(self._document(), self.updates)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Edit) and (self is other or self.digest == other.digest)
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
 
     # -- on a model -------------------------------------------------------------------------
 
@@ -99,14 +113,22 @@ class Edit:
 
     # -- as a folder ------------------------------------------------------------------------
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, overwrite: bool = False) -> None:
         """Write `edit.json` and `edit.safetensors` into a folder: all of it or nothing.
 
+        Args:
+            folder: new, or empty.
+            overwrite: replace an edit that is there already. What is not an edit is never replaced.
+
         Raises:
-            StorageError: the folder exists and is not an edit, or cannot be written.
+            StorageError: the folder holds an edit and `overwrite` is not set, or holds something
+                else, or cannot be written.
         """
-        check_destination(Path(folder))
-        document = EditDocument(
+        check_destination(Path(folder), overwrite)
+        write_edit(Path(folder), self._document(), self.updates)
+
+    def _document(self) -> EditDocument:
+        return EditDocument(
             method=self.method,
             facts=[FactEntry(**asdict(fact)) for fact in self.facts],
             base=self.base,
@@ -114,7 +136,6 @@ class Edit:
             diagnostics=self.diagnostics,
             versions=self.versions,
         )
-        write_edit(Path(folder), document, self.updates)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Edit":

@@ -32,6 +32,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from factlab.arguments import checked
+from factlab.documents import check_format, parse_json
 from factlab.editing.configs import NeuronConfig
 from factlab.editing.neuron_batch import Question, integrated_gradients
 from factlab.editing.quadrature import Quadrature
@@ -170,10 +171,9 @@ class NeuronAttribution:
             StorageError: the file is missing, damaged, or something else.
         """
         tensors, metadata = read_tensors(Path(path))
-        if metadata.get("format") != _FORMAT:
-            raise StorageError(f"'{path}' is not a neuron attribution of this version of factlab.")
+        check_format(metadata.get("format"), _FORMAT, f"'{path}'", "a neuron attribution")
         try:
-            summary = json.loads(metadata["summary"])
+            summary: Any = parse_json(metadata["summary"], f"The summary in '{path}'", finite=False)
             for name in ("prompt_ids", "target_ids", "target_tokens"):
                 summary[name] = tuple(summary[name])
             summary["steps"] = torch.tensor(summary["steps"])

@@ -218,7 +218,7 @@ class EditedSequence(Edited):
         except FAILURES as error:
             return Outcome(None, failed=str(error), edit_s=perf_counter() - began)
         edit_s = perf_counter() - began
-        edit.save(path)
+        edit.save(path, overwrite=True)  # a kill may have left one whose record is missing
         (outcome,) = self._measured([case], None, [False])
         if outcome.after is not None and not is_finite(outcome.after):
             # The edit stays on, as in any sequence; JSON has no NaN.

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from factlab.documents import check_format
 from factlab.errors import StatisticsError, StorageError, WrongModelError
 from factlab.models.decoder import Decoder
 from factlab.models.products import gram
@@ -97,8 +98,9 @@ class SecondMoment:
         """
         tensors, metadata = read_tensors(path)
         matrix = tensors.get("second_moment")
-        if metadata.get("format") != _FORMAT or matrix is None:
-            raise StorageError(f"'{path}' is not a second-moment file of this version of factlab.")
+        check_format(metadata.get("format"), _FORMAT, f"'{path}'", "a second moment")
+        if matrix is None:
+            raise StorageError(f"'{path}' is damaged: it has no matrix.")
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.isfinite().all():
             raise StorageError(f"'{path}' is damaged: its matrix is not square and finite.")
         return cls(

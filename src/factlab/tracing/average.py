@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from factlab.documents import check_format
 from factlab.errors import StorageError
 from factlab.estimate import Estimate
 from factlab.facts import TokenSpan
@@ -113,8 +114,7 @@ class AverageTrace:
             StorageError: the folder holds no such run, or is damaged.
         """
         journal = Journal.load(Path(folder))
-        if journal.request.get("format") != FORMAT:
-            raise StorageError(f"'{folder}' is not an average trace of this version of factlab.")
+        check_format(journal.request.get("format"), FORMAT, f"'{folder}'", "an average trace")
         return average_records(journal.request, journal.findings, journal.records)
 
 

@@ -13,6 +13,7 @@ from pydantic import (
 )
 from torch import Tensor
 
+from factlab.documents import check_format, parse_json
 from factlab.errors import InvalidRequestError, StorageError
 from factlab.facts import TokenSpan
 from factlab.storage import read_tensors, write_tensors
@@ -128,10 +129,9 @@ class CausalTrace:
             StorageError: the file is missing, damaged, or something else.
         """
         effects, metadata = read_tensors(Path(path))
-        if metadata.get("format") != _FORMAT:
-            raise StorageError(f"'{path}' is not a causal trace of this version of factlab.")
+        check_format(metadata.get("format"), _FORMAT, f"'{path}'", "a causal trace")
         try:
-            summary = json.loads(metadata["summary"])
+            summary: Any = parse_json(metadata["summary"], f"The summary in '{path}'", finite=False)
             fixed = {
                 "tokens": tuple(summary.pop("tokens")),
                 "subject_span": TokenSpan(*summary.pop("subject_span")),
