@@ -74,7 +74,8 @@ def auto_class(
     """
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         return AutoModelForCausalLM
-    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not config.is_encoder_decoder:
+    encodes = getattr(config, "is_encoder_decoder", False)
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not encodes:
         return AutoModelForImageTextToText
     raise UnsupportedModelError(
         f"A model of family '{config.model_type}' is not a decoder-only language model: "

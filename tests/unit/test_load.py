@@ -102,10 +102,9 @@ def test_an_unsupported_structure_names_what_is_missing(make_model):
     broken = lm.model.transformer.h
     lm.model.transformer.h = torch.nn.ModuleList(list(broken)[:2])
     try:
-        with pytest.raises(
-            UnsupportedModelError, match=r"a list of 3 decoder layers.*Did you mean"
-        ):
+        with pytest.raises(UnsupportedModelError, match="a list of 3 decoder layers") as caught:
             fl.LanguageModel(lm.model, lm.tokenizer)
+        assert "Did you mean" not in str(caught.value)  # nobody typed the family's name
     finally:
         lm.model.transformer.h = broken
 
@@ -138,7 +137,7 @@ def test_a_full_disk_leaves_nothing_behind(monkeypatch, tmp_path):
     def full(*_args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(storage, "save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(StorageError, match="No space left on device"):
         storage.write_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(2)})
     assert not list(tmp_path.iterdir())

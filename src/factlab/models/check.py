@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from factlab.architectures import layout_of
-from factlab.errors import ModelLoadError, UnsupportedModelError
+from factlab.architectures import check_kinds, check_widths, layout_of
+from factlab.errors import FactlabError, ModelLoadError, UnsupportedModelError
 from factlab.families import Architecture
+from factlab.models.accept import mixed_dtypes
 from factlab.models.cache import Prefix, RecordingCache
 from factlab.tokens import pad
 from factlab.transformers_api import is_marked_as_recorded, remove_recorded_mark
@@ -37,12 +38,7 @@ def check_finite(model: PreTrainedModel) -> None:
         ModelLoadError: names the first such weight.
     """
     for name, parameter in model.named_parameters():
-        if parameter.is_meta:
-            raise ModelLoadError(
-                f"Weight '{name}' is offloaded: there is not enough memory for the whole model. "
-                "Choose a smaller dtype or more devices."
-            )
-        if parameter.is_floating_point() and not torch.isfinite(parameter).all():
+        if not torch.isfinite(parameter).all():
             raise ModelLoadError(
                 f"Weight '{name}' has NaN or infinite entries. "
                 "Download or convert the checkpoint again."
@@ -62,12 +58,14 @@ def check_structure(model: PreTrainedModel, architecture: Architecture) -> bool:
     layers = list(resolve(model, architecture.layers, nn.ModuleList).children())
     if not layers:
         raise UnsupportedModelError(f"'{architecture.layers}' holds no layers.")
+    check_kinds(layers, architecture)
     for layer in layers:
         for path in (architecture.attn_out, architecture.mlp_out):
             layout_of(resolve(layer, path, nn.Module))
+    check_widths(layers, architecture)
 
     outputs: list[Any] = []
-    with _probing(model):
+    with _explained(model, "be called as a decoder"), _probing(model):
         handles = [
             layer.register_forward_hook(lambda _module, _args, output: outputs.append(output))
             for layer in layers
@@ -75,19 +73,26 @@ def check_structure(model: PreTrainedModel, architecture: Architecture) -> bool:
         try:
             ids = _probe_ids(embed)
             reported = model(input_ids=ids, output_hidden_states=True, use_cache=False)
-        except TypeError as error:
-            raise UnsupportedModelError(
-                f"{type(model).__name__} cannot be called as a decoder: {error}."
-            ) from error
         finally:
             for handle in handles:
                 handle.remove()
     returns_tuple = isinstance(outputs[0], tuple) if outputs else False
+    for output in outputs:
+        if not isinstance(output, tuple | Tensor):
+            raise UnsupportedModelError(
+                f"The layers of {type(model).__name__} return a {type(output).__name__}, not a "
+                "tensor or a tuple that begins with one. Such models are not supported."
+            )
     states = [output[0] if isinstance(output, tuple) else output for output in outputs]
     if len(states) != len(layers):
         raise UnsupportedModelError(
             f"'{architecture.layers}' ran {len(states)} times in one forward pass of a model with "
             f"{len(layers)} layers. Layers that are shared or skipped are not supported."
+        )
+    if len(reported.hidden_states or ()) != len(layers) + 1:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} reports {len(reported.hidden_states or ())} hidden states, "
+            f"not one for each of its {len(layers)} layers and one for their input."
         )
     # The last reported state is after the final norm in most families, so it is left out.
     for index, (state, hidden) in enumerate(
@@ -108,24 +113,19 @@ def check_replay(lm: "Decoder") -> None:
     Raises:
         UnsupportedModelError: the logits differ.
     """
-    try:
-        with _probing(lm.model):
-            ids = _probe_ids(lm.embedding)
-            expected = lm.model(input_ids=ids, use_cache=False).logits[0]
-            batch = pad([ids[0].tolist()], lm.device)
-            cache = RecordingCache(lm.n_layers, _PROBE_LENGTH)
-            middle = _PROBE_LENGTH // 2
-            whole = lm.readout(lm.run(lm.frame(batch, cache))[0])
-            right = lm.readout(lm.run(lm.frame(batch, Prefix.of(cache, middle), middle))[0])
-    except TypeError as error:
-        raise UnsupportedModelError(
-            f"The layers of {type(lm.model).__name__} cannot be run one by one: {error}."
-        ) from error
+    with _explained(lm.model, "be run layer by layer"), _probing(lm.model):
+        ids = _probe_ids(lm.embedding)
+        expected = lm.model(input_ids=ids, use_cache=False).logits[0]
+        batch = pad([ids[0].tolist()], lm.device)
+        cache = RecordingCache(lm.n_layers, _PROBE_LENGTH)
+        middle = _PROBE_LENGTH // 2
+        whole = lm.readout(lm.run(lm.frame(batch, cache))[0])
+        right = lm.readout(lm.run(lm.frame(batch, Prefix.of(cache, middle), middle))[0])
     for what, logits, reference in (
         ("whole", whole, expected),
         ("from its middle on", right, expected[middle:]),
     ):
-        if not _close(logits, reference):
+        if logits.shape != reference.shape or not _close(logits, reference):
             raise UnsupportedModelError(
                 f"Running the layers of {type(lm.model).__name__} one by one over a text {what} "
                 "does not give the model's own logits; its forward pass does more than call them "
@@ -163,6 +163,24 @@ def _close(a: Tensor, b: Tensor) -> bool:
     difference = (a.detach().to(b.device).float() - expected).norm()
     tolerance = 0.1 if b.dtype.itemsize == 2 else 1e-4
     return float(difference) <= tolerance * max(float(expected.norm()), 1e-6)
+
+
+@contextmanager
+def _explained(model: PreTrainedModel, what: str) -> Iterator[None]:
+    """Say in one sentence what a model cannot do, whatever its own code makes of our call."""
+    name = type(model).__name__
+    try:
+        yield
+    except (FactlabError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the code of any model may fail in any way
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        if mixed := mixed_dtypes(model):
+            raise UnsupportedModelError(
+                f"The weights of {name} are not all of one float type ({mixed}), and it cannot "
+                f"{what}: {reason}. Give them one type, such as model.to(torch.float32)."
+            ) from error
+        raise UnsupportedModelError(f"{name} cannot {what}: {reason}.") from error
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from factlab.errors import InvalidRequestError, TokenizationError
 from factlab.facts import Fact, TokenSpan
 from factlab.families import Architecture, Layout
 from factlab.hooks import Site, Stream
+from factlab.models.accept import check_model, check_tokenizer
 from factlab.models.check import check_finite, check_structure, resolve
 from factlab.models.patches import PatchBoard
 from factlab.models.products import fast_products
@@ -38,7 +39,9 @@ class Decoder:
         name: what to call it in reports; the config's own name by default.
 
     Raises:
-        UnsupportedModelError: a part was not found where the family keeps it.
+        InvalidRequestError: the model is none, or the tokenizer is none or has no offsets.
+        UnsupportedModelError: a part was not found where the family keeps it, or the model is
+            wrapped, quantised, without a head, or of layers that differ.
         ModelLoadError: a weight is NaN or infinite.
     """
 
@@ -48,6 +51,8 @@ class Decoder:
         tokenizer: PreTrainedTokenizerBase,
         name: str | None = None,
     ) -> None:
+        check_model(model)
+        check_tokenizer(tokenizer)
         self.model = model
         self.tokenizer = tokenizer
         self.name = name or str(getattr(model.config, "name_or_path", "")) or type(model).__name__
@@ -88,7 +93,8 @@ class Decoder:
     @property
     def context_length(self) -> int | None:
         """Longest sequence the model takes, if its config says."""
-        length = getattr(self.model.config, "max_position_embeddings", None)
+        config = self.model.config.get_text_config(decoder=True)
+        length = getattr(config, "max_position_embeddings", None)
         return length if isinstance(length, int) else None
 
     @property

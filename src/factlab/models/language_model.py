@@ -30,7 +30,9 @@ class LanguageModel(Decoder):
         name: what to call it in reports; the config's own name by default.
 
     Raises:
-        UnsupportedModelError: a part was not found where the family keeps it, or the replay engine
+        InvalidRequestError: the model is none, or the tokenizer is none or has no offsets.
+        UnsupportedModelError: a part was not found where the family keeps it, or the model is
+            wrapped, quantised, without a head, or of layers that differ, or the replay engine
             does not reproduce the model's own forward pass.
         ModelLoadError: a weight is NaN or infinite.
     """

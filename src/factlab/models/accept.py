@@ -1,0 +1,149 @@
+"""What may be wrapped at all: a causal language model of plain float weights, and a fast tokenizer.
+
+Asked before anything is computed, so that whatever else someone passes (a wrapper, a quantised
+model, nothing) is answered in one sentence that says what to do, and not by an error inside torch.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from factlab.architectures import FLOATS
+from factlab.errors import (
+    InvalidRequestError,
+    ModelLoadError,
+    TokenizationError,
+    UnsupportedModelError,
+)
+
+_ADVICE = "Load the model unquantised, in float32, bfloat16, float16 or float64."
+
+
+def check_model(model: object) -> None:
+    """Refuse what is no bare causal language model of plain floats.
+
+    Raises:
+        InvalidRequestError: it is no model.
+        UnsupportedModelError: it is in another library's wrapper, has no language model head, or
+            has quantised or distributed weights.
+        ModelLoadError: a weight is offloaded.
+    """
+    if not isinstance(model, nn.Module):
+        raise InvalidRequestError(
+            f"The model is {_described(model)}. Pass a model made with AutoModelForCausalLM, or "
+            "load one by its name with factlab.load()."
+        )
+    _refuse_wrappers(model)
+    if not isinstance(model, PreTrainedModel):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is not a model of transformers. Pass a model made with "
+            "AutoModelForCausalLM."
+        )
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is an encoder with a decoder. Pass a decoder-only model made "
+            "with AutoModelForCausalLM."
+        )
+    if not isinstance(model.get_output_embeddings(), nn.Module):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no language model head. Load the checkpoint with "
+            "AutoModelForCausalLM."
+        )
+    for name, parameter in model.named_parameters():
+        _check_weight(name, parameter)
+
+
+def check_tokenizer(tokenizer: object) -> None:
+    """Refuse what cannot tell which characters a token stands for.
+
+    Raises:
+        TokenizationError: it is no tokenizer, not a fast one, or not one of transformers.
+    """
+    how = "Pass AutoTokenizer.from_pretrained(...) of the model."
+    if isinstance(inside := getattr(tokenizer, "tokenizer", None), PreTrainedTokenizerBase):
+        raise TokenizationError(
+            f"{type(tokenizer).__name__} is not a tokenizer but holds one, of class "
+            f"{type(inside).__name__}. Pass its attribute 'tokenizer'."
+        )
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        if type(tokenizer).__module__.partition(".")[0] == "tokenizers":
+            how = "Wrap it: transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)."
+        raise TokenizationError(f"The tokenizer is {_described(tokenizer)}. {how}")
+    if getattr(tokenizer, "is_fast", False) is not True:
+        raise TokenizationError(
+            f"Tokenizer {type(tokenizer).__name__} does not report character offsets. Pass the "
+            "model's fast tokenizer: PreTrainedTokenizerFast.from_pretrained(...), which reads "
+            "tokenizer.json."
+        )
+
+
+def mixed_dtypes(model: nn.Module) -> str:
+    """Which weights differ in float type, in words; empty if none do."""
+    first: dict[torch.dtype, str] = {}
+    for name, parameter in model.named_parameters():
+        first.setdefault(parameter.dtype, name)
+    if len(first) < 2:
+        return ""
+    return ", ".join(f"'{name}' is {str(dtype)[6:]}" for dtype, name in first.items())
+
+
+def foreign_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Layers that an adapter library has put into a model, with their paths."""
+    for name, module in model.named_modules():
+        if _is_of_peft(module):
+            yield name, module
+
+
+def _refuse_wrappers(model: nn.Module) -> None:
+    kind = type(model).__name__
+    if _is_of_peft(model):
+        raise UnsupportedModelError(
+            f"{kind} is a model with adapters around it. Pass what model.merge_and_unload() "
+            "returns, or the base model alone (the adapter can become an edit: Edit.from_peft)."
+        )
+    for name, module in model.named_modules():
+        if isinstance(getattr(module, "_orig_mod", None), nn.Module):
+            where = f"'{name}' of {kind}" if name else "The model"
+            raise UnsupportedModelError(
+                f"{where} was wrapped by torch.compile. Pass the model that was compiled; the "
+                "wrapper keeps it in its attribute '_orig_mod'."
+            )
+    inside = None if isinstance(model, PreTrainedModel) else getattr(model, "module", None)
+    if isinstance(inside, nn.Module):
+        raise UnsupportedModelError(
+            f"{kind} is a wrapper around {type(inside).__name__}. Pass its attribute 'module'."
+        )
+
+
+def _is_of_peft(module: nn.Module) -> bool:
+    return type(module).__module__.partition(".")[0] == "peft"
+
+
+def _check_weight(name: str, weight: Tensor) -> None:
+    if weight.is_meta:
+        raise ModelLoadError(
+            f"Weight '{name}' is offloaded: there is not enough memory for the whole model. "
+            "Choose a smaller dtype or more devices."
+        )
+    if type(weight) not in (Tensor, nn.Parameter):
+        raise UnsupportedModelError(
+            f"Weight '{name}' is a {_tensor_kind(weight)}, not a plain tensor: factlab needs "
+            f"weights that are neither quantised nor spread as pieces over devices. {_ADVICE}"
+        )
+    if weight.dtype not in FLOATS:
+        raise UnsupportedModelError(
+            f"Weight '{name}' is {str(weight.dtype).removeprefix('torch.')}: it is quantised. "
+            f"{_ADVICE}"
+        )
+
+
+def _tensor_kind(weight: Tensor) -> str:
+    """The class of a tensor; that of its data where a parameter wraps another."""
+    data = weight.data if type(weight) is nn.Parameter else weight
+    return type(data).__name__
+
+
+def _described(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

@@ -1,0 +1,318 @@
+"""What may be wrapped: one clear sentence for every model and tokenizer that cannot be used."""
+
+import re
+import warnings
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+)
+
+import factlab as fl
+from factlab.architectures import layout_of
+from factlab.errors import (
+    InvalidRequestError,
+    TokenizationError,
+    UnsupportedModelError,
+)
+from factlab.models.accept import check_model, check_tokenizer
+
+TEXT = {
+    "vocab_size": 400,
+    "hidden_size": 24,
+    "intermediate_size": 56,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+EYE = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 3,  # as many as the text decoder has: it must not be taken for it
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+
+
+def made(family, **settings):
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(family, **settings)
+        return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.fixture
+def toy():
+    return fl.tiny_model("llama")
+
+
+def refusal(model, tokenizer):
+    with pytest.raises(UnsupportedModelError) as caught:
+        if isinstance(model, PreTrainedModel):
+            fl.LanguageModel(model, tokenizer)
+        else:  # the types that the tests check forbid what users do
+            check_model(model)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "Did you mean" not in message
+    return message
+
+
+# -- weights ---------------------------------------------------------------------------------------
+
+
+class Packed(torch.Tensor):
+    """Stands for the tensors of quantisation libraries and of DTensor: it says it is float."""
+
+
+@pytest.mark.parametrize("place", ["mlp.down_proj", "mlp.up_proj", "self_attn.q_proj"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.to(torch.float8_e4m3fn), "is float8_e4m3fn: it is quantised"),
+        (lambda w: w.to(torch.float8_e5m2), "is float8_e5m2: it is quantised"),
+        (lambda w: w.to(torch.int8), "is int8: it is quantised"),
+        (lambda w: w.as_subclass(Packed), "is a Packed, not a plain tensor"),
+    ],
+)
+def test_weights_that_are_no_plain_floats(toy, place, change, message):
+    module = toy.model.model.layers[1].get_submodule(place)
+    weight = change(module.weight.detach().clone())
+    module.weight = nn.Parameter(weight, requires_grad=False)
+    said = refusal(toy.model, toy.tokenizer)
+    assert message in said
+    assert f"'model.layers.1.{place}.weight'" in said
+    assert "Load the model unquantised" in said
+
+
+class ScaledLinear(nn.Linear):
+    """Multiplies by something else than its weight, as FP8Linear and Linear8bitLt do."""
+
+    def forward(self, inputs):
+        return 2 * super().forward(inputs)
+
+
+def test_only_the_exact_classes_are_plain_projections(toy):
+    layer = toy.model.model.layers[0].mlp
+    layer.down_proj = ScaledLinear(56, 24, bias=False)
+    assert "ScaledLinear is not a plain nn.Linear" in refusal(toy.model, toy.tokenizer)
+    assert layout_of(fl.tiny_model("falcon").layer(0).mlp.dense_4h_to_h) == "out_in"
+
+
+def test_weights_of_several_float_types(toy):
+    toy.model.model.layers[1].to(torch.bfloat16)
+    said = refusal(toy.model, toy.tokenizer)
+    assert "'model.embed_tokens.weight' is float32" in said
+    assert "'model.layers.1.self_attn.q_proj.weight' is bfloat16" in said
+    assert "Give them one type" in said
+
+
+# -- wrappers and models of another kind -----------------------------------------------------------
+
+
+def lora(target):
+    config = LoraConfig(target_modules=[target], r=2, init_lora_weights=False)
+    return get_peft_model(fl.tiny_model("llama").model, config)
+
+
+def compiled_inside():
+    model = fl.tiny_model("llama").model
+    model.model.layers[1].mlp = torch.compile(model.model.layers[1].mlp)
+    return model
+
+
+def headless(auto):
+    return auto.from_config(fl.tiny_model("llama").model.config)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.DataParallel(fl.tiny_model("llama").model), "Pass its attribute 'module'"),
+        (
+            lambda: torch.compile(fl.tiny_model("llama").model),
+            "The model was wrapped by torch.compile",
+        ),
+        (compiled_inside, "'model.layers.1.mlp' of LlamaForCausalLM was wrapped by torch.compile"),
+        (lambda: lora("q_proj"), r"merge_and_unload\(\)"),
+        (lambda: lora("down_proj").base_model.model, r"merge_and_unload\(\)"),
+        (lambda: headless(AutoModel), "no language model head.*AutoModelForCausalLM"),
+        (lambda: headless(AutoModelForSequenceClassification), "AutoModelForCausalLM"),
+        (lambda: headless(AutoModelForTokenClassification), "AutoModelForCausalLM"),
+        (lambda: nn.Linear(2, 3), "Linear is not a model of transformers"),
+        (
+            lambda: made("bert", is_decoder=False, **TEXT),
+            "BertLMHeadModel cannot be run layer by layer",
+        ),
+        (
+            lambda: made("openai-gpt", vocab_size=400, n_embd=24, n_layer=3, n_head=4),
+            "layers of OpenAIGPTLMHeadModel return a list",
+        ),
+    ],
+)
+def test_models_that_are_no_bare_causal_language_models(make, message):
+    with torch.random.fork_rng([]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the other libraries' own
+        model = make()
+    assert re.search(message, refusal(model, fl.tiny_model("llama").tokenizer))
+
+
+@pytest.mark.parametrize("model", [None, "gpt2", {}])
+def test_what_is_no_model_at_all(model):
+    with pytest.raises(InvalidRequestError, match=r"The model is .*AutoModelForCausalLM"):
+        check_model(model)
+
+
+# -- layers that differ ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [
+        (
+            "qwen3_5_text",
+            {
+                "head_dim": 8,
+                "linear_num_value_heads": 4,
+                "linear_num_key_heads": 2,
+                "linear_key_head_dim": 8,
+                "linear_value_head_dim": 8,
+                "layer_types": ["full_attention", "linear_attention", "full_attention"],
+            },
+        ),
+        ("lfm2", {"layer_types": ["conv", "full_attention", "conv"]}),
+    ],
+)
+def test_hybrid_decoders_are_refused_for_that(toy, family, more):
+    said = refusal(made(family, **TEXT, **more), toy.tokenizer)
+    assert "differ in kind" in said
+    assert "in layer 0" in said
+    assert "in layer 1" in said
+
+
+def test_a_layer_of_a_known_family_without_a_part(toy):
+    del toy.model.model.layers[2].mlp.down_proj
+    said = refusal(toy.model, toy.tokenizer)
+    assert "layer 0 has a module 'mlp.down_proj', layer 2 has none" in said
+
+
+def test_layers_of_different_width(toy):
+    mlp = toy.model.model.layers[1].mlp
+    with torch.random.fork_rng([]):
+        mlp.gate_proj, mlp.up_proj = (nn.Linear(24, 40, bias=False) for _ in range(2))
+        mlp.down_proj = nn.Linear(40, 24, bias=False)
+    said = refusal(toy.model, toy.tokenizer)
+    assert "differ in width: 'mlp.down_proj.weight' is 24 x 56 in layer 0 and 24 x 40" in said
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "granitemoe"])
+def test_a_mixture_of_experts_is_refused_for_that(toy, family):
+    assert "has a mixture of experts" in refusal(made(family, **TEXT), toy.tokenizer)
+
+
+def test_the_mlp_is_not_mistaken_for_another_writer(toy):
+    """A layer with more than attention and MLP that ends at the width of the stream."""
+    model = toy.model
+    with torch.random.fork_rng([]):
+        for layer in model.model.layers:
+            layer.per_layer_projection = nn.Linear(8, 24, bias=False)
+    model.config.model_type = "unheard_of"
+    lm = fl.LanguageModel(model, toy.tokenizer)
+    assert lm.architecture.mlp_out == "mlp.down_proj"
+    model.config.model_type = "llama"
+
+
+# -- models that also see --------------------------------------------------------------------------
+
+SEEING = {
+    "gemma3": {
+        "text_config": dict(head_dim=8, **TEXT),
+        "vision_config": EYE,
+        "image_token_index": 399,
+    },
+    "mistral3": {
+        "text_config": dict(model_type="mistral", **TEXT),
+        "vision_config": dict(model_type="pixtral", **EYE),
+    },
+    "llava": {
+        "text_config": dict(model_type="llama", max_position_embeddings=64, **TEXT),
+        "vision_config": dict(model_type="clip_vision_model", **EYE),
+    },
+}
+
+
+@pytest.mark.parametrize("family", SEEING)
+def test_the_text_decoder_of_a_model_that_also_sees(toy, fact, family, tmp_path):
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(family, **SEEING[family])
+        model = AutoModelForImageTextToText.from_config(config).eval()
+        for name, parameter in model.named_parameters():
+            if "language_model" in name and parameter.ndim == 2:
+                nn.init.normal_(parameter, std=0.25)
+    lm = fl.LanguageModel(model, toy.tokenizer)
+    assert "language_model" in lm.architecture.layers
+    assert (lm.n_layers, lm.d_model, lm.d_mlp) == (3, 24, 56)
+    if family == "llava":
+        assert lm.context_length == 64
+
+    edit = fl.fine_tune(lm, [fact], "ft+l", fl.FineTuneConfig(layer=1, steps=2))
+    before = lm.next_token_probs([fact.prompt])
+    with edit.applied(lm):
+        after = lm.next_token_probs([fact.prompt])
+    assert not torch.equal(before, after)
+    assert torch.equal(lm.next_token_probs([fact.prompt]), before)
+
+    model.save_pretrained(tmp_path / "model")
+    toy.tokenizer.save_pretrained(tmp_path / "model")
+    again = fl.load(tmp_path / "model", device="cpu")
+    torch.testing.assert_close(again.next_token_probs([fact.prompt]), before)
+
+
+# -- tokenizers ------------------------------------------------------------------------------------
+
+
+class Slow:
+    """A tokenizer that is not transformers'."""
+
+    def __call__(self, text):
+        return {"input_ids": [1]}
+
+
+class Processor:
+    """What AutoProcessor gives for a model that also sees."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+
+def test_tokenizers_that_cannot_be_used(toy):
+    from transformers import PreTrainedTokenizerBase
+
+    class MistralCommonBackend(PreTrainedTokenizerBase):
+        def __init__(self):
+            pass
+
+        def __getattr__(self, name):
+            raise AttributeError(name)
+
+    for tokenizer, message in (
+        (None, "The tokenizer is None. Pass AutoTokenizer"),
+        ("gpt2", "The tokenizer is a str"),
+        (Slow(), "The tokenizer is a Slow"),
+        (toy.tokenizer.backend_tokenizer, r"Wrap it: .*PreTrainedTokenizerFast"),
+        (Processor(toy.tokenizer), "Pass its attribute 'tokenizer'"),
+        (MistralCommonBackend(), "MistralCommonBackend does not report character offsets"),
+    ):
+        with pytest.raises(TokenizationError, match=message):
+            check_tokenizer(tokenizer)
