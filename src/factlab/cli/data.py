@@ -235,13 +235,15 @@ def _known(
 
 
 def _tables(found: "Composition") -> list[object]:
+    from factlab.data.relation_names import relation_label
+
     items = [
         [count.item, f"{count.total:,}", f"{count.per_relation:,.1f}", f"{count.per_record:.1f}"]
         for count in found.items
     ]
     shown = ["records", "subjects", "objects", *_PROMPTS]
     relations = [
-        [relation.relation_id or "—", *(f"{relation.counts[item]:,}" for item in shown)]
+        [relation_label(relation.relation_id) or "—", *(f"{relation.counts[item]:,}" for item in shown)]
         + ([] if relation.known_share is None else [f"{relation.known_share:.0%}"])
         for relation in found.relations
     ]
@@ -254,10 +256,12 @@ def _tables(found: "Composition") -> list[object]:
 
 
 def _laid_out(record: "Record") -> list[list[str]]:
+    from factlab.data.relation_names import relation_label
+
     fact = record.fact
     rows = [
         ["benchmark", record.benchmark],
-        ["relation", record.relation_id or "—"],
+        ["relation", relation_label(record.relation_id) or "—"],
         ["rewriting prompt", fact.prompt],
         ["subject", fact.subject],
         ["new target", " ".join(filter(None, (fact.target_new, record.new_id)))],

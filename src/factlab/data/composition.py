@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from factlab.data.records import Record
+from factlab.data.relation_names import RELATION_NAMES
 from factlab.errors import InvalidRequestError
 
 _ITEMS: dict[str, Callable[[Record], Iterable[object]]] = {
@@ -42,12 +43,14 @@ class RelationCount:
 
     Attributes:
         relation_id: such as P36; empty where records do not say.
+        name: such as capital; empty where it is not known.
         counts: how many different ones, by item.
         known_share: of how many records the model knows the true fact, 0–1; None if it was not
             asked.
     """
 
     relation_id: str
+    name: str
     counts: dict[str, int]
     known_share: float | None = None
 
@@ -89,6 +92,7 @@ def composition(records: Sequence[Record], known: Sequence[bool] | None = None) 
     relations = [
         RelationCount(
             relation_id,
+            RELATION_NAMES.get(relation_id, ""),
             {item: _different(item, [records[i] for i in places]) for item in _ITEMS},
             _share(known, places),
         )

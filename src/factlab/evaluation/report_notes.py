@@ -64,7 +64,8 @@ def short_legend(tables: Sequence[ReportTable]) -> str:
     ]
     if SCORE in columns:
         sentences.insert(0, "S: harmonic mean of the three shares.")
-    return " ".join([*sentences, "All ×100 but KL, PPL and seconds; intervals: 95 %."])
+    but = " but KL and PPL" if columns & {"drift_kl_nats", "perplexity"} else ""
+    return " ".join([*sentences, f"Scores ×100{but}; intervals 95 %."])
 
 
 def notes(table: ReportTable) -> list[str]:
