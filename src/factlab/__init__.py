@@ -72,8 +72,8 @@ if TYPE_CHECKING:
     from factlab.editing.trained.training import train_editor as train_editor
     from factlab.errors import FactlabError as FactlabError
     from factlab.evaluation.configs import MeasureConfig as MeasureConfig
-    from factlab.evaluation.report import EvalReport as EvalReport
     from factlab.evaluation.report import build_report as build_report
+    from factlab.evaluation.report_tables import EvalReport as EvalReport
     from factlab.evaluation.runner import evaluate as evaluate
     from factlab.evaluation.saved_run import Run as Run
     from factlab.evaluation.saved_run import load_run as load_run
@@ -117,7 +117,7 @@ _HOMES = {
     "Edit": "editing.edit",
     "EditRun": "editing.many",
     "EmmetConfig": "editing.configs",
-    "EvalReport": "evaluation.report",
+    "EvalReport": "evaluation.report_tables",
     "Fact": "facts",
     "FactlabError": "errors",
     "FineTuneConfig": "editing.configs",

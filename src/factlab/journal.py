@@ -13,8 +13,8 @@ noted, for a report to say so. Records are never written through a link, which m
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ from factlab.appending import (
 )
 from factlab.documents import JsonValue
 from factlab.errors import InvalidRequestError, StorageError
-from factlab.storage import check_writable, read_json, write_json
+from factlab.storage import check_writable, read_json, write_atomically, write_json
 
 Versions = dict[str, str]
 
@@ -40,6 +40,7 @@ _MOST_SHARDS = 10**6
 
 # A model's name is where it was loaded from. Its fingerprint says whether it is the same.
 _LABELS = {"model.name"}
+_HOW_TO_RESUME = "with --resume (in Python: resume=True)"
 
 
 class Shard(NamedTuple):
@@ -160,7 +161,9 @@ class Journal:
                     f"Cannot write '{header}': {error.strerror or error}."
                 ) from error
             if not resume:
-                raise StorageError(f"Another process has begun a run in '{folder}'. Resume it.")
+                raise StorageError(
+                    f"Another process has begun a run in '{folder}'. Resume it {_HOW_TO_RESUME}."
+                )
         journal = cls.load(folder)
         journal.check_request(request)
         return journal
@@ -171,6 +174,35 @@ class Journal:
         header: Record = {"request": request, "findings": findings}
         write_json(folder / "run.json", header)
         return cls(folder, header)
+
+    def extend(self, request: Record, findings: Record, again: Collection[int]) -> None:
+        """Make this a run of more cases.
+
+        Args:
+            request: what is asked for now.
+            findings: the same as before, with more cases.
+            again: cases that are to be done again.
+
+        Raises:
+            StorageError: a file cannot be written or is a link, or another process is writing one.
+        """
+        with ExitStack() as locks:
+            locks.enter_context(FileLock(self.folder / ".run.lock"))
+            paths = sorted(self.folder.glob("records-*.jsonl"))
+            for path in paths:
+                check_no_link(path)
+                lock = FileLock(path.with_name(f".{path.stem}.lock"))
+                try:
+                    locks.enter_context(lock.acquire(timeout=0))
+                except Timeout as error:
+                    raise StorageError(
+                        f"Another process is writing '{path}'. Wait for it; then ask for more."
+                    ) from error
+            for path in paths:
+                drop_torn_line(path)
+                # Before the header says that there are more cases: a kill leaves a run either way.
+                _drop_cases(path, again)
+            write_json(self.folder / "run.json", {"request": request, "findings": findings})
 
     def check_request(self, request: Record) -> None:
         """Refuse to go on with a run that was begun with other settings.
@@ -307,7 +339,7 @@ def check_new(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise StorageError(f"'{folder}' is a file. Give the name of a folder.")
     if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
-        hint = "Resume it" if (folder / "run.json").exists() else "Empty it"
+        hint = f"Resume it {_HOW_TO_RESUME}" if (folder / "run.json").exists() else "Empty it"
         raise StorageError(f"'{folder}' is not empty. {hint}, or choose another folder.")
     check_writable(folder, is_folder=True)
 
@@ -320,6 +352,19 @@ def _read_records(path: Path) -> dict[int, Record]:
             raise damaged_line(path, number)
         records[case] = record
     return records
+
+
+def _drop_cases(path: Path, cases: Collection[int]) -> None:
+    """Take the records of some cases out of a file."""
+    kept = [record for _, record in read_lines(path) if record.get("case") not in cases]
+    text = "".join(
+        json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in kept
+    )
+    write_atomically(path, lambda temporary: _write(temporary, text))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="")
 
 
 def _as_texts(versions: Record) -> Versions:

@@ -244,10 +244,11 @@ def test_a_folder_of_another_run(run, layer, tmp_path):
     common = ["--out", tmp_path / "run", "--no-generation", "--limit", 2]
     assert run("eval", *layer, *common)[0] == 0
     for options, message in (
-        ([*layer, *common], "is not empty. Resume it"),
+        ([*layer, *common], "is not empty. Resume it with --resume"),
         ([*layer, *common, "--resume", "--model", "tiny:llama"], "its model.fingerprint"),
         ([*layer, *common, "--resume", "--layer", "1"], "its config.layer is 0, not 1"),
-        ([*layer, *common, "--resume", "--limit", "3"], "its data."),
+        ([*layer, *common, "--resume", "--limit", "1"], "its data.n_records is 2, not 1"),
+        ([*layer, *common, "--resume", "--offset", "1", "--limit", "3"], "not the first ones"),
         ([*layer, *common, "--resume", "--mode", "sequence"], 'its mode is "each"'),
     ):
         code, _, err = run("eval", *options)

@@ -172,6 +172,89 @@ def test_nothing_left_to_do_does_nothing(lm, tmp_path, monkeypatch):
     assert start(lm, tmp_path / "run").rows == whole.rows
 
 
+# -- more records -------------------------------------------------------------------------------
+
+
+def without_rounding(folder: Path) -> list[dict]:
+    """The records as they were written, without what was measured of the unedited model.
+
+    That is measured once and kept, in whichever batch it first was.
+    """
+    return [{k: v for k, v in line.items() if k != "before"} for line in lines(folder)]
+
+
+@pytest.mark.parametrize("n_before", [1, 2, 3, 4])
+def test_a_run_of_few_records_becomes_one_of_many(lm, tmp_path, n_before):
+    whole = start(lm, tmp_path / "whole", cache=tmp_path / "whole-cache")
+    few = start(lm, tmp_path / "run", records=make_records(n_before))
+    assert few.n_cases == n_before
+    run = start(lm, tmp_path / "run")
+    assert (run.n_cases, run.n_missing) == (5, 0)
+    assert reports(run) == reports(whole)
+    assert without_rounding(tmp_path / "run") == without_rounding(tmp_path / "whole")
+    assert run.request == whole.request
+    settled = [
+        json.loads((tmp_path / name / "run.json").read_text())["findings"]
+        for name in ("run", "whole")
+    ]
+    assert settled[0] == settled[1]
+
+
+def test_full_blocks_are_not_done_again(lm, tmp_path, monkeypatch):
+    start(lm, tmp_path / "run", records=make_records(3))
+    asked = []
+    measure = Yardstick.measure
+
+    def counting(self, records, edits, generated):
+        asked.append([record.case_id for record in records])
+        return measure(self, records, edits, generated)
+
+    monkeypatch.setattr(Yardstick, "measure", counting)
+    start(lm, tmp_path / "run")
+    assert [0, 1] not in asked
+    assert asked[-2:] == [[2, 3], [4]]
+
+
+def test_records_that_cannot_be_asked_are_counted_when_there_are_more(lm, tmp_path):
+    records = make_records(6)
+    for i in (1, 4):
+        records[i] = make_record(i, paraphrase_prompts=(" ",))
+    start(lm, tmp_path / "run", records=records[:3])
+    run = start(lm, tmp_path / "run", records=records)
+    assert ([row.case_id for row in run.rows], run.n_unusable) == ([0, 2, 3, 5], 2)
+    assert reports(run) == reports(start(lm, tmp_path / "whole", records=records))
+
+
+def test_killed_among_the_records_that_were_added(lm, tmp_path, monkeypatch):
+    whole = start(lm, tmp_path / "whole")
+    start(lm, tmp_path / "run", records=make_records(3))
+    with monkeypatch.context() as dying:
+        killing_writer(dying, 1, torn=True)
+        with pytest.raises(Killed):
+            start(lm, tmp_path / "run")
+    assert load_run(tmp_path / "run").n_missing == 2
+    assert reports(start(lm, tmp_path / "run")) == reports(whole)
+
+
+def test_runs_that_cannot_become_larger(lm, tmp_path):
+    three = make_records(3)
+    start(lm, tmp_path / "run", records=three)
+    with pytest.raises(StorageError, match="3 records, which are not the first ones of the 4"):
+        start(lm, tmp_path / "run", records=make_records(4)[::-1])
+    with pytest.raises(StorageError, match=r"its config\.layer is 0, not 1"):
+        start(lm, tmp_path / "run", config=ROME.model_copy(update={"layer": 1}))
+    with pytest.raises(StorageError, match="not empty"):
+        start(lm, tmp_path / "run", resume=False)
+    for mode in ("together", "sequence"):
+        start(lm, tmp_path / mode, mode, records=three)
+        with pytest.raises(StorageError, match="3 records with all edits in one model, and 5"):
+            start(lm, tmp_path / mode, mode)
+    journal = Journal.load(tmp_path / "run")
+    with journal.writing(Shard()), pytest.raises(StorageError, match="Another process"):
+        start(lm, tmp_path / "run")
+    assert load_run(tmp_path / "run").n_cases == 3
+
+
 # -- shards -------------------------------------------------------------------------------------
 
 

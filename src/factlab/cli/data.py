@@ -243,7 +243,10 @@ def _tables(found: "Composition") -> list[object]:
     ]
     shown = ["records", "subjects", "objects", *_PROMPTS]
     relations = [
-        [relation_label(relation.relation_id) or "—", *(f"{relation.counts[item]:,}" for item in shown)]
+        [
+            relation_label(relation.relation_id) or "—",
+            *(f"{relation.counts[item]:,}" for item in shown),
+        ]
         + ([] if relation.known_share is None else [f"{relation.known_share:.0%}"])
         for relation in found.relations
     ]

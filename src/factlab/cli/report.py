@@ -14,7 +14,7 @@ from factlab.errors import InvalidRequestError, nearest
 
 if TYPE_CHECKING:
     from factlab.evaluation.metrics import ProbForm
-    from factlab.evaluation.report import EvalReport
+    from factlab.evaluation.report_tables import EvalReport
 
 
 def register(app: typer.Typer) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from factlab.data.records import Benchmark
 from factlab.estimate import Estimate
-from factlab.evaluation.report import Cell, EvalReport, ReportRow, ReportTable
 from factlab.evaluation.report_notes import legend, notes
+from factlab.evaluation.report_tables import Cell, EvalReport, ReportRow, ReportTable
 from factlab.evaluation.scores import METRICS, SCORE
 from factlab.storage import write_atomically, write_json
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from factlab.evaluation.metrics import ProbForm
-from factlab.evaluation.report import SIGNIFICANT, ReportRow, ReportTable
+from factlab.evaluation.report_tables import SIGNIFICANT, ReportRow, ReportTable
 from factlab.evaluation.saved_run import Run
 from factlab.evaluation.scores import METRICS, SCORE, SCORE_PARTS
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from factlab.data.records import Benchmark
 from factlab.data.relation_names import relation_label
 from factlab.errors import InvalidRequestError, nearest
-from factlab.evaluation.report import EvalReport, FigureName, ReportRow, ReportTable
+from factlab.evaluation.report_tables import EvalReport, FigureName, ReportRow, ReportTable
 from factlab.evaluation.scores import SCORE, SCORE_PARTS
 from factlab.storage import write_atomically
 from factlab.tracing.plot import clear_spines

@@ -4,9 +4,9 @@ import html
 import textwrap
 from collections.abc import Sequence
 
-from factlab.evaluation.report import EvalReport, ReportTable
 from factlab.evaluation.report_formats import cells, header, table_title
 from factlab.evaluation.report_notes import notes, short_legend
+from factlab.evaluation.report_tables import EvalReport, ReportTable
 
 _WIDTH = 100
 

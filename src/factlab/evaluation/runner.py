@@ -7,6 +7,7 @@ that a run that was killed ends with the same numbers as one that was not.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -29,6 +30,7 @@ from factlab.evaluation.edited import (
     EditedTogether,
     Outcome,
 )
+from factlab.evaluation.extension import extend_run
 from factlab.evaluation.measure import Yardstick, asks, is_finite
 from factlab.evaluation.measurement import Measurement, Row
 from factlab.evaluation.saved_run import FORMAT, Run, load_run
@@ -118,7 +120,8 @@ def evaluate(
         memory_gib: see `Yardstick`.
         shard: do only this part of the records; parts may share a folder, and need not have the
             same `batch_size`.
-        resume: go on with what is in the folder.
+        resume: go on with what is in the folder. A run in mode `each` of the first of these
+            records becomes one of all of them.
         cache: folder for measurements of the unedited model; factlab's cache by default.
         should_stop: asked after every block, and between the edits of a sequence; the run can be
             resumed after it stopped.
@@ -148,9 +151,13 @@ def evaluate(
     folder = Path(out)
     yardstick = Yardstick(lm, asked.measure, asked.references, ordinary_text, memory_gib)
     unedited = Unedited(yardstick, asked.references, ordinary_text, Path(cache) if cache else None)
+    request = _request(lm, asked)
+    if resume:
+        look_at = partial(_usable, lm, asked.records)
+        extend_run(folder, request, cases_given, look_at, batch_size)
     journal = Journal.open(
         folder,
-        _request(lm, asked),
+        request,
         lambda: _findings(lm, asked, chosen, background, progress),
         resume=resume or shard.total > 1,
     )
@@ -166,10 +173,8 @@ def evaluate(
         before: dict[int, Measurement] = {}
         for block in todo:
             progress("measuring the unedited model", len(before), total)
-            some, flags = (
-                [asked.records[case] for case in block],
-                [generated[case] for case in block],
-            )
+            some = [asked.records[case] for case in block]
+            flags = [generated[case] for case in block]
             before |= zip(block, unedited.of(some, flags), strict=True)
             if should_stop():
                 return load_run(folder)
@@ -270,13 +275,7 @@ def _findings(
     progress: ProgressCallback,
 ) -> Line:
     """Which records can be asked, and what the first edit settles, such as its layer."""
-    unusable: dict[str, str] = {}
-    for i, record in enumerate(asked.records):
-        try:
-            _check(lm, record)
-        except FactlabError as error:
-            unusable[str(i)] = str(error)
-    cases = [i for i in range(len(asked.records)) if str(i) not in unusable]
+    cases, unusable = _usable(lm, asked.records)
     if not cases:
         raise InvalidRequestError(f"None of the records can be used. The first: {unusable['0']}")
     if asked.mode == "together":
@@ -288,6 +287,19 @@ def _findings(
         "config": settled.model_dump(mode="json"),
         "versions": {**current_versions()},
     }
+
+
+def _usable(
+    lm: LanguageModel, records: Sequence[Record], start: int = 0
+) -> tuple[list[int], dict[str, str]]:
+    """Which records from a place on can be asked, and why the others cannot."""
+    unusable: dict[str, str] = {}
+    for i in range(start, len(records)):
+        try:
+            _check(lm, records[i])
+        except FactlabError as error:
+            unusable[str(i)] = str(error)
+    return [i for i in range(start, len(records)) if str(i) not in unusable], unusable
 
 
 def _settled(
