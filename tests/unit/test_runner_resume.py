@@ -370,7 +370,7 @@ def test_a_full_disk(lm, tmp_path, monkeypatch, mode, short):
         return write(handle, data)
 
     with monkeypatch.context() as small:
-        small.setattr("factlab.journal.os.write", full)
+        small.setattr("factlab.appending.os.write", full)
         with pytest.raises(
             StorageError, match=r"(No space left|disk is full).*make room and resume"
         ):

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from factlab.data.records import Benchmark
+from factlab.documents import JsonValue
 from factlab.errors import MissingPackageError
 from factlab.estimate import Estimate
 from factlab.evaluation.case_texts import CaseTexts
 from factlab.evaluation.metrics import ProbForm
 from factlab.evaluation.saved_run import Run, RunData, RunModel
 from factlab.evaluation.scores import RecordScores, Summary
-from factlab.storage import JsonValue
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingImports]
