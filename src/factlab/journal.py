@@ -344,6 +344,22 @@ def check_new(folder: Path) -> None:
     check_writable(folder, is_folder=True)
 
 
+def check_run_folder(folder: Path, resume: bool) -> None:
+    """Refuse a folder in which no run can be begun or gone on with, before a model is loaded.
+
+    Args:
+        folder: where the run is to be.
+        resume: whether a run that is there already may be gone on with.
+
+    Raises:
+        StorageError: it holds something else, or a damaged run, or cannot be made.
+    """
+    if resume and (folder / "run.json").exists():
+        Journal.load(folder)
+    else:
+        check_new(folder)
+
+
 def _read_records(path: Path) -> dict[int, Record]:
     records: dict[int, Record] = {}
     for number, record in read_lines(path):

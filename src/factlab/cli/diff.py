@@ -46,11 +46,8 @@ def diff(
 ) -> None:
     """Show which weights differ, whether it looks like an edit, and on which subjects it acts."""
     from factlab.data.well_known import WELL_KNOWN
-    from factlab.editing.compare import compare
     from factlab.storage import read_text
 
-    if session.model is not None:
-        raise InvalidRequestError("'diff' takes its two models as arguments; leave out --model.")
     subjects = list(subject or [])
     if subjects_file is not None:
         lines = (line.strip() for line in read_text(subjects_file).splitlines())
@@ -60,10 +57,15 @@ def diff(
     if not subjects:
         subjects = [fact.subject for fact in WELL_KNOWN]
     names = [None if name == _BUNDLED else name for name in (base, edited)]
-    after = replace(session, model=names[1]).load_model()
-    before = replace(session, model=names[0], edits=[]).load_model()
+    after = replace(session, model=names[1])
+    before = replace(session, model=names[0], edits=[])
+    before.check()
+    after.check()
+    edited_lm, base_lm = after.load_model(), before.load_model()
+    from factlab.editing.compare import compare
+
     with session.progress() as report:
-        found = compare(before, after, subjects, report)
+        found = compare(base_lm, edited_lm, subjects, report)
 
     session.say(f"{len(found.weights)} of {found.n_weights} weights differ.")
     if found.weights:

@@ -1,5 +1,6 @@
 """`factlab edit`: make the model say something else."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,12 +10,13 @@ import typer
 from factlab.cli.method_options import (
     EditorOption,
     LayerOption,
+    SetOption,
     SettingsOption,
     chosen_method,
     method_config,
 )
-from factlab.cli.registration import EDIT, command
-from factlab.cli.session import Session
+from factlab.cli.registration import EDIT, FACT, MANY, METHOD, command
+from factlab.cli.session import Session, check_readable, check_text
 from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError, StorageError
 
@@ -52,58 +54,70 @@ def edit(
     template: Annotated[
         str | None, typer.Argument(help="A sentence with {} where the subject goes.")
     ] = None,
-    subject: Annotated[str | None, typer.Option(help="What the fact is about.")] = None,
-    target: Annotated[str | None, typer.Option(help="What the model should say.")] = None,
-    true: Annotated[str | None, typer.Option(help="What is true, to compare with.")] = None,
+    subject: Annotated[
+        str | None, typer.Option(help="What the fact is about.", rich_help_panel=FACT)
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="What the model should say.", rich_help_panel=FACT)
+    ] = None,
+    true: Annotated[
+        str | None, typer.Option(help="What is true, to compare with.", rich_help_panel=FACT)
+    ] = None,
     facts: Annotated[
         Path | None,
         typer.Option(help="Many facts instead: .toml, .jsonl, .json, .csv or .tsv with template, "
-                     "subject, target_new, target_true."),
+                     "subject, target_new, target_true.", rich_help_panel=MANY),
     ] = None,
-    each: Annotated[bool, typer.Option("--each", help="One edit per fact, each alone.")] = False,
+    each: Annotated[
+        bool, typer.Option(help="One edit per fact, each alone.", rich_help_panel=MANY)
+    ] = False,
     together: Annotated[
-        bool, typer.Option("--together", help="One edit with all facts (the default).")
+        bool, typer.Option(help="One edit with all facts (the default).", rich_help_panel=MANY)
     ] = False,
     sequence: Annotated[
-        bool, typer.Option("--sequence", help="One edit on top of the other.")
+        bool, typer.Option(help="One edit on top of the other.", rich_help_panel=MANY)
     ] = False,
     method: Annotated[
-        str | None, typer.Option(help="See 'factlab methods'. rome, or memit for many facts.")
+        str | None,
+        typer.Option(help="See 'factlab methods'.", show_default="rome; memit for many facts",
+                     rich_help_panel=METHOD),
     ] = None,
     editor: EditorOption = None,
     layer: LayerOption = None,
     settings: SettingsOption = None,
+    assignments: SetOption = None,
     erase: Annotated[
-        bool, typer.Option("--erase", help="Make the true answer improbable; needs no --target.")
+        bool,
+        typer.Option(help="Make the true answer improbable; needs no --target.",
+                     rich_help_panel=METHOD),
     ] = False,
-    max_batch_tokens: Annotated[
-        int | None, typer.Option(help="Tokens to run at once: less memory, same result.")
-    ] = None,
     stats: Annotated[
-        Path | None, typer.Option(help="Statistics saved by 'factlab stats --out'.")
+        Path | None,
+        typer.Option(help="Statistics saved by 'factlab stats --out'.",
+                     show_default="collected, once for each model", rich_help_panel=METHOD),
+    ] = None,
+    max_batch_tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens to run at once: less memory, same result.",
+                     show_default="chosen for speed"),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Save the edit in this folder; with --each one inside each.")
     ] = None,
 ) -> None:  # fmt: skip
     """Edit facts, show the effect, and save the edit. The model's files stay as they are."""
-    from factlab.editing.background import Background
-    from factlab.editing.edit import check_destination
-    from factlab.stats.moments import SecondMoment
-    from factlab.storage import check_writable
-
     single = (template, subject, target, true)
     wanted = _facts(single, facts, erase)
     mode = _mode(each, together, sequence, many=facts is not None)
     default = "memit" if facts is not None and mode != "each" else "rome"
     chosen, _ = chosen_method(method or default, editor)
-    config = method_config(chosen, layer, settings, erase, max_batch_tokens)
-    if out is not None:
-        if mode == "each" and facts is not None:
-            _check_each(out)
-        else:
-            check_destination(out)
-        check_writable(out, is_folder=True)
+    config = method_config(chosen, layer, settings, erase, max_batch_tokens, assignments)
+    _check_out(out, is_for_many=mode == "each" and facts is not None)
+    if stats is not None:
+        check_readable(stats)
+    from factlab.editing.background import Background
+    from factlab.stats.moments import SecondMoment
+
     background = Background.of([SecondMoment.load(stats)] if stats is not None else [])
     lm = session.load_model()
     if facts is None:
@@ -134,6 +148,8 @@ def _facts(
         raise InvalidRequestError(
             f"Missing: {', '.join(missing)}. Describe one fact, or give a file with --facts."
         )
+    if target is not None:
+        check_text("target", target)
     return [Fact(template, subject, target, true)]
 
 
@@ -147,9 +163,18 @@ def _mode(each: bool, together: bool, sequence: bool, many: bool) -> "Mode":
     return "each" if each or not many else "together"
 
 
-def _check_each(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+def _check_out(folder: Path | None, is_for_many: bool) -> None:
+    """Refuse a place where the edit, or a folder with many, cannot be saved."""
+    from factlab.editing.document import check_destination
+    from factlab.storage import check_writable
+
+    if folder is None:
+        return
+    if not is_for_many:
+        check_destination(folder)
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StorageError(f"'{folder}' is not an empty folder. Choose another name.")
+    check_writable(folder, is_folder=True)
 
 
 # -- doing it ---------------------------------------------------------------------------------
@@ -192,10 +217,7 @@ def _edit_one(
     session.say(f"{fact.prompt} …")
     session.say(table(["before", "after"], rows))
     session.say(_sizes(lm, made))
-    if out is not None:
-        model = f" --model {session.model}" if session.model else ""
-        edits = "".join(f" --edit {folder}" for folder in [*session.edits, out])
-        session.say(f"Saved in {out}. Use it: factlab ask '{fact.prompt}'{edits}{model}")
+    _say_where(session, out, fact.prompt)
     session.emit(document)
 
 
@@ -269,8 +291,23 @@ def _show_run(session: Session, run: "EditRun", out: Path | None) -> None:
     if run.mode == "sequence":
         right_after = sum(a.says_new for a in run.right_after)
         session.say(f"Right after its own edit: {right_after} of {total}.")
-    if out is not None:
-        session.say(f"Saved in {out}.")
+    _say_where(session, out if run.mode != "each" else None, run.facts[0].prompt, out)
+
+
+def _say_where(session: Session, edit: Path | None, prompt: str, out: Path | None = None) -> None:
+    """Where the edit is kept and how it is used, or that it is gone and how to keep it."""
+    if edit is not None:
+        model = ["--model", session.model] if session.model else []
+        edits = [part for folder in [*session.edits, edit] for part in ("--edit", str(folder))]
+        session.say(f"Saved in {edit}. Use it:")
+        session.say_command(shlex.join(["factlab", "ask", prompt, *edits, *model]))
+    elif out is not None:
+        session.say(f"Saved in {out}, one folder for each fact.")
+    else:
+        session.say(
+            "Nothing was kept: the model's files are as they were, and the edit is gone. "
+            "Give --out FOLDER to save it."
+        )
 
 
 def _prob(value: float | None) -> str:

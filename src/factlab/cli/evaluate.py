@@ -18,12 +18,14 @@ from factlab.cli.data_options import (
 from factlab.cli.method_options import (
     EditorOption,
     LayerOption,
+    SetOption,
     SettingsOption,
     chosen_method,
     method_config,
 )
-from factlab.cli.registration import MEASURE, NO_MODEL, command
+from factlab.cli.registration import MEASURE, MEASURED, METHOD, NO_MODEL, RECORDS, command
 from factlab.cli.report import show_report
+from factlab.cli.run_options import ResumeOption, ShardOption
 from factlab.cli.session import Session, validated
 from factlab.errors import InvalidRequestError, nearest
 
@@ -63,12 +65,15 @@ def evaluate(
     session: Session,
     out: Annotated[Path, typer.Option(help="Folder for one row per record.")],
     data: DataOption = "builtin",
-    method: Annotated[str, typer.Option(help="See 'factlab methods'.")] = "rome",
+    method: Annotated[
+        str, typer.Option(help="See 'factlab methods'.", rich_help_panel=METHOD)
+    ] = "rome",
     mode: Annotated[
         str,
         typer.Option(
+            rich_help_panel=METHOD,
             help="each: every fact in a model of its own. together: all in one edit. sequence: one "
-            "edit after the other in one model."
+            "edit after the other in one model.",
         ),
     ] = "each",
     limit: LimitOption = None,
@@ -80,35 +85,64 @@ def evaluate(
         bool,
         typer.Option(
             "--held-out",
+            rich_help_panel=RECORDS,
             help="With --editor: leave out records about subjects that it was trained on, before "
             "--offset and --limit are counted off.",
         ),
     ] = False,
     layer: LayerOption = None,
     settings: SettingsOption = None,
+    assignments: SetOption = None,
     no_generation: Annotated[
-        bool, typer.Option("--no-generation", help="Write no texts: likelihoods only.")
+        bool,
+        typer.Option(
+            "--no-generation",
+            help="Write no texts: likelihoods only.",
+            rich_help_panel=MEASURED,
+        ),
     ] = False,
     generate: Annotated[
         int | None,
-        typer.Option(min=0, help="Write texts for so many records only, the first ones."),
+        typer.Option(
+            min=0,
+            help="Write texts for so many records only, the first ones.",
+            show_default="all",
+            rich_help_panel=MEASURED,
+        ),
     ] = None,
     text_seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Of the texts that are written.")
+        int,
+        typer.Option(
+            min=0,
+            max=2**32 - 1,
+            help="Seed of the texts that are written.",
+            rich_help_panel=MEASURED,
+        ),
     ] = 0,
     references: Annotated[
         str | None,
         typer.Option(
             help="Texts to compare written ones with: builtin, attribute-snippets (900 MB), or a "
-            "file; by default those that come with the data."
+            "file.",
+            show_default="those that come with the data",
+            rich_help_panel=MEASURED,
         ),
     ] = None,
     essence: Annotated[
-        bool, typer.Option("--essence", help="How probable texts about the subject stay.")
+        bool,
+        typer.Option(
+            "--essence",
+            help="How probable texts about the subject stay.",
+            rich_help_panel=MEASURED,
+        ),
     ] = False,
     drift: Annotated[
         int,
-        typer.Option(min=0, help="Compare with the unedited model on so many tokens of text."),
+        typer.Option(
+            min=0,
+            help="Compare with the unedited model on so many tokens of text.",
+            rich_help_panel=MEASURED,
+        ),
     ] = 0,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Records at once; changes results by rounding only.")
@@ -116,10 +150,8 @@ def evaluate(
     memory: Annotated[
         float, typer.Option(help="GiB for keys and values at once; activations come on top.")
     ] = 1.0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with what is there.")] = False,
-    shard: Annotated[
-        str | None, typer.Option(help="Do part 2 of 5 only: 2/5. Shards may share a folder.")
-    ] = None,
+    resume: ResumeOption = False,
+    shard: ShardOption = None,
 ) -> None:
     """Edit the facts of benchmark records and measure what came of it.
 
@@ -128,13 +160,16 @@ def evaluate(
     from factlab.data.load_records import load_records
     from factlab.data.shipped import Shipped
     from factlab.evaluation.configs import MeasureConfig
-    from factlab.evaluation.runner import evaluate as run
-    from factlab.journal import Shard
+    from factlab.journal import Shard, check_run_folder
 
     if no_generation and generate is not None:
         raise InvalidRequestError("Choose one of --no-generation and --generate.")
+    how, part = _mode(mode), Shard.parse(shard) if shard is not None else Shard()
+    check_run_folder(out, resume or part.total > 1)
+    if held_out and editor is None:
+        raise InvalidRequestError("--held-out needs --editor: other methods are not trained.")
     chosen, trained = chosen_method(method, editor)
-    config, how = method_config(chosen, layer, settings), _mode(mode)
+    config = method_config(chosen, layer, settings, assignments=assignments)
     measure = validated(
         MeasureConfig,
         n_generated=0 if no_generation else generate,
@@ -142,9 +177,6 @@ def evaluate(
         essence=essence,
         drift_tokens=drift,
     )
-    part = Shard.parse(shard) if shard is not None else Shard()
-    if held_out and trained is None:
-        raise InvalidRequestError("--held-out needs --editor: other methods are not trained.")
     with session.progress() as report:
         if trained is None or not held_out:
             records = load_records(data, offset, limit, relation, seed, report)
@@ -156,6 +188,8 @@ def evaluate(
         trained.check_unseen([record.fact for record in records])
     passages = tuple(Shipped.load().about.values()) if drift else ()
     lm = session.load_model()
+    from factlab.evaluation.runner import evaluate as run
+
     with session.progress() as report, finishing_on_interrupt(session) as should_stop:
         done = run(
             lm, records, chosen, out, config=config, mode=how, measure=measure,

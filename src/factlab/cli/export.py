@@ -40,9 +40,7 @@ def export(
 
     What --edit names goes in too, before it.
     """
-    from factlab.editing.checkpoint import check_new_folder
-    from factlab.editing.edit import Edit
-    from factlab.editing.stack import combine
+    from factlab.editing.folders import check_new_folder, check_saved_edit
     from factlab.storage import check_writable
 
     if to not in _KINDS:
@@ -53,6 +51,12 @@ def export(
         raise InvalidRequestError("--rank is for --to peft; a checkpoint holds the exact weights.")
     check_new_folder(out)
     check_writable(out, is_folder=True)
+    check_saved_edit(folder)
+    if rank is not None and rank < 1:
+        raise InvalidRequestError(f"--rank {rank} must be at least 1.")
+    from factlab.editing.edit import Edit
+    from factlab.editing.stack import combine
+
     edit = Edit.load(folder)
     if to == "checkpoint":
         lm = session.load_model()

@@ -52,7 +52,6 @@ def build(
     from factlab.data.relations import load_templates, load_triples
     from factlab.errors import InvalidRequestError
     from factlab.storage import check_writable
-    from factlab.tracing.knowns import build_known
 
     if limit is not None and limit < 1:
         raise InvalidRequestError(f"--limit {limit} must be at least 1.")
@@ -61,6 +60,8 @@ def build(
     if shuffle is not None:
         random.Random(shuffle).shuffle(triples)  # noqa: S311 - not a secret
     lm = session.load_model()
+    from factlab.tracing.knowns import build_known
+
     with session.progress() as report:
         known = build_known(lm, triples, patterns, limit=limit, progress=report)
     save_known(known, out)

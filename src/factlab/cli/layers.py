@@ -9,6 +9,7 @@ import typer
 from factlab.cli.registration import LOCATE, command
 from factlab.cli.session import Session
 from factlab.cli.tables import table
+from factlab.errors import InvalidRequestError
 
 _BAR_WIDTH = 32
 
@@ -36,10 +37,13 @@ def layers(
 ) -> None:
     """Recommend the layers to edit, from causal traces of MLPs at the last subject token."""
     from factlab.data.known import load_known
-    from factlab.tracing.layers import recommend_layer
 
+    if limit < 1:
+        raise InvalidRequestError(f"--limit {limit} must be at least 1.")
     chosen = [entry.fact for entry in load_known(facts)] if facts is not None else None
     lm = session.load_model()
+    from factlab.tracing.layers import recommend_layer
+
     with session.progress() as report:
         choice = recommend_layer(lm, chosen, limit=limit, progress=report)
     top = max(float(choice.effects.max()), 1e-6)

@@ -1,12 +1,14 @@
 """Options for the settings of an editing method."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from factlab.cli.session import validated
-from factlab.errors import InvalidRequestError
+from factlab.cli.registration import METHOD
+from factlab.cli.session import validated_settings
+from factlab.errors import InvalidRequestError, StorageError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -15,15 +17,38 @@ if TYPE_CHECKING:
     from factlab.editing.trained.editor import TrainedEditor
 
 SettingsOption = Annotated[
-    Path | None, typer.Option(help="TOML file with more settings of the method.")
+    Path | None,
+    typer.Option(
+        help="TOML file with more settings, named as 'factlab methods --json' does. The string "
+        '"none" stands for no value.',
+        rich_help_panel=METHOD,
+    ),
 ]
-LayerOption = Annotated[int | None, typer.Option(help="Layer to edit, from 0.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="<name=value>",
+        help="One more setting, such as value.steps=40 or contexts.bare_weight=none; wins over "
+        "--settings. May be given several times.",
+        rich_help_panel=METHOD,
+    ),
+]
+LayerOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Layer to edit, from 0.",
+        show_default="the model's preset, or by causal traces",
+        rich_help_panel=METHOD,
+    ),
+]
 EditorOption = Annotated[
     Path | None,
-    typer.Option(help="Folder of a trained editor, for --method mend or ke; see 'factlab train'."),
+    typer.Option(
+        help="Folder of a trained editor, for --method mend or ke; see 'factlab train'.",
+        rich_help_panel=METHOD,
+    ),
 ]
-
-_TRAINED = ("mend", "ke")
 
 
 def chosen_method(name: str, editor: Path | None) -> "tuple[Method, TrainedEditor | None]":
@@ -34,15 +59,23 @@ def chosen_method(name: str, editor: Path | None) -> "tuple[Method, TrainedEdito
         StorageError: the folder holds no editor.
     """
     from factlab.editing.methods import method_named
-    from factlab.editing.trained.store import load_editor
+    from factlab.editing.trained.configs import KINDS
 
     if editor is None:
-        if name in _TRAINED:
+        if name in KINDS:
             raise InvalidRequestError(
                 f"Method '{name}' must be trained: make an editor with 'factlab train {name}' and "
                 "give its folder with --editor."
             )
         return method_named(name), None
+    if name not in KINDS:
+        method_named(name)
+        raise InvalidRequestError(
+            f"--editor goes with --method {' or '.join(KINDS)}, not with '{name}'."
+        )
+    check_editor_folder(editor)
+    from factlab.editing.trained.store import load_editor
+
     trained = load_editor(editor)
     if name != trained.kind:
         raise InvalidRequestError(
@@ -58,26 +91,78 @@ def method_config(
     settings: Path | None,
     erase: bool = False,
     max_batch_tokens: int | None = None,
+    assignments: Sequence[str] | None = None,
 ) -> "BaseModel":
-    """A method's config, of a TOML file and of options that win over it.
+    """A method's config, of a TOML file, of assignments that win over it, and of options.
 
     Raises:
         StorageError: the file is missing, or not TOML.
         InvalidRequestError: a setting is unknown, or its value not allowed.
     """
-    from factlab.storage import read_toml
-
-    values: dict[str, Any] = {} if settings is None else read_toml(settings)
+    values, flags = read_settings(settings, assignments), dict[str, str]()
     fields = method.config.model_fields
     if layer is not None and not {"layer", "layers"} & {*fields}:
         raise InvalidRequestError(f"--layer does not go with method '{method.name}'.")
     if layer is not None:
-        values |= {"layer": layer} if "layer" in fields else {"layers": (layer,)}
+        name = "layer" if "layer" in fields else "layers"
+        values[name] = layer if name == "layer" else (layer,)
+        flags[name] = "--layer"
     if erase:
         values["erase"] = True
+        flags["erase"] = "--erase"
     if max_batch_tokens is not None:
         if "value" in fields and isinstance(values.get("value", {}), dict):
             values["value"] = values.get("value", {}) | {"max_batch_tokens": max_batch_tokens}
         elif "max_batch_tokens" in fields:
             values["max_batch_tokens"] = max_batch_tokens
-    return validated(method.config, **values)
+            flags["max_batch_tokens"] = "--max-batch-tokens"
+    return validated_settings(method.config, values, flags)
+
+
+def read_settings(file: Path | None, assignments: Sequence[str] | None) -> dict[str, Any]:
+    """The settings of a TOML file, and of assignments such as `value.steps=40`, which win.
+
+    Raises:
+        StorageError: the file is missing, or not TOML.
+        InvalidRequestError: an assignment is not understood.
+    """
+    from factlab.storage import read_toml
+
+    values: dict[str, Any] = {} if file is None else read_toml(file)
+    for text in assignments or ():
+        path, equals, value = text.partition("=")
+        names = [name.strip() for name in path.split(".")]
+        if not equals or not all(names):
+            raise InvalidRequestError(
+                f"--set '{text}' is not understood. Write name=value, such as value.steps=40."
+            )
+        table = values
+        for name in names[:-1]:
+            table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise InvalidRequestError(f"--set '{text}': '{name}' is a value, not a table.")
+        table[names[-1]] = _toml_value(value.strip())
+    return values
+
+
+def _toml_value(text: str) -> Any:
+    """A value as TOML writes it, or a word without quotes."""
+    import tomllib
+
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def check_editor_folder(folder: Path) -> None:
+    """Refuse a folder that holds no trained editor, without reading it.
+
+    Raises:
+        StorageError: there is none.
+    """
+    if not (folder / "editor.json").is_file():
+        raise StorageError(
+            f"'{folder}' is not a trained editor: it has no editor.json. Pass the folder that "
+            "'factlab train --out' wrote."
+        )

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from factlab.cli.method_options import SetOption, SettingsOption, read_settings
 from factlab.cli.registration import LOCATE, command
-from factlab.cli.session import Session, validated
+from factlab.cli.session import Session, check_text, validated, validated_settings
 from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError
 
@@ -52,6 +53,8 @@ def neurons(
     whole: Annotated[
         bool, typer.Option("--whole", help="Attribute the whole target, not its first token.")
     ] = False,
+    settings: SettingsOption = None,
+    assignments: SetOption = None,
     max_batch_tokens: Annotated[
         int | None, typer.Option(help="Tokens to run at once: less memory, same result.")
     ] = None,
@@ -63,21 +66,24 @@ def neurons(
     """Find the knowledge neurons of a fact, and what the model says without them."""
     from dataclasses import asdict
 
-    from factlab.editing.configs import NeuronConfig
-    from factlab.editing.neuron_choice import check_choice, prob_with_scaled, shared_neurons
-    from factlab.editing.neurons import attribute_neurons_each
+    from factlab.editing.configs import KnConfig, NeuronConfig
+    from factlab.pictures import check_picture_path
     from factlab.storage import check_writable
-    from factlab.tracing.plot import check_picture_path
 
     texts = _filled([prompt, *(paraphrase or [])], subject)
     if top < 1:
         raise InvalidRequestError(f"--top {top} is no neuron. List 1 or more.")
-    check_choice(threshold, share)
-    config = validated(
+    if target is not None:
+        check_text("target", target)
+    validated(KnConfig, threshold=threshold, share=share)  # what tells a knowledge neuron
+    given = validated(
         NeuronConfig,
         steps=steps,
         answer="product" if whole else None,
         max_batch_tokens=max_batch_tokens,
+    )
+    config = validated_settings(
+        NeuronConfig, read_settings(settings, assignments) | given.model_dump(exclude_unset=True)
     )
     if out is not None:
         check_picture_path(out)
@@ -85,6 +91,9 @@ def neurons(
         if path is not None:
             check_writable(path)
     lm = session.load_model()
+    from factlab.editing.neuron_choice import prob_with_scaled, shared_neurons
+    from factlab.editing.neurons import attribute_neurons_each
+
     with session.progress() as report:
         found = attribute_neurons_each(lm, texts[:1], [target], config, report)
         if target is None and not found[0].target:
@@ -140,6 +149,8 @@ def _filled(prompts: list[str], subject: str | None) -> list[str]:
     """Prompts with the subject in its place."""
     from factlab.facts import SLOT, fill
 
+    for text in prompts:
+        check_text("prompt", text)
     if subject is None:
         if any(SLOT in text for text in prompts):
             raise InvalidRequestError(f"A prompt holds '{SLOT}'. Say with --subject what is there.")

@@ -4,6 +4,7 @@ import copy
 import functools
 import inspect
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
@@ -21,8 +22,8 @@ START, LOCATE, EDIT, MEASURE, MODELS = (
     "Start here", "Locate", "Edit", "Measure", "Models and data",
 )  # fmt: skip
 # Groups of options.
-FACT, RECORDS, METHOD, MEASURED, RUNNING = (
-    "The fact", "Records", "Method", "What is measured", "Running",
+FACT, MANY, RECORDS, METHOD, MEASURED, RUNNING = (
+    "The fact", "Many facts", "Records", "Method", "What is measured", "Running",
 )  # fmt: skip
 MODEL, OUTPUT = "Model", "Output"
 
@@ -86,7 +87,7 @@ class _Command(TyperCommand):
 
     def get_params(self, ctx: Any) -> list[Any]:
         """All options and arguments."""
-        return _without_bool(super().get_params(ctx))
+        return _plain_types(super().get_params(ctx))
 
 
 class Commands(TyperGroup):
@@ -94,15 +95,30 @@ class Commands(TyperGroup):
 
     def get_params(self, ctx: Any) -> list[Any]:
         """The options before the command's name."""
-        return _without_bool(super().get_params(ctx))
+        return _plain_types(super().get_params(ctx))
 
 
-def _without_bool(parameters: list[Any]) -> list[Any]:
-    """Take away the `<bool>` behind flags, as if `--json true` were meant."""
+def _plain_types(parameters: list[Any]) -> list[Any]:
+    """Take away `<bool>` and `<list[Path]>`, as if `--json true` or `--case [1,2]` were meant."""
     for parameter in parameters:
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
+        elif getattr(parameter, "multiple", False) or parameter.nargs == -1:
+            _show_one(parameter)
     return parameters
+
+
+def _show_one(parameter: Any) -> None:
+    show = getattr(parameter, "display_type_rich", None)
+    if show is None:  # older releases of typer show one already
+        return
+
+    def one(ctx: Any) -> str | None:
+        shown = show(ctx)
+        listed = re.fullmatch(r"<list\[(.*)\]>", shown or "")
+        return f"<{listed[1].lower()}>" if listed else shown
+
+    parameter.display_type_rich = one
 
 
 def command(

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
 from factlab.config import config_problem, with_none
-from factlab.errors import FactlabError, InvalidRequestError
+from factlab.errors import FactlabError, InvalidRequestError, StorageError
 from factlab.progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -43,9 +43,12 @@ class Session:
             ModelLoadError: the file or folder of the model is not there.
             StorageError: an edit is not there.
         """
+        from factlab.editing.folders import check_saved_edit
         from factlab.models.request import check_request
 
         check_request(self.model, self.device or "cpu", self.dtype)
+        for folder in self.edits:
+            check_saved_edit(folder)
 
     def load_model(self) -> "LanguageModel":
         """Load the model and apply the edits that were asked for."""
@@ -92,6 +95,26 @@ class Session:
         """
         with ProgressBar(self.err) as bar:
             yield bar
+
+
+def check_readable(file: Path) -> None:
+    """Refuse a file that is not there, without reading it.
+
+    Raises:
+        StorageError: there is none.
+    """
+    if not file.is_file():
+        raise StorageError(f"There is no file '{file}'. Check the name.")
+
+
+def check_text(what: str, text: str) -> None:
+    """Refuse a text without a word in it.
+
+    Raises:
+        InvalidRequestError: it is empty.
+    """
+    if not text.strip():
+        raise InvalidRequestError(f"The {what} is empty.")
 
 
 def validated(kind: type[Config], **values: Any) -> Config:

@@ -8,7 +8,7 @@ import typer
 from factlab.cli.registration import MODELS, command
 from factlab.cli.session import Session, validated
 from factlab.cli.tables import table
-from factlab.errors import InvalidRequestError
+from factlab.errors import InvalidRequestError, StorageError
 
 
 def register(app: typer.Typer) -> None:
@@ -41,12 +41,7 @@ def stats(
     out: Annotated[Path | None, typer.Option(help="Also save to this file (one layer).")] = None,
 ) -> None:
     """Collect the second moment of MLP keys, from text or from what the model writes itself."""
-    import torch
-
-    from factlab.editing.presets import preset_of
     from factlab.stats.configs import StatsConfig
-    from factlab.stats.corpus import corpus_from_dataset, corpus_from_files
-    from factlab.stats.store import second_moments
     from factlab.storage import check_writable
 
     config = validated(StatsConfig, tokens_per_dim=tokens_per_dim, seed=seed)
@@ -54,13 +49,24 @@ def stats(
         raise InvalidRequestError("Give --text or --dataset, not both.")
     if out is not None:
         check_writable(out)
+    if out is not None and len(layer or [None]) != 1:
+        raise InvalidRequestError("--out takes one layer; run once for each.")
+    negative = [number for number in layer or [] if number < 0]
+    if negative:
+        raise InvalidRequestError(f"--layer {negative[0]} is no layer: they count from 0.")
+    if text is not None and not text.exists():
+        raise StorageError(f"There is no file or folder '{text}'. Check --text.")
     lm = session.load_model()
+    import torch
+
+    from factlab.editing.presets import preset_of
+    from factlab.stats.corpus import corpus_from_dataset, corpus_from_files
+    from factlab.stats.store import second_moments
+
     preset = preset_of(lm)
     layers = layer or ([preset.rome_layer] if preset else [])
     if not layers:
         raise InvalidRequestError(f"No preset for {lm.name}. Name the layer with --layer.")
-    if out is not None and len(layers) != 1:
-        raise InvalidRequestError("--out takes one layer; run once for each.")
     for number in layers:
         lm.layer(number)
     corpus, n_tokens = None, config.n_tokens(lm)

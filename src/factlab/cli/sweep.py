@@ -13,8 +13,9 @@ from factlab.cli.data_options import (
     SeedOption,
 )
 from factlab.cli.evaluate import finishing_on_interrupt
-from factlab.cli.method_options import SettingsOption, method_config
-from factlab.cli.registration import MEASURE, command
+from factlab.cli.method_options import SetOption, SettingsOption, method_config
+from factlab.cli.registration import MEASURE, RECORDS, command
+from factlab.cli.run_options import ResumeOption
 from factlab.cli.session import Session
 from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError, nearest
@@ -46,11 +47,15 @@ def register(app: typer.Typer) -> None:
 
 def sweep(
     session: Session,
-    out: Annotated[Path, typer.Option(help="Folder; what is in it already is gone on with.")],
+    out: Annotated[Path, typer.Option(help="Folder for the evaluations and figures.")],
     data: DataOption = "builtin",
-    records: Annotated[int, typer.Option(min=1, help="How many to edit at each place.")] = 20,
+    records: Annotated[
+        int,
+        typer.Option(min=1, help="How many to edit at each place.", rich_help_panel=RECORDS),
+    ] = 20,
     layers: Annotated[
-        str | None, typer.Option(help="Such as 0,3,6 or 0-29 or 0-29:3; every third by default.")
+        str | None,
+        typer.Option(help="Such as 0,3,6 or 0-29 or 0-29:3.", show_default="every third"),
     ] = None,
     tokens: Annotated[
         str, typer.Option(help="Any of first,last,first_after_last,end.")
@@ -59,40 +64,50 @@ def sweep(
     relation: RelationOption = None,
     seed: SeedOption = None,
     settings: SettingsOption = None,
+    assignments: SetOption = None,
     trace: Annotated[
         Path | None,
-        typer.Option(help="Folder of 'factlab trace-average' to put beside; otherwise one is made "
-                     "of well-known facts."),
+        typer.Option(help="Folder of 'factlab trace-average' to put beside the scores.",
+                     show_default="traced first, of well-known facts"),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Records at once.")] = 16,
     memory: Annotated[float, typer.Option(help="GiB for keys and values at once.")] = 1.0,
+    resume: ResumeOption = False,
 ) -> None:  # fmt: skip
-    """Edit with ROME at every layer and token, and score it beside the averaged causal trace."""
+    """Edit with ROME at every layer and token, and score it beside the averaged causal trace.
+
+    Interrupt it with Ctrl-C, or kill it, and go on later with --resume.
+    """
     from factlab.data.load_records import load_records
     from factlab.editing.configs import RomeConfig
     from factlab.editing.methods import method_named
-    from factlab.evaluation.sweep import sweep as run
-    from factlab.tracing.average import AverageTrace
+    from factlab.journal import Journal, check_new
 
-    chosen = _tokens(tokens)
-    config = method_config(method_named("rome"), None, settings)
-    given = AverageTrace.load(trace) if trace is not None else None
+    chosen, places = _tokens(tokens), _layers(layers)
+    config = method_config(method_named("rome"), None, settings, assignments=assignments)
+    if not (resume and any(out.glob("*/run.json"))):
+        check_new(out)
+    if trace is not None:
+        Journal.load(trace)
     with session.progress() as report:
         wanted = load_records(data, offset, records, relation, seed, report)
     lm = session.load_model()
-    places = _layers(layers, lm.n_layers)
+    from factlab.evaluation.sweep import sweep as run
+    from factlab.tracing.average import AverageTrace
+
+    given = AverageTrace.load(trace) if trace is not None else None
     if given is None:
         with session.progress() as report:
             given = _traced(session, lm, out / "trace", report)
     with session.progress() as report, finishing_on_interrupt(session) as should_stop:
         found = run(
-            lm, wanted, out, places, chosen,
+            lm, wanted, out, places or range(0, lm.n_layers, 3), chosen,
             config=RomeConfig.model_validate(config.model_dump()), trace=given,
             data_name=Path(data).name, batch_size=batch_size, memory_gib=memory,
             should_stop=should_stop, progress=report,
         )  # fmt: skip
     if should_stop():
-        session.say("Stopped. Give the same command again to go on.")
+        session.say("Stopped. Go on with --resume.")
         raise typer.Exit(130)
     files = found.save(out)
     _show(session, found)
@@ -119,7 +134,7 @@ def _traced(
 
 
 def _tokens(text: str) -> "list[LookupToken]":
-    from factlab.evaluation.sweep import LOOKUP_TOKENS
+    from factlab.editing.configs import LOOKUP_TOKENS
 
     known: dict[str, LookupToken] = {token: token for token in LOOKUP_TOKENS}
     names = [name.strip() for name in text.split(",")]
@@ -131,10 +146,10 @@ def _tokens(text: str) -> "list[LookupToken]":
     return [known[name] for name in names]
 
 
-def _layers(text: str | None, n_layers: int) -> "Sequence[int]":
-    """Layers of a text such as 0,3,6-12:2; every third if there is none."""
+def _layers(text: str | None) -> "Sequence[int]":
+    """Layers of a text such as 0,3,6-12:2; none if there is none."""
     if text is None:
-        return range(0, n_layers, 3)
+        return []
     found: list[int] = []
     for part in text.split(","):
         span, _, step = part.partition(":")

@@ -72,11 +72,9 @@ def trace(
     save: Annotated[Path | None, typer.Option(help="Keep the numbers here (.safetensors).")] = None,
 ) -> None:
     """Trace a fact: where in the model is the answer held?"""
-    from factlab.cli.heatmap import heatmap
     from factlab.facts import Fact
+    from factlab.pictures import check_picture_path
     from factlab.storage import check_writable
-    from factlab.tracing.plot import check_picture_path
-    from factlab.tracing.trace import causal_trace
 
     fact = Fact.from_prompt(prompt, subject, occurrence=occurrence)
     config = trace_config(
@@ -90,6 +88,9 @@ def trace(
         if path is not None:
             check_writable(path)
     lm = session.load_model()
+    from factlab.cli.heatmap import heatmap
+    from factlab.tracing.trace import causal_trace
+
     with session.progress() as report:
         result = causal_trace(lm, fact, answer=target, config=config, progress=report)
     session.say(_sentence(result, subject, asked=target is not None))

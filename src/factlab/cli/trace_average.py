@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from factlab.cli.registration import LOCATE, NO_MODEL, command
+from factlab.cli.run_options import ResumeOption, ShardOption
 from factlab.cli.session import Session
 from factlab.cli.tables import table
 from factlab.cli.trace_options import (
@@ -23,6 +24,7 @@ from factlab.cli.trace_options import (
     WindowOption,
     trace_config,
 )
+from factlab.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from factlab.tracing.average import AverageTrace
@@ -58,10 +60,8 @@ def trace_average(
     limit: Annotated[
         int | None, typer.Option(help="Trace this many of the facts that the model knows.")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with what is in the folder.")] = False,
-    shard: Annotated[
-        str | None, typer.Option(help="Do part 2 of 5 only: 2/5. Shards may share a folder.")
-    ] = None,
+    resume: ResumeOption = False,
+    shard: ShardOption = None,
     answer_rule: AnswerRuleOption = None,
     kind: KindOption = None,
     severed: SeveredOption = None,
@@ -80,8 +80,7 @@ def trace_average(
     With --severed only the last subject token is traced unless --tokens says else.
     """
     from factlab.data.known import load_known
-    from factlab.journal import Shard
-    from factlab.tracing.average_run import average_trace
+    from factlab.journal import Shard, check_run_folder
 
     config = trace_config(
         samples=samples, window=window, window_convention=window_convention, noise=noise,
@@ -90,8 +89,13 @@ def trace_average(
         layers=layers, seed=seed, max_batch_tokens=max_batch_tokens,
     )  # fmt: skip
     part = Shard.parse(shard) if shard is not None else Shard()
+    if limit is not None and limit < 1:
+        raise InvalidRequestError(f"--limit {limit} must be at least 1.")
+    check_run_folder(out, resume or part.total > 1)
     known = [entry.fact for entry in load_known(facts)]
     lm = session.load_model()
+    from factlab.tracing.average_run import average_trace
+
     with session.progress() as report:
         average = average_trace(
             lm, known, config, out, limit=limit, shard=part, resume=resume, progress=report
@@ -106,9 +110,10 @@ def trace_merge(
 ) -> None:
     """Put shards that ran in different folders or on different machines together."""
     from factlab.journal import merge
-    from factlab.tracing.average import AverageTrace
 
     merge(folders, out)
+    from factlab.tracing.average import AverageTrace
+
     _finish(session, AverageTrace.load(out), out)
 
 

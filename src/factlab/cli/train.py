@@ -7,10 +7,12 @@ import typer
 
 from factlab.cli.data_options import LimitOption, OffsetOption, RelationOption
 from factlab.cli.evaluate import finishing_on_interrupt
+from factlab.cli.method_options import SetOption, read_settings
 from factlab.cli.registration import EDIT, command
-from factlab.cli.session import Session, validated
+from factlab.cli.run_options import ResumeOption
+from factlab.cli.session import Session, validated, validated_settings
 from factlab.cli.tables import table
-from factlab.errors import InvalidRequestError, nearest
+from factlab.errors import InvalidRequestError, StorageError, nearest
 
 if TYPE_CHECKING:
     from factlab.editing.trained.configs import NetworkConfig
@@ -88,9 +90,10 @@ def train(
     ] = False,
     settings: Annotated[
         Path | None,
-        typer.Option(help="TOML file with more settings: of the training, and in \\[network]."),
+        typer.Option(help="TOML file with more settings: of the training, and in [network]."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with what is there.")] = False,
+    assignments: SetOption = None,
+    resume: ResumeOption = False,
 ) -> None:
     """Train an editor that maps a fact's gradient to an edit.
 
@@ -99,38 +102,33 @@ def train(
     from factlab.data.load_records import load_records
     from factlab.data.split import check_shares
     from factlab.editing.trained.configs import KINDS, TrainConfig
-    from factlab.editing.trained.curve import plot_curve
-    from factlab.editing.trained.examples import examples_of_records, examples_of_text
-    from factlab.editing.trained.gradients import last_matrices
-    from factlab.editing.trained.training import train_editor as run
-    from factlab.journal import check_new
+    from factlab.journal import check_run_folder
 
     if kind not in KINDS:
         raise InvalidRequestError(f"No trained editor is called '{kind}'.{nearest(kind, KINDS)} "
                                   f"Choose {' or '.join(KINDS)}.")  # fmt: skip
-    values = _settings(settings)
+    values = read_settings(settings, assignments)
     network = _network(kind, values.pop("network", {}), seed)
-    config = validated(
-        TrainConfig,
-        **values
-        | {
-            name: value
-            for name, value in (
-                ("max_steps", steps), ("learning_rate", learning_rate),
-                ("validate_every", validate_every), ("mixed_precision", mixed_precision or None),
-            )
-            if value is not None
-        }
-        | {"seed": values.get("seed", seed)},
+    given = validated(
+        TrainConfig, max_steps=steps, learning_rate=learning_rate, validate_every=validate_every,
+        mixed_precision=mixed_precision or None,
     )  # fmt: skip
+    config = validated_settings(
+        TrainConfig, {"seed": seed} | values | given.model_dump(exclude_unset=True)
+    )
     check_shares(validation_share, test_share)
     if validation_share == 0:
         raise InvalidRequestError("--validation-share 0 leaves nothing to tell when to stop.")
-    if not resume:
-        check_new(out)
+    if data != _TEXT and text is not None:
+        raise InvalidRequestError("--text goes with --data text.")
+    if data == _TEXT and keep_out:
+        raise InvalidRequestError("--keep-out goes with records; text has no subjects.")
+    if data == _TEXT and passages < 1:
+        raise InvalidRequestError(f"--passages cannot be {passages}: at least 1.")
+    if text is not None and not text.exists():
+        raise StorageError(f"There is no file or folder '{text}'. Check --text.")
+    check_run_folder(out, resume)
     if data != _TEXT:
-        if text is not None:
-            raise InvalidRequestError("--text goes with --data text.")
         with session.progress() as report:
             records = load_records(data, offset, limit, relation, None, report)
             kept_out = [
@@ -139,16 +137,23 @@ def train(
                 for record in load_records(source, progress=report)
             ]
         lm = session.load_model()
+        from factlab.editing.trained.examples import examples_of_records
+        from factlab.editing.trained.gradients import last_matrices
+
         last_matrices(lm, network.n_blocks)  # refuses before there is work to lose
         learned = examples_of_records(lm, records, seed, validation_share, test_share, kept_out)
-    elif keep_out:
-        raise InvalidRequestError("--keep-out goes with records; text has no subjects.")
     else:
         lm = session.load_model()
+        from factlab.editing.trained.examples import examples_of_text
+        from factlab.editing.trained.gradients import last_matrices
+
         last_matrices(lm, network.n_blocks)
         corpus = _corpus(session, lm, text, passages, seed)
         with session.progress() as report:
             learned = examples_of_text(lm, corpus, seed, validation_share, report)
+    from factlab.editing.trained.curve import plot_curve
+    from factlab.editing.trained.training import train_editor as run
+
     _say_data(session, learned)
     with session.progress() as report, finishing_on_interrupt(session) as should_stop:
         trained = run(lm, learned, out, network, config, resume, should_stop, report)
@@ -159,19 +164,13 @@ def train(
         raise typer.Exit(130)
 
 
-def _settings(path: Path | None) -> dict[str, Any]:
-    from factlab.storage import read_toml
-
-    return {} if path is None else read_toml(path)
-
-
 def _network(kind: str, values: Any, seed: int) -> "NetworkConfig":
     from factlab.editing.trained.configs import KeConfig, MendConfig
 
     if not isinstance(values, dict):
         raise InvalidRequestError("'network' in the settings must be a table: write [network].")
     wanted = {"seed": seed} | values
-    return validated(MendConfig, **wanted) if kind == "mend" else validated(KeConfig, **wanted)
+    return validated_settings(MendConfig if kind == "mend" else KeConfig, wanted)
 
 
 def _corpus(
@@ -180,8 +179,6 @@ def _corpus(
     from factlab.editing.trained.examples import PASSAGE_TOKENS
     from factlab.stats.corpus import corpus_from_files, corpus_from_model
 
-    if passages < 1:
-        raise InvalidRequestError(f"--passages cannot be {passages}: at least 1.")
     n_tokens = passages * PASSAGE_TOKENS
     if text is not None:
         return corpus_from_files(lm, text, n_tokens, PASSAGE_TOKENS)

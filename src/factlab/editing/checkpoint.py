@@ -2,23 +2,9 @@
 
 from pathlib import Path
 
-from factlab.errors import StorageError
 from factlab.models.decoder import Decoder
 from factlab.models.quiet import quiet_transformers
 from factlab.storage import folder_written_atomically
-
-
-def check_new_folder(folder: Path) -> None:
-    """Refuse to write over anything.
-
-    Raises:
-        StorageError: the path is a file, or a folder that is not empty.
-    """
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise StorageError(
-            f"'{folder}' exists already; nothing was written. Choose another name, or an empty "
-            "folder."
-        )
 
 
 def write_checkpoint(lm: Decoder, folder: Path) -> None:

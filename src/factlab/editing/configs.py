@@ -12,6 +12,7 @@ from factlab.stats.configs import StatsConfig
 
 # Which token is looked up. The paper's methods use the subject's last; figure 5 tries all four.
 LookupToken = Literal["first", "last", "first_after_last", "end"]
+LOOKUP_TOKENS: tuple[LookupToken, ...] = ("first", "last", "first_after_last", "end")
 
 FineTuneMethod = Literal["ft", "ft+l", "attn"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from factlab.editing.adapter import ExportedAdapter, read_adapter, write_adapter
-from factlab.editing.checkpoint import check_new_folder, write_checkpoint
+from factlab.editing.checkpoint import write_checkpoint
 from factlab.editing.document import (
     BaseModelInfo,
     EditDocument,
@@ -18,6 +18,7 @@ from factlab.editing.document import (
     read_edit,
     write_edit,
 )
+from factlab.editing.folders import check_new_folder
 from factlab.editing.update import Update
 from factlab.errors import EditError, WrongModelError
 from factlab.facts import Fact

@@ -7,8 +7,9 @@ import torch
 from matplotlib.figure import Figure
 
 from factlab.editing.neurons import Neuron, NeuronAttribution
+from factlab.pictures import check_picture_path
 from factlab.storage import write_atomically
-from factlab.tracing.plot import check_picture_path, clear_spines
+from factlab.tracing.plot import clear_spines
 
 _CHOSEN, _OTHERS = "#1a7f4b", "0.72"
 _LABELLED = 6

@@ -16,7 +16,7 @@ from pathlib import Path
 from factlab.arguments import checked
 from factlab.data.records import Record
 from factlab.editing.background import Background
-from factlab.editing.configs import LookupToken, RomeConfig
+from factlab.editing.configs import LOOKUP_TOKENS, LookupToken, RomeConfig
 from factlab.errors import (
     EditError,
     InvalidRequestError,
@@ -34,8 +34,6 @@ from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.storage import write_atomically, write_json
 from factlab.tracing.average import GROUPS, AverageTrace
-
-LOOKUP_TOKENS: tuple[LookupToken, ...] = ("first", "last", "first_after_last", "end")
 
 # The group of an averaged trace that each token belongs to.
 GROUP_OF: Mapping[LookupToken, str] = {

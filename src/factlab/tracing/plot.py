@@ -7,12 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from factlab.errors import InvalidRequestError, nearest
+from factlab.pictures import check_picture_path
 from factlab.storage import write_atomically
 from factlab.tracing.configs import KIND_NAMES, WINDOWED, TraceConfig
 from factlab.tracing.result import CausalTrace
 
-FORMATS = ("png", "pdf", "svg")
 _COLOURS = {
     "block": "Purples",
     "mlp": "Greens",
@@ -20,20 +19,6 @@ _COLOURS = {
     "mlp_severed": "Purples",
     "attn_severed": "Purples",
 }
-
-
-def check_picture_path(path: Path) -> None:
-    """Refuse a file name that no picture format belongs to.
-
-    Raises:
-        InvalidRequestError: the suffix is not one of `FORMATS`.
-    """
-    suffix = path.suffix.removeprefix(".")
-    if suffix not in FORMATS:
-        raise InvalidRequestError(
-            f"Cannot draw to '{path}': the name must end in one of "
-            f"{', '.join('.' + f for f in FORMATS)}.{nearest(suffix, FORMATS)}"
-        )
 
 
 def plot_trace(trace: CausalTrace, path: Path) -> None:
