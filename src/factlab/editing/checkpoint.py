@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from factlab.editing.folders import check_new_folder
 from factlab.models.decoder import Decoder
 from factlab.models.quiet import quiet_transformers
 from factlab.storage import folder_written_atomically

@@ -1,4 +1,4 @@
-"""Folders that edits and models are saved in, looked at without PyTorch and without reading them."""
+"""Folders of edits and models: what may be written where, found out without PyTorch."""
 
 from pathlib import Path
 

@@ -4,7 +4,9 @@ Loading takes seconds to minutes, a wrong name or a missing GPU shows at once. N
 transformers, and torch only where a device other than the CPU is asked for.
 """
 
+import ctypes
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +106,8 @@ def check_device(device: "str | torch.device | None") -> str:
     Raises:
         InvalidRequestError: there is no such kind of device, or fewer of it.
     """
+    if device is not None:
+        _check_kind(str(device))
     if device in ("cpu", "auto"):
         return str(device)
     import torch  # noqa: PLC0415 - slow to import, and the CPU is known without it
@@ -113,10 +117,7 @@ def check_device(device: "str | torch.device | None") -> str:
     try:
         placed = torch.device(device)
     except RuntimeError as error:
-        raise InvalidRequestError(
-            f"Unknown device '{device}'.{nearest(str(device), _DEVICES)} "
-            f"Choose from {', '.join(_DEVICES)}."
-        ) from error
+        raise _unknown_device(str(device)) from error
     present = {
         "cpu": 1,
         "cuda": torch.cuda.device_count(),
@@ -127,6 +128,44 @@ def check_device(device: "str | torch.device | None") -> str:
             f"Device '{device}' is not available: PyTorch sees {present} of that kind here."
         )
     return str(placed)
+
+
+def _check_kind(device: str) -> None:
+    """Refuse a device that shows to be wrong without PyTorch: by its name, or for want of a driver.
+
+    A driver that is there says nothing: PyTorch may have been built without CUDA.
+    """
+    kind, colon, number = device.partition(":")
+    is_number = number.isascii() and number.isdigit()
+    if kind not in _DEVICES or (colon and (kind == "auto" or not is_number)):
+        raise _unknown_device(device)
+    reason = ""
+    if kind == "cpu" and is_number and int(number) > 0:
+        reason = "there is one CPU, cpu"
+    elif kind == "mps" and sys.platform != "darwin":
+        reason = "it is a Mac's"
+    elif kind == "cuda" and not _has_gpu_driver():
+        reason = "no driver of a GPU is installed here"
+    if reason:
+        raise InvalidRequestError(f"Device '{device}' is not available: {reason}.")
+
+
+def _has_gpu_driver() -> bool:
+    """Whether the library or device is there by which PyTorch reaches NVIDIA's or AMD's GPUs."""
+    for library in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            continue
+        return True
+    return Path("/dev/kfd").exists()
+
+
+def _unknown_device(device: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"Unknown device '{device}'.{nearest(device, _DEVICES)} "
+        f"Choose from {', '.join(_DEVICES)}; a number goes behind a colon, as in cuda:1."
+    )
 
 
 def _kind(name_or_path: str | Path | None) -> Kind:
