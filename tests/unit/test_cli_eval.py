@@ -173,13 +173,19 @@ def test_sweep(run, files, tmp_path):
     assert {"sweep.csv", "sweep.png"} <= {path.name for path in out.iterdir()}
     code, text, err = run(
         "sweep", *files, "--out", out, "--records", 2, "--layers", "2,0", "--tokens", "last",
-        "--seed", 1,
+        "--seed", 1, "--resume",
     )  # fmt: skip
     assert code == 2, "other records"
     assert "belongs to another run" in err
     code, text, err = run(
         "sweep", *files, "--out", out, "--records", 2, "--layers", "2,0", "--tokens", "last"
     )
+    assert code == 2, "not asked to go on"
+    assert "is not empty" in err
+    code, text, err = run(
+        "sweep", *files, "--out", out, "--records", 2, "--layers", "2,0", "--tokens", "last",
+        "--resume",
+    )  # fmt: skip
     assert code == 0, err
     assert "Layer 2, token last: " in text
     assert "Edit an earlier layer" in text
@@ -350,9 +356,9 @@ def test_an_interrupted_sweep(run, files, tmp_path, monkeypatch):
         pressing.setattr(Yardstick, "measure", interrupted)
         code, out, _ = run(*command, "--tokens", "last")
     assert code == 130
-    assert "Give the same command again" in out
+    assert "Go on with --resume" in out
     assert not (tmp_path / "s" / "sweep.json").exists()
-    assert run(*command, "--tokens", "last")[0] == 0
+    assert run(*command, "--tokens", "last", "--resume")[0] == 0
 
 
 def test_a_real_interrupt(files, tmp_path):

@@ -49,8 +49,8 @@ def test_documents(run):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--threshold", "1.5"], "Threshold 1.5 is not a share"),
-        (["--share", "0"], "Share 0.0 of the prompts"),
+        (["--threshold", "1.5"], "--threshold cannot be 1.5"),
+        (["--share", "0"], "--share cannot be 0"),
         (["--steps", "0"], "--steps cannot be 0"),
         (["--top", "0"], "List 1 or more"),
         (["--target", " "], "The target is empty"),

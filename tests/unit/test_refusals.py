@@ -18,7 +18,7 @@ REFUSED = {
     "a trained method": (["eval", "--out", "new", "--method", "mend"], "must be trained"),
     "a method of eval": (["eval", "--out", "new", "--method", "memmit"], "Did you mean 'memit'"),
     "no target": (["edit", "{} is in", "--subject", "a"], "Missing: --target"),
-    "an empty target": ([*EDIT[:-1], " "], "The target is empty"),
+    "an empty target": ([*EDIT[:-1], " "], "target_new is empty"),
     "a template without a slot": (["edit", "Rome is in", "--subject", "Rome", "--target", "b"], "{}"),
     "a subject": (["trace", PROMPT, "--subject", "Space Needles"], "does not occur"),
     "a subject of neurons": (["neurons", PROMPT, "--subject", "Paris"], "does not occur"),

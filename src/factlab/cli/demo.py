@@ -54,7 +54,7 @@ def demo(
     ),
 ) -> None:
     """Locate a fact, edit it, look at what changed, and save the edit."""
-    from factlab.editing.edit import check_destination
+    from factlab.editing.folders import check_destination
     from factlab.facts import Fact
     from factlab.storage import check_writable
 

@@ -16,7 +16,7 @@ from factlab.cli.method_options import (
     method_config,
 )
 from factlab.cli.registration import EDIT, FACT, MANY, METHOD, command
-from factlab.cli.session import Session, check_readable, check_text
+from factlab.cli.session import Session, check_readable
 from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError, StorageError
 
@@ -104,6 +104,7 @@ def edit(
     out: Annotated[
         Path | None, typer.Option(help="Save the edit in this folder; with --each one inside each.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an edit that is there.")] = False,
 ) -> None:  # fmt: skip
     """Edit facts, show the effect, and save the edit. The model's files stay as they are."""
     single = (template, subject, target, true)
@@ -112,7 +113,7 @@ def edit(
     default = "memit" if facts is not None and mode != "each" else "rome"
     chosen, _ = chosen_method(method or default, editor)
     config = method_config(chosen, layer, settings, erase, max_batch_tokens, assignments)
-    _check_out(out, is_for_many=mode == "each" and facts is not None)
+    _check_out(out, mode == "each" and facts is not None, overwrite)
     if stats is not None:
         check_readable(stats)
     from factlab.editing.background import Background
@@ -121,9 +122,9 @@ def edit(
     background = Background.of([SecondMoment.load(stats)] if stats is not None else [])
     lm = session.load_model()
     if facts is None:
-        _edit_one(session, lm, wanted[0], chosen, config, background, out)
+        _edit_one(session, lm, wanted[0], chosen, config, background, out, overwrite)
     else:
-        _edit_many(session, lm, wanted, mode, chosen, config, background, out)
+        _edit_many(session, lm, wanted, mode, chosen, config, background, out, overwrite)
 
 
 # -- reading the options ----------------------------------------------------------------------
@@ -148,8 +149,6 @@ def _facts(
         raise InvalidRequestError(
             f"Missing: {', '.join(missing)}. Describe one fact, or give a file with --facts."
         )
-    if target is not None:
-        check_text("target", target)
     return [Fact(template, subject, target, true)]
 
 
@@ -163,15 +162,15 @@ def _mode(each: bool, together: bool, sequence: bool, many: bool) -> "Mode":
     return "each" if each or not many else "together"
 
 
-def _check_out(folder: Path | None, is_for_many: bool) -> None:
+def _check_out(folder: Path | None, is_for_many: bool, overwrite: bool) -> None:
     """Refuse a place where the edit, or a folder with many, cannot be saved."""
-    from factlab.editing.document import check_destination
+    from factlab.editing.folders import check_destination
     from factlab.storage import check_writable
 
     if folder is None:
         return
     if not is_for_many:
-        check_destination(folder)
+        check_destination(folder, overwrite)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StorageError(f"'{folder}' is not an empty folder. Choose another name.")
     check_writable(folder, is_folder=True)
@@ -188,6 +187,7 @@ def _edit_one(
     config: "BaseModel",
     background: "Background",
     out: Path | None,
+    overwrite: bool,
 ) -> None:
     from factlab.editing.many import answers
 
@@ -198,7 +198,7 @@ def _edit_one(
     with made.applied(lm):
         answers_after = lm.top_tokens(fact.prompt, 3)
     if out is not None:
-        made.save(out)
+        made.save(out, overwrite)
 
     document: dict[str, Any] = {
         "prompt": fact.prompt,
@@ -244,6 +244,7 @@ def _edit_many(
     config: "BaseModel",
     background: "Background",
     out: Path | None,
+    overwrite: bool,
 ) -> None:
     from factlab.editing.many import edit_each, edit_sequence, edit_together
 
@@ -257,7 +258,7 @@ def _edit_many(
             made.save(folders[-1])
     elif out is not None:
         folders = [str(out)]
-        run.combined().save(out)
+        run.combined().save(out, overwrite)
     _show_run(session, run, out)
     session.emit(
         {

@@ -15,7 +15,8 @@ from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 from typer.models import ArgumentInfo, OptionInfo
 
-from factlab.cli.session import Session, print_prose
+from factlab.cli.prose import print_prose
+from factlab.cli.session import Session
 
 # Groups of commands.
 START, LOCATE, EDIT, MEASURE, MODELS = (

@@ -1,7 +1,6 @@
 """What all commands share while they run: the model, and how results are shown."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
+from factlab.cli.prose import print_prose
 from factlab.config import config_problem, with_none
 from factlab.errors import FactlabError, InvalidRequestError, StorageError
 from factlab.progress import ProgressBar
@@ -160,22 +160,6 @@ def validated_settings(
         return kind.model_validate(with_none(kind, values))
     except ValidationError as error:
         raise InvalidRequestError(config_problem(kind, error, flags)) from error
-
-
-def print_prose(console: Console, text: str) -> None:
-    """Print sentences: lines end between words; a path, a name or a number stays in one piece.
-
-    Where nobody reads along, as in a file or a pipe, a sentence stays on one line.
-    """
-    is_read = console.is_terminal or "COLUMNS" in os.environ
-    console.print(
-        text,
-        highlight=False,
-        markup=False,
-        overflow="ignore",
-        crop=False,
-        soft_wrap=not is_read,
-    )
 
 
 def complain(error: Exception) -> int:

@@ -85,7 +85,7 @@ def sweep(
 
     chosen, places = _tokens(tokens), _layers(layers)
     config = method_config(method_named("rome"), None, settings, assignments=assignments)
-    if not (resume and any(out.glob("*/run.json"))):
+    if not (resume and ((out / "trace").exists() or any(out.glob("layer-*")))):
         check_new(out)
     if trace is not None:
         Journal.load(trace)

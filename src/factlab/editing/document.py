@@ -17,13 +17,13 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from factlab.documents import check_version, described, validated
+from factlab.editing.folders import JSON, NEW_TENSORS, TENSORS, check_saved_edit
 from factlab.editing.update import DenseUpdate, LowRankUpdate, Update
 from factlab.errors import EditError, FactlabError, StorageError
 from factlab.facts import Fact
 from factlab.families import Layout
 from factlab.models.decoder import Decoder
 from factlab.storage import (
-    check_writable,
     folder_written_atomically,
     read_json,
     read_tensors,
@@ -34,7 +34,6 @@ from factlab.storage import (
 
 # 1 knew low-rank updates only; 2 says of each update which kind it is; 3 has their digests.
 _SCHEMA = 3
-_JSON, _TENSORS, _NEW_TENSORS = "edit.json", "edit.safetensors", "edit-new.safetensors"
 _ADVICE = "Make the edit again."
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -123,31 +122,6 @@ class _EditFile(EditDocument):
     updates: list[_UpdateEntry]
 
 
-def check_destination(folder: Path, overwrite: bool = False) -> None:
-    """Refuse to replace what is not an edit and nothing but an edit, and that only if asked for.
-
-    Args:
-        folder: where an edit is to be saved.
-        overwrite: an edit that is there may be replaced.
-
-    Raises:
-        StorageError: the path is a file, or a folder that holds something that may not be replaced.
-    """
-    check_writable(folder, is_folder=True)
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
-    unfinished = {name for name in names if name.startswith(".edit")}  # what a kill left behind
-    if not names - unfinished <= {_JSON, _TENSORS, _NEW_TENSORS}:
-        raise StorageError(
-            f"'{folder}' exists and holds something other than a saved edit; nothing was written. "
-            "Choose another name."
-        )
-    if _JSON in names and not overwrite:
-        raise StorageError(
-            f"'{folder}' holds a saved edit already; nothing was written. Choose another name, or "
-            "replace it with overwrite=True (--overwrite on the command line)."
-        )
-
-
 def edit_digest(document: EditDocument, updates: tuple[Update, ...]) -> str:
     """SHA-256 of all that is saved of an edit."""
     content = [document.model_dump(mode="json"), [update.digest for update in updates]]
@@ -180,20 +154,20 @@ def write_edit(folder: Path, document: EditDocument, updates: tuple[Update, ...]
             )
         )
     file = _EditFile(**dict(document), updates=entries).model_dump(mode="json")
-    if (folder / _JSON).exists():
+    if (folder / JSON).exists():
         _finish_replacing(folder)
-        write_tensors(folder / _NEW_TENSORS, tensors)
-        write_json(folder / _JSON, file)
+        write_tensors(folder / NEW_TENSORS, tensors)
+        write_json(folder / JSON, file)
         _finish_replacing(folder)
         return
     with folder_written_atomically(folder) as unfinished:
-        write_tensors(unfinished / _TENSORS, tensors)
-        write_json(unfinished / _JSON, file)
+        write_tensors(unfinished / TENSORS, tensors)
+        write_json(unfinished / JSON, file)
 
 
 def _finish_replacing(folder: Path) -> None:
     """Give the new numbers their final name, if `edit.json` means them; else take them away."""
-    new = folder / _NEW_TENSORS
+    new = folder / NEW_TENSORS
     if not new.exists():
         return
     is_meant = False
@@ -203,7 +177,7 @@ def _finish_replacing(folder: Path) -> None:
             _updates(file, new)
             is_meant = True
     if is_meant:
-        rename(new, folder / _TENSORS)
+        rename(new, folder / TENSORS)
     else:
         new.unlink()
 
@@ -214,20 +188,16 @@ def read_edit(folder: Path) -> tuple[EditDocument, tuple[Update, ...]]:
     Raises:
         StorageError: the folder is not an edit, is damaged, or is of a newer schema.
     """
-    if not (folder / _JSON).is_file():
-        raise StorageError(
-            f"'{folder}' is not a saved edit: it has no {_JSON}. "
-            "Pass the folder that 'factlab edit --out' wrote."
-        )
+    check_saved_edit(folder)
     file = _read_file(folder)
     try:
         file.checked_facts()
         try:
-            return file, _updates(file, folder / _TENSORS)
+            return file, _updates(file, folder / TENSORS)
         except (KeyError, FactlabError):
-            if not (folder / _NEW_TENSORS).exists():
+            if not (folder / NEW_TENSORS).exists():
                 raise
-        return file, _updates(file, folder / _NEW_TENSORS)  # a kill kept it from being renamed
+        return file, _updates(file, folder / NEW_TENSORS)  # a kill kept it from being renamed
     except (KeyError, FactlabError) as error:
         reason = f"tensor {error} is missing" if isinstance(error, KeyError) else described(error)
         raise StorageError(
@@ -236,7 +206,7 @@ def read_edit(folder: Path) -> tuple[EditDocument, tuple[Update, ...]]:
 
 
 def _read_file(folder: Path) -> _EditFile:
-    data, where = read_json(folder / _JSON), f"'{folder / _JSON}'"
+    data, where = read_json(folder / JSON), f"'{folder / JSON}'"
     check_version(data.get("schema_version"), _SCHEMA, where, _ADVICE)
     return validated(_EditFile, data, where, _ADVICE)
 
@@ -246,7 +216,7 @@ def _updates(file: _EditFile, path: Path) -> tuple[Update, ...]:
     updates = tuple(_update(entry, i, tensors) for i, entry in enumerate(file.updates))
     n_used = sum(2 if isinstance(update, LowRankUpdate) else 1 for update in updates)
     if n_used != len(tensors):
-        raise EditError(f"{path.name} holds {len(tensors)} tensors, and {_JSON} lists {n_used}")
+        raise EditError(f"{path.name} holds {len(tensors)} tensors, and {JSON} lists {n_used}")
     return updates
 
 
@@ -269,5 +239,5 @@ def _update(entry: _UpdateEntry, number: int, tensors: dict[str, Tensor]) -> Upd
             raise EditError(f"the factors of '{name}' do not fit together")
         made = LowRankUpdate(name, entry.layout, left, right)
     if entry.sha256 not in (None, made.digest):
-        raise EditError(f"the change of '{name}' is not the one that {_JSON} describes")
+        raise EditError(f"the change of '{name}' is not the one that {JSON} describes")
     return made

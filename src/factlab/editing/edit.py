@@ -13,12 +13,11 @@ from factlab.editing.document import (
     BaseModelInfo,
     EditDocument,
     FactEntry,
-    check_destination,
     edit_digest,
     read_edit,
     write_edit,
 )
-from factlab.editing.folders import check_new_folder
+from factlab.editing.folders import check_destination, check_new_folder
 from factlab.editing.update import Update
 from factlab.errors import EditError, WrongModelError
 from factlab.facts import Fact
