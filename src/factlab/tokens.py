@@ -342,9 +342,9 @@ def pad(
     """
     starts = [0] * len(rows) if align is None else [max(align) - at for at in align]
     width = max(start + len(row) for start, row in zip(starts, rows, strict=True))
-    input_ids = torch.zeros(len(rows), width, dtype=torch.long)
-    is_token = torch.zeros(len(rows), width, dtype=torch.bool)
+    input_ids = torch.zeros(len(rows), width, dtype=torch.long, device="cpu")
+    is_token = torch.zeros(len(rows), width, dtype=torch.bool, device="cpu")
     for i, (start, row) in enumerate(zip(starts, rows, strict=True)):
-        input_ids[i, start : start + len(row)] = torch.tensor(row, dtype=torch.long)
+        input_ids[i, start : start + len(row)] = torch.tensor(row, dtype=torch.long, device="cpu")
         is_token[i, start : start + len(row)] = True
     return TokenBatch(input_ids.to(device), is_token.to(device), pads_left=any(starts))

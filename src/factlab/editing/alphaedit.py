@@ -86,5 +86,7 @@ def null_space_duals(
     """The rows of (G + εI)⁻¹ K P that belong to new facts; G = K P Kᵀ over new and past keys."""
     projected = torch.cat([keys, past]) @ basis
     gram = projected @ projected.T
-    gram = gram + ridge * gram.diagonal().mean() * torch.eye(len(gram)).double()
+    gram = gram + ridge * gram.diagonal().mean() * torch.eye(
+        len(gram), dtype=torch.float64, device="cpu"
+    )
     return torch.linalg.solve(gram, projected)[: len(keys)] @ basis.T

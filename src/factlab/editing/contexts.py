@@ -33,7 +33,7 @@ def sample_contexts(lm: Decoder, config: ContextConfig) -> list[str]:
 
 def context_weights(config: ContextConfig, n_contexts: int) -> Float[Tensor, " context"]:
     """How much each context counts in the mean key; the bare prompt is the first."""
-    equal = torch.full((n_contexts,), 1 / n_contexts, dtype=torch.float64)
+    equal = torch.full((n_contexts,), 1 / n_contexts, dtype=torch.float64, device="cpu")
     if config.bare_weight is None or n_contexts == 1:
         return equal
     weights = torch.full_like(equal, (1 - config.bare_weight) / (n_contexts - 1))

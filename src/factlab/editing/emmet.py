@@ -66,7 +66,9 @@ def equality_duals(keys: Keys, second_moment: SecondMoment, damping: float) -> K
     """
     directions = second_moment.solve(keys)
     middle = directions @ keys.T
-    middle = middle + damping * middle.diagonal().mean() * torch.eye(len(keys)).double()
+    middle = middle + damping * middle.diagonal().mean() * torch.eye(
+        len(keys), dtype=torch.float64, device="cpu"
+    )
     duals, info = torch.linalg.solve_ex(middle, directions)
     if int(info) or not duals.isfinite().all():
         raise EditError(

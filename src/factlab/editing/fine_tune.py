@@ -246,7 +246,7 @@ class _Tuning:
         n_groups = len(next(iter(weights.values())))
         n_rows = sum(batch.n_rows for batch in batches) / n_groups
         leaves = {name: weight.detach().requires_grad_(True) for name, weight in weights.items()}
-        totals = torch.zeros(n_groups, dtype=torch.float64)
+        totals = torch.zeros(n_groups, dtype=torch.float64, device="cpu")
         gradients = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         for batch in batches:
             with torch.enable_grad(), substituted(self._lm, leaves):
@@ -292,8 +292,8 @@ class _Batch:
             for number, row in enumerate(rows)
             for i, token_id in enumerate(row.target_ids)
         ]
-        self._rows, self._columns, self._ids = torch.tensor(reads).T
-        self._erased = torch.tensor([row.erase for row in rows])
+        self._rows, self._columns, self._ids = torch.tensor(reads, device="cpu").T
+        self._erased = torch.tensor([row.erase for row in rows], device="cpu")
 
     @classmethod
     def of(cls, lm: LanguageModel, rows: Sequence[_Row], layer: int) -> "_Batch":

@@ -208,7 +208,7 @@ def _added_values(
     if not config.erase:
         terms.append((config.lambda_new, _target_ids(lm, fact, str(fact.target_new))))
     width = torch.promote_types(embedding.dtype, torch.float32)
-    change = torch.zeros(lm.d_model, dtype=width)
+    change = torch.zeros(lm.d_model, dtype=width, device="cpu")
     for factor, ids in terms:
         rows = embedding[ids].to("cpu", width)
         answer = rows.mean(0) if config.pooling == "mean" else rows.sum(0)
@@ -218,7 +218,7 @@ def _added_values(
     if config.lambda_unit == "embedding":
         return change.expand(len(neurons), -1)
     lengths = [float(_value(lm, neuron).norm()) for neuron in neurons]
-    return torch.tensor(lengths, dtype=width)[:, None] * change
+    return torch.tensor(lengths, dtype=width, device="cpu")[:, None] * change
 
 
 def _value(lm: LanguageModel, neuron: Neuron) -> Float[Tensor, " d_model"]:
@@ -238,7 +238,7 @@ def _edit(lm: LanguageModel, changes: Sequence[_Change], config: KnConfig | None
     updates: list[LowRankUpdate] = []
     for layer, columns in sorted(by_layer.items()):
         left = torch.stack(list(columns.values()), dim=1)
-        right = nn.functional.one_hot(torch.tensor(list(columns)), lm.d_mlp).to(left)
+        right = nn.functional.one_hot(torch.tensor(list(columns), device="cpu"), lm.d_mlp).to(left)
         updates.append(LowRankUpdate(lm.mlp_weight_name(layer), lm.mlp_layout, left, right))
     return Edit(
         method="kn",

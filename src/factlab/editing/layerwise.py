@@ -237,8 +237,8 @@ class _Waiting:
                 self._batches, self._frames, self._states, strict=True
             ):
                 self._lm.run(frame, state, first=first, stop=site.layer + 1)
-                positions = torch.tensor([self._rows[i].position for i in numbers])
-                at = states[site][torch.arange(len(numbers)), positions]
+                positions = torch.tensor([self._rows[i].position for i in numbers], device="cpu")
+                at = states[site][torch.arange(len(numbers), device="cpu"), positions]
                 found |= zip(numbers, at.cpu().double(), strict=True)
         return torch.stack([found[i] for i in range(len(self._rows))])
 

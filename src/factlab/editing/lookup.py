@@ -108,8 +108,10 @@ def keys_and_outputs(lm: Decoder, rows: Sequence[LookupRow], layer: int) -> Keys
         for numbers in groups([len(ids) for ids in texts], BATCH_TOKENS):
             batch = pad([texts[i] for i in numbers], lm.device)
             lm.run(lm.frame(batch), stop=layer + 1)
-            positions = torch.tensor([rows[i].position for i in numbers])
-            at_lookup = [states[site][torch.arange(len(numbers)), positions] for site in sites]
+            positions = torch.tensor([rows[i].position for i in numbers], device="cpu")
+            at_lookup = [
+                states[site][torch.arange(len(numbers), device="cpu"), positions] for site in sites
+            ]
             found |= zip(numbers, zip(*at_lookup, strict=True), strict=True)
     keys, outputs = zip(*(found[i] for i in range(len(rows))), strict=True)
     return KeysAndOutputs(torch.stack(keys), torch.stack(outputs))

@@ -110,5 +110,7 @@ def least_squares_duals(keys: Keys, second_moment: SecondMoment, weight: float) 
     n_facts, width = keys.shape
     if n_facts < width:
         weighted = second_moment.solve(keys) / weight
-        return torch.linalg.solve(torch.eye(n_facts).double() + weighted @ keys.T, weighted)
+        return torch.linalg.solve(
+            torch.eye(n_facts, dtype=torch.float64, device="cpu") + weighted @ keys.T, weighted
+        )
     return torch.linalg.solve(weight * second_moment.matrix + keys.T @ keys, keys.T).T

@@ -128,7 +128,9 @@ class _Batch:
         last = [len(q.ids) - 1 for q in questions]
         batch = pad(rows, lm.device)
         width = max(q.width for q in questions)
-        columns = (torch.tensor(last)[:, None] + torch.arange(width)).clamp(max=batch.width - 1)
+        columns = (
+            torch.tensor(last, device="cpu")[:, None] + torch.arange(width, device="cpu")
+        ).clamp(max=batch.width - 1)
         cache = RecordingCache(lm.n_layers, batch.width)
         frame = lm.frame(batch, cache)
         hidden = frame.entry
@@ -149,7 +151,7 @@ class _Batch:
             for i, ids in enumerate(self._targets)
             for column, token_id in enumerate(ids)
         ]
-        self._rows, self._columns, self._ids = torch.tensor(reads).T
+        self._rows, self._columns, self._ids = torch.tensor(reads, device="cpu").T
         self._probs = self._answer(left)[0].exp()
 
     def integrate(self, quadrature: Quadrature) -> list[Integrated]:
@@ -159,7 +161,7 @@ class _Batch:
         # One more row with the neurons at zero.
         walks = self._walks(range(n_layers), Nodes([0.0, *nodes.shares], [0.0, *nodes.weights]))
         attributions, silenced = walks
-        counts = torch.full((n_layers, self._n), steps)
+        counts = torch.full((n_layers, self._n), steps, device="cpu")
         if quadrature.tolerance is not None:
             change = self._probs - silenced
             bound = quadrature.tolerance * self._probs
@@ -208,7 +210,11 @@ class _Batch:
             # The gradient for an offset of zero is the scaled neurons', whatever comes next.
             new = state[-n_new:, 0].detach()
             offset = torch.zeros_like(new, requires_grad=True)
-            factors = torch.tensor(shares).to(new).repeat_interleave(self._n)
+            factors = (
+                torch.tensor(shares, dtype=torch.float64, device="cpu")
+                .to(new)
+                .repeat_interleave(self._n)
+            )
             neurons.append(new[: self._n])
             offsets.append(offset)
             scaled = state.clone()
@@ -231,7 +237,9 @@ class _Batch:
         found = torch.autograd.grad(hidden, offsets, slopes)
         probs = logprobs.exp().view(len(layers), len(shares), self._n)
         # ∂P = P ∂ log P: the latter keeps its gradient where P is too small for the model's dtype.
-        factors = probs * torch.tensor(weights).to(probs)[:, None]
+        factors = (
+            probs * torch.tensor(weights, dtype=torch.float64, device="cpu").to(probs)[:, None]
+        )
         attributions = [
             torch.einsum("sp,spi->pi", factor, gradient.to("cpu", factor.dtype).unflatten(
                 0, factor.shape)) * w.to("cpu", factor.dtype)
@@ -242,12 +250,14 @@ class _Batch:
     def _answer(self, states: Hidden) -> tuple[Float[Tensor, " row"], Hidden]:
         """For rows that leave the last layer: log P(target), on the CPU, and its gradient."""
         repeats = len(states) // self._n
-        turns = self._n * torch.arange(repeats)[:, None]
+        turns = self._n * torch.arange(repeats, device="cpu")[:, None]
         rows, columns = (turns + self._rows).flatten(), self._columns.repeat(repeats)
         ids = self._ids.repeat(repeats)
-        logprobs = torch.zeros(len(states), dtype=torch.promote_types(states.dtype, torch.float32))
+        logprobs = torch.zeros(
+            len(states), dtype=torch.promote_types(states.dtype, torch.float32), device="cpu"
+        )
         slopes = torch.zeros_like(states)
-        for some in torch.arange(len(rows)).split(_READOUT_ROWS):
+        for some in torch.arange(len(rows), device="cpu").split(_READOUT_ROWS):
             at = rows[some].to(states.device), columns[some].to(states.device)
             read = states[at].requires_grad_(True)
             with torch.enable_grad():

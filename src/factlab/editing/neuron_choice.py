@@ -121,6 +121,6 @@ def prob_with_scaled(
         read = lm.run(lm.frame(pad([ids], lm.device)))[0, last:]
         logits = lm.readout(read)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    wanted = torch.tensor(found.target_ids)
+    wanted = torch.tensor(found.target_ids, device="cpu")
     logprobs, _ = target_logprobs(logits, wanted, torch.zeros_like(wanted), 1)
     return float(logprobs.exp())

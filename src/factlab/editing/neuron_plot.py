@@ -44,7 +44,9 @@ def plot_neurons(
     figure = Figure(figsize=(max(6.0, 2.2 + 0.22 * n_layers), 5.2), layout="constrained", dpi=150)
     dots, sums = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1.3])
 
-    places = torch.arange(n_layers)[:, None] + torch.linspace(-0.32, 0.32, d_mlp)
+    places = torch.arange(n_layers, device="cpu")[:, None] + torch.linspace(
+        -0.32, 0.32, d_mlp, dtype=torch.float32, device="cpu"
+    )
     dots.scatter(
         places.flatten().numpy(), found.attributions.flatten().numpy(),
         s=3, color=_OTHERS, linewidths=0, rasterized=True,

@@ -176,7 +176,7 @@ class NeuronAttribution:
             summary: Any = parse_json(metadata["summary"], f"The summary in '{path}'", finite=False)
             for name in ("prompt_ids", "target_ids", "target_tokens"):
                 summary[name] = tuple(summary[name])
-            summary["steps"] = torch.tensor(summary["steps"])
+            summary["steps"] = torch.tensor(summary["steps"], device="cpu")
             summary["config"] = NeuronConfig.model_validate(summary["config"])
             return cls(**summary | tensors)
         except (KeyError, TypeError, ValueError, ValidationError) as error:

@@ -84,7 +84,7 @@ def rome_each(
         weighting = weighting.model_copy(update={"bare_weight": None})
     weights, lookup = context_weights(weighting, len(contexts)), config.lookup
     found = mean_keys(lm, facts, contexts, layer, weights, lookup)
-    only = torch.ones(1).double()
+    only = torch.ones(1, dtype=torch.float64, device="cpu")
     bare = mean_keys(lm, facts, [""], layer, only, lookup) if config.legacy else found
 
     directions = moment.solve(found.keys)

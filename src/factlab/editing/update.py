@@ -176,7 +176,7 @@ def summed(updates: Sequence[Update]) -> Update:
         left = torch.cat([u.left.to(_CPU, dtype) for u in thin], dim=1)
         right = torch.cat([u.right.to(_CPU, dtype) for u in thin])
         return LowRankUpdate(name, layout, left, right)
-    total = torch.zeros(first.shape, dtype=torch.float64)
+    total = torch.zeros(first.shape, dtype=torch.float64, device="cpu")
     for update in updates:
         total += update.matrix(torch.float64, _CPU)
     return DenseUpdate(name, layout, total.to(dtype))

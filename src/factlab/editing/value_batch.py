@@ -187,16 +187,20 @@ class ValueBatch:
             len(p.rows[-1].ids) - 1 - p.rows[-1].position if kl_position == "essence_end" else 0
             for p in prepared
         ]
-        self._erased = torch.tensor([p.request.erase for p in prepared])
+        self._erased = torch.tensor([p.request.erase for p in prepared], device="cpu")
         self._essence_logprobs: Float[Tensor, "fact vocab"] | None = None
 
     def losses(self, deltas: Float[Tensor, "fact d_model"]) -> Losses:
         """The loss terms with δ added. Call it first with δ = 0: the essence is measured then."""
         hidden = self._run(deltas.repeat_interleave(self._rows_per_fact, 0))
         device = hidden.device
-        essence_rows = torch.arange(self.n_facts) * self._rows_per_fact + self._rows_per_fact - 1
+        essence_rows = (
+            torch.arange(self.n_facts, device="cpu") * self._rows_per_fact + self._rows_per_fact - 1
+        )
         rows = torch.cat([self._reads.rows, essence_rows]).to(device)
-        columns = torch.cat([self._reads.columns, torch.tensor(self._essence_columns)]).to(device)
+        columns = torch.cat(
+            [self._reads.columns, torch.tensor(self._essence_columns, device="cpu")]
+        ).to(device)
         logits = self._lm.readout(hidden[rows, columns])
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         of_target, of_essence = logits[: -self.n_facts], logits[-self.n_facts :].log_softmax(-1)
@@ -216,7 +220,7 @@ class ValueBatch:
     def keep(self, facts: Sequence[int]) -> None:
         """Go on with these facts only."""
         rows = [f * self._rows_per_fact + i for f in facts for i in range(self._rows_per_fact)]
-        index, chosen = torch.tensor(rows), torch.tensor(facts)
+        index, chosen = torch.tensor(rows, device="cpu"), torch.tensor(facts, device="cpu")
         self._batch = self._batch.rows(rows)
         self._left = self._left.rows(rows)
         self._frame = self._lm.frame(self._batch, self._left, self._lookup)
@@ -261,8 +265,8 @@ class _Reads:
     def of_facts(self, facts: Sequence[int], rows_per_fact: int) -> "_Reads":
         """Those of some facts, numbered anew."""
         owner, inside = self.rows // rows_per_fact, self.rows % rows_per_fact
-        new_number = torch.full((int(owner.max()) + 1,), -1)
-        new_number[torch.tensor(facts)] = torch.arange(len(facts))
+        new_number = torch.full((int(owner.max()) + 1,), -1, device="cpu")
+        new_number[torch.tensor(facts, device="cpu")] = torch.arange(len(facts), device="cpu")
         owner = new_number[owner]
         kept = owner >= 0
         owner, inside = owner[kept], inside[kept]
@@ -282,7 +286,7 @@ def _reads(prepared: Sequence[PreparedRequest]) -> _Reads:
                 place = fact * (len(p.rows) - 1) + context
                 number = fact * len(p.rows) + context
                 found.append((number, at - 1 - row.position, row.ids[at], place))
-    rows, columns, ids, places = torch.tensor(found).T
+    rows, columns, ids, places = torch.tensor(found, device="cpu").T
     return _Reads(rows, columns, ids, places)
 
 

@@ -164,7 +164,7 @@ def _read(
     """What the states before each target's tokens say of these tokens."""
     logprobs: list[float] = []
     top: list[bool] = []
-    ids = torch.tensor(wanted)
+    ids = torch.tensor(wanted, device="cpu")
     for some, some_ids in zip(
         torch.cat(list(states)).split(_READ_AT_ONCE), ids.split(_READ_AT_ONCE), strict=True
     ):

@@ -96,7 +96,7 @@ class OrdinaryText:
         rows = [row for row in self._rows for _ in range(n_owners)]
         owners = [*range(n_owners)] * len(self._rows)
         kl, nll, count = ([0.0] * n_owners for _ in range(3))
-        piece, before = -1, torch.empty(0)
+        piece, before = -1, torch.empty(0, device="cpu")
         with closing(_last_states(self._lm, rows, owners, edits, self._limit)) as read:
             for number, states in read:
                 logprobs, owner, n_read = _logprobs(self._lm, states), owners[number], len(states)

@@ -142,19 +142,23 @@ class Prefix(Cache):
                 return cls([(k[:, :, :stops], v[:, :, :stops]) for k, v in cache.keys_values])
             n_rows = cache.keys_values[0][0].shape[0] if rows is None else len(rows)
             stops = [stops] * n_rows
-        lengths = torch.tensor(stops)
+        lengths = torch.tensor(stops, device="cpu")
         width = int(lengths.max())
-        columns = (torch.arange(width) - (width - lengths[:, None])).clamp(min=0)
+        columns = (torch.arange(width, device="cpu") - (width - lengths[:, None])).clamp(min=0)
         if starts is not None:
-            columns += torch.tensor(starts)[:, None]
-        index = torch.arange(len(lengths)) if rows is None else torch.tensor(rows)
+            columns += torch.tensor(starts, device="cpu")[:, None]
+        index = (
+            torch.arange(len(lengths), device="cpu")
+            if rows is None
+            else torch.tensor(rows, device="cpu")
+        )
         return cls(
             [(_take(k, index, columns), _take(v, index, columns)) for k, v in cache.keys_values]
         )
 
     def rows(self, numbers: Sequence[int]) -> "Prefix":
         """Some of the rows."""
-        index = torch.tensor(numbers)
+        index = torch.tensor(numbers, device="cpu")
         return Prefix([(k[index.to(k.device)], v[index.to(v.device)]) for k, v in self.keys_values])
 
 

@@ -57,7 +57,7 @@ class Sampling:
 
 
 def generate_text(
-    lm: Decoder, prompts: list[str], max_new_tokens: int, sampling: Sampling, seed: int
+    lm: Decoder, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling, seed: int
 ) -> list[str]:
     """Continue prompts; see `LanguageModel.generate_batch`."""
     check_texts(prompts, "prompts")

@@ -48,7 +48,7 @@ class LanguageModel(Decoder):
         _warn_of_unknown_tokens(self)
 
     def next_token_probs(
-        self, prompts: list[str], batch_size: int = 32
+        self, prompts: Sequence[str], batch_size: int = 32
     ) -> Float[Tensor, "batch vocab"]:
         """Distribution of the next token after each prompt, float32 on the CPU."""
         return scoring.next_token_probs(self, prompts, batch_size)
@@ -62,7 +62,7 @@ class LanguageModel(Decoder):
         return list(zip(texts, probs.tolist(), strict=True))
 
     def score(
-        self, prompts: list[str], targets: list[str], batch_size: int = 32
+        self, prompts: Sequence[str], targets: Sequence[str], batch_size: int = 32
     ) -> list[scoring.Continuation]:
         """Log-probability of each target after its prompt, token by token."""
         return scoring.score(self, prompts, targets, batch_size)
@@ -82,7 +82,7 @@ class LanguageModel(Decoder):
 
     def generate_batch(
         self,
-        prompts: list[str],
+        prompts: Sequence[str],
         max_new_tokens: int = 50,
         top_k: int | None = None,
         seed: int = 0,

@@ -50,7 +50,7 @@ def _is_worthwhile() -> bool:
         or not torch.backends.mkldnn.is_available()
     ):
         return False
-    left = torch.arange(12.0).view(3, 4)
+    left = torch.arange(12.0, device="cpu").view(3, 4)
     try:
         product = _multiply(left, left, None)
     except (AttributeError, RuntimeError):  # an operation without a promise of stability

@@ -58,7 +58,7 @@ def _by_length(rows: Sequence[Sequence[int]], batch_size: int) -> list[list[int]
 
 @torch.no_grad()
 def next_token_probs(
-    lm: Decoder, prompts: list[str], batch_size: int
+    lm: Decoder, prompts: Sequence[str], batch_size: int
 ) -> Float[Tensor, "batch vocab"]:
     """Distribution of the token after each prompt, float32 on the CPU."""
     check_texts(prompts, "prompts")
@@ -79,7 +79,7 @@ def next_token_probs(
 
 @torch.no_grad()
 def score(
-    lm: Decoder, prompts: list[str], targets: list[str], batch_size: int
+    lm: Decoder, prompts: Sequence[str], targets: Sequence[str], batch_size: int
 ) -> list[Continuation]:
     """Score each target after its prompt. Logits are computed where a target token is, only.
 

@@ -68,7 +68,8 @@ def tiny_model(
         )
     tokenizer = tiny_tokenizer(add_bos)
     config = AutoConfig.for_model(family, **_sizes(family, len(tokenizer), square))
-    with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
+    devices = list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(devices), torch.device("cpu"):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         # The default initialisation is so small that a random model hardly reacts to its input.

@@ -120,7 +120,7 @@ class MomentAccumulator:
     """
 
     def __init__(self, width: int) -> None:
-        self._sum = torch.zeros(width, width, dtype=torch.float64)
+        self._sum = torch.zeros(width, width, dtype=torch.float64, device="cpu")
         self.n_tokens = 0
 
     def add(self, keys: Float[Tensor, "token width"]) -> None:

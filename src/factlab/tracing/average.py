@@ -154,7 +154,10 @@ def average_records(
         effects: dict[str, Tensor] = {}
         half_widths: dict[str, Tensor] = {}
         for kind in config.kinds if ordered else ():
-            maps = [torch.tensor(_with_nan(record["effects"][kind])) for record in ordered]
+            maps = [
+                torch.tensor(_with_nan(record["effects"][kind]), dtype=torch.float32, device="cpu")
+                for record in ordered
+            ]
             effects[kind], half_widths[kind] = _by_group(maps, groups)
         clean = [float(record["clean_prob"]) for record in ordered]
         corrupted = [float(record["corrupted_prob"]) for record in ordered]
@@ -187,8 +190,8 @@ def _by_group(
 ) -> tuple[Float[Tensor, "group layer"], Float[Tensor, "group layer"]]:
     """Mean over the facts that have tokens of a group, each fact's own tokens averaged first."""
     n_layers = maps[0].shape[1]
-    means = torch.full((len(GROUPS), n_layers), torch.nan)
-    widths = torch.full((len(GROUPS), n_layers), torch.nan)
+    means = torch.full((len(GROUPS), n_layers), torch.nan, dtype=torch.float32, device="cpu")
+    widths = torch.full((len(GROUPS), n_layers), torch.nan, dtype=torch.float32, device="cpu")
     for i in range(len(GROUPS)):
         rows = [m[g[i]].nanmean(0) for m, g in zip(maps, groups, strict=True) if len(g[i])]
         for layer in range(n_layers):

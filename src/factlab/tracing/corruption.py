@@ -97,14 +97,21 @@ def draw_noise(
         if corruption.level is None:
             raise RuntimeError("with_level() comes first")
         if isinstance(corruption, UniformNoise):
-            unit = 2 * torch.rand(shape, generator=generator) - 1
+            unit = 2 * torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu") - 1
         else:
-            unit = torch.randn(shape, generator=generator)
+            unit = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
         return corruption.level * unit, corruption.level
     mean, root = _fit_embeddings(lm)
-    noise = torch.randn(shape, generator=generator) @ root
+    noise = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu") @ root
     if isinstance(corruption, StudentNoise):
-        normals = torch.randn(samples, n_tokens, corruption.dof, generator=generator)
+        normals = torch.randn(
+            samples,
+            n_tokens,
+            corruption.dof,
+            generator=generator,
+            dtype=torch.float32,
+            device="cpu",
+        )
         chi_squared = normals.square().sum(-1, keepdim=True)
         noise = noise * ((corruption.dof - 2) / chi_squared).sqrt()
     noise = corruption.scale * noise

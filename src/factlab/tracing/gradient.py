@@ -65,7 +65,7 @@ def _shares(
     for site, gradient in gradients.items():
         corrupted = run.inputs[site.layer + 1] if site.stream is Stream.BLOCK else run.states[site]
         difference = clean.states[site][there] - corrupted[:, here]
-        shares[site] = torch.zeros(run.batch.width)
+        shares[site] = torch.zeros(run.batch.width, dtype=torch.float32, device="cpu")
         by_sample = (difference.float() * gradient[:, here].float()).sum(2).cpu()
         shares[site][here] = probs @ by_sample
     return shares
@@ -82,7 +82,9 @@ def _gradients(
     if not isinstance(config.corruption, Substitution):
         start = clean.states[Site(0, Stream.EMBED)]
         samples = len(embedded)
-        share = 0.5 + 0.5 * (torch.arange(samples) + 0.5) / samples
+        share = (
+            0.5 + 0.5 * (torch.arange(samples, dtype=torch.float32, device="cpu") + 0.5) / samples
+        )
         embedded = start + share.to(embedded)[:, None, None] * (embedded - start)
     streams = {_STREAMS[kind] for kind in config.kinds}
     sites = [Site(layer, stream) for layer in range(lm.n_layers) for stream in sorted(streams)]

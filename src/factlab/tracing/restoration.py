@@ -202,9 +202,9 @@ class _Walk:
             # A projection's result belongs to nobody else, so it is changed where it is.
             by_cell = state.view(len(is_open), self._samples, *state.shape[1:])
             if any(is_open):
-                by_cell[torch.tensor(is_open), :, 0] = clean.to(state)
+                by_cell[torch.tensor(is_open, device="cpu"), :, 0] = clean.to(state)
             if any(is_severed):
-                by_cell[torch.tensor(is_severed), :, 0] = corrupted.to(state)
+                by_cell[torch.tensor(is_severed, device="cpu"), :, 0] = corrupted.to(state)
             return state
 
         return function

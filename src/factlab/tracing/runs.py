@@ -112,7 +112,12 @@ def no_effects(
     """
     layers = list(config.layers_of(lm.n_layers))
     n_samples = {i: sum(run.batch.n_rows for run in runs if i in run.partner) for i in positions}
-    effects = {k: torch.full((len(clean.tokens), lm.n_layers), torch.nan) for k in config.kinds}
+    effects = {
+        k: torch.full(
+            (len(clean.tokens), lm.n_layers), torch.nan, dtype=torch.float32, device="cpu"
+        )
+        for k in config.kinds
+    }
     for kind in config.kinds:
         for position in positions:
             if n_samples[position]:

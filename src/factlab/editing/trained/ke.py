@@ -59,14 +59,15 @@ class Ke(EditorNetwork):
         super().__init__(matrices)
         hidden, condition = config.hidden, config.condition
         self._max_scale = config.max_scale
+        plain = {"dtype": torch.float32, "device": "cpu"}  # whatever torch makes by default
         with seeded(config.seed):
-            self.lstm = nn.LSTM(d_embedding, hidden, batch_first=True, bidirectional=True)
-            self.encoder = nn.Sequential(nn.Linear(2 * hidden, condition), nn.Tanh())
+            self.lstm = nn.LSTM(d_embedding, hidden, batch_first=True, bidirectional=True, **plain)
+            self.encoder = nn.Sequential(nn.Linear(2 * hidden, condition, **plain), nn.Tanh())
             self.conditioners = nn.ModuleList(
                 nn.Sequential(
-                    weight_norm(nn.Linear(condition, hidden)),
+                    weight_norm(nn.Linear(condition, hidden, **plain)),
                     nn.Tanh(),
-                    weight_norm(nn.Linear(hidden, 2 * (m.d_in + m.d_out) + 1)),
+                    weight_norm(nn.Linear(hidden, 2 * (m.d_in + m.d_out) + 1, **plain)),
                 )
                 for m in self.matrices
             )
@@ -74,7 +75,8 @@ class Ke(EditorNetwork):
     def encoded(self, texts: Texts) -> Float[Tensor, "fact condition"]:
         """Each text as one vector: where the LSTM ends in either direction, and a tanh layer."""
         dtype = next(self.parameters()).dtype
-        packed = pack_sequence([text.to(dtype) for text in texts], enforce_sorted=False)
+        with torch.device("cpu"):  # where the lengths that are made inside must lie
+            packed = pack_sequence([text.to(dtype) for text in texts], enforce_sorted=False)
         _, (last, _) = self.lstm(packed)
         return self.encoder(torch.cat([last[0], last[1]], -1))
 

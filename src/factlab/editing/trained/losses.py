@@ -97,7 +97,9 @@ def losses(
     with torch.no_grad():
         before = others.unedited_logits(lm).log_softmax(-1)
         missed = (logits.argmax(-1).cpu() != asked.wanted).long()
-        n_missed = torch.zeros(len(picked), dtype=torch.long).index_add(0, asked.rows, missed)
+        n_missed = torch.zeros(len(picked), dtype=torch.long, device="cpu").index_add(
+            0, asked.rows, missed
+        )
     kl = (before.exp() * (before - after.log_softmax(-1))).sum(-1)
     # An example's unrelated texts stand next to each other, equally many for each.
     owners = others.rows.to(kl.device) // (len(others.readings) // len(picked))

@@ -52,7 +52,9 @@ class Mend(EditorNetwork):
                 networks[key] = _SharedNetwork(*shape, len(alike), config)
                 self._places |= {name: (key, number) for number, name in enumerate(alike)}
         self.networks = nn.ModuleDict(networks)
-        self.step_sizes = nn.Parameter(torch.full((len(self.matrices),), config.step_size))
+        self.step_sizes = nn.Parameter(
+            torch.full((len(self.matrices),), config.step_size, dtype=torch.float32, device="cpu")
+        )
 
     def observe(self, gradients: Mapping[str, OuterProducts]) -> None:
         """Add the tokens of a training batch to the running statistics."""
@@ -143,11 +145,11 @@ class _Residual(nn.Module):
 
     def __init__(self, width: int, rank: int, n_matrices: int) -> None:
         super().__init__()
-        self.out = nn.Parameter(torch.zeros(width, rank))
-        self.into = nn.Parameter(torch.randn(rank, width))
-        self.bias = nn.Parameter(torch.zeros(width))
-        self.scale = nn.Parameter(torch.ones(n_matrices, width))
-        self.shift = nn.Parameter(torch.zeros(n_matrices, width))
+        self.out = nn.Parameter(torch.zeros(width, rank, dtype=torch.float32, device="cpu"))
+        self.into = nn.Parameter(torch.randn(rank, width, dtype=torch.float32, device="cpu"))
+        self.bias = nn.Parameter(torch.zeros(width, dtype=torch.float32, device="cpu"))
+        self.scale = nn.Parameter(torch.ones(n_matrices, width, dtype=torch.float32, device="cpu"))
+        self.shift = nn.Parameter(torch.zeros(n_matrices, width, dtype=torch.float32, device="cpu"))
 
     def forward(
         self, states: Float[Tensor, "token width"], number: int
@@ -168,9 +170,9 @@ class RunningScale(nn.Module):
         self.n: Tensor
         self.mean: Tensor
         self.spread: Tensor
-        self.register_buffer("n", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("mean", torch.zeros(width, dtype=torch.float64))
-        self.register_buffer("spread", torch.zeros(width, dtype=torch.float64))
+        self.register_buffer("n", torch.zeros((), dtype=torch.float64, device="cpu"))
+        self.register_buffer("mean", torch.zeros(width, dtype=torch.float64, device="cpu"))
+        self.register_buffer("spread", torch.zeros(width, dtype=torch.float64, device="cpu"))
 
     def add(self, states: Float[Tensor, "token width"]) -> None:
         """Take note of some tokens."""

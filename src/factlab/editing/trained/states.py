@@ -150,13 +150,13 @@ class States:
         for row, state in enumerate(states):
             entry[row, : len(state.entry)] = state.entry
         places = [(i, at) for i, reading in enumerate(readings) for at in reading.reads]
-        rows, columns = torch.tensor(places).T
+        rows, columns = torch.tensor(places, device="cpu").T
         with torch.no_grad():
             frame = self._lm.frame(batch)
         return RowBatch(
             tuple(readings), frame, entry, self._first, batch.is_token.to(entry.device),
             torch.cat([state.final for state in states]), rows, columns,
-            torch.tensor([i for r in readings for i in r.wanted], dtype=torch.long),
+            torch.tensor([i for r in readings for i in r.wanted], dtype=torch.long, device="cpu"),
         )  # fmt: skip
 
     @torch.no_grad()

@@ -262,7 +262,7 @@ class _Training:
         examples = with_fixed_texts(
             self._data.validation[: config.n_validation], config.n_unrelated
         )
-        sums = torch.zeros(3, dtype=torch.float64)
+        sums = torch.zeros(3, dtype=torch.float64, device="cpu")
         with torch.no_grad():
             for some in chunks(examples, config.examples_at_once):
                 found = losses(self._lm, self._network, states, some, False, config.mixed_precision)
