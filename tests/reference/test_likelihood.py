@@ -185,7 +185,7 @@ def test_targets_that_tokenise_the_prompt_otherwise(make_model, monkeypatch, fam
         ids, n_prompt = made[prompt, target]
         return Tokens(prompt + target, ids, ((0, 1),) * len(ids)), n_prompt
 
-    monkeypatch.setattr("factlab.evaluation.likelihood.encode_continuation", merging)
+    monkeypatch.setattr("factlab.tokens.encode_continuation", merging)
     monkeypatch.setitem(globals(), "encode_continuation", merging)
     edits = [edit_of(lm, "rome", FACTS[0]), None]
     questions = [Question("one", ("a", "b", "c"), 0), Question("two", ("a", "b"), 1)]
