@@ -50,6 +50,8 @@ def test_each_stands_alone(lm, background):
             score = lm.score([fact.prompt], [fact.target_new])[0]
         assert answer.new_prob == pytest.approx(score.length_normalised_prob, rel=1e-4)
     assert run.at_end == run.right_after
+    assert repr(run).startswith("EditRun(each, rome: 3 facts in 3 edits; ")
+    assert len(repr(run)) < 120
     with pytest.raises(InvalidRequestError, match="each for the unedited model"):
         run.combined()
 

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from tiny_records import LIKELIHOODS, ROME, background, make_record, make_records, make_zsre
@@ -12,7 +13,9 @@ import factlab as fl
 from factlab.editing import rome as rome_module
 from factlab.editing.lookup import prompt_rows, target_rows
 from factlab.errors import EditError, InvalidRequestError, StorageError
+from factlab.estimate import Estimate
 from factlab.evaluation import sweep as sweep_module
+from factlab.evaluation.resampling import score_estimate
 from factlab.evaluation.runner import evaluate
 from factlab.evaluation.saved_run import load_run
 from factlab.evaluation.scores import SCORE, score_row, summarise
@@ -103,8 +106,12 @@ def test_cells_are_evaluations(lm, tmp_path):
         wanted = summarise([score_row(row, "after") for row in run.rows], "counterfact")
         before = summarise([score_row(row, "before") for row in run.rows], "counterfact")
         for name in found.columns:
-            assert scores[name] == pytest.approx(wanted.metrics[name].estimate, nan_ok=True)
-            assert found.unedited[name] == pytest.approx(before.metrics[name].estimate, nan_ok=True)
+            for mine, theirs in (
+                (scores[name], wanted.metrics[name].estimate),
+                (found.unedited[name], before.metrics[name].estimate),
+            ):
+                assert mine.mean == pytest.approx(theirs.mean, nan_ok=True)
+                assert mine.interval == pytest.approx(theirs.interval, nan_ok=True)
         swept = load_run(tmp_path / "sweep" / f"layer-{layer:02d}-{token}")
         assert swept.rows[0].after == run.rows[0].after
     best = max(scores[SCORE].mean for scores in found.scores.values())
@@ -136,8 +143,14 @@ def test_a_sweep_goes_on_where_it_was_stopped(lm, tmp_path, monkeypatch):
     again = sweep(lm, records, tmp_path / "part", [0, 1], ["first", "last"], ROME)
     assert again.to_json() == whole.to_json() == load_sweep(tmp_path / "part").to_json()
     assert evaluated == ["layer-00-first", "layer-00-last", "layer-01-first", "layer-01-last"]
-    with pytest.raises(StorageError, match="belongs to another run"):
-        sweep(lm, make_records(3), tmp_path / "part", [0], ["last"], ROME)
+    assert again == whole == load_sweep(tmp_path / "part")
+    assert again != part
+    assert hash(again) == hash(whole)
+    assert len(repr(again)) < 200
+    with pytest.raises(StorageError, match="not the first ones of the 3"):
+        sweep(lm, make_records(3)[::-1], tmp_path / "part", [0], ["last"], ROME)
+    more = sweep(lm, make_records(3), tmp_path / "part", [0], ["last"], ROME)
+    assert more.n_records == 3
 
 
 def test_where_nothing_can_be_written_is_a_gap(lm, tmp_path):
@@ -153,7 +166,7 @@ def test_where_nothing_can_be_written_is_a_gap(lm, tmp_path):
     assert all(file.stat().st_size for file in files)
     document = json.loads(files[0].read_text(), parse_constant=pytest.fail)
     assert document["impossible"][0]["layer"] == 2
-    assert document["cells"][2]["score"] == {"mean": None, "half_width": None}
+    assert not any(document["cells"][2]["score"].values())
     with pytest.raises(EditError, match="Nothing could be swept"):
         sweep(lm, records, tmp_path / "nothing", [2], ["first", "last"], ROME)
 
@@ -217,3 +230,54 @@ def test_what_cannot_be_swept(lm, tmp_path, layers, tokens, message):
 def test_a_folder_without_a_sweep(tmp_path):
     with pytest.raises(StorageError, match="holds no sweep"):
         load_sweep(tmp_path)
+
+
+# -- what is as good, and the figure --------------------------------------------------------------
+
+
+def made(n: int) -> sweep_module.Sweep:
+    """Of records that are all won at layer 1, and nearly all at layer 0."""
+    columns = ("score", "rewrite_success", "paraphrase_success", "neighborhood_success")
+
+    def scores(n_won: int) -> dict[str, Estimate]:
+        values = [1.0] * n_won + [0.0] * (n - n_won)
+        part = dict.fromkeys(columns[1:], Estimate.of_shares(values))
+        return {SCORE: score_estimate(np.array([values] * 3).T), **part}
+
+    cells: list[sweep_module.Cell] = [(0, "last"), (1, "last"), (2, "last")]
+    won = zip(cells, (n - 1, n, 0), strict=True)
+    by_cell = {cell: scores(count) for cell, count in won}
+    return sweep_module.Sweep((0, 1, 2), ("last",), n, columns, by_cell, scores(1), "tiny")
+
+
+def test_a_best_place_is_told_with_those_that_are_as_good():
+    few, many = made(10), made(1000)
+    assert few.best() == many.best() == (1, "last")
+    assert few.as_good() == [(0, "last")]
+    assert made(5000).as_good() == [(0, "last")]  # 4999 of 5000 may well be all
+    assert (2, "last") not in few.as_good()
+
+
+def test_a_figure_has_intervals_and_explains_itself(tmp_path):
+    figure = made(10).plot(tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").read_bytes()[:4] == b"\x89PNG"
+    width, _ = figure.get_size_inches()
+    assert width <= 9  # letters of 9 points can be read at 900 pixels
+    drawn = [panel for panel in figure.axes if panel.collections]
+    assert len(drawn) == 4
+    for panel in drawn:
+        whiskers = [part for bars in panel.collections for part in bars.get_segments()]
+        assert all(0 <= part[:, 1].min() <= part[:, 1].max() <= 100 + 1e-9 for part in whiskers)
+        assert any(part[1, 1] - part[0, 1] > 10 for part in whiskers)
+    names = [text.get_text() for text in figure.axes[4].get_legend().get_texts()]
+    assert names == ["last subject token", "unedited model"]
+    assert any("95 % intervals" in text.get_text() for text in figure.axes[4].texts)
+
+
+def test_a_table_of_a_sweep_has_intervals():
+    lines = list(csv.DictReader(made(10).to_csv().splitlines()))
+    assert [line["layer"] for line in lines] == ["0", "1", "2"]
+    assert float(lines[1]["rewrite_success_low"]) == pytest.approx(0.7225, abs=1e-4)
+    assert float(lines[1]["rewrite_success_high"]) == 1
+    cell = made(10).to_json()["cells"][1]
+    assert cell["score"]["high"] == 1

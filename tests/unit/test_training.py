@@ -274,6 +274,25 @@ def test_it_learns(lm, data, tmp_path):
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(("at_first", "scale"), [(3.4, "log"), (0.0, "symlog")])
+def test_a_curve_shows_its_end_as_well_as_its_beginning(tmp_path, at_first, scale, monkeypatch):
+    history = {0: {"train_loss": None, "loss": 3.7, "edit_nll": 3.4, "loc_kl": at_first}}
+    history |= {
+        step: {"train_loss": 0.4, "loss": 4 / step, "edit_nll": 1.0, "loc_kl": 0.05}
+        for step in (50, 100)
+    }
+    figures = []
+    monkeypatch.setattr(
+        "factlab.editing.trained.curve.write_atomically",
+        lambda _, savefig: figures.append(savefig.__self__),
+    )
+    plot_curve(history, "MEND", tmp_path / "curve.png")
+    loss, edit, kept = figures[0].axes
+    assert (loss.get_yscale(), edit.get_yscale(), kept.get_yscale()) == ("log", "log", scale)
+    colours = {line.get_color() for panel in (loss, edit, kept) for line in panel.lines}
+    assert len(colours) == 2  # what it learns from, and what it never saw
+
+
 def test_it_stops_early(lm, data, tmp_path):
     config = CONFIG.model_copy(
         update={"max_steps": 12, "validate_every": 1, "patience": 2, "learning_rate": 1e-30}

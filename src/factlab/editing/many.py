@@ -56,7 +56,7 @@ class Answer:
         return self.new_prob > self.true_prob
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class EditRun:
     """Edits of many facts and what came of them.
 
@@ -75,6 +75,14 @@ class EditRun:
     before: tuple[Answer, ...]
     right_after: tuple[Answer, ...]
     at_end: tuple[Answer, ...]
+
+    def __repr__(self) -> str:
+        methods = ", ".join(dict.fromkeys(edit.method for edit in self.edits))
+        say_new = sum(answer.says_new for answer in self.at_end)
+        return (
+            f"EditRun({self.mode}, {methods}: {len(self.facts)} facts in {len(self.edits)} edits; "
+            f"{say_new} of {len(self.facts)} new targets said at the end)"
+        )
 
     def combined(self) -> Edit:
         """All edits of a sequence as one, to be saved and shipped.

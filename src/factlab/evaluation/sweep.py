@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from factlab.arguments import checked
 from factlab.data.records import Record
@@ -35,6 +36,9 @@ from factlab.progress import ProgressCallback, silent
 from factlab.storage import write_atomically, write_json
 from factlab.tracing.average import GROUPS, AverageTrace
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 # The group of an averaged trace that each token belongs to.
 GROUP_OF: Mapping[LookupToken, str] = {
     "first": "first subject token",
@@ -46,7 +50,7 @@ GROUP_OF: Mapping[LookupToken, str] = {
 Cell = tuple[int, LookupToken]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Sweep:
     """Scores of edits by layer and token.
 
@@ -74,19 +78,58 @@ class Sweep:
     trace: AverageTrace | None = None
     impossible: Mapping[Cell, str] = field(default_factory=dict[Cell, str])
 
+    def __repr__(self) -> str:
+        layer, token = self.best()
+        return (
+            f"Sweep({self.model_name}: {len(self.layers)} layers × {len(self.tokens)} tokens, "
+            f"{self.n_records} records, best at layer {layer}, {token})"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both say the same; a trace is compared as it is written to a file."""
+        if not isinstance(other, Sweep):
+            return NotImplemented
+        traces = [None if s.trace is None else s.trace.to_json() for s in (self, other)]
+        return self.to_json() == other.to_json() and traces[0] == traces[1]
+
+    def __hash__(self) -> int:
+        return hash((self.model_name, self.layers, self.tokens, self.n_records))
+
     def best(self) -> Cell:
         """The layer and token with the largest S."""
         return max(self.scores, key=lambda cell: _or_less(self.scores[cell][SCORE].mean))
 
-    def save(self, folder: str | Path) -> list[Path]:
-        """Write `sweep.json`, `sweep.csv` and `sweep.png` into a folder."""
+    def as_good(self) -> list[Cell]:
+        """The other layers and tokens whose S lies within the interval of the best one's."""
+        best = self.best()
+        low, _ = self.scores[best][SCORE].interval
+        return [
+            cell for cell in self.scores if cell != best and self.scores[cell][SCORE].mean >= low
+        ]
+
+    def plot(self, path: str | Path | None = None) -> "Figure":
+        """Draw scores and trace by layer, a line per token.
+
+        Args:
+            path: where to write it too, as .png, .pdf or .svg.
+
+        Returns:
+            A matplotlib figure, to be changed or shown.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
         from factlab.evaluation.plot_sweep import plot_sweep  # noqa: PLC0415 - when drawing only
 
+        return plot_sweep(self, path)
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write `sweep.json`, `sweep.csv` and `sweep.png` into a folder."""
         folder = Path(folder)
         write_json(folder / "sweep.json", self.to_json())
         text = self.to_csv()
         write_atomically(folder / "sweep.csv", lambda path: _write(path, text))
-        plot_sweep(self, folder / "sweep.png")
+        self.plot(folder / "sweep.png")
         return [folder / name for name in ("sweep.json", "sweep.csv", "sweep.png")]
 
     def to_json(self) -> dict[str, object]:
@@ -106,13 +149,15 @@ class Sweep:
         }
 
     def to_csv(self) -> str:
-        """One line per layer and token."""
+        """One line per layer and token: means, then the ends of their intervals."""
         text = io.StringIO(newline="")
         table = csv.writer(text, lineterminator="\n")
-        table.writerow(["layer", "token", *self.columns])
+        ends = [f"{name}_{end}" for name in self.columns for end in ("low", "high")]
+        table.writerow(["layer", "token", *self.columns, *ends])
         for (layer, token), found in self.scores.items():
-            means = (found[name].mean for name in self.columns)
-            table.writerow([layer, token, *("" if math.isnan(m) else f"{m:.4f}" for m in means)])
+            values = [found[name].mean for name in self.columns]
+            values += [end for name in self.columns for end in found[name].interval]
+            table.writerow([layer, token, *("" if math.isnan(v) else f"{v:.4f}" for v in values)])
         return text.getvalue()
 
 
@@ -267,7 +312,12 @@ def _or_less(value: float) -> float:
 
 def _estimates(found: Mapping[str, Estimate]) -> dict[str, object]:
     return {
-        name: {"mean": _known(e.mean), "half_width": _known(e.half_width)}
+        name: {
+            "mean": _known(e.mean),
+            "half_width": _known(e.half_width),
+            "low": _known(e.interval[0]),
+            "high": _known(e.interval[1]),
+        }
         for name, e in found.items()
     }
 

@@ -4,11 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator
 
 from factlab.errors import InvalidRequestError
 from factlab.storage import write_atomically
+
+# One colour for what an editor never saw, in all panels; grey for what it learns from.
+_TRAINING, _VALIDATION = "0.6", "#0072b2"
+_NARROW = 3.0
 
 
 def plot_curve(history: Mapping[int, Mapping[str, Any]], name: str, path: Path) -> None:
@@ -25,22 +31,27 @@ def plot_curve(history: Mapping[int, Mapping[str, Any]], name: str, path: Path) 
     """
     if not history:
         raise InvalidRequestError("The training has no validations yet: nothing to draw.")
-    figure = Figure(figsize=(10.5, 3.2), layout="constrained", dpi=150)
+    figure = Figure(figsize=(9.0, 3.1), layout="constrained", dpi=150)
     loss, edit, kept = figure.subplots(1, 3)
-    _line(loss, history, "train_loss", "training", "0.6")
-    _line(loss, history, "loss", "validation", "tab:purple")
     best = min(history, key=lambda step: history[step]["loss"])
-    loss.plot([best], [history[best]["loss"]], "o", color="tab:purple", markersize=5)
+    _line(loss, history, "train_loss", "training", _TRAINING)
+    for panel, key in ((loss, "loss"), (edit, "edit_nll"), (kept, "loc_kl")):
+        _line(panel, history, key, "validation", _VALIDATION)
+        value = history[best][key]
+        if value is not None:
+            panel.plot(
+                [best], [value], "o", color=_VALIDATION, markersize=7, fillstyle="none",
+                label=f"kept: step {best}",
+            )  # fmt: skip
     loss.legend(fontsize=8, frameon=False)
-    _line(edit, history, "edit_nll", "validation", "tab:green")
-    _line(kept, history, "loc_kl", "validation", "tab:red")
     titles = ("loss", "−log P(new target), paraphrased", "KL on unrelated text")
     for panel, title in zip((loss, edit, kept), titles, strict=True):
         panel.set_title(title, fontsize=10)
         panel.set_xlabel("step", fontsize=9)
         panel.set_ylabel("nats", fontsize=9)
-        panel.set_ylim(bottom=0.0)
+        _scale(panel)
         panel.tick_params(labelsize=8, length=2)
+        panel.grid(axis="y", color="0.92", linewidth=0.6)
         for side in ("top", "right"):
             panel.spines[side].set_visible(False)
     figure.suptitle(f"{name}: best at step {best}", fontsize=11, parse_math=False)
@@ -53,3 +64,24 @@ def _line(
     steps = [step for step in sorted(history) if history[step][key] is not None]
     values = [history[step][key] for step in steps]
     panel.plot(steps, values, color=colour, label=label, linewidth=1.5, marker=".", markersize=4)
+
+
+def _scale(panel: Axes) -> None:
+    """A logarithmic axis: the first step is often a hundred times above the last ones."""
+    values = [float(value) for line in panel.lines for value in np.asarray(line.get_ydata())]
+    above = [value for value in values if value > 0]
+    if not above:
+        return
+    if min(values) > 0:
+        panel.set_yscale("log")
+        panel.set_ylabel("nats (log scale)", fontsize=9)
+    else:  # linear around zero, which a logarithm lacks
+        panel.set_yscale("symlog", linthresh=min(above))
+        panel.set_ylabel(f"nats (log scale above {min(above):.2g})", fontsize=9)
+    narrow = max(above) < _NARROW * min(above)  # there may be no round number in between
+    if narrow or min(values) <= 0:
+        panel.yaxis.set_major_locator(MaxNLocator(5))
+    else:
+        panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    panel.yaxis.set_minor_locator(NullLocator())
+    panel.yaxis.set_major_formatter(FormatStrFormatter("%g"))
