@@ -5,11 +5,12 @@ A line counts from its line break on; what a kill cut short has none.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from factlab.documents import JsonValue, parse_json
 from factlab.errors import StorageError
+from factlab.storage import write_atomically
 
 Record = dict[str, JsonValue]
 
@@ -87,6 +88,23 @@ def read_lines(path: Path) -> Iterator[tuple[int, Record]]:
 def damaged_line(path: Path, number: int) -> StorageError:
     """The error for a line that is not what it should be."""
     return StorageError(f"Line {number} of '{path}' is damaged. Delete that line and resume.")
+
+
+def keep_lines(path: Path, wanted: Callable[[Record], bool]) -> None:
+    """Take the lines out of a file whose objects are not wanted.
+
+    Raises:
+        StorageError: the file cannot be read or written, or a line is damaged.
+    """
+    kept = [record for _, record in read_lines(path) if wanted(record)]
+    text = "".join(
+        json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in kept
+    )
+    write_atomically(path, lambda temporary: _write(temporary, text))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="")
 
 
 def drop_torn_line(path: Path) -> None:

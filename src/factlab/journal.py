@@ -27,11 +27,12 @@ from factlab.appending import (
     damaged_line,
     drop_torn_line,
     file_id,
+    keep_lines,
     read_lines,
 )
 from factlab.documents import JsonValue
 from factlab.errors import InvalidRequestError, StorageError
-from factlab.storage import check_writable, read_json, write_atomically, write_json
+from factlab.storage import check_writable, read_json, write_json
 
 Versions = dict[str, str]
 
@@ -201,7 +202,7 @@ class Journal:
             for path in paths:
                 drop_torn_line(path)
                 # Before the header says that there are more cases: a kill leaves a run either way.
-                _drop_cases(path, again)
+                keep_lines(path, lambda record: record.get("case") not in again)
             write_json(self.folder / "run.json", {"request": request, "findings": findings})
 
     def check_request(self, request: Record) -> None:
@@ -368,19 +369,6 @@ def _read_records(path: Path) -> dict[int, Record]:
             raise damaged_line(path, number)
         records[case] = record
     return records
-
-
-def _drop_cases(path: Path, cases: Collection[int]) -> None:
-    """Take the records of some cases out of a file."""
-    kept = [record for _, record in read_lines(path) if record.get("case") not in cases]
-    text = "".join(
-        json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in kept
-    )
-    write_atomically(path, lambda temporary: _write(temporary, text))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="")
 
 
 def _as_texts(versions: Record) -> Versions:
