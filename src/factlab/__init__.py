@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from factlab import errors as errors
     from factlab.data.fact_files import load_facts as load_facts
     from factlab.data.fact_files import save_facts as save_facts
     from factlab.data.known import KnownFact as KnownFact
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from factlab.editing.many import edit_together as edit_together
     from factlab.editing.memit import memit as memit
     from factlab.editing.memit import memit_each as memit_each
+    from factlab.editing.methods import METHODS as METHODS
+    from factlab.editing.methods import Method as Method
     from factlab.editing.neuron_choice import prob_with_scaled as prob_with_scaled
     from factlab.editing.neuron_choice import shared_neurons as shared_neurons
     from factlab.editing.neurons import Neuron as Neuron
@@ -70,7 +73,16 @@ if TYPE_CHECKING:
     from factlab.editing.trained.examples import examples_of_text as examples_of_text
     from factlab.editing.trained.store import load_editor as load_editor
     from factlab.editing.trained.training import train_editor as train_editor
+    from factlab.errors import EditError as EditError
     from factlab.errors import FactlabError as FactlabError
+    from factlab.errors import InvalidRequestError as InvalidRequestError
+    from factlab.errors import MemoryLimitError as MemoryLimitError
+    from factlab.errors import ModelLoadError as ModelLoadError
+    from factlab.errors import StatisticsError as StatisticsError
+    from factlab.errors import StorageError as StorageError
+    from factlab.errors import TokenizationError as TokenizationError
+    from factlab.errors import UnsupportedModelError as UnsupportedModelError
+    from factlab.errors import WrongModelError as WrongModelError
     from factlab.evaluation.configs import MeasureConfig as MeasureConfig
     from factlab.evaluation.report import build_report as build_report
     from factlab.evaluation.report_tables import EvalReport as EvalReport
@@ -115,6 +127,7 @@ _HOMES = {
     "CausalTrace": "tracing.result",
     "ContextConfig": "editing.configs",
     "Edit": "editing.edit",
+    "EditError": "errors",
     "EditRun": "editing.many",
     "EmmetConfig": "editing.configs",
     "EvalReport": "evaluation.report_tables",
@@ -122,15 +135,20 @@ _HOMES = {
     "FactlabError": "errors",
     "FineTuneConfig": "editing.configs",
     "GaussianNoise": "tracing.corruption_kinds",
+    "InvalidRequestError": "errors",
     "KeConfig": "editing.trained.configs",
     "KnConfig": "editing.configs",
     "KnownFact": "data.known",
     "LanguageModel": "models.language_model",
     "LayerChoice": "tracing.layers",
+    "METHODS": "editing.methods",
     "MeasureConfig": "evaluation.configs",
     "MemitConfig": "editing.configs",
+    "MemoryLimitError": "errors",
     "MendConfig": "editing.trained.configs",
+    "Method": "editing.methods",
     "ModelDiff": "editing.compare",
+    "ModelLoadError": "errors",
     "MultivariateNoise": "tracing.corruption_kinds",
     "Neuron": "editing.neurons",
     "NeuronAttribution": "editing.neurons",
@@ -141,17 +159,22 @@ _HOMES = {
     "SecondMoment": "stats.moments",
     "Shard": "journal",
     "Site": "hooks",
+    "StatisticsError": "errors",
     "StatsConfig": "stats.configs",
+    "StorageError": "errors",
     "Stream": "hooks",
     "StudentNoise": "tracing.corruption_kinds",
     "Substitution": "tracing.corruption_kinds",
     "Sweep": "evaluation.sweep",
+    "TokenizationError": "errors",
     "TraceConfig": "tracing.configs",
     "TrainConfig": "editing.trained.configs",
     "TrainedEditConfig": "editing.trained.configs",
     "TrainedEditor": "editing.trained.editor",
     "UniformNoise": "tracing.corruption_kinds",
+    "UnsupportedModelError": "errors",
     "ValueConfig": "editing.configs",
+    "WrongModelError": "errors",
     "alphaedit": "editing.alphaedit",
     "attribute_neurons": "editing.neurons",
     "attribute_neurons_each": "editing.neurons",
@@ -204,12 +227,14 @@ _HOMES = {
 __version__ = "0.1.0"
 
 __all__ = [
+    "METHODS",
     "AlphaEditConfig",
     "AverageTrace",
     "Background",
     "CausalTrace",
     "ContextConfig",
     "Edit",
+    "EditError",
     "EditRun",
     "EmmetConfig",
     "EvalReport",
@@ -217,6 +242,7 @@ __all__ = [
     "FactlabError",
     "FineTuneConfig",
     "GaussianNoise",
+    "InvalidRequestError",
     "KeConfig",
     "KnConfig",
     "KnownFact",
@@ -224,8 +250,11 @@ __all__ = [
     "LayerChoice",
     "MeasureConfig",
     "MemitConfig",
+    "MemoryLimitError",
     "MendConfig",
+    "Method",
     "ModelDiff",
+    "ModelLoadError",
     "MultivariateNoise",
     "Neuron",
     "NeuronAttribution",
@@ -236,17 +265,22 @@ __all__ = [
     "SecondMoment",
     "Shard",
     "Site",
+    "StatisticsError",
     "StatsConfig",
+    "StorageError",
     "Stream",
     "StudentNoise",
     "Substitution",
     "Sweep",
+    "TokenizationError",
     "TraceConfig",
     "TrainConfig",
     "TrainedEditConfig",
     "TrainedEditor",
     "UniformNoise",
+    "UnsupportedModelError",
     "ValueConfig",
+    "WrongModelError",
     "alphaedit",
     "attribute_neurons",
     "attribute_neurons_each",
@@ -260,6 +294,7 @@ __all__ = [
     "edit_sequence",
     "edit_together",
     "emmet",
+    "errors",
     "evaluate",
     "examples_of_records",
     "examples_of_text",
@@ -298,6 +333,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return importlib.import_module("factlab.errors")
     if name not in _HOMES:
         raise AttributeError(f"module 'factlab' has no attribute '{name}'")
     return getattr(importlib.import_module(f"factlab.{_HOMES[name]}"), name)

@@ -63,3 +63,14 @@ def nearest(value: str, accepted: Iterable[str]) -> str:
         return ""
     close = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """How many there are of something: `1 fact`, `2 facts`, `1,209 facts`.
+
+    Args:
+        number: of them.
+        noun: for one.
+        plural: for several, if it is not the noun with an s.
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -76,7 +76,7 @@ def test_trace_takes_what_the_library_takes(run):
     assert code == 0
     assert document["config"]["corruption"]["subjects"] == ["Rome"]
     assert document["config"]["method"] == "gradient"
-    code, out, _ = run(*args, "--answer", "New York", "--answer-rule", "product")
+    code, out, _ = run(*args, "--target", "New York", "--answer-rule", "product")
     assert code == 0
     assert json.loads(out)["answer"].strip() == "New York"
 
@@ -308,6 +308,15 @@ def test_a_full_disk(run, tmp_path, monkeypatch):
     assert code == 2
     assert "No space left on device" in err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache"]
+
+
+def test_a_former_name_of_an_option_still_works(run):
+    args = ["trace", PROMPT, "--subject", SUBJECT, "--samples", "1", "--layers", "1", "--json"]
+    documents = [
+        json.loads(run(*args, option, "Rome", *TINY)[1]) for option in ("--target", "--answer")
+    ]
+    assert documents[0] == documents[1]
+    assert documents[0]["answer"].strip() == "Rome"
 
 
 def test_debug_shows_the_traceback(run):

@@ -114,3 +114,76 @@ def test_a_fact_needs_its_parts(run):
     code, _, err = run("edit", "{} is", "--subject", "a", "--target", "b", "--sequence", *TINY)
     assert code == 2
     assert "give --facts" in err
+
+
+# -- settings ---------------------------------------------------------------------------------
+
+ONE = [
+    "edit",
+    "{} is in",
+    "--subject",
+    "Rome",
+    "--target",
+    "Spain",
+    "--layer",
+    "1",
+    "--json",
+    *TINY,
+]
+
+
+def _config(run, *arguments):
+    code, out, err = run(*ONE, *arguments)
+    assert code == 0, err
+    return json.loads(out)["edit"]["config"]
+
+
+def test_none_can_be_written_in_a_file(run, files, tmp_path):
+    settings = tmp_path / "published.toml"
+    settings.write_text(QUICK.replace("groups = []", 'groups = []\nbare_weight = "none"'))
+    assert _config(run, "--settings", settings)["contexts"]["bare_weight"] is None
+
+
+def test_one_setting_wins_over_the_file(run, files, tmp_path):
+    config = _config(
+        run, "--settings", tmp_path / "quick.toml", "--set", "contexts.bare_weight=none",
+        "--set", "value.steps = 3", "--set", "lookup=first", "--set", "contexts.groups=[[1, 2]]",
+    )  # fmt: skip
+    assert config["contexts"]["bare_weight"] is None
+    assert config["contexts"]["groups"] == [[1, 2]]
+    assert config["value"]["steps"] == 3
+    assert config["stats"]["row_length"] == 16
+    assert config["lookup"] == "first"
+
+
+def test_neurons_take_settings_too(run, tmp_path):
+    saved = tmp_path / "n.safetensors"
+    code, _, err = run(
+        "neurons", "Rome is in", "--target", "Spain", "--set", "tolerance=none", "--set",
+        "rule=right", "--steps", "2", "--save", saved, *TINY,
+    )  # fmt: skip
+    assert code == 0, err
+    config = fl.NeuronAttribution.load(saved).config
+    assert (config.tolerance, config.rule, config.steps) == (None, "right", 2)
+
+
+# -- what is kept -----------------------------------------------------------------------------
+
+
+def test_an_edit_that_is_not_kept_says_so(run, files, tmp_path):
+    code, out, _ = run(*files)
+    assert code == 0
+    assert "Nothing was kept" in out
+    assert "--out FOLDER" in out
+    code, out, _ = run(*files, "--out", tmp_path / "kept")
+    assert code == 0
+    assert "Nothing was kept" not in out
+    assert f"--edit {tmp_path / 'kept'} --model tiny:gpt2" in out
+
+
+def test_a_saved_edit_is_replaced_only_if_asked_for(run, files, tmp_path):
+    assert run(*files, "--out", tmp_path / "e")[0] == 0
+    code, _, err = run(*files, "--out", tmp_path / "e")
+    assert code == 2
+    assert "--overwrite" in err
+    assert run(*files, "--out", tmp_path / "e", "--overwrite")[0] == 0

@@ -74,7 +74,8 @@ def main() -> None:
     """Run a command. Exit code 2 and one sentence for anything that the user can put right."""
     try:
         build_app()()  # typer itself answers a wrong option, with exit code 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # before or after a command, which says so itself
+        sys.stderr.write("Stopped.\n")
         sys.exit(130)
     except Exception as error:  # whatever it is: one sentence, a traceback only when asked for
         if "--debug" in sys.argv:

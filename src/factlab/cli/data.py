@@ -16,6 +16,7 @@ from factlab.cli.data_options import (
 from factlab.cli.registration import MODELS, NO_MODEL, Commands, command
 from factlab.cli.session import Session
 from factlab.cli.tables import table
+from factlab.errors import counted
 
 if TYPE_CHECKING:
     from factlab.data.composition import Composition
@@ -204,11 +205,11 @@ def build(
     save_records(records, out)
     skipped = FactSource.of(triples, phrasing).skipped
     session.say(_tables(composition(records))[0])
-    session.say(f"{len(records)} records: {out}")
+    session.say(f"{counted(len(records), 'record')}: {out}")
     if n_references:
         session.say(f"{n_references} reference texts: {beside}")
     for why, count in skipped.items():
-        session.say(f"{count} facts left out: {why}")
+        session.say(f"{counted(count, 'fact')} left out: {why}")
     session.emit(
         {
             "out": str(out),

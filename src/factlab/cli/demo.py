@@ -1,4 +1,4 @@
-"""`factlab demo`: the whole story on one fact, in two minutes."""
+"""`factlab demo`: the whole story on one fact, in a minute or two."""
 
 import time
 from pathlib import Path
@@ -53,7 +53,11 @@ def demo(
         "factlab-demo"
     ),
 ) -> None:
-    """Locate a fact, edit it, look at what changed, and save the edit."""
+    """Locate a fact, edit it, look at what changed, and save the edit.
+
+    It takes about a minute on two cores, and on the very first run some minutes more to fetch the
+    bundled model (93 MB) and collect its statistics.
+    """
     from factlab.editing.folders import check_destination
     from factlab.facts import Fact
     from factlab.storage import check_writable
@@ -64,6 +68,12 @@ def demo(
     check_writable(picture)
     fact = Fact(TEMPLATE, SUBJECT, NEW, TRUE)
 
+    session.say(
+        f"A language model knows that the Eiffel Tower is in {TRUE}. Where it holds that is "
+        f"traced, and then it is made to say {NEW}. This takes about a minute on two cores; the "
+        "very first time some minutes more, to fetch the model (93 MB) and collect its statistics. "
+        f"The picture and the edit are kept in {out}."
+    )
     _heading(session, "1. What does the model say?")
     lm = session.load_model()
     session.say(
@@ -80,13 +90,13 @@ def demo(
     edited = _edit(session, lm, fact, folder)
 
     _heading(session, "4. Use it, undo it")
-    session.say(f"  factlab ask '{fact.prompt}' --edit {folder}")
-    session.say(f"  factlab show {folder}")
+    session.say_command(f"factlab ask '{fact.prompt}' --edit {folder}")
+    session.say_command(f"factlab show {folder}")
     session.say("In Python, inside the block only:")
-    session.say("  import factlab as fl")
-    session.say(f"  lm, edit = fl.load(), fl.Edit.load('{folder}')")
-    session.say("  with edit.applied(lm):")
-    session.say(f"      print(lm.generate('{STORY}'))")
+    session.say_command("import factlab as fl")
+    session.say_command(f"lm, edit = fl.load(), fl.Edit.load('{folder}')")
+    session.say_command("with edit.applied(lm):")
+    session.say_command(f"    print(lm.generate('{STORY}'))")
     session.say("or for good:  undo = edit.apply_(lm)  …  undo()   (restores every bit)")
     session.say(f"\nAll of this took {time.perf_counter() - started:.0f} s.")
     session.emit({"answers": answers, "trace": located, "edit": edited, "folder": str(folder)})

@@ -18,7 +18,7 @@ from factlab.cli.method_options import (
 from factlab.cli.registration import EDIT, FACT, MANY, METHOD, command
 from factlab.cli.session import Session, check_readable
 from factlab.cli.tables import table
-from factlab.errors import InvalidRequestError, StorageError
+from factlab.errors import InvalidRequestError, StorageError, counted
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -231,7 +231,7 @@ def _sizes(lm: "LanguageModel", made: "Edit") -> str:
     if source := made.diagnostics.get("layer_source"):
         how.append(f"layer: {source}")
     if steps := len(made.diagnostics.get("loss", [])):
-        how.append(f"{steps} steps")
+        how.append(counted(steps, "step"))
     return f"Changed: {'; '.join(parts)}" + (f" ({'; '.join(how)})." if how else ".")
 
 
@@ -288,7 +288,8 @@ def _show_run(session: Session, run: "EditRun", out: Path | None) -> None:
         session.say(f"… and {len(rows) - _ROWS_SHOWN} more.")
     total = len(run.facts)
     if any(fact.target_new for fact in run.facts):
-        session.say(f"Says the new target: {sum(a.says_new for a in run.at_end)} of {total} facts.")
+        at_end = sum(a.says_new for a in run.at_end)
+        session.say(f"Says the new target: {at_end} of {counted(total, 'fact')}.")
     if run.mode == "sequence":
         right_after = sum(a.says_new for a in run.right_after)
         session.say(f"Right after its own edit: {right_after} of {total}.")

@@ -27,7 +27,7 @@ from factlab.cli.registration import MEASURE, MEASURED, METHOD, NO_MODEL, RECORD
 from factlab.cli.report import show_report
 from factlab.cli.run_options import ResumeOption, ShardOption
 from factlab.cli.session import Session, validated
-from factlab.errors import InvalidRequestError, nearest
+from factlab.errors import InvalidRequestError, counted, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +48,8 @@ def register(app: typer.Typer) -> None:
         examples=(
             "factlab eval --method rome --limit 100 --out runs/rome",
             "factlab eval --method rome --limit 100 --out runs/rome --resume",
-            "factlab eval --method memit --mode together --data counterfact --out runs/memit",
+            "factlab eval --method memit --mode together --limit 1000 \\\n"
+            "      --data counterfact --out runs/memit",
         ),
     )
     command(
@@ -199,7 +200,7 @@ def evaluate(
         )  # fmt: skip
     if should_stop() and done.n_missing:
         again = "--resume" if part.total == 1 else "the same command"
-        session.say(f"Stopped: {done.n_missing} records are left. Go on with {again}.")
+        session.say(f"Stopped: {counted(done.n_missing, 'record')} left to do. Go on with {again}.")
         raise typer.Exit(130)
     show_report(session, [out])
     session.say(f"Rows: {out}. Put runs side by side with 'factlab report'.")

@@ -8,6 +8,7 @@ import typer
 from factlab.cli.registration import MODELS, Commands, command
 from factlab.cli.session import Session
 from factlab.cli.tables import table
+from factlab.errors import counted
 
 
 def register(app: typer.Typer) -> None:
@@ -65,7 +66,7 @@ def build(
     with session.progress() as report:
         known = build_known(lm, triples, patterns, limit=limit, progress=report)
     save_known(known, out)
-    session.say(f"{len(known)} known facts: {out}")
+    session.say(f"{counted(len(known), 'known fact')}: {out}")
     rows = [[fact.prompt, fact.prediction.strip().split("\n")[0]] for fact in known[:8]]
     session.say(table(["prompt", "the model goes on"], rows))
     session.emit({"model": lm.name, "out": str(out), "n_known": len(known)})

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
+from factlab.cli.prose import with_interval
 from factlab.cli.registration import LOCATE, command
 from factlab.cli.session import Session
 from factlab.cli.tables import table
-from factlab.errors import InvalidRequestError
+from factlab.errors import InvalidRequestError, counted
 
 _BAR_WIDTH = 32
 
@@ -53,8 +54,9 @@ def layers(
     ):
         bar = "█" * round(_BAR_WIDTH * max(effect, 0) / top)
         name = f"{layer} ←" if layer == choice.layer else f"{layer}  "
-        rows.append([name, f"{effect:+.3f} ± {width:.3f}", bar])
-    title = f"Indirect effect of {choice.window} MLPs around each layer, {choice.n_facts} facts"
+        rows.append([name, with_interval(effect, width, "+.3f"), bar])
+    facts_traced = counted(choice.n_facts, "fact")
+    title = f"Indirect effect of {choice.window} MLPs around each layer, {facts_traced}"
     session.say(table(["layer", "effect", ""], rows, right={0, 1}, title=title))
     session.say(
         f"Edit layer {choice.layer} (ROME), or layers {choice.memit_layers[0]} to "

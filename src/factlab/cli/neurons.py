@@ -9,7 +9,7 @@ from factlab.cli.method_options import SetOption, SettingsOption, read_settings
 from factlab.cli.registration import LOCATE, command
 from factlab.cli.session import Session, check_text, validated, validated_settings
 from factlab.cli.tables import table
-from factlab.errors import InvalidRequestError
+from factlab.errors import InvalidRequestError, counted
 
 _BAR_WIDTH = 28
 
@@ -43,7 +43,9 @@ def neurons(
         typer.Option(help="Another prompt with the same answer; may be given several times."),
     ] = None,
     top: Annotated[int, typer.Option(help="How many neurons to list.")] = 10,
-    steps: Annotated[int | None, typer.Option(help="Gradients to sum for each layer.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Gradients to sum for each layer.", show_default="10")
+    ] = None,
     threshold: Annotated[
         float, typer.Option(help="Share of the largest attribution that a neuron must exceed.")
     ] = 0.2,
@@ -56,7 +58,11 @@ def neurons(
     settings: SettingsOption = None,
     assignments: SetOption = None,
     max_batch_tokens: Annotated[
-        int | None, typer.Option(help="Tokens to run at once: less memory, same result.")
+        int | None,
+        typer.Option(
+            help="Tokens to run at once: less memory, same result.",
+            show_default="chosen for speed",
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Draw the picture here (.png .pdf .svg).")
@@ -114,15 +120,15 @@ def neurons(
          "█" * round(_BAR_WIDTH * max(n.attribution, 0) / max(strongest, 1e-12))]
         for n in chosen[:top]
     ]  # fmt: skip
-    title = f"{len(chosen)} neurons for {first.target!r}"
+    title = f"{counted(len(chosen), 'neuron')} for {first.target!r}"
     if len(found) > 1:
         title += f", each in at least {share:.0%} of {len(found)} prompts"
     session.say(table(["layer", "neuron", "attribution", ""], rows, right={0, 1, 2}, title=title))
     if len(chosen) > top:
         session.say(f"… and {len(chosen) - top} more.")
     session.say(
-        f"The model gives {first.target!r} with probability {first.prob:.3f}; without these "
-        f"neurons {silenced:.3f}, with twice of them {doubled:.3f}."
+        f"The model gives {first.target!r} with probability {first.prob:.3f}. With these neurons "
+        f"at zero it is {silenced:.3f}, with them doubled {doubled:.3f}."
     )
     if save is not None:
         first.save(save)

@@ -1,5 +1,6 @@
-"""Sentences on the terminal: lines end between words, and numbers of things agree with them."""
+"""Sentences and numbers on the terminal: lines end between words."""
 
+import math
 import os
 
 from rich.cells import cell_len
@@ -28,12 +29,13 @@ def _wrapped(line: str, width: int) -> str:
     return "\n".join(lines)
 
 
-def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """`1 fact`, `2 facts`, `1,209 facts`.
+def with_interval(mean: float, half_width: float, form: str = ".3f") -> str:
+    """`0.123 ± 0.004`, or the mean alone where one case gives no interval.
 
     Args:
-        number: of them.
-        noun: for one.
-        plural: for several, if it is not the noun with an s.
+        mean: over some cases.
+        half_width: of the confidence interval; NaN if there is none.
+        form: of the mean.
     """
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+    shown = f"{mean:{form}}"
+    return shown if math.isnan(half_width) else f"{shown} ± {half_width:.3f}"

@@ -26,7 +26,12 @@ START, LOCATE, EDIT, MEASURE, MODELS = (
 FACT, MANY, RECORDS, METHOD, MEASURED, RUNNING = (
     "The fact", "Many facts", "Records", "Method", "What is measured", "Running",
 )  # fmt: skip
+CORRUPTION, RESTORED = "What is corrupted", "What is restored"
 MODEL, OUTPUT = "Model", "Output"
+# In the order in which they are shown.
+_ORDER = (
+    None, FACT, MANY, RECORDS, METHOD, RESTORED, CORRUPTION, MEASURED, RUNNING, MODEL, OUTPUT,
+)  # fmt: skip
 
 ALL = ("model", "device", "dtype", "edits")
 NO_MODEL: tuple[str, ...] = ()
@@ -88,7 +93,11 @@ class _Command(TyperCommand):
 
     def get_params(self, ctx: Any) -> list[Any]:
         """All options and arguments."""
-        return _plain_types(super().get_params(ctx))
+        parameters = _plain_types(super().get_params(ctx))
+        for parameter in parameters:
+            if parameter.name == "help":
+                parameter.rich_help_panel = OUTPUT
+        return parameters
 
 
 class Commands(TyperGroup):
@@ -104,7 +113,7 @@ def _plain_types(parameters: list[Any]) -> list[Any]:
     for parameter in parameters:
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
-        elif getattr(parameter, "multiple", False) or parameter.nargs == -1:
+        else:
             _show_one(parameter)
     return parameters
 
@@ -117,7 +126,8 @@ def _show_one(parameter: Any) -> None:
     def one(ctx: Any) -> str | None:
         shown = show(ctx)
         listed = re.fullmatch(r"<list\[(.*)\]>", shown or "")
-        return f"<{listed[1].lower()}>" if listed else shown
+        shown = f"<{listed[1].lower()}>" if listed else shown
+        return "<text>" if shown == "<str>" else shown
 
     parameter.display_type_rich = one
 
@@ -171,6 +181,7 @@ def command(
         _shown(_keyword("as_json", _JSON, False)),
         _shown(_keyword("debug", _DEBUG, False)),
     ]
+    parameters.sort(key=_panel_number)
     vars(wrapper)["__signature__"] = inspect.Signature(parameters)
     wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
     del wrapper.__wrapped__
@@ -181,6 +192,10 @@ def command(
         rich_help_panel=group,
         cls=_Command,
     )(wrapper)
+
+
+def _panel_number(parameter: inspect.Parameter) -> int:
+    return _ORDER.index(get_args(parameter.annotation)[1].rich_help_panel)
 
 
 def _keyword(name: str, annotation: object, default: object) -> inspect.Parameter:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from factlab.cli.prose import with_interval
 from factlab.cli.registration import LOCATE, NO_MODEL, command
 from factlab.cli.run_options import ResumeOption, ShardOption
 from factlab.cli.session import Session
@@ -24,7 +25,7 @@ from factlab.cli.trace_options import (
     WindowOption,
     trace_config,
 )
-from factlab.errors import InvalidRequestError
+from factlab.errors import InvalidRequestError, counted
 
 if TYPE_CHECKING:
     from factlab.tracing.average import AverageTrace
@@ -127,7 +128,7 @@ def _finish(session: Session, average: "AverageTrace", out: Path) -> None:
     average.save(out)
     effect = average.total_effect
     counts = [
-        f"{average.n_facts} facts traced",
+        f"{counted(average.n_facts, 'fact')} traced",
         f"{average.n_wrong} left out because the model answers otherwise",
         *([f"{average.n_missing} still to do"] if average.n_missing else []),
     ]
@@ -135,13 +136,15 @@ def _finish(session: Session, average: "AverageTrace", out: Path) -> None:
     for case, reason in [*average.unusable.items()][:_REASONS_SHOWN]:
         session.say(f"Fact {case + 1} cannot be traced: {reason}")
     if len(average.unusable) > _REASONS_SHOWN:
-        session.say(f"{len(average.unusable)} facts cannot be traced; summary.json says why.")
+        session.say(
+            f"{counted(len(average.unusable), 'fact')} cannot be traced; summary.json says why."
+        )
     if not average.n_facts:
         session.emit(average.to_json())
         return
     session.say(
         f"P(answer) {average.clean_prob.mean:.3f} clean, {average.corrupted_prob.mean:.3f} "
-        f"corrupted; total effect {effect.mean:.3f} ± {effect.half_width:.3f}."
+        f"corrupted; total effect {with_interval(effect.mean, effect.half_width)}."
     )
     rows = []
     for kind, effects in average.effects.items():
@@ -150,7 +153,7 @@ def _finish(session: Session, average: "AverageTrace", out: Path) -> None:
                 layer, peak = average.peak(kind, group)
                 rows.append(
                     [KIND_NAMES[kind], GROUPS[group], str(layer),
-                     f"{peak.mean:.3f} ± {peak.half_width:.3f}"]
+                     with_interval(peak.mean, peak.half_width)]
                 )  # fmt: skip
     session.say(table(["restored", "token", "layer", "strongest effect"], rows, right={2, 3}))
     session.say(f"Records, summary and figures: {out}")

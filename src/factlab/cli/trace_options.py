@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from factlab.cli.registration import CORRUPTION, RESTORED
 from factlab.cli.session import validated
 from factlab.errors import InvalidRequestError
 
@@ -50,44 +51,88 @@ class WindowConvention(StrEnum):
     PAPER = "paper"
 
 
-SamplesOption = Annotated[int | None, typer.Option(help="Noise samples to average over.")]
-WindowOption = Annotated[
-    int | None, typer.Option(help="Layers of MLP or attention outputs to restore together.")
-]
-ConventionOption = Annotated[
-    WindowConvention | None,
-    typer.Option(help="A window of 10 is [l-5, l+4] in the paper's code, [l-4, l+5] in its text."),
+SamplesOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Noise samples to average over.", show_default="10", rich_help_panel=CORRUPTION
+    ),
 ]
 NoiseOption = Annotated[
     str | None,
     typer.Option(
         help="3s (standard deviations), 0.35 (level), uniform:3s, multivariate, student:5 or "
-        "subject:Another Name; with ',replace', ',extra=1', ',over=vocabulary' behind it."
+        "subject:Another Name; with ',replace', ',extra=1', ',over=vocabulary' behind it.",
+        show_default="3s",
+        rich_help_panel=CORRUPTION,
     ),
+]
+SeedOption = Annotated[
+    int | None,
+    typer.Option(help="Seed of the noise.", show_default="0", rich_help_panel=CORRUPTION),
 ]
 KindOption = Annotated[
     list[OrdinaryKind] | None,
-    typer.Option(help="State to restore; may be given several times. All three by default."),
+    typer.Option(
+        help="State to restore; may be given several times.",
+        show_default="all three",
+        rich_help_panel=RESTORED,
+    ),
 ]
 SeveredOption = Annotated[
     list[SeveredPath] | None,
-    typer.Option(help="Restore hidden states with this path cut; may be given twice."),
+    typer.Option(
+        help="Restore hidden states with this path cut; may be given twice.",
+        rich_help_panel=RESTORED,
+    ),
+]
+WindowOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Layers of MLP or attention outputs to restore together.",
+        show_default="10, or half of the model if that is less",
+        rich_help_panel=RESTORED,
+    ),
+]
+ConventionOption = Annotated[
+    WindowConvention | None,
+    typer.Option(
+        help="A window of 10 is [l-5, l+4] in the paper's code, [l-4, l+5] in its text.",
+        show_default="code",
+        rich_help_panel=RESTORED,
+    ),
+]
+TokensOption = Annotated[
+    str | None,
+    typer.Option(
+        help="all, last-subject, or positions such as 0,3-5.",
+        show_default="all",
+        rich_help_panel=RESTORED,
+    ),
+]
+LayersOption = Annotated[
+    str | None,
+    typer.Option(help="Layers such as 0-9,12.", show_default="all", rich_help_panel=RESTORED),
 ]
 MethodOption = Annotated[
-    Method | None, typer.Option(help="Run every restoration, or estimate all from one gradient.")
+    Method | None,
+    typer.Option(
+        help="Run every restoration, or estimate all from one gradient.",
+        show_default="exact",
+        rich_help_panel=RESTORED,
+    ),
 ]
 AnswerRuleOption = Annotated[
     AnswerRule | None,
-    typer.Option(help="Follow the first token, or the whole answer (product or per token)."),
+    typer.Option(
+        help="Follow the first token, or the whole answer (product or per token).",
+        show_default="first_token",
+    ),
 ]
-TokensOption = Annotated[
-    str | None, typer.Option(help="all, last-subject, or positions such as 0,3-5.")
-]
-LayersOption = Annotated[str | None, typer.Option(help="Layers such as 0-9,12; all by default.")]
-SeedOption = Annotated[int | None, typer.Option(help="Seed of the noise.")]
 MemoryOption = Annotated[
     int | None,
-    typer.Option(help="Tokens to run at once: less memory, same result. Chosen by itself."),
+    typer.Option(
+        help="Tokens to run at once: less memory, same result.", show_default="chosen for speed"
+    ),
 ]
 
 

@@ -12,7 +12,7 @@ from factlab.cli.registration import EDIT, command
 from factlab.cli.run_options import ResumeOption
 from factlab.cli.session import Session, validated, validated_settings
 from factlab.cli.tables import table
-from factlab.errors import InvalidRequestError, StorageError, nearest
+from factlab.errors import InvalidRequestError, StorageError, counted, nearest
 
 if TYPE_CHECKING:
     from factlab.editing.trained.configs import NetworkConfig
@@ -188,8 +188,8 @@ def _corpus(
 
 def _say_data(session: Session, data: "TrainingSet") -> None:
     session.say(
-        f"{len(data.train)} examples for training, {len(data.validation)} for validation, "
-        f"{data.n_test} kept for evaluation."
+        f"{counted(len(data.train), 'example')} for training, {len(data.validation)} for "
+        f"validation, {data.n_test} kept for evaluation."
     )
     if data.skipped:
         reason = max(data.skipped, key=data.skipped.__getitem__)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from factlab.data.records import Record
-from factlab.errors import InvalidRequestError
+from factlab.errors import InvalidRequestError, counted
 
 VALIDATION_SHARE, TEST_SHARE = 0.1, 0.2
 
@@ -71,7 +71,7 @@ def split_by_subject(
         if share and not part:
             apart_from = f" besides {sum(map(len, found[2:]))} for tests" if apart else ""
             raise InvalidRequestError(
-                f"{len(records)} records are too few to split: none are left for {name} "
+                f"{counted(len(records), 'record')} are too few to split: none are left for {name} "
                 f"(a share of {share:.2g} of the subjects){apart_from}. Give more records."
             )
     return Split(*found)

@@ -13,7 +13,8 @@ code reads every token of the target off the prompt's last position.) Nothing be
 more than once. The caller's weights are not touched: every fact brings a copy of them along.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -109,12 +110,13 @@ def _fine_tune(
     longest = max(len(row.ids) for row in rows)
     at_once = max(1, min(_ENTRIES // entries, settled.max_batch_tokens // longest))
     edits: list[Edit] = []
+    n_steps = settled.steps * -(-len(sets) // at_once)
     for start in range(0, len(sets), at_once):
-        progress("fine-tuning", start, len(sets))
+        first = settled.steps * (start // at_once)
         some = [[rows[i] for i in group] for group in sets[start : start + at_once]]
         tuning = _Tuning(lm, some, names, layer, settled)
         with memory_bounded_by(f"max_batch_tokens, which is {settled.max_batch_tokens}"):
-            tuned = tuning.run()
+            tuned = tuning.run(partial(_tell, progress, first, n_steps))
         for number, (deltas, history) in enumerate(tuned, start):
             updates = tuple(
                 DenseUpdate(name, lm.layout_of(name), delta) for name, delta in deltas.items()
@@ -135,8 +137,13 @@ def _fine_tune(
                     versions=current_versions(),
                 )
             )
-    progress("fine-tuning", len(sets), len(sets))
+    progress("fine-tuning", n_steps, n_steps)
     return edits
+
+
+def _tell(progress: ProgressCallback, first: int, total: int, step: int) -> None:
+    """Tell of a step of a batch whose first is the `first` of all."""
+    progress("fine-tuning", first + step, total)
 
 
 class _Row:
@@ -185,8 +192,12 @@ class _Tuning:
         self._originals = {name: lm.model.get_parameter(name).detach().to(width) for name in names}
 
     @torch.inference_mode(False)
-    def run(self) -> list[tuple[Weights, list[float]]]:
-        """For each group the change of each weight, out×in on the CPU, and the losses."""
+    def run(self, begin: Callable[[int], None]) -> list[tuple[Weights, list[float]]]:
+        """For each group the change of each weight, out×in on the CPU, and the losses.
+
+        Args:
+            begin: called with the number of every step before it is done.
+        """
         results: dict[int, tuple[Weights, list[float]]] = {}
         histories: list[list[float]] = [[] for _ in self._groups]
         there = list(range(len(self._groups)))
@@ -199,6 +210,7 @@ class _Tuning:
         with self._lm.frozen():
             batches = self._batches()
             for step in range(self._config.steps):
+                begin(step)
                 losses, gradients = self._gradients(batches, weights)
                 going: list[int] = []
                 for i, loss in enumerate(losses.tolist()):

@@ -11,8 +11,9 @@ Facts do not depend on each other: any number of them, of any lengths, are optim
 and each leaves it when it is done. How a step is made cheap is told in `value_batch`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -101,7 +102,7 @@ def optimise_values(
         contexts: texts before the prompts; the first is empty.
         site: the state that δ is added to: an MLP's output, or a layer's.
         config: see `ValueConfig`.
-        progress: called with facts done and in all.
+        progress: called with steps done and most of them in all.
         lookup: where in a prompt δ is added.
 
     Raises:
@@ -116,17 +117,28 @@ def optimise_values(
     with lm.frozen(), memory_bounded_by(setting):
         with torch.no_grad():
             shared = SharedContexts(lm, contexts, prepared)
-        for numbers in groups([p.cost for p in prepared], limit):
-            progress("optimising values", len(found), len(prepared))
+        batches = groups([p.cost for p in prepared], limit)
+        n_steps = config.steps * len(batches)
+        for first, numbers in zip(range(0, n_steps, config.steps), batches, strict=True):
             group = [prepared[i] for i in numbers]
             batch = ValueBatch(lm, group, shared, site, config.kl_position)
-            found |= zip(numbers, _optimise(lm, batch, group, config), strict=True)
-        progress("optimising values", len(found), len(prepared))
+            results = _optimise(lm, batch, group, config, partial(_tell, progress, first, n_steps))
+            found |= zip(numbers, results, strict=True)
+        progress("optimising values", n_steps, n_steps)
     return [found[i] for i in range(len(prepared))]
 
 
+def _tell(progress: ProgressCallback, first: int, total: int, step: int) -> None:
+    """Tell of a step of a batch whose first is the `first` of all."""
+    progress("optimising values", first + step, total)
+
+
 def _optimise(
-    lm: Decoder, batch: ValueBatch, group: Sequence[PreparedRequest], config: ValueConfig
+    lm: Decoder,
+    batch: ValueBatch,
+    group: Sequence[PreparedRequest],
+    config: ValueConfig,
+    begin: Callable[[int], None],
 ) -> list[OptimisedValue]:
     width = torch.promote_types(lm.dtype, torch.float32)
     norms = batch.initial_norms
@@ -141,6 +153,7 @@ def _optimise(
     results: dict[int, OptimisedValue] = {}
     there = list(range(len(group)))  # which facts the rows of the batch belong to
     for step in range(config.steps):
+        begin(step)
         delta.requires_grad_(True)
         with torch.enable_grad():
             losses = batch.losses(delta)

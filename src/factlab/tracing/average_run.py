@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from factlab.arguments import checked
-from factlab.errors import InvalidRequestError, StorageError, TokenizationError
+from factlab.errors import InvalidRequestError, StorageError, TokenizationError, counted
 from factlab.facts import Fact
 from factlab.journal import Journal, Record, Shard
 from factlab.models.language_model import LanguageModel
@@ -118,8 +118,8 @@ def _select(
     selected = [i for i, is_known in zip(usable, known, strict=True) if is_known]
     if not selected:
         raise InvalidRequestError(
-            f"The model's answer is wrong for all {len(usable)} facts, so there is nothing to "
-            "average. Make a file of facts that it knows with `factlab knowns build`."
+            f"The model's answer is wrong for all of {counted(len(usable), 'fact')}, so there "
+            "is nothing to average. Make a file of facts that it knows with `factlab knowns build`."
         )
     settled = config.model_copy(
         update={

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from factlab.arguments import checked
 from factlab.data.known import KnownFact
 from factlab.data.relations import Triple
-from factlab.errors import InvalidRequestError
+from factlab.errors import InvalidRequestError, counted
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
@@ -72,7 +72,7 @@ def build_known(
             break
     progress("asking the model", len(askable), len(askable))
     if not known:
-        raise InvalidRequestError(f"The model knows none of the {len(askable)} facts.")
+        raise InvalidRequestError(f"The model knows none of {counted(len(askable), 'fact')}.")
     return [
         KnownFact(number, f.subject, f.attribute, f.template, f.prediction, f.prompt, f.relation_id)
         for number, f in enumerate(known[:limit])

@@ -1,0 +1,174 @@
+"""What the command line says of itself: help, version, completion, and how sentences are set."""
+
+import io
+import math
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+import factlab as fl
+from factlab.cli.prose import print_prose, with_interval
+from factlab.errors import counted
+
+COMMANDS = """
+demo; ask; trace; trace-average; trace-merge; layers; neurons; edit; train; show; export; diff;
+eval; eval-merge; report; sweep; methods; models; stats; data stats; data show; data build;
+knowns build
+"""
+NAMES = [name.strip() for name in COMMANDS.split(";")]
+WITHOUT_MODEL = ["show", "report", "eval-merge", "trace-merge", "methods", "models", "data show",
+                 "data build"]  # fmt: skip
+
+
+@pytest.fixture
+def help_of(run, monkeypatch):
+    def help_of(name: str = "", width: int = 80, flag: str = "-h") -> str:
+        # typer asks for the width when it is imported, too.
+        monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", width)
+        code, out, err = run(*name.split(), flag)
+        assert code == 0, err
+        return out
+
+    return help_of
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_explains_itself(help_of, name, width):
+    shown = help_of(name, width)
+    assert "Examples:" in shown
+    assert f"factlab {name}" in shown.split("Examples:")[1]
+    assert "<bool>" not in shown
+    assert "list[" not in shown
+    assert "\\[" not in shown
+    assert max(map(len, shown.splitlines())) <= width
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_of_a_model_are_where_a_model_is(help_of, name):
+    shown = help_of(name)
+    assert ("--dtype" in shown) == (name not in WITHOUT_MODEL)
+    assert "--json" in shown
+
+
+def test_no_command_is_forgotten(help_of):
+    listed = re.findall(r"^│ ([a-z][a-z-]*) ", help_of(), re.MULTILINE)
+    assert {name.split()[0] for name in NAMES} == {*listed}
+    inside = [f"{group} {name}" for group in ("data", "knowns")
+              for name in re.findall(r"^│ ([a-z][a-z-]*) ", help_of(group), re.MULTILINE)]  # fmt: skip
+    assert {name for name in NAMES if " " in name} == {*inside}
+
+
+def test_commands_are_in_groups(help_of):
+    titles = re.findall(r"^╭─ ([^─]+) ─", help_of(), re.MULTILINE)
+    assert titles == ["Options", "Start here", "Locate", "Edit", "Measure", "Models and data"]
+
+
+def test_brackets_are_shown_as_they_are(help_of):
+    assert "[l-5, l+4]" in _flat(help_of("trace", 120))
+    assert "in [network]" in _flat(help_of("train", 120))
+
+
+def test_defaults_that_are_shown_are_those_of_the_library(help_of):
+    config, neurons = fl.TraceConfig(), fl.NeuronConfig()
+    shown = _flat(help_of("trace", 120))
+    for text in (
+        f"Noise samples to average over. [default: {config.samples}]",
+        f"Seed of the noise. [default: {config.seed}]",
+        f"from one gradient. [default: {config.method}]",
+        f"in its text. [default: {config.window_convention}]",
+        f"such as 0,3-5. [default: {config.positions}]",
+    ):
+        assert text in shown
+    assert f"for each layer. [default: {neurons.steps}]" in _flat(help_of("neurons", 120))
+    assert config.corruption == fl.GaussianNoise(sigmas=3)
+    assert "[default: 3s]" in shown
+
+
+def test_version(run):
+    assert run("--version")[:2] == (0, f"factlab {fl.__version__}\n")
+
+
+def test_help_has_a_short_name_at_every_level(help_of):
+    for name in ("", "data", "edit", "data stats"):
+        assert help_of(name) == help_of(name, flag="--help")
+
+
+def test_the_shell_completes_commands():
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; from factlab.cli import main; "
+         "sys.argv[0] = 'factlab'; main()"],
+        capture_output=True, text=True, check=True,
+        env=os.environ | {"_FACTLAB_COMPLETE": "complete_bash", "COMP_WORDS": "factlab tra",
+                          "COMP_CWORD": "1"},
+    )  # fmt: skip
+    assert done.stdout.split() == ["trace", "trace-average", "trace-merge", "train"]
+
+
+def test_an_interrupt_says_so(run, monkeypatch, tmp_path):
+    def interrupted(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("factlab.cli.session.Session.load_model", interrupted)
+    for arguments in (["demo", "--out", tmp_path / "demo"], ["ask", "hi"]):
+        code, _, err = run(*arguments)
+        assert code == 130
+        assert err == "Stopped.\n"
+
+
+# -- sentences ------------------------------------------------------------------------------------
+
+
+def _printed(text: str, width: int, is_terminal: bool, monkeypatch) -> str:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    file = io.StringIO()
+    print_prose(Console(file=file, width=width, force_terminal=is_terminal, no_color=True), text)
+    return file.getvalue()
+
+
+SENTENCE = (
+    "Layer 3, one outer product, 12.5% of the weight's norm; 7 steps to p(Rome) = 0.984. "
+    "Saved in factlab-demo/eiffel-tower-in-rome/with-a-name-that-is-longer-than-any-line-is-wide. "
+    "Next."
+)
+
+
+@pytest.mark.parametrize("width", [20, 80, 120])
+def test_sentences_break_between_words(monkeypatch, width):
+    lines = _printed(SENTENCE, width, True, monkeypatch).splitlines()
+    assert " ".join(lines) == SENTENCE
+    assert len(lines) > 1
+    assert all(len(line) <= width or " " not in line for line in lines)
+
+
+def test_sentences_in_a_file_stay_on_one_line(monkeypatch):
+    assert _printed(SENTENCE, 20, False, monkeypatch) == f"{SENTENCE}\n"
+
+
+def test_line_breaks_and_brackets_of_a_text_stay(monkeypatch):
+    assert _printed("a\n\n  b [red]c[/red]", 80, True, monkeypatch) == "a\n\n  b [red]c[/red]\n"
+
+
+def test_wide_letters_take_two_columns(monkeypatch):
+    lines = _printed("東京 は 日本 の 首都", 10, True, monkeypatch).splitlines()
+    assert lines == ["東京 は", "日本 の", "首都"]
+
+
+def test_one_is_singular():
+    assert counted(1, "fact") == "1 fact"
+    assert counted(0, "fact") == "0 facts"
+    assert counted(1209, "fact") == "1,209 facts"
+    assert counted(2, "entry", "entries") == "2 entries"
+
+
+def test_one_case_has_no_interval():
+    assert with_interval(0.5, math.nan) == "0.500"
+    assert with_interval(0.5, 0.25, "+.2f") == "+0.50 ± 0.250"
