@@ -133,6 +133,11 @@ class Fact:
         return fill(self.template, self.subject)
 
     @property
+    def question(self) -> tuple[str, str]:
+        """Template and subject without outer spaces: facts that agree in it ask for the same."""
+        return self.template.strip(), self.subject.strip()
+
+    @property
     def subject_start(self) -> int:
         """Character position of the subject in `prompt`."""
         return len(_pieces(self.template)[0])

@@ -2,6 +2,7 @@
 
 import math
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -185,9 +186,9 @@ def test_targets_that_tokenise_the_prompt_otherwise(make_model, monkeypatch, fam
         ids, n_prompt = made[prompt, target]
         return Tokens(prompt + target, ids, ((0, 1),) * len(ids)), n_prompt
 
-    monkeypatch.setattr("factlab.tokens.encode_continuation", merging)
-    monkeypatch.setitem(globals(), "encode_continuation", merging)
     edits = [edit_of(lm, "rome", FACTS[0]), None]
+    monkeypatch.setattr(lm, "encode_continuation", partial(merging, lm.tokenizer))
+    monkeypatch.setitem(globals(), "encode_continuation", merging)
     questions = [Question("one", ("a", "b", "c"), 0), Question("two", ("a", "b"), 1)]
     check(lm, edits, questions)
     check(lm, edits, questions[1:])

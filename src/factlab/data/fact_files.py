@@ -1,8 +1,10 @@
 """Files of facts that people write: TOML, JSON, and tables with commas or tabs."""
 
 import csv
+import difflib
 import io
 import json
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +16,7 @@ from factlab.data.json_lines import read_values
 from factlab.data.records import Record
 from factlab.documents import parse_toml
 from factlab.errors import FactlabError, InvalidRequestError, StorageError, nearest
-from factlab.facts import SLOT, Fact
+from factlab.facts import SLOT, Fact, words_of
 from factlab.storage import read_text, write_atomically
 
 SUFFIXES = (".toml", ".jsonl", ".json", ".csv", ".tsv")
@@ -23,23 +25,29 @@ _FIELDS: tuple[str, ...] = (*_REQUIRED, "target_new", "target_true")
 # What a record has beside its fact: lists, of which a table has one column for each text.
 _PROMPTS = ("paraphrase", "neighborhood", "generation")
 _PROMPT_COLUMN = re.compile(rf"({'|'.join(_PROMPTS)})(_prompts|_\d+)?")
-_ALL_FIELDS = (*_FIELDS, "relation", *(f"{kind}_prompts" for kind in _PROMPTS))
+_ALL_FIELDS = (*_FIELDS, "joint", "relation", *(f"{kind}_prompts" for kind in _PROMPTS))
 _SHOWN = 5
 _TOML_HEADER = re.compile(r"^[ \t]*\[\[[ \t]*fact[ \t]*\]\]", re.MULTILINE)
 _Row = tuple[str, object]  # where it stands, such as "line 3", and what stands there
+# From this likeness on, by difflib, an unknown name is taken for a known one that is misspelled.
+_MISSPELLED = 0.75
+
+_log = logging.getLogger(__name__)
 
 
 def load_facts(path: str | Path) -> list[Fact]:
     """Read facts from a file that ends with .toml, .jsonl, .json, .csv or .tsv.
 
-    The fields are those of `Fact`: `template` and `subject`, and if wanted `target_new` and
-    `target_true`; one that is empty is not given. In TOML every fact begins with `[[fact]]`. In a
-    table the first line names the columns; cells may be quoted, spaces before them are dropped.
-    What `load_fact_records` reads beside these is checked and left out.
+    The fields are those of `Fact`: `template` and `subject`, and if wanted `target_new`,
+    `target_true` and `joint`; one that is empty is not given. In TOML every fact begins with
+    `[[fact]]`. In a table the first line names the columns; cells may be quoted, spaces before them
+    are dropped. Names may be capitalised, with spaces for underscores. Fields of other names, such
+    as a comment, are not used, and that is logged; one that looks like a misspelled name is
+    refused. What `load_fact_records` reads beside these is checked and left out.
 
     Raises:
         StorageError: the file is missing, not UTF-8, of an unknown kind, broken or empty; or a fact
-            has an unknown field, lacks one, is not a valid `Fact`, or came before with the same
+            has a misspelled field, lacks one, is not a valid `Fact`, or came before with the same
             template, subject and target_new. The message names the line.
     """
     return [record.fact for record in load_fact_records(path)]
@@ -70,13 +78,17 @@ def load_fact_records(path: str | Path) -> list[Record]:
             rows = _table_rows(path, "\t", "tabs")
         case _:
             rows = ((f"line {line}", value) for line, value in read_values(path))
-    return _all_different(
+    unused: dict[str, None] = {}
+    records = _all_different(
         (
-            (where, record_of(row, f"{where.capitalize()} of '{path}'", index))
+            (where, record_of(row, f"{where.capitalize()} of '{path}'", index, unused))
             for index, (where, row) in enumerate(rows)
         ),
         path,
     )
+    if unused:
+        _log.warning("Of '%s' these fields are not used: %s.", path, ", ".join(unused))
+    return records
 
 
 @checked()
@@ -105,15 +117,16 @@ def check_conflicts(facts: Sequence[Fact]) -> None:
     """Refuse facts that cannot be asked for together; several relations of one subject can.
 
     Raises:
-        InvalidRequestError: facts with the same template and subject ask for a different
-            `target_new`, or for the same one twice. The message counts them and shows up to five.
+        InvalidRequestError: facts with the same template and subject, outer spaces aside, ask for a
+            different `target_new`, or for the same one twice. The message counts them and shows up
+            to five.
     """
     places: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i, fact in enumerate(facts):
-        places[fact.template, fact.subject].append(i)
+        places[fact.question].append(i)
     problems: list[str] = []
     for found in places.values():
-        asked = [facts[i].target_new for i in found]
+        asked = [_target(facts[i]) for i in found]
         wanted = [f"'{target}'" for target in dict.fromkeys(asked) if target is not None]
         which = f"facts {', '.join(str(i + 1) for i in found)}: '{facts[found[0]].prompt}'"
         if len(wanted) > 1:
@@ -126,6 +139,11 @@ def check_conflicts(facts: Sequence[Fact]) -> None:
             f"Conflicts between facts: {len(problems)} ({'; '.join(problems[:_SHOWN])}{more}). "
             "Keep one fact for each template and subject."
         )
+
+
+def _target(fact: Fact) -> str | None:
+    """The new target, however it is joined to the prompt."""
+    return None if fact.target_new is None else words_of(fact.target_new)
 
 
 def _write(path: Path, text: str) -> None:
@@ -180,45 +198,73 @@ def _table_rows(path: Path, delimiter: str, separator: str) -> Iterator[_Row]:
 
 
 def _check_columns(columns: list[str], path: Path, separator: str) -> None:
-    known = (*_FIELDS, "relation")
-    unknown = [name for name in columns if name not in known and not _PROMPT_COLUMN.fullmatch(name)]
-    if unknown or not {*_REQUIRED} <= {*columns} or len({*columns}) < len(columns):
-        near = nearest(unknown[0], (*known, *_PROMPTS)) if unknown else ""
+    names = [_plain(name) for name in columns]
+    unknown = [name for name in names if name not in _ALL_FIELDS and not _is_prompts(name)]
+    misspelled = [name for name in unknown if _misspelled(name)]
+    if misspelled or not {*_REQUIRED} <= {*names} or len({*names}) < len(names):
+        near = nearest(unknown[0], (*_ALL_FIELDS, *_PROMPTS)) if unknown else ""
+        if misspelled:
+            near = f" Did you mean '{_misspelled(misspelled[0])}'?"
         raise StorageError(
             f"The first line of '{path}' names the columns {', '.join(columns)}. It must name "
-            "template and subject, and may name target_new, target_true, relation, and "
+            "template and subject, and may name target_new, target_true, joint, relation, and "
             "paraphrase_1, paraphrase_2 ..., neighborhood_1 ..., generation_1 ..., each once, with "
             f"{separator} between.{near}"
         )
 
 
-def record_of(row: object, where: str, index: int) -> Record:
+def _plain(name: object) -> str:
+    """The name of a field, however it is capitalised and spaced."""
+    return re.sub(r"[\s-]+", "_", str(name).strip().lower())
+
+
+def _is_prompts(name: str) -> bool:
+    return _PROMPT_COLUMN.fullmatch(name) is not None
+
+
+def _misspelled(name: str) -> str | None:
+    """The field that was probably meant; an id of something is a thing of its own."""
+    if name.endswith("_id"):
+        return None
+    close = difflib.get_close_matches(name, (*_ALL_FIELDS, *_PROMPTS), n=1, cutoff=_MISSPELLED)
+    return close[0] if close else None
+
+
+def record_of(row: object, where: str, index: int, unused: dict[str, None] | None = None) -> Record:
     """A record of what stands in one row of a facts file.
 
     Args:
         row: what was read; anything.
         where: where it stands, such as "Line 3 of 'facts.csv'".
         index: its `case_id`.
+        unused: is told the fields that are not used.
 
     Raises:
-        StorageError: it is no fact, or a field is unknown, missing or of the wrong type.
+        StorageError: it is no fact, or a field is misspelled, missing or of the wrong type.
     """
     if not isinstance(row, Mapping):
         raise StorageError(f"{where}: a fact has named fields; this is a {type(row).__name__}.")
     given: dict[str, str] = {}
     prompts: dict[str, list[str]] = defaultdict(list)
-    for name, value in row.items():
-        column = _PROMPT_COLUMN.fullmatch(str(name))
+    for given_name, value in row.items():
+        name = _plain(given_name)
+        column = _PROMPT_COLUMN.fullmatch(name)
         if column is not None:
             prompts[column[1]] += _texts(value, where, name)
             continue
         if name not in _ALL_FIELDS:
-            raise StorageError(
-                f"{where}: field '{name}' is none of {', '.join(_ALL_FIELDS)}."
-                f"{nearest(name, _ALL_FIELDS)}"
-            )
+            if meant := _misspelled(name):
+                raise StorageError(
+                    f"{where}: field '{given_name}' is none of {', '.join(_ALL_FIELDS)}. "
+                    f"Did you mean '{meant}'?"
+                )
+            if unused is not None:
+                unused[str(given_name)] = None
+            continue
         if not isinstance(value, str | None):
             raise StorageError(f"{where}: {name} is {value!r}, not a text. Put it in quotes.")
+        if name in given:
+            raise StorageError(f"{where}: {name} is given twice. Remove one of them.")
         if value and value.strip():
             given[name] = value
     relation = given.pop("relation", "").strip()
@@ -232,7 +278,8 @@ def record_of(row: object, where: str, index: int) -> Record:
             "fact's own subject. Write out the other subject."
         )
     try:
-        fact = Fact(**given)
+        joint = given.pop("joint", "").strip().lower() or None
+        fact = Fact(**given, joint=joint)  # pyright: ignore[reportArgumentType] - it is checked
         filled = {kind: [_filled(text, fact) for text in prompts[kind]] for kind in _PROMPTS}
     except FactlabError as error:
         raise StorageError(f"{where}: {error}") from error
@@ -268,7 +315,7 @@ def _all_different(rows: Iterable[tuple[str, Record]], path: Path) -> list[Recor
     seen: dict[tuple[str, str, str | None], str] = {}
     for where, record in rows:
         fact = record.fact
-        request = (fact.template, fact.subject, fact.target_new)
+        request = (*fact.question, _target(fact))
         if request in seen:
             raise StorageError(
                 f"{where.capitalize()} of '{path}' has the template, subject and target_new of "

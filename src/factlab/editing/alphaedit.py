@@ -55,8 +55,8 @@ def alphaedit(
     moments = background.second_moments(lm, layers, config.stats, progress)
     contexts = background.contexts(lm, config.contexts)
     # A fact that is written anew is not protected from it.
-    replaced = {(fact.template, fact.subject) for fact in facts}
-    past = [f for f in background.past_facts if (f.template, f.subject) not in replaced]
+    replaced = {fact.question for fact in facts}
+    past = [f for f in background.past_facts if f.question not in replaced]
     weights, share, ridge = (
         context_weights(config.contexts, len(contexts)),
         config.null_share,
