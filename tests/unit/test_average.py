@@ -242,9 +242,22 @@ def test_the_recommended_layer_is_the_peak_of_mlp_windows(lm):
     config = fl.TraceConfig(kinds=("mlp",), window=1)
     average = fl.average_trace(lm, FACTS, config)
     assert torch.allclose(choice.effects, average.effects["mlp"][LAST_SUBJECT], atol=1e-6)
-    assert choice.layer == int(choice.effects.argmax())
+    assert choice.layer == int(choice.effects[:-1].argmax())
     assert choice.memit_layers[-1] == choice.layer
     assert choice.n_facts == 4
     unknown = fl.Fact("{} is in", "Rome", target_true="Zanzibar")
     with pytest.raises(InvalidRequestError, match="wrong for all"):
         fl.recommend_layer(lm, [unknown])
+
+
+def test_the_last_layer_is_never_recommended(lm, fact, monkeypatch):
+    """What is written there reaches no later word, however large its window's effect is."""
+    from factlab.tracing import layers
+
+    made = fl.average_trace(lm, FACTS, fl.TraceConfig(kinds=("mlp",), window=1))
+    made.effects["mlp"][LAST_SUBJECT] = torch.arange(lm.n_layers).float()
+    monkeypatch.setattr(layers, "average_trace", lambda *_args, **_kwargs: made)
+    choice = fl.recommend_layer(lm, FACTS)
+    assert choice.layer == choice.memit_layers[-1] == lm.n_layers - 2
+    settings = fl.RomeConfig(value=fl.ValueConfig(steps=2))
+    assert fl.rome(lm, fact, settings).config["layer"] == lm.n_layers - 2

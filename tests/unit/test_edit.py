@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import warnings
 
 import pytest
 import torch
@@ -103,6 +104,23 @@ def test_the_same_edit_twice(make_model):
         with edit.applied(lm):
             assert not torch.equal(lm.mlp_weight(1), once)
         assert torch.equal(lm.mlp_weight(1), once)
+
+
+def test_an_undo_takes_off_its_own_application(make_model):
+    """The same edit on twice with another in between: the rest is to the bit what it would be."""
+    lm = make_model("llama")
+    edit, other = make_edit(lm, 0), make_edit(lm, 1)
+    with other.applied(lm), edit.applied(lm):
+        expected = lm.mlp_weight(1).detach().clone()
+    first, middle, last = edit.apply_(lm), other.apply_(lm), edit.apply_(lm)
+    first()
+    assert torch.equal(lm.mlp_weight(1), expected)
+    with pytest.raises(EditError, match="can be called once"):
+        first()
+    assert torch.equal(lm.mlp_weight(1), expected)
+    middle()
+    last()
+    assert not lm.patches.active
 
 
 def test_undone_after_an_error(make_model):
@@ -392,3 +410,32 @@ def test_fingerprints_follow_the_weights(make_model):
     with torch.no_grad():
         lm.model.get_parameter(name).copy_(start)
     assert len(seen) == 8
+
+
+# -- merging what cannot be read back ------------------------------------------------------------
+
+
+def test_a_model_with_an_adapter_inside_is_not_merged(make_model, fact, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    model = fl.tiny_model("llama")
+    with torch.random.fork_rng([]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft's own
+        config = LoraConfig(target_modules=["q_proj"], r=2, init_lora_weights=False)
+        inside = get_peft_model(model.model, config).base_model.model
+    lm = fl.LanguageModel(inside, model.tokenizer)  # it can be traced and edited as it is
+    edit = make_edit(lm, 0)
+    with pytest.raises(EditError, match=r"an adapter's layer .*merge_and_unload\(\)"):
+        edit.merge_into(lm, tmp_path / "merged")
+    assert not list(tmp_path.glob("merged*"))
+
+
+def test_a_model_that_its_config_does_not_describe_is_not_merged(tmp_path):
+    lm = fl.tiny_model("llama")
+    lm.model.lm_head = torch.nn.Linear(24, 402, bias=False, device="meta").to_empty(device="cpu")
+    with pytest.raises(EditError, match=r"one of shape \(402, 24\) for 'lm_head.weight'"):
+        make_edit(lm, 0).merge_into(lm, tmp_path / "merged")
+    lm = fl.tiny_model("llama")
+    lm.model.model.layers[0].extra = torch.nn.Linear(2, 3, device="meta").to_empty(device="cpu")
+    with pytest.raises(EditError, match=r"config stands for no such weight"):
+        make_edit(lm, 0).merge_into(lm, tmp_path / "merged")

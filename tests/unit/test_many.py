@@ -166,7 +166,7 @@ def test_statistics_that_were_collected_serve_any_layer(lm):
 
 def test_an_edit_that_nothing_depends_on_is_refused(lm, background):
     last = fl.Background.of([background.moments[1]])
-    last.moments[2] = fl.SecondMoment(last.moments[1].matrix, 2, 9, "noise", lm.fingerprint)
+    last.moments[2] = fl.SecondMoment(last.moments[1].matrix, 2, 224, "noise", lm.fingerprint)
     with pytest.raises(EditError, match="Edit an earlier layer"):
         fl.memit(lm, FACTS, fl.MemitConfig(layers=(1, 2), contexts=CONFIG.contexts), last)
 

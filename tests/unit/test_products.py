@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+import factlab as fl
 from factlab.models import products
-from factlab.models.products import fast_products
+from factlab.models.products import fast_products, gram
 
 pytestmark = pytest.mark.skipif(
     not products._is_worthwhile(), reason="this processor gains nothing from oneDNN"
@@ -70,6 +71,29 @@ def test_who_is_left_alone():
         assert [("forward" in vars(module)) for module in others] == [True, False, False, False]
         assert wrapped(torch.ones(1)) == 1
     assert "forward" in vars(wrapped)
+
+
+def test_who_asks_for_mixed_precision_gets_it():
+    inputs = torch.randn(5, 24)
+    for layer in layers():
+        with fast_products([layer]), torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            assert layer(inputs).dtype is torch.bfloat16
+        with fast_products([layer]), torch.no_grad():
+            assert layer(inputs).dtype is torch.float32
+    lm = fl.tiny_model("llama")
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = lm.model(input_ids=torch.tensor([[3, 4, 5]])).logits
+        with lm.frozen():
+            assert torch.equal(lm.model(input_ids=torch.tensor([[3, 4, 5]])).logits, expected)
+
+
+def test_second_moments_are_summed_in_full_precision_whatever_is_asked_for():
+    rows = torch.randn(64, 24)
+    exact = rows.double().T @ rows.double()
+    with pytest.MonkeyPatch.context() as patch, torch.autocast("cpu", torch.bfloat16):
+        for fast in (True, False):
+            patch.setattr(products, "_is_worthwhile", lambda fast=fast: fast)
+            assert torch.allclose(gram(rows).double(), exact, rtol=1e-5, atol=1e-5)
 
 
 def test_layers_are_restored_after_an_error():

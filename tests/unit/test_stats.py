@@ -4,13 +4,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import factlab as fl
 from conftest import HABITS
-from factlab.errors import StatisticsError, StorageError
+from factlab import storage
+from factlab.errors import StatisticsError, StorageError, WrongModelError
 from factlab.hooks import Site, Stream, record
+from factlab.models.tiny import tiny_tokenizer
 from factlab.stats.collect import collect_second_moments
-from factlab.stats.corpus import Corpus, corpus_from_files, corpus_from_model
+from factlab.stats.corpus import (
+    Corpus,
+    corpus_from_files,
+    corpus_from_model,
+    corpus_from_texts,
+)
 from factlab.stats.moments import MomentAccumulator
 
 ROWS = ((5, 6, 7, 8), (9, 10), (11, 12, 13), (14,), (15, 16, 17, 18, 19))
@@ -145,3 +153,178 @@ def test_the_models_own_text(make_model):
     assert {row[0] for row in corpus.rows} == {lm.tokenizer.bos_token_id}
     assert corpus.rows == corpus_from_model(lm, 100, 16, seed=2, use_cache=False).rows
     assert corpus.rows != corpus_from_model(lm, 100, 16, seed=3).rows
+
+
+# -- statistics that are damaged, of another model, or too few ---------------------------------
+
+
+def resaved(path, matrix=None, **metadata):
+    """The same file with something else in it, and no digest, as files of earlier versions."""
+    tensors, before = storage.read_tensors(path)
+    said = {k: v for k, v in (before | metadata).items() if k != "digest" and v is not None}
+    storage.write_tensors(
+        path, {"second_moment": tensors["second_moment"] if matrix is None else matrix}, said
+    )
+
+
+@pytest.mark.parametrize(
+    ("matrix", "metadata", "message"),
+    [
+        (None, {"layer": None}, "does not say its 'layer'"),
+        (None, {"layer": "x"}, "is damaged"),
+        (None, {"layer": "-1"}, "is damaged"),
+        (None, {"n_tokens": "0"}, "is damaged"),
+        (None, {"fingerprint": None}, "does not say its 'fingerprint'"),
+        (torch.eye(56), {}, "square matrix of finite float64"),
+        (torch.eye(56).long(), {}, "square matrix of finite float64"),
+        (torch.eye(56).to(torch.float8_e4m3fn), {}, "square matrix of finite float64"),
+        (torch.ones(3, 4).double(), {}, "square matrix of finite float64"),
+        (torch.ones(3).double(), {}, "square matrix of finite float64"),
+        (torch.full((56, 56), torch.nan).double(), {}, "square matrix of finite float64"),
+    ],
+)
+def test_a_damaged_file_of_statistics(make_model, tmp_path, matrix, metadata, message):
+    path = tmp_path / "c.safetensors"
+    fl.second_moments(make_model("gpt2"), [1], SMALL)[1].save(path)
+    resaved(path, matrix, **metadata)
+    with pytest.raises(StorageError, match=message):
+        fl.SecondMoment.load(path)
+
+
+def test_a_file_of_an_earlier_version_is_read(make_model, tmp_path):
+    path = tmp_path / "c.safetensors"
+    moment = fl.second_moments(make_model("gpt2"), [1], SMALL)[1]
+    moment.save(path)
+    assert "digest" in storage.read_tensors(path)[1]
+    resaved(path)
+    assert torch.equal(fl.SecondMoment.load(path).matrix, moment.matrix)
+
+
+def test_numbers_that_were_altered_are_noticed(make_model, tmp_path):
+    lm = make_model("gpt2")
+    fl.second_moments(lm, [1], SMALL)
+    for kind, name in (("second-moments", "second_moment"), ("corpora", "ids")):
+        (path,) = (tmp_path / "cache" / kind).iterdir()
+        whole = path.read_bytes()
+        tensors, metadata = storage.read_tensors(path)
+        tensors[name][2, 3] += 1
+        storage.write_tensors(path, tensors, metadata)
+        with pytest.raises(StorageError, match="not those that were written.*--recompute"):
+            fl.second_moments(lm, [1], SMALL)
+        path.write_bytes(whole)
+    fl.second_moments(lm, [1], SMALL)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda ids: {"x": ids},
+        lambda ids: {"ids": ids + 10**6},
+        lambda ids: {"ids": ids - 10},
+        lambda ids: {"ids": ids[0].clone()},
+        lambda ids: {"ids": ids.float()},
+        lambda ids: {"ids": ids[:1].clone()},
+        lambda ids: {"ids": ids[:, 1:].clone()},
+    ],
+)
+def test_a_damaged_sample(make_model, tmp_path, change):
+    lm = make_model("gpt2")
+    first = fl.second_moments(lm, [1], SMALL)[1]
+    (path,) = (tmp_path / "cache" / "corpora").iterdir()
+    storage.write_tensors(path, change(storage.read_tensors(path)[0]["ids"]))
+    with pytest.raises(
+        StorageError, match=r"cached sample .* is damaged.*stats --recompute"
+    ) as caught:
+        fl.second_moments(lm, [1], SMALL)
+    assert path.name in str(caught.value)
+    again = fl.second_moments(lm, [1], SMALL, recompute=True)[1]
+    assert torch.equal(again.matrix, first.matrix)
+    fl.second_moments(lm, [1], SMALL)  # the damaged file has been replaced
+
+
+def test_statistics_of_another_shape_are_refused(make_model, fact):
+    lm = make_model("gpt2")
+    for matrix, layer in ((torch.eye(3).double(), 1), (torch.eye(56).double(), 7)):
+        given = fl.Background.of([fl.SecondMoment(matrix, layer, 500, "x", lm.fingerprint)])
+        with pytest.raises(WrongModelError, match="has 3 layers with keys of 56 dimensions"):
+            given.second_moments(lm, [layer], SMALL)
+    with pytest.raises(StatisticsError, match="kept in float64"):
+        fl.SecondMoment(torch.eye(56), 1, 500, "x", lm.fingerprint)
+
+
+def method(name, layer=1):
+    return {
+        "rome": lambda lm, fact, given: fl.rome(
+            lm, fact, fl.RomeConfig(layer=layer, value=QUICK), given
+        ),
+        "memit": lambda lm, fact, given: fl.memit(
+            lm, [fact], fl.MemitConfig(layers=(layer,), value=QUICK), given
+        ),
+        "emmet": lambda lm, fact, given: fl.emmet(
+            lm, [fact], fl.EmmetConfig(layers=(layer,), value=QUICK), given
+        ),
+        "alphaedit": lambda lm, fact, given: fl.alphaedit(
+            lm, [fact], fl.AlphaEditConfig(layers=(layer,), value=QUICK), given
+        ),
+    }[name]
+
+
+QUICK = fl.ValueConfig(steps=2)
+METHODS = ("rome", "memit", "emmet", "alphaedit")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_fewer_tokens_than_dimensions_are_refused_by_every_closed_form(make_model, fact, name):
+    lm = make_model("llama")
+    rows = tuple(tuple(range(i, i + 5)) for i in range(5, 60, 5))
+    for n in (1, 11):  # 5 and 55 tokens for 56 dimensions
+        given = fl.Background.of(fl.second_moments(lm, [1], corpus=Corpus(rows[:n], "few")))
+        with pytest.raises(
+            StatisticsError, match=rf"singular: {5 * n} tokens of few cannot fill 56"
+        ):
+            method(name)(lm, fact, given)
+
+
+def test_tokens_that_are_all_alike_are_refused_by_alphaedit(make_model, fact):
+    lm = make_model("llama")
+    alike = Corpus(((5, 6, 7, 8),) * 40, "one row")
+    given = fl.Background.of(fl.second_moments(lm, [1], corpus=alike))
+    with pytest.raises(StatisticsError, match="too few or too alike"):
+        method("alphaedit")(lm, fact, given)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_few_tokens_are_warned_of_once(make_model, fact, name, caplog):
+    lm = make_model("llama")
+    for per_dim, warned in ((1, True), (3, False)):
+        caplog.clear()
+        few = fl.StatsConfig(tokens_per_dim=per_dim, row_length=16)
+        given = fl.Background.of(fl.second_moments(lm, [1], few))
+        for _ in range(2):
+            method(name)(lm, fact, given)
+        said = [r.getMessage() for r in caplog.records if "for each of its 56" in r.getMessage()]
+        assert len(said) == warned
+
+
+def test_a_model_with_a_short_context(fact):
+    config = AutoConfig.for_model("gpt2", vocab_size=400, n_embd=24, n_layer=3, n_head=4,
+                                  n_positions=32, bos_token_id=0, eos_token_id=1)  # fmt: skip
+    with torch.random.fork_rng([]):
+        model = AutoModelForCausalLM.from_config(config).eval()
+    lm = fl.LanguageModel(model, tiny_tokenizer())
+    corpus = corpus_from_model(lm, 100, 128, seed=0)
+    assert {len(row) for row in corpus.rows} == {32}
+    assert corpus.n_tokens >= 100
+    short = fl.Fact("{} is", "A b", "R")
+    assert fl.rome(lm, short, fl.RomeConfig(layer=1, value=QUICK)).method == "rome"
+    with pytest.raises(StatisticsError, match="no room for words"):
+        corpus_from_texts(fl.tiny_model("gpt2", add_bos=True), ["Rome is a city"], "text", 10, 1)
+
+
+def test_contexts_are_those_of_the_model(make_model):
+    """One background for two models: each gets what it writes itself."""
+    shared, config = fl.Background(), fl.ContextConfig()
+    one, other = make_model("gpt2"), make_model("gpt2", seed=1)
+    first = shared.contexts(one, config)
+    assert shared.contexts(other, config) == fl.Background().contexts(other, config) != first
+    assert shared.contexts(one, config) is first

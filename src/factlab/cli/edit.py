@@ -225,7 +225,7 @@ def _sizes(lm: "LanguageModel", made: "Edit") -> str:
     """Where the edit is and how large."""
     parts: list[str] = []
     for update in made.updates:
-        weight = lm.model.get_parameter(update.weight_name).detach().double().norm()
+        weight = lm.model.get_parameter(update.weight_name).detach().cpu().double().norm()
         parts.append(f"{update.weight_name} by {update.norm / float(weight):.1%} of its norm")
     how: list[str] = []
     if source := made.diagnostics.get("layer_source"):

@@ -74,7 +74,12 @@ def alphaedit(
 
 
 def null_space(second_moment: SecondMoment, share: float) -> Float[Tensor, "d_mlp free"]:
-    """Orthonormal directions in which ordinary keys have least, together this share of C."""
+    """Orthonormal directions in which ordinary keys have least, together this share of C.
+
+    Raises:
+        StatisticsError: C is singular: what few keys left out would pass for what none ever uses.
+    """
+    second_moment.check_full_rank()
     values, vectors = second_moment.eigen
     held = values.clamp(min=0).cumsum(0) / values.clamp(min=0).sum()
     return vectors[:, : max(1, int((held <= share).sum()))]

@@ -30,9 +30,10 @@ class Background:
     moments: dict[int, SecondMoment] = field(default_factory=dict[int, SecondMoment])
     past_facts: tuple[Fact, ...] = ()
     given: frozenset[int] = frozenset()
-    _contexts: dict[ContextConfig, list[str]] = field(
-        default_factory=dict[ContextConfig, list[str]]
+    _contexts: dict[tuple[str, ContextConfig], list[str]] = field(
+        default_factory=dict[tuple[str, ContextConfig], list[str]]
     )
+    _weighed: set[int] = field(default_factory=set[int])
 
     @classmethod
     def of(cls, moments: Sequence[SecondMoment] | Mapping[int, SecondMoment]) -> "Background":
@@ -43,9 +44,10 @@ class Background:
 
     def contexts(self, lm: LanguageModel, config: ContextConfig) -> list[str]:
         """Texts to put before prompts; the first is empty."""
-        if config not in self._contexts:
-            self._contexts[config] = sample_contexts(lm, config)
-        return self._contexts[config]
+        key = lm.fingerprint, config  # of the model before its edits, which sequences share
+        if key not in self._contexts:
+            self._contexts[key] = sample_contexts(lm, config)
+        return self._contexts[key]
 
     def second_moments(
         self,
@@ -58,6 +60,7 @@ class Background:
 
         Raises:
             WrongModelError: those at hand are of another model.
+            StatisticsError: they are of fewer keys than these have dimensions.
             InvalidRequestError: moments of other layers were given, and none of these.
         """
         missing = [layer for layer in layers if layer not in self.moments]
@@ -70,6 +73,9 @@ class Background:
             self.moments |= second_moments(lm, missing, config, progress=progress)
         for layer in layers:
             self.moments[layer].check_model(lm)
+            if layer not in self._weighed:  # said once, not at every edit of a sequence
+                self.moments[layer].check_enough()
+                self._weighed.add(layer)
         return {layer: self.moments[layer] for layer in layers}
 
     def after(self, facts: Sequence[Fact]) -> "Background":

@@ -84,17 +84,18 @@ class Edit:
             force: apply even if the edit was made for different weights.
 
         Returns:
-            A function that takes this edit off again and leaves the others on; call it once.
+            A function that takes this application of the edit off again and leaves all others on;
+            a second call is an EditError.
 
         Raises:
             WrongModelError: the edit was made for another model, and `force` is not set.
         """
         if not force:
             self._check_model(lm)
-        lm.patches.add(self.updates)
+        applied = lm.patches.add(self.updates)
 
         def undo() -> None:
-            lm.patches.remove(self.updates)
+            lm.patches.remove(applied)
 
         return undo
 

@@ -89,7 +89,7 @@ def rome_each(
 
     directions = moment.solve(found.keys)
     precision = torch.promote_types(lm.dtype, torch.float32)
-    weight_norm = float(lm.mlp_weight(layer).detach().double().norm())
+    weight_norm = float(lm.mlp_weight(layer).detach().cpu().double().norm())
     base, edits = BaseModelInfo.of(lm), list[Edit]()
     for i, (fact, value) in enumerate(zip(facts, values, strict=True)):
         key, output = bare.keys[i], bare.outputs[i]

@@ -49,7 +49,7 @@ class LowRankUpdate:
     @property
     def norm(self) -> float:
         """Frobenius norm of ΔW, found without forming it."""
-        left, right = self.left.double(), self.right.double()
+        left, right = self.left.cpu().double(), self.right.cpu().double()
         return float(((left.T @ left) * (right @ right.T)).sum().clamp(min=0).sqrt())
 
     @property
@@ -97,7 +97,7 @@ class DenseUpdate:
     @property
     def norm(self) -> float:
         """Frobenius norm of ΔW."""
-        return float(self.delta.double().norm())
+        return float(self.delta.cpu().double().norm())
 
     @property
     def digest(self) -> str:
@@ -221,5 +221,5 @@ def _decomposed(
 def _digest(header: str, *tensors: Tensor) -> str:
     digest = hashlib.sha256(header.encode())
     for tensor in tensors:
-        digest.update(tensor.double().contiguous().cpu().numpy().data)
+        digest.update(tensor.cpu().double().contiguous().numpy().data)
     return digest.hexdigest()

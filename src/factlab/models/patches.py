@@ -31,10 +31,22 @@ class Patch(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Application:
+    """One time that a patch was put on. The same patch may be on several times."""
+
+    patch: Patch
+
+    @property
+    def weight_name(self) -> str:
+        """Parameter name in the model."""
+        return self.patch.weight_name
+
+
 @dataclass(slots=True)
 class _Patched:
     original: Tensor
-    active: list[Patch] = field(default_factory=list[Patch])
+    active: list[Application] = field(default_factory=list[Application])
 
 
 class PatchBoard:
@@ -47,40 +59,53 @@ class PatchBoard:
     @property
     def active(self) -> list[Patch]:
         """All patches that are on, weight by weight."""
-        return [patch for entry in self._weights.values() for patch in entry.active]
+        return [applied.patch for entry in self._weights.values() for applied in entry.active]
 
     def originals(self) -> dict[str, Tensor]:
         """The unpatched values of the weights that are patched now."""
         return {name: entry.original for name, entry in self._weights.items()}
 
-    def add(self, patches: Sequence[Patch]) -> None:
+    def add(self, patches: Sequence[Patch]) -> list[Application]:
         """Put patches on: all of them, or none if one does not fit.
+
+        Returns:
+            What `remove` takes to take off these, and not the same patches put on at another time.
 
         Raises:
             EditError: a weight is missing, a result has NaN, or a weight was changed by others.
         """
-        planned: dict[str, list[Patch]] = {}
-        for patch in patches:
-            name = patch.weight_name
+        planned: dict[str, list[Application]] = {}
+        applied = [Application(patch) for patch in patches]
+        for each in applied:
+            name = each.weight_name
             if name not in planned:
                 planned[name] = self._untouched(name)
-            planned[name].append(patch)
+            planned[name].append(each)
         self._set(planned)
+        return applied
 
-    def remove(self, patches: Sequence[Patch]) -> None:
+    def remove(self, patches: Sequence[Patch | Application]) -> None:
         """Take patches off, whatever was put on since.
+
+        Args:
+            patches: what `add` returned; for a patch itself its last application is taken off.
 
         Raises:
             EditError: one is not on the model, or a weight was changed by others meanwhile.
         """
-        planned: dict[str, list[Patch]] = {}
+        planned: dict[str, list[Application]] = {}
         for patch in patches:
             name = patch.weight_name
             if name not in planned:
                 planned[name] = self._untouched(name)
-            places = [i for i, other in enumerate(planned[name]) if other is patch]
+            places = [
+                i for i, each in enumerate(planned[name]) if each is patch or each.patch is patch
+            ]
             if not places:
-                raise EditError(f"The edit of '{name}' is not applied to this model.")
+                raise EditError(
+                    f"The edit of '{name}' is not applied to this model (any more). An undo "
+                    "function can be called once; applying the edit again gives another."
+                )
             del planned[name][places[-1]]
         self._set(planned)
 
@@ -94,7 +119,7 @@ class PatchBoard:
         finally:
             self._set(planned)
 
-    def _untouched(self, name: str) -> list[Patch]:
+    def _untouched(self, name: str) -> list[Application]:
         """The patches on a weight, if it is to the bit what they make of the original."""
         if name not in self._weights:
             return []
@@ -106,7 +131,7 @@ class PatchBoard:
             )
         return active
 
-    def _set(self, planned: dict[str, list[Patch]]) -> None:
+    def _set(self, planned: dict[str, list[Application]]) -> None:
         """Give weights these patches; whatever can go wrong does so before the first write."""
         results = {name: self._patched(name, active) for name, active in planned.items()}
         for name, active in planned.items():
@@ -120,11 +145,11 @@ class PatchBoard:
             if not active:
                 del self._weights[name]
 
-    def _patched(self, name: str, active: list[Patch]) -> Tensor:
+    def _patched(self, name: str, active: list[Application]) -> Tensor:
         entry = self._weights.get(name)
         weight = entry.original if entry is not None else self._parameter(name).detach()
-        for patch in active:
-            weight = patch.patched(weight)
+        for applied in active:
+            weight = applied.patch.patched(weight)
         if not torch.isfinite(weight).all():
             raise EditError(f"The edited weight '{name}' has NaN or infinite entries.")
         return weight

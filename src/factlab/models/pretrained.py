@@ -49,6 +49,7 @@ def read_pretrained(
                 device_map=placement,
                 use_safetensors=True,  # the older format is a pickle
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
                 **source,
             )
             tokenizer = AutoTokenizer.from_pretrained(place, **source)
@@ -68,7 +69,8 @@ def check_complete(info: dict[str, Any], name: str) -> None:
     Raises:
         ModelLoadError: names the first such weight.
     """
-    incomplete = sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
+    misshapen = (key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])
+    incomplete = [*sorted(info["missing_keys"]), *sorted(map(str, misshapen))]
     if incomplete:
         raise ModelLoadError(
             f"The checkpoint of '{name}' lacks {len(incomplete)} weights, '{incomplete[0]}' among "

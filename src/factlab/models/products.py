@@ -24,7 +24,7 @@ from factlab.transformers_api import Conv1D
 def fast_products(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Let the linear layers among some modules multiply through oneDNN inside the block.
 
-    Nothing happens on processors without AVX-512, on a GPU, or in other dtypes.
+    Nothing happens on processors without AVX-512, on a GPU, in other dtypes, or under autocast.
     A layer whose `forward` someone else has replaced is left alone.
     """
     chosen: list[nn.Module] = []
@@ -78,7 +78,8 @@ def gram(rows: Float[Tensor, "row width"]) -> Float[Tensor, "width width"]:
     columns = rows.T.contiguous()
     if rows.dtype is torch.float32 and rows.device.type == "cpu" and _is_worthwhile():
         return _multiply(columns, columns, None)
-    return columns @ rows
+    with torch.autocast(rows.device.type, enabled=False):  # sums over thousands of rows
+        return columns @ rows
 
 
 class _Product(torch.autograd.Function):
@@ -96,7 +97,9 @@ class _Product(torch.autograd.Function):
 
 
 def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if inputs.dtype is not torch.float32 or inputs.numel() == 0:
+    # Who asks for mixed precision gets it: torch casts in its own operations only.
+    mixed = torch.is_autocast_enabled("cpu")
+    if mixed or inputs.dtype is not torch.float32 or inputs.numel() == 0:
         return functional.linear(inputs, weight, bias)
     if torch.is_grad_enabled():
         if weight.requires_grad or (bias is not None and bias.requires_grad):

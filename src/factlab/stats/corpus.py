@@ -54,6 +54,11 @@ def corpus_from_texts(
         # Every row begins as the model would see the start of a text: with BOS, if it has one.
         n_special = tokens.n_special
         step = min(row_length, lm.context_length or row_length) - n_special
+        if step < 1:
+            raise StatisticsError(
+                f"Rows of {row_length} tokens in a context of {lm.context_length} have no room "
+                f"for words behind {n_special} special tokens."
+            )
         start, ids = tokens.ids[:n_special], tokens.ids[n_special:][:missing]
         rows += [(*start, *ids[i : i + step]) for i in range(0, len(ids), step)]
         missing -= len(ids)
@@ -143,6 +148,7 @@ def corpus_from_model(
         raise InvalidRequestError(
             f"n_tokens={n_tokens} and row_length={row_length} are too small to sample text."
         )
+    row_length = min(row_length, lm.context_length or row_length)
     n_rows = -(-n_tokens // row_length)
     start, ends = start_token_id(lm), sorted(eos_ids(lm))
     recipe = (
@@ -153,8 +159,7 @@ def corpus_from_model(
     )
     source = f"text sampled from the model (seed {seed})"
     if use_cache and path.exists():
-        ids = read_tensors(path)[0]["ids"]
-        return Corpus(tuple(map(tuple, ids.tolist())), source)
+        return Corpus(_read_rows(lm, path, start, (n_rows, row_length)), source)
 
     def sampling(_label: str, done: int, total: int) -> None:
         progress("sampling text from the model", done, total)
@@ -162,6 +167,37 @@ def corpus_from_model(
     rows = [[start] for _ in range(n_rows)]
     new = generate_ids(lm, rows, row_length - 1, 0, seed, sampling, may_end=False)
     ids = torch.tensor([[start, *row] for row in new], device="cpu")
-    if use_cache:
-        write_tensors(path, {"ids": ids})
-    return Corpus(tuple(map(tuple, ids.tolist())), source)
+    corpus = Corpus(tuple(map(tuple, ids.tolist())), source)
+    write_tensors(path, {"ids": ids}, {"digest": corpus.digest})
+    return corpus
+
+
+def _read_rows(
+    lm: Decoder, path: Path, start: int, shape: tuple[int, int]
+) -> tuple[tuple[int, ...], ...]:
+    """The rows of a cached sample, if they are what was written.
+
+    Raises:
+        StorageError: the file is damaged.
+    """
+    try:
+        tensors, metadata = read_tensors(path)
+        ids, fault = tensors.get("ids"), ""
+        if ids is None or ids.dtype is not torch.int64 or tuple(ids.shape) != shape:
+            fault = f"it does not hold {shape[0]} rows of {shape[1]} token ids"
+        elif not bool((ids[:, 0] == start).all()):
+            fault = "not every row begins with the start token"
+        elif int(ids.min()) < 0 or int(ids.max()) >= lm.embedding.weight.shape[0]:
+            fault = "it has ids that are not in the vocabulary"
+        else:
+            rows = tuple(map(tuple, ids.tolist()))
+            digest = metadata.get("digest")  # files of earlier versions have none
+            if digest in (None, Corpus(rows, "").digest):
+                return rows
+            fault = "its ids are not those that were written"
+        raise StorageError(f"'{path}' is damaged: {fault}.")
+    except StorageError as error:
+        raise StorageError(
+            f"The cached sample of the model's text is damaged ({error}) Delete that file, or "
+            "sample again with 'factlab stats --recompute'."
+        ) from error

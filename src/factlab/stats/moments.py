@@ -4,6 +4,10 @@ ROME's closed form measures the size of a change by what it does to ordinary key
 needs to know about them (ROME paper, section 3.1 and appendix A).
 """
 
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +24,12 @@ from factlab.storage import read_tensors, write_tensors
 
 _FORMAT = "factlab second moment 1"
 _KEYS_AT_ONCE = 4096
+# Below this many keys for each dimension C⁻¹ is mostly noise (arXiv 2506.04226).
+_FEW_KEYS_PER_DIM = 2.0
+
+_MORE_TEXT = "Collect it from more text (factlab stats --tokens-per-dim 10)."
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,21 +50,64 @@ class SecondMoment:
     source: str
     fingerprint: str
 
+    def __post_init__(self) -> None:
+        if self.matrix.ndim != 2 or self.matrix.shape[0] != self.matrix.shape[1]:
+            raise StatisticsError(
+                f"A second moment is a square matrix, not of shape {tuple(self.matrix.shape)}."
+            )
+        if self.matrix.dtype is not torch.float64:
+            raise StatisticsError(
+                f"A second moment is kept in float64, not {str(self.matrix.dtype)[6:]}: C⁻¹ needs "
+                "its digits."
+            )
+
+    def check_enough(self) -> None:
+        """Refuse statistics that cannot know all directions, and warn of few keys.
+
+        Raises:
+            StatisticsError: there were fewer keys than dimensions, so C is singular.
+        """
+        width = len(self.matrix)
+        if self.n_tokens < width:
+            raise StatisticsError(
+                f"The second moment of layer {self.layer} is singular: {self.n_tokens} tokens of "
+                f"{self.source} cannot fill {width} dimensions. {_MORE_TEXT}"
+            )
+        if self.n_tokens < _FEW_KEYS_PER_DIM * width:
+            _log.warning(
+                "The second moment of layer %d is of %d tokens, %.1f for each of its %d "
+                "dimensions: edits by its inverse come out several times too large. %s",
+                self.layer, self.n_tokens, self.n_tokens / width, width, _MORE_TEXT,
+            )  # fmt: skip
+
     @cached_property
     def eigen(self) -> tuple[Float[Tensor, " d_mlp"], Float[Tensor, "d_mlp d_mlp"]]:
         """Eigenvalues, ascending, and eigenvectors (columns)."""
         values, vectors = torch.linalg.eigh(self.matrix)
         return values, vectors
 
+    def check_full_rank(self) -> None:
+        """Refuse a C that keys which are too alike have left singular.
+
+        Raises:
+            StatisticsError: its smallest eigenvalue is 0 but for rounding.
+        """
+        values, _ = self.eigen
+        if values[0] <= len(values) * torch.finfo(values.dtype).eps * values[-1]:
+            raise self._singular()
+
+    def _singular(self) -> StatisticsError:
+        return StatisticsError(
+            f"The second moment of layer {self.layer} is singular: {self.n_tokens} tokens of "
+            f"{self.source} for {len(self.matrix)} dimensions are too few or too alike. "
+            f"{_MORE_TEXT}"
+        )
+
     @cached_property
     def _cholesky(self) -> Float[Tensor, "d_mlp d_mlp"]:
         factor, info = torch.linalg.cholesky_ex(self.matrix)
         if int(info) != 0:
-            raise StatisticsError(
-                f"The second moment of layer {self.layer} is singular: {self.n_tokens} tokens of "
-                f"{self.source} for {len(self.matrix)} dimensions are too few or too alike. "
-                "Collect it from more text (factlab stats --tokens-per-dim 10)."
-            )
+            raise self._singular()
         return factor
 
     def solve(self, keys: Float[Tensor, "key d_mlp"]) -> Float[Tensor, "key d_mlp"]:
@@ -69,8 +122,13 @@ class SecondMoment:
         """Refuse statistics of another model. Those of the model before its edits will do.
 
         Raises:
-            WrongModelError: they were collected on different weights.
+            WrongModelError: they were collected on different weights, or are of another width.
         """
+        if len(self.matrix) != lm.d_mlp or self.layer >= lm.n_layers:
+            raise WrongModelError(
+                f"These statistics are of layer {self.layer} and {len(self.matrix)} dimensions, "
+                f"but {lm.name} has {lm.n_layers} layers with keys of {lm.d_mlp} dimensions."
+            )
         if self.fingerprint not in (lm.fingerprint, lm.live_fingerprint):
             raise WrongModelError(
                 f"These statistics of layer {self.layer} were collected on a model with "
@@ -87,6 +145,7 @@ class SecondMoment:
             "source": self.source,
             "fingerprint": self.fingerprint,
         }
+        metadata["digest"] = _digest(self.matrix, metadata)
         write_tensors(path, {"second_moment": self.matrix}, metadata)
 
     @classmethod
@@ -101,15 +160,32 @@ class SecondMoment:
         check_format(metadata.get("format"), _FORMAT, f"'{path}'", "a second moment")
         if matrix is None:
             raise StorageError(f"'{path}' is damaged: it has no matrix.")
-        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.isfinite().all():
-            raise StorageError(f"'{path}' is damaged: its matrix is not square and finite.")
-        return cls(
-            matrix,
-            int(metadata["layer"]),
-            int(metadata["n_tokens"]),
-            metadata["source"],
-            metadata["fingerprint"],
-        )
+        digest = metadata.pop("digest", None)  # files of earlier versions have none
+        if digest is not None and digest != _digest(matrix, metadata):
+            raise StorageError(f"'{path}' is damaged: its numbers are not those that were written.")
+        is_square = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1]
+        if not is_square or matrix.dtype is not torch.float64 or not matrix.isfinite().all():
+            raise StorageError(
+                f"'{path}' is damaged: it does not hold a square matrix of finite float64 numbers."
+            )
+        try:
+            layer, n_tokens = int(metadata["layer"]), int(metadata["n_tokens"])
+            source, fingerprint = metadata["source"], metadata["fingerprint"]
+            if layer < 0 or n_tokens < 1:
+                raise ValueError(f"it is of {n_tokens} tokens at layer {layer}")
+            return cls(matrix, layer, n_tokens, source, fingerprint)
+        except KeyError as error:
+            raise StorageError(f"'{path}' is damaged: it does not say its {error}.") from error
+        except (ValueError, StatisticsError) as error:
+            raise StorageError(f"'{path}' is damaged: {str(error).rstrip('.')}.") from error
+
+
+def _digest(matrix: Tensor, metadata: Mapping[str, str]) -> str:
+    """SHA-256 of a file's numbers and of what it says about them."""
+    digest = hashlib.sha256(json.dumps(dict(sorted(metadata.items()))).encode())
+    digest.update(f"{matrix.dtype} {tuple(matrix.shape)}\n".encode())
+    digest.update(matrix.contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 class MomentAccumulator:

@@ -47,7 +47,7 @@ def second_moments(
     if not recompute:
         for layer, path in paths.items():
             if path.exists():
-                found[layer] = _load(path)
+                found[layer] = _load(path, lm, layer)
     missing = [layer for layer in layers if layer not in found]
     if missing:
         new = collect_second_moments(lm, missing, corpus, progress)
@@ -63,9 +63,15 @@ def _path(lm: Decoder, layer: int, corpus: Corpus) -> Path:
     return cache_dir() / "second-moments" / f"layer-{layer}-{name}.safetensors"
 
 
-def _load(path: Path) -> SecondMoment:
+def _load(path: Path, lm: Decoder, layer: int) -> SecondMoment:
     try:
-        return SecondMoment.load(path)
+        moment = SecondMoment.load(path)
+        if moment.layer != layer or len(moment.matrix) != lm.d_mlp:
+            raise StorageError(
+                f"'{path}' is of layer {moment.layer} and {len(moment.matrix)} dimensions, not of "
+                f"layer {layer} and {lm.d_mlp}."
+            )
+        return moment
     except StorageError as error:
         raise StorageError(
             f"The cached statistics are damaged ({error}) Delete that file, or collect them again "

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,7 +24,8 @@ class LayerChoice:
     """Where to edit a model.
 
     Attributes:
-        layer: for an edit of one layer (ROME): the peak of the averaged effect.
+        layer: for an edit of one layer (ROME): the peak of the averaged effect, the last layer
+            aside.
         memit_layers: for an edit spread over layers: up to five that end with the peak, as MEMIT's
             do (section 4.1 there).
         effects: average indirect effect of an MLP window at the last subject token, by layer.
@@ -49,6 +51,8 @@ def recommend_layer(
 ) -> LayerChoice:
     """Find the layer to edit from causal traces of MLP windows at the last subject token.
 
+    Never the last one: nothing that follows the subject depends on it.
+
     Args:
         lm: the model.
         facts: what to trace, such as the facts that are to be edited; by default well-known ones.
@@ -65,11 +69,15 @@ def recommend_layer(
     average = average_trace(
         lm, WELL_KNOWN if facts is None else facts, config, limit=limit, progress=progress
     )
-    layer, _ = average.peak("mlp", LAST_SUBJECT)
+    effects = average.effects["mlp"][LAST_SUBJECT]
+    # No token looks at another behind the last layer, so an edit there reaches no later word. (A
+    # window that is cut off at the end gives that layer an effect all the same.)
+    candidates = effects[: max(1, lm.n_layers - 1)].nan_to_num(nan=-torch.inf)
+    layer = int(candidates.argmax())
     return LayerChoice(
         layer=layer,
         memit_layers=tuple(range(max(0, layer - _MEMIT_LAYERS + 1), layer + 1)),
-        effects=average.effects["mlp"][LAST_SUBJECT],
+        effects=effects,
         half_widths=average.half_widths["mlp"][LAST_SUBJECT],
         n_facts=average.n_facts,
         window=window,

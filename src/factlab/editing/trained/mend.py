@@ -16,7 +16,7 @@ is a step of gradient descent. The published code hands on the standardised fact
 (`begin_with="standardised"`), centred and scaled dimension by dimension: no gradient any more.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -174,11 +174,17 @@ class RunningScale(nn.Module):
         self.register_buffer("mean", torch.zeros(width, dtype=torch.float64, device="cpu"))
         self.register_buffer("spread", torch.zeros(width, dtype=torch.float64, device="cpu"))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RunningScale":
+        """Go where the module goes, but not to Apple's MPS, which has no float64."""
+        if fn(torch.zeros(())).device.type == "mps":
+            return self
+        return super()._apply(fn, recurse)
+
     def add(self, states: Float[Tensor, "token width"]) -> None:
         """Take note of some tokens."""
         if not len(states):
             return
-        new = states.detach().to(self.mean)
+        new = states.detach().to(self.mean.device).to(self.mean.dtype)
         total, mean = self.n + len(new), new.mean(0)
         apart = mean - self.mean
         between = apart.square() * (self.n * len(new) / total)

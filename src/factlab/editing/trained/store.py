@@ -58,7 +58,7 @@ def weights_digest(network: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().double().contiguous().cpu().numpy().data)
+        digest.update(tensor.detach().cpu().double().contiguous().numpy().data)
     return digest.hexdigest()
 
 

@@ -267,7 +267,7 @@ class _Training:
             for some in chunks(examples, config.examples_at_once):
                 found = losses(self._lm, self._network, states, some, False, config.mixed_precision)
                 each = (found.edit_nll, found.loc_kl, found.says)
-                sums += torch.stack([values.double().sum().cpu() for values in each])
+                sums += torch.stack([values.cpu().double().sum() for values in each])
         edit_nll, loc_kl, says = (sums / len(examples)).tolist()
         loss = config.c_edit * edit_nll + config.c_loc * loc_kl
         if not math.isfinite(loss):
