@@ -209,7 +209,7 @@ def test_numbers_that_were_altered_are_noticed(make_model, tmp_path):
         tensors, metadata = storage.read_tensors(path)
         tensors[name][2, 3] += 1
         storage.write_tensors(path, tensors, metadata)
-        with pytest.raises(StorageError, match="not those that were written.*--recompute"):
+        with pytest.raises(StorageError, match=r"not those that were written.*--recompute"):
             fl.second_moments(lm, [1], SMALL)
         path.write_bytes(whole)
     fl.second_moments(lm, [1], SMALL)
