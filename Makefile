@@ -1,29 +1,41 @@
 # Everything runs in the project's own virtual environment, .venv, made on first use.
 #   make demo    a fact located and edited in a real language model
 #   make test    all tests
+#
+# Versions are exact and hashed: see requirements/, written by `make lock`.
 PYTHON ?= python3
-# Pinned because it has a CPU build on some indexes; `make demo TORCH=torch` takes the newest.
+# The newest that `make lock` may take; this one has a CPU build on some indexes.
 TORCH ?= torch==2.13.0
+# What `make test-oldest` and `make test-newest` run on, where these are installed.
+PYTHONS ?= 3.11 3.12 3.13
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PYTEST := $(BIN)/pytest --numprocesses auto --dist worksteal
 READY := .venv/ready
 
-.PHONY: demo setup fmt lint type test test-fast bench docs clean
+.PHONY: demo setup lock fmt lint type test test-fast test-oldest test-newest bench docs clean
 
 demo: $(READY)
 	$(BIN)/factlab demo
 
 setup: $(READY)
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml requirements/locked.txt requirements/locked-cuda.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "factlab needs Python 3.11 or newer; run: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
-	@echo "Making .venv with PyTorch and the rest in it (about 1 GB); this takes a few minutes."
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@echo "Making .venv with PyTorch and the rest in it (1.5 GB, a minute or two, once)."
+	@$(PYTHON) -m venv .venv
+	@# Where the index has a CPU build of torch, that is taken, and nothing for CUDA.
+	@torch=$$(sed -n 's/^\(torch==[0-9.]*\).*/\1+cpu/p' requirements/locked.txt); \
+		if $(PIP) install --dry-run --no-deps "$$torch" > /dev/null 2>&1; \
+		then echo "$$torch" > .venv/torch.txt; more="--constraint .venv/torch.txt"; \
+		else more="--requirement requirements/locked-cuda.txt"; fi; \
+		$(PIP) install --require-hashes --requirement requirements/locked.txt $$more
+	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $(READY)
+
+lock: $(READY)
+	$(BIN)/python scripts/lock.py "$(TORCH)"
 
 fmt: $(READY)
 	$(BIN)/ruff format
@@ -43,6 +55,12 @@ test: $(READY)
 test-fast: $(READY)
 	$(PYTEST) -m "not slow"
 
+test-oldest: $(READY)
+	$(BIN)/python scripts/test_range.py oldest $(PYTHONS)
+
+test-newest: $(READY)
+	$(BIN)/python scripts/test_range.py newest $(PYTHONS)
+
 bench: $(READY)
 	$(BIN)/python benchmarks/trace.py
 	$(BIN)/python benchmarks/edit.py
@@ -55,4 +73,4 @@ docs: $(READY)
 		--subject "The Eiffel Tower" --out docs/images/eiffel-tower.png
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis factlab-demo
+	rm -rf .venv .venv-* .pytest_cache .ruff_cache .hypothesis factlab-demo

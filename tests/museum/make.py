@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 import factlab as fl
 
@@ -61,6 +62,12 @@ def records(count: int) -> list[fl.Record]:
     ]
 
 
+def save_weights(lm: fl.LanguageModel, path: Path) -> None:
+    """The model itself: what random models are like may change."""
+    path.parent.mkdir(exist_ok=True)
+    save_file({name: p.detach().contiguous() for name, p in lm.model.named_parameters()}, path)
+
+
 def logprobs(lm: fl.LanguageModel) -> list[float]:
     """Of the first tokens after PROMPT."""
     probs = lm.next_token_probs([PROMPT])[0]
@@ -72,6 +79,7 @@ def edits(room: Path) -> dict[str, list[float]]:
     expected: dict[str, list[float]] = {}
     for family in ("gpt2", "llama"):
         lm = fl.tiny_model(family)
+        save_weights(lm, room / "models" / f"{family}.safetensors")
         made = {
             "rome": fl.rome(lm, FACTS[0], ROME, background(lm)),
             "memit": fl.memit(lm, FACTS, MEMIT, background(lm)),

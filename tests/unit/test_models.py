@@ -187,9 +187,13 @@ def test_samples_follow_the_distribution(make_model):
 
 def test_generation_stops_at_eos(make_model):
     lm = make_model("gpt2")
-    first = generate_ids(lm, [[5, 6, 7]], 3, 1, 0, may_end=False)[0]
-    lm.model.generation_config.eos_token_id = first[1]
-    assert generate_ids(lm, [[5, 6, 7]], 3, 1, 0)[0] == first[:1]
+    prompts = [[5, 6, i] for i in range(7, 47)]
+    texts = generate_ids(lm, prompts, 3, 1, 0, may_end=False)
+    prompt, text = next(
+        each for each in zip(prompts, texts, strict=True) if each[1][0] != each[1][1]
+    )
+    lm.model.generation_config.eos_token_id = text[1]
+    assert generate_ids(lm, [prompt], 3, 1, 0)[0] == text[:1]
 
 
 def test_generated_text_begins_with_the_prompt(make_model):

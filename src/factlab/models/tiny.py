@@ -72,6 +72,7 @@ def tiny_model(
     with torch.random.fork_rng(devices), torch.device("cpu"):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        torch.manual_seed(seed)  # how much transformers draws for it differs between releases
         # The default initialisation is so small that a random model hardly reacts to its input.
         with torch.no_grad():
             for parameter in model.parameters():
@@ -100,6 +101,7 @@ def _sizes(family: str, vocab: int, square: bool) -> dict[str, Any]:
             sizes |= {"n_inner": d_mlp, "n_positions": 256, "rotary_dim": 4}
         case "gpt_neo":
             sizes |= {
+                "num_layers": layers,  # its older configs look at nothing else
                 "intermediate_size": d_mlp,
                 "attention_types": [[["global", "local"], 1], [["global"], 1]],
                 "window_size": 4,
