@@ -25,7 +25,7 @@ ROWS = ((5, 6, 7, 8), (9, 10), (11, 12, 13), (14,), (15, 16, 17, 18, 19))
 SMALL = fl.StatsConfig(tokens_per_dim=3, row_length=16)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(cuts=st.lists(st.integers(1, 39), unique=True), seed=st.integers(0, 99))
 def test_any_chunking_gives_the_one_shot_moment(cuts, seed):
     generator = torch.Generator().manual_seed(seed)

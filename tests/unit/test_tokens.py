@@ -19,7 +19,7 @@ words = st.text(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(before=words, subject=words, after=words, bos=st.booleans())
 def test_the_span_decodes_back_to_the_subject(before, subject, after, bos):
     tokenizer = WITH_BOS if bos else PLAIN
@@ -37,7 +37,7 @@ def test_a_repeated_subject_is_found_where_the_slot_is(tokenizer):
     assert tokens.char_spans[span.last][1] == fact.subject_start + len("Rome")
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(prompt=words, target=words, bos=st.booleans())
 def test_prompt_and_continuation_are_the_whole_text(prompt, target, bos):
     tokenizer = WITH_BOS if bos else PLAIN
