@@ -7,6 +7,7 @@ context managers: their hooks exist inside the block and nowhere else.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
+from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
@@ -68,7 +69,7 @@ def intervene(
     """
     with ExitStack() as stack:
         for site, function in interventions.items():
-            for handle in _attach(lm, site, function):
+            for handle in _Tap(site, function).attach(lm):
                 stack.callback(handle.remove)
         yield
 
@@ -78,53 +79,57 @@ def intervene(
 def record(lm: HasModules, sites: Iterable[Site]) -> Iterator[dict[Site, State]]:
     """Collect copies of states while the model runs; the dict fills as the sites are reached."""
     states: dict[Site, State] = {}
-
-    def keep(site: Site) -> Callable[[State], State]:
-        def function(state: State) -> State:
-            states[site] = state.clone()  # some layers go on adding to it in place
-            return state
-
-        return function
-
-    with intervene(lm, {site: keep(site) for site in sites}):
+    with intervene(lm, {site: partial(_keep, states, site) for site in sites}):
         yield states
 
 
-def _attach(
-    lm: HasModules, site: Site, function: Callable[[State], State]
-) -> list[RemovableHandle]:
-    """Hook one site. Everything that families do differently with states is dealt with here."""
-    module = lm.module(site)
-    rows: list[int] = []
+def _keep(states: dict[Site, State], site: Site, state: State) -> State:
+    states[site] = state.clone()  # some layers go on adding to it in place
+    return state
 
-    # OPT's MLP sees (batch·pos, width): remember the batch from the layer's input, and fold back.
-    def note_rows(_layer: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+
+class _Tap:
+    """A function at one site. Everything that families do differently with states is here."""
+
+    def __init__(self, site: Site, function: Callable[[State], State]) -> None:
+        self._site, self._function = site, function
+        self._rows: int | None = None
+
+    def attach(self, lm: HasModules) -> list[RemovableHandle]:
+        """Hook the module, and where it must be known how many rows there are, its layer."""
+        stream, module = self._site.stream, lm.module(self._site)
+        handles: list[RemovableHandle] = []
+        if stream in (Stream.MLP, Stream.MLP_HIDDEN):
+            layer = lm.layer(self._site.layer)
+            handles.append(layer.register_forward_pre_hook(self._note_rows, with_kwargs=True))
+        if stream is Stream.MLP_HIDDEN:
+            handles.append(module.register_forward_pre_hook(self._on_input))
+        else:
+            handles.append(module.register_forward_hook(self._on_output))
+        return handles
+
+    def _note_rows(
+        self, _layer: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]
-        rows[:] = [hidden.shape[0]] if isinstance(hidden, Tensor) else []
+        self._rows = hidden.shape[0] if isinstance(hidden, Tensor) else None
 
-    def on_state(state: Tensor) -> Tensor:
-        if state.ndim == 3:
-            return function(state)
-        folded = state.view(rows[0], -1, state.shape[-1])
-        return function(folded).view(state.shape)
+    def _on_input(self, _module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (self._on_state(args[0]), *args[1:])
 
-    def on_input(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (on_state(args[0]), *args[1:])
-
-    # Most layers return a tensor, some a tuple that begins with it.
-    def on_output(_module: nn.Module, _args: object, output: object) -> object:
+    def _on_output(self, _module: nn.Module, _args: object, output: object) -> object:
+        # Most layers return a tensor, some a tuple that begins with it.
         if isinstance(output, tuple):
-            return (on_state(output[0]), *output[1:])
+            return (self._on_state(output[0]), *output[1:])
         if not isinstance(output, Tensor):
-            raise TypeError(f"{site} gave a {type(output).__name__}, not a tensor")
-        return on_state(output)
+            raise TypeError(f"{self._site} gave a {type(output).__name__}, not a tensor")
+        return self._on_state(output)
 
-    handles: list[RemovableHandle] = []
-    if site.stream in (Stream.MLP, Stream.MLP_HIDDEN):
-        layer = lm.layer(site.layer)
-        handles.append(layer.register_forward_pre_hook(note_rows, with_kwargs=True))
-    if site.stream is Stream.MLP_HIDDEN:
-        handles.append(module.register_forward_pre_hook(on_input))
-    else:
-        handles.append(module.register_forward_hook(on_output))
-    return handles
+    def _on_state(self, state: Tensor) -> Tensor:
+        if state.ndim == 3:
+            return self._function(state)
+        # OPT's MLP sees (batch·pos, width): fold it back into rows.
+        if self._rows is None:
+            raise TypeError(f"{self._site} has no rows that its layer has seen")
+        folded = state.view(self._rows, -1, state.shape[-1])
+        return self._function(folded).view(state.shape)

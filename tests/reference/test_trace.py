@@ -48,7 +48,7 @@ def test_every_family_in_float64(make_model, family):
     config = fl.TraceConfig(samples=3, window=2, seed=4)
     trace = compare(lm, fact, config, 1e-4 if family in SINGLE_INSIDE else 1e-6)
     assert trace.effects["block"][: trace.subject_span.start].abs().max() == 0
-    assert max(trace.peak(kind)[2] for kind in trace.effects) > 1e-4, "the test would be empty"
+    assert max(trace.peak(kind)[2] for kind in trace.effects) > 1e-5, "the test would be empty"
 
 
 @pytest.mark.parametrize("severed", ["mlp", "attn"])

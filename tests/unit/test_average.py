@@ -71,15 +71,15 @@ def test_the_average_is_that_of_single_traces(lm):
 
 
 def test_wrong_answers_are_left_out_and_counted(make_model):
-    lm = make_model("gpt2", seed=2)
+    lm = make_model("gpt2", seed=7)
     right = [
         fl.Fact("{} was", subject, target_true=lm.top_tokens(f"{subject} was", 1)[0][0])
-        for subject in ("Rome", "The Kremlin", "Paris", "A tower")
+        for subject in ("Rome", "The Kremlin", "Paris")
     ]
     wrong = fl.Fact("{} was", "Rome", target_true="Zanzibar")
-    assert fl.knows(lm, [wrong, *right, FACTS[0]]) == [False, True, True, True, True, True]
-    average = fl.average_trace(lm, [wrong, *right], CONFIG, limit=3)
-    assert (average.n_facts, average.n_wrong) == (3, 1)
+    assert fl.knows(lm, [wrong, *right, FACTS[0]]) == [False, True, True, True, True]
+    average = fl.average_trace(lm, [wrong, *right], CONFIG, limit=2)
+    assert (average.n_facts, average.n_wrong) == (2, 1)
     with pytest.raises(InvalidRequestError, match="wrong for all 1 facts"):
         fl.average_trace(lm, [wrong], CONFIG)
     with pytest.raises(InvalidRequestError, match="empty"):

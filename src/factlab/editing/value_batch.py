@@ -14,6 +14,7 @@ prompt “s is a”. Column 0 is the lookup token.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from typing import Literal, NamedTuple
 
@@ -235,15 +236,17 @@ class ValueBatch:
         self.n_facts = len(facts)
 
     def _run(self, added: Float[Tensor, "row d_model"]) -> Hidden:
-        def add(state: Tensor) -> Tensor:
-            moved = state.clone()
-            moved[:, 0] += added.to(state)
-            return moved
-
+        add = partial(_add_to_first, added)
         if self._site.stream is Stream.BLOCK:
             return self._lm.run(self._frame, add(self._entry), first=self._first_layer)
         with intervene(self._lm, {self._site: add}):
             return self._lm.run(self._frame, self._entry, first=self._first_layer)
+
+
+def _add_to_first(added: Float[Tensor, "row d_model"], state: Hidden) -> Hidden:
+    moved = state.clone()
+    moved[:, 0] += added.to(state)
+    return moved
 
 
 @dataclass(frozen=True, slots=True)

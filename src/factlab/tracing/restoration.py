@@ -18,6 +18,7 @@ layer cost little more than its matrix products.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -198,16 +199,19 @@ class _Walk:
         clean = self._clean.states[site][self._position]
         corrupted = self._corrupted.states[site][:, self._place]
 
-        def function(state: Tensor) -> Tensor:
-            # A projection's result belongs to nobody else, so it is changed where it is.
-            by_cell = state.view(len(is_open), self._samples, *state.shape[1:])
-            if any(is_open):
-                by_cell[torch.tensor(is_open, device="cpu"), :, 0] = clean.to(state)
-            if any(is_severed):
-                by_cell[torch.tensor(is_severed, device="cpu"), :, 0] = corrupted.to(state)
-            return state
+        # A projection's result belongs to nobody else, so it is changed where it is.
+        return partial(_overwrite, self._samples, ((is_open, clean), (is_severed, corrupted)))
 
-        return function
+
+def _overwrite(
+    samples: int, replacements: Sequence[tuple[list[bool], Tensor]], state: Tensor
+) -> Tensor:
+    """Put states into the first token of some cells, in place."""
+    by_cell = state.view(-1, samples, *state.shape[1:])
+    for is_cell, replacement in replacements:
+        if any(is_cell):
+            by_cell[torch.tensor(is_cell, device="cpu"), :, 0] = replacement.to(state)
+    return state
 
 
 def trunks_of(cells: Sequence[Cell]) -> dict[Cell, Cell]:

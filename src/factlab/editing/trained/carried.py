@@ -5,7 +5,8 @@ W' = W + left · right, so W'x = Wx + left (right x): no changed matrix is ever 
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -41,16 +42,15 @@ def carrying(lm: Decoder, changes: Mapping[str, ChangeFactors]) -> Iterator[None
     with ExitStack() as stack:
         for name, change in changes.items():
             module = lm.model.get_submodule(name.removesuffix(".weight"))
-            stack.callback(module.register_forward_hook(_adding(change)).remove)
+            stack.callback(module.register_forward_hook(partial(_add, change)).remove)
         yield
 
 
-def _adding(change: ChangeFactors) -> Any:
-    def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        left, right = change.left.to(output.device), change.right.to(output.device)
-        # Some families put all tokens of a batch into one dimension.
-        inputs = args[0].reshape(len(left), -1, args[0].shape[-1]).to(right.dtype)
-        added = torch.bmm(torch.bmm(inputs, right.mT), left)
-        return output + added.to(output.dtype).view_as(output)
-
-    return hook
+def _add(
+    change: ChangeFactors, _module: nn.Module, args: tuple[Tensor, ...], output: Tensor
+) -> Tensor:
+    left, right = change.left.to(output.device), change.right.to(output.device)
+    # Some families put all tokens of a batch into one dimension.
+    inputs = args[0].reshape(len(left), -1, args[0].shape[-1]).to(right.dtype)
+    added = torch.bmm(torch.bmm(inputs, right.mT), left)
+    return output + added.to(output.dtype).view_as(output)

@@ -13,7 +13,7 @@ Nothing of the size of a matrix is formed: a fact of t tokens has a gradient of 
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -97,6 +97,19 @@ def target_nll_of(lm: Decoder, batch: RowBatch) -> Float[Tensor, " row"]:
     return -logprobs / counts
 
 
+class _Watched:
+    """A forward hook that notes a module's input, and adds to its output what has its gradient."""
+
+    inputs: Tensor
+    probe: Tensor
+
+    def __call__(self, _module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        self.inputs = args[0].detach().clone()
+        # Adding zero changes nothing, and its gradient is that of the output.
+        self.probe = torch.zeros_like(output).requires_grad_(True)
+        return output + self.probe
+
+
 @torch.inference_mode(False)
 def token_gradients(
     lm: Decoder, batch: RowBatch, matrices: Sequence[Matrix]
@@ -108,29 +121,17 @@ def token_gradients(
         batch: facts with their targets.
         matrices: in the blocks that the batch is about to enter.
     """
-    inputs: dict[str, Tensor] = {}
-    probes: dict[str, Tensor] = {}
-
-    def watching(name: str) -> Any:
-        def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            inputs[name] = args[0].detach().clone()
-            # Adding zero changes nothing, and its gradient is that of the output.
-            probes[name] = torch.zeros_like(output).requires_grad_(True)
-            return output + probes[name]
-
-        return hook
-
+    watched = {matrix.weight_name: _Watched() for matrix in matrices}
     with ExitStack() as stack, torch.enable_grad():
-        for matrix in matrices:
-            module = lm.model.get_submodule(matrix.weight_name.removesuffix(".weight"))
-            hook = module.register_forward_hook(watching(matrix.weight_name))
-            stack.callback(hook.remove)
+        for name, place in watched.items():
+            module = lm.model.get_submodule(name.removesuffix(".weight"))
+            stack.callback(module.register_forward_hook(place).remove)
         loss = target_nll_of(lm, batch).sum()
-        grads = torch.autograd.grad(loss, [probes[m.weight_name] for m in matrices])
+        grads = torch.autograd.grad(loss, [place.probe for place in watched.values()])
     n_rows = len(batch.readings)
     return {
         m.weight_name: _gathered(
-            inputs[m.weight_name].reshape(n_rows, -1, m.d_in),
+            watched[m.weight_name].inputs.reshape(n_rows, -1, m.d_in),
             grad.reshape(n_rows, -1, m.d_out),
             batch.is_token,
         )
@@ -150,8 +151,8 @@ def _gathered(
     live = counts.gather(1, places[..., 0])
     dtype = torch.promote_types(inputs.dtype, torch.float32)
 
-    def taken(states: Float[Tensor, "fact pos width"]) -> Float[Tensor, "fact token width"]:
-        found = states.gather(1, places.expand(-1, -1, states.shape[-1])).to(dtype)
-        return found * live[..., None]
-
-    return OuterProducts(taken(inputs), taken(grads), live)
+    left, right = (
+        states.gather(1, places.expand(-1, -1, states.shape[-1])).to(dtype) * live[..., None]
+        for states in (inputs, grads)
+    )
+    return OuterProducts(left, right, live)
