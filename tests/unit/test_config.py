@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 from pydantic import PositiveInt
@@ -78,3 +80,12 @@ def test_configs_need_no_pytorch():
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("page", "kind"), [("editing.md", fl.RomeConfig), ("neurons.md", fl.KnConfig)]
+)
+def test_the_published_settings_of_the_docs_are_the_published_ones(page, kind):
+    text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+    values = tomllib.loads(text.split("```toml\n", 1)[1].split("```", 1)[0])
+    assert kind(**with_none(kind, values)) == kind.published()

@@ -108,7 +108,7 @@ def outcomes(cases: dict[str, list[str]], folder: Path) -> dict[str, tuple[int, 
     )  # fmt: skip
     said = done.stderr.split("\0")
     return {
-        name: (int(code), error)
+        name: (int(code), " ".join(error.split()))
         for error, name, code in zip(said[::3], said[1::3], said[2::3], strict=False)
     }
 
