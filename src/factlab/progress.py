@@ -199,6 +199,7 @@ def _columns(console: "Console") -> "Progress":
         SpinnerColumn,
         TextColumn,
     )
+    from rich.table import Column  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
     class Count(ProgressColumn):
@@ -217,9 +218,9 @@ def _columns(console: "Console") -> "Progress":
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        Count(),
-        Time(),
+        BarColumn(bar_width=24),  # gives way where the line would not fit
+        Count(Column(no_wrap=True)),
+        Time(Column(no_wrap=True)),
         console=console,
         transient=True,
     )

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import re
 
 import pytest
 from rich.console import Console
@@ -115,3 +116,19 @@ def test_an_error_ends_the_bar():
         bar("dividing", 0, 1)
         raise ZeroDivisionError
     assert not bar.is_shown
+
+
+def test_a_bar_takes_one_line_at_80_columns():
+    screen = io.StringIO()
+    console = Console(file=screen, width=80, force_terminal=True, no_color=True)
+    bar = ProgressBar(console)
+    with bar:
+        for done in (4096, 8192):
+            bar("collecting key statistics", done, 1_228_800)
+        screen.truncate(0)
+        bar._shown._progress.refresh()
+        shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue()).strip("\0\r\n ")
+    assert "\n" not in shown
+    assert "collecting key statistics" in shown
+    assert "8192/1228800" in shown
+    assert shown.endswith(" left")

@@ -104,14 +104,21 @@ def demo(
 
 def _locate(session: Session, lm: "LanguageModel", fact: "Fact", picture: Path) -> dict[str, Any]:
     from factlab.cli.heatmap import heatmap
+    from factlab.tracing.configs import TraceConfig
     from factlab.tracing.trace import causal_trace
 
+    n_tokens = len(lm.encode_fact(fact)[0].ids)
+    session.say(
+        f"Noise on the subject makes the model forget. Then every state of {n_tokens} tokens and "
+        f"{lm.n_layers} layers is put back by itself, {TraceConfig().samples} times, to see which "
+        "of them bring the answer back."
+    )
     with session.progress() as report:
         trace = causal_trace(lm, fact, answer=TRUE, progress=report)
     trace.plot(picture)
     session.say(
-        f"Noise on {SUBJECT!r} takes p({TRUE}) from {trace.clean_prob:.3f} to "
-        f"{trace.corrupted_prob:.3f}. Restoring one state at a time brings it back:\n"
+        f"The noise takes p({TRUE}) from {trace.clean_prob:.3f} to {trace.corrupted_prob:.3f}. "
+        "Restoring one state at a time brings it back:\n"
     )
     for kind in trace.effects:
         session.say(heatmap(trace, kind))
