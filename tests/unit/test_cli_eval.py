@@ -158,6 +158,72 @@ def test_shards_and_merge(run, layer, tmp_path):
     assert "holds no run" in err
 
 
+CSV = """\
+template,subject,target_new,target_true,paraphrase_1,paraphrase_2,neighborhood_1
+{} is in the,Rome,Antarctica,city of people,"Where is it? {} is in",,The tower is in the
+{} is in the,Paris,Seattle,city of people,See {} in,In {},A museum is in the
+"""
+
+
+def test_two_methods_on_facts_of_ones_own(run, files, tmp_path):
+    """Evaluated and put side by side by one command."""
+    (tmp_path / "own.csv").write_text(CSV)
+    out, settings = tmp_path / "runs", ["--set", "steps=2"]
+    code, text, err = run(
+        "eval", "--data", tmp_path / "own.csv", *TINY, "--method", "ft", "--method", "ft+l",
+        "--layer", 1, *settings, "--out", out, "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    (table,) = json.loads(text)["tables"]
+    assert [row["label"] for row in table["rows"]] == ["unedited", "ft", "ft+l"]
+    assert table["data"]["name"] == "own.csv"
+    for name in ("ft", "ft+l"):
+        rows = load_run(out / name).rows
+        assert [len(row.after.paraphrase) for row in rows] == [1, 2]
+        assert [len(row.after.neighborhood) for row in rows] == [1, 1]
+    code, text, err = run("report", out / "ft", out / "ft+l", "--csv")
+    assert code == 0, err
+    assert {line.split(",")[3] for line in text.splitlines()[1:]} == {"unedited", "ft", "ft+l"}
+    # The file that edit reads.
+    code, _, err = run(
+        "edit", "--facts", tmp_path / "own.csv", *TINY, "--method", "ft", "--layer", 1, *settings,
+        "--each",
+    )  # fmt: skip
+    assert code == 0, err
+
+
+def test_a_run_of_few_records_goes_on_as_one_of_more(run, layer, tmp_path):
+    common = ["eval", *layer, "--out", tmp_path / "run", "--no-generation"]
+    assert run(*common, "--limit", 2)[0] == 0
+    code, text, err = run(*common, "--limit", 4, "--resume", "--json")
+    assert code == 0, err
+    assert [row["n"] for row in json.loads(text)["tables"][0]["rows"]] == [4, 4]
+    assert run(*common, "--limit", 4, "--resume", "--json")[1] == text
+
+
+def test_a_sweep_traces_few_facts_first(run, files, tmp_path, monkeypatch):
+    monkeypatch.setattr("factlab.tracing.knowns.knows", lambda lm, facts: [True] * len(facts))
+    traced = []
+
+    def average_trace(lm, facts, config, folder, limit, **_):
+        traced.append(limit)
+        raise fl.FactlabError("enough")
+
+    monkeypatch.setattr("factlab.tracing.average_run.average_trace", average_trace)
+    command = ["sweep", *files, "--layers", "0", "--tokens", "last", "--out", tmp_path / "s"]
+    code, text, _ = run(*command, "--records", 2)
+    assert code == 2
+    assert "First a causal trace of 2 well-known facts" in text
+    assert run(*command, "--records", 5, "--trace-facts", 3)[0] == 2
+    assert run(*command, "--records", 50)[0] == 2
+    assert traced == [2, 3, 10]
+    assert run(*command, "--records", 2, "--trace-facts", 0)[0] == 0
+    assert len(traced) == 3
+    code, _, err = run(*command, "--trace", tmp_path, "--trace-facts", 3)
+    assert code == 2
+    assert "one of --trace and --trace-facts" in err
+
+
 def test_sweep(run, files, tmp_path):
     out = tmp_path / "sweep"
     code, text, err = run(
@@ -176,7 +242,7 @@ def test_sweep(run, files, tmp_path):
         "--seed", 1, "--resume",
     )  # fmt: skip
     assert code == 2, "other records"
-    assert "belongs to another run" in err
+    assert "not the first ones" in err or "belongs to another run" in err
     code, text, err = run(
         "sweep", *files, "--out", out, "--records", 2, "--layers", "2,0", "--tokens", "last"
     )
@@ -189,7 +255,7 @@ def test_sweep(run, files, tmp_path):
     assert code == 0, err
     assert "Layer 2, token last: " in text
     assert "Edit an earlier layer" in text
-    assert "Best: layer 0, token last." in text
+    assert "Best: layer 0, token last, with S = " in text
 
 
 # -- what cannot be -------------------------------------------------------------------------------

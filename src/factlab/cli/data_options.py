@@ -7,8 +7,8 @@ import typer
 from factlab.cli.registration import RECORDS
 
 _SOURCES = (
-    "builtin, builtin-zsre, counterfact, multi-counterfact, zsre, hf:owner/dataset, or a "
-    "file (.json, .jsonl, either with .gz)."
+    "builtin, builtin-zsre, counterfact, multi-counterfact, zsre, hf:owner/dataset, or a file: "
+    "records (.json, .jsonl, either with .gz), or facts of your own (.csv, .tsv, .toml, .json)."
 )
 SourceArgument = Annotated[str, typer.Argument(help=_SOURCES)]
 DataOption = Annotated[str, typer.Option(help=_SOURCES, rich_help_panel=RECORDS)]

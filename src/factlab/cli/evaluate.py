@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
     from factlab.data.records import Record, References
     from factlab.editing.many import Mode
+    from factlab.editing.methods import Method
+    from factlab.editing.trained.editor import TrainedEditor
+    from factlab.evaluation.saved_run import Run
 
 _MODES: "tuple[Mode, ...]" = ("each", "together", "sequence")
 
@@ -47,7 +50,8 @@ def register(app: typer.Typer) -> None:
         group=MEASURE,
         examples=(
             "factlab eval --method rome --limit 100 --out runs/rome",
-            "factlab eval --method rome --limit 100 --out runs/rome --resume",
+            "factlab eval --method rome --limit 500 --out runs/rome --resume",
+            "factlab eval --data facts.csv --method rome --method ft --out runs",
             "factlab eval --method memit --mode together --limit 1000 \\\n"
             "      --data counterfact --out runs/memit",
         ),
@@ -64,11 +68,19 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     session: Session,
-    out: Annotated[Path, typer.Option(help="Folder for one row per record.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder for one row per record; of several methods, for their folders."),
+    ],
     data: DataOption = "builtin",
     method: Annotated[
-        str, typer.Option(help="See 'factlab methods'.", rich_help_panel=METHOD)
-    ] = "rome",
+        list[str] | None,
+        typer.Option(
+            help="See 'factlab methods'. May be given several times, to compare them.",
+            show_default="rome",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
     mode: Annotated[
         str,
         typer.Option(
@@ -154,9 +166,10 @@ def evaluate(
     resume: ResumeOption = False,
     shard: ShardOption = None,
 ) -> None:
-    """Edit the facts of benchmark records and measure what came of it.
+    """Edit the facts of benchmark records, or facts of your own, and measure what came of it.
 
-    Interrupt it with Ctrl-C, or kill it, and go on later with --resume.
+    Interrupt it with Ctrl-C, or kill it, and go on later with --resume; a run of the first 10
+    records goes on as one of 100 with --limit 100 --resume.
     """
     from factlab.data.load_records import load_records
     from factlab.data.shipped import Shipped
@@ -166,11 +179,17 @@ def evaluate(
     if no_generation and generate is not None:
         raise InvalidRequestError("Choose one of --no-generation and --generate.")
     how, part = _mode(mode), Shard.parse(shard) if shard is not None else Shard()
-    check_run_folder(out, resume or part.total > 1)
+    names = [*dict.fromkeys(method or ["rome"])]
+    folders = [out] if len(names) == 1 else [out / name for name in names]
+    for folder in folders:
+        check_run_folder(folder, resume or part.total > 1)
     if held_out and editor is None:
         raise InvalidRequestError("--held-out needs --editor: other methods are not trained.")
-    chosen, trained = chosen_method(method, editor)
-    config = method_config(chosen, layer, settings, assignments=assignments)
+    methods = _chosen(names, editor)
+    configs = [
+        method_config(chosen, layer, settings, assignments=assignments) for chosen, _ in methods
+    ]
+    trained = next((each for _, each in methods if each is not None), None)
     measure = validated(
         MeasureConfig,
         n_generated=0 if no_generation else generate,
@@ -185,25 +204,35 @@ def evaluate(
             every = load_records(data, relation=relation, seed=seed, progress=report)
             records = trained.held_out(every, offset, limit)
         found = _references(references, data, records)
-    if trained is not None and not getattr(config, "allow_seen_subjects", False):
-        trained.check_unseen([record.fact for record in records])
+    for (_, each), config in zip(methods, configs, strict=True):
+        if each is not None and not getattr(config, "allow_seen_subjects", False):
+            each.check_unseen([record.fact for record in records])
     passages = tuple(Shipped.load().about.values()) if drift else ()
     lm = session.load_model()
     from factlab.evaluation.runner import evaluate as run
 
     with session.progress() as report, finishing_on_interrupt(session) as should_stop:
-        done = run(
-            lm, records, chosen, out, config=config, mode=how, measure=measure,
-            references=found, ordinary_text=passages, data_name=Path(data).name,
-            batch_size=batch_size, memory_gib=memory, shard=part, resume=resume,
-            should_stop=should_stop, progress=report,
-        )  # fmt: skip
-    if should_stop() and done.n_missing:
+        runs: list[Run] = []
+        for (chosen, _), config, folder in zip(methods, configs, folders, strict=True):
+            done = run(
+                lm, records, chosen, folder, config=config, mode=how, measure=measure,
+                references=found, ordinary_text=passages, data_name=Path(data).name,
+                batch_size=batch_size, memory_gib=memory, shard=part, resume=resume,
+                should_stop=should_stop, progress=report,
+            )  # fmt: skip
+            runs.append(done)
+            if should_stop():
+                break
+    n_left, not_begun = sum(done.n_missing for done in runs), names[len(runs) :]
+    if should_stop() and (n_left or not_begun):
         again = "--resume" if part.total == 1 else "the same command"
-        session.say(f"Stopped: {counted(done.n_missing, 'record')} left to do. Go on with {again}.")
+        more = f", and {', '.join(not_begun)} not begun" if not_begun else ""
+        session.say(f"Stopped: {counted(n_left, 'record')} left to do{more}. Go on with {again}.")
         raise typer.Exit(130)
-    show_report(session, [out])
-    session.say(f"Rows: {out}. Put runs side by side with 'factlab report'.")
+    show_report(session, folders)
+    session.say(
+        f"Rows: {', '.join(map(str, folders))}. Put runs side by side with 'factlab report'."
+    )
 
 
 def eval_merge(
@@ -237,6 +266,16 @@ def finishing_on_interrupt(session: Session) -> Iterator[Callable[[], bool]]:
         yield lambda: asked
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _chosen(
+    names: "Sequence[str]", editor: Path | None
+) -> "list[tuple[Method, TrainedEditor | None]]":
+    """The methods of some names; the editor goes to those that must be trained."""
+    from factlab.editing.trained.configs import KINDS
+
+    fits = [name for name in names if name in KINDS]
+    return [chosen_method(name, editor if name in fits or not fits else None) for name in names]
 
 
 def _mode(name: str) -> "Mode":

@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from factlab.editing.configs import LookupToken
     from factlab.evaluation.sweep import Sweep
     from factlab.models.language_model import LanguageModel
-    from factlab.progress import ProgressCallback
     from factlab.tracing.average import AverageTrace
+
+
+# Each takes as long as editing a fact at several places.
+_MOST_TRACED = 10
 
 
 def register(app: typer.Typer) -> None:
@@ -70,6 +73,11 @@ def sweep(
         typer.Option(help="Folder of 'factlab trace-average' to put beside the scores.",
                      show_default="traced first, of well-known facts"),
     ] = None,
+    trace_facts: Annotated[
+        int | None,
+        typer.Option(min=0, help="How many well-known facts to trace first; 0 for no trace.",
+                     show_default=f"as many as --records, up to {_MOST_TRACED}"),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Records at once.")] = 16,
     memory: Annotated[float, typer.Option(help="GiB for keys and values at once.")] = 1.0,
     resume: ResumeOption = False,
@@ -83,6 +91,8 @@ def sweep(
     from factlab.editing.methods import method_named
     from factlab.journal import Journal, check_new
 
+    if trace is not None and trace_facts is not None:
+        raise InvalidRequestError("Choose one of --trace and --trace-facts.")
     chosen, places = _tokens(tokens), _layers(layers)
     config = method_config(method_named("rome"), None, settings, assignments=assignments)
     if not (resume and ((out / "trace").exists() or any(out.glob("layer-*")))):
@@ -96,9 +106,9 @@ def sweep(
     from factlab.tracing.average import AverageTrace
 
     given = AverageTrace.load(trace) if trace is not None else None
-    if given is None:
-        with session.progress() as report:
-            given = _traced(session, lm, out / "trace", report)
+    if given is None and trace_facts != 0:
+        default = min(records, _MOST_TRACED)
+        given = _traced(session, lm, out / "trace", trace_facts, default)
     with session.progress() as report, finishing_on_interrupt(session) as should_stop:
         found = run(
             lm, wanted, out, places or range(0, lm.n_layers, 3), chosen,
@@ -116,19 +126,39 @@ def sweep(
 
 
 def _traced(
-    session: Session, lm: "LanguageModel", folder: Path, report: "ProgressCallback"
+    session: Session, lm: "LanguageModel", folder: Path, asked: int | None, default: int
 ) -> "AverageTrace | None":
-    """The averaged trace of well-known facts; none if the model knows none of them."""
+    """The averaged trace of well-known facts; none if the model knows none of them.
+
+    Args:
+        session: of the command.
+        lm: the model.
+        folder: for the trace; one that is there already is gone on with.
+        asked: how many facts; None for as many as were begun with, or the default.
+        default: how many.
+    """
     from factlab.data.well_known import WELL_KNOWN
+    from factlab.journal import Journal
     from factlab.tracing.average_run import average_trace
     from factlab.tracing.configs import TraceConfig
     from factlab.tracing.knowns import knows
 
-    if not any(knows(lm, WELL_KNOWN)):
+    n_known = sum(knows(lm, WELL_KNOWN))
+    if not n_known:
         session.say("No trace beside the scores: the model knows none of the well-known facts.")
         return None
-    config = TraceConfig(kinds=("mlp",))
-    made = average_trace(lm, WELL_KNOWN, config, folder, resume=True, progress=report)
+    limit = default if asked is None else asked
+    if asked is None and (folder / "run.json").exists():
+        begun_with = Journal.load(folder).request.get("limit")
+        limit = begun_with if isinstance(begun_with, int) else None
+    session.say(
+        f"First a causal trace of {n_known if limit is None else min(limit, n_known)} well-known "
+        "facts, to stand beside the scores. Choose another number with --trace-facts, or 0."
+    )
+    with session.progress() as report:
+        made = average_trace(
+            lm, WELL_KNOWN, TraceConfig(kinds=("mlp",)), folder, limit, resume=True, progress=report
+        )
     made.save(folder)
     return made
 
@@ -171,6 +201,7 @@ def _layers(text: str | None) -> "Sequence[int]":
 
 def _show(session: Session, found: "Sweep") -> None:
     from factlab.evaluation.plot_sweep import column_title
+    from factlab.evaluation.scores import SCORE
 
     rows = [
         [str(layer), token, *(_percent(scores[name].mean) for name in found.columns)]
@@ -185,7 +216,16 @@ def _show(session: Session, found: "Sweep") -> None:
     for (layer, token), reason in found.impossible.items():
         session.say(f"Layer {layer}, token {token}: {reason}")
     layer, token = found.best()
-    session.say(f"Best: layer {layer}, token {token}.")
+    low, high = found.scores[layer, token][SCORE].interval
+    within = "" if math.isnan(low) else f" (95 %: {_percent(low)} to {_percent(high)})"
+    score = _percent(found.scores[layer, token][SCORE].mean)
+    others = len(found.as_good())
+    session.say(f"Best: layer {layer}, token {token}, with S = {score}{within}.")
+    if others:
+        session.say(
+            f"{others} of the other {len(found.scores) - 1} places are within that interval: to "
+            "tell them apart takes more --records."
+        )
 
 
 def _percent(share: float) -> str:
