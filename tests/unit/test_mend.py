@@ -1,6 +1,7 @@
 """MEND: gradients as outer products, and what an untrained one does with them."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -187,3 +188,20 @@ def test_models_without_such_blocks_are_refused(make_model):
     with pytest.raises(fl.FactlabError, match="plain input projections of the MLP"):
         last_matrices(lm, 1)
     mlp.c_fc = plain
+
+
+def test_running_statistics_stay_on_the_cpu_where_the_device_has_no_float64():
+    """As on Apple's MPS, of which there is none here: only what it does with float64 is played."""
+
+    def to_mps(tensor):
+        if tensor.dtype is torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return SimpleNamespace(device=SimpleNamespace(type="mps"))
+
+    running = RunningScale(4)
+    running._apply(to_mps)
+    assert running.mean.dtype is torch.float64
+    running.add(torch.ones(3, 4))
+    assert torch.equal(running.mean, torch.ones(4).double())
+    assert running.to(torch.device("cpu")).mean.dtype is torch.float64
+    assert running.to(torch.device("meta")).mean.device.type == "meta"

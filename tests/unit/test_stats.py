@@ -317,6 +317,12 @@ def test_a_model_with_a_short_context(fact):
     assert corpus.n_tokens >= 100
     short = fl.Fact("{} is", "A b", "R")
     assert fl.rome(lm, short, fl.RomeConfig(layer=1, value=QUICK)).method == "rome"
+    long = fl.Fact("{}" + " is" * 10, "A b")
+    n_prompt = len(lm.encode(long.prompt))
+    assert n_prompt < 32 < n_prompt + 4 * 8
+    assert lm.room_behind([long.prompt, "A b"], 32) == 32 - n_prompt
+    assert lm.room_behind([long.prompt], 3) == 3
+    assert fl.said_before(lm, long, max_words=8).target_new
     with pytest.raises(StatisticsError, match="no room for words"):
         corpus_from_texts(fl.tiny_model("gpt2", add_bos=True), ["Rome is a city"], "text", 10, 1)
 

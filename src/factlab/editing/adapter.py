@@ -279,5 +279,5 @@ def _update(lm: Decoder, config: _Config, module: str, a: Tensor, b: Tensor) -> 
     if not (a.isfinite().all() and b.isfinite().all()):
         raise EditError(f"The factors of '{module}' have NaN or infinite entries. Train it again.")
     dtype = functools.reduce(torch.promote_types, (a.dtype, b.dtype, weight.dtype), torch.float32)
-    left = (config.scaling(module, rank) * b.double()).to(dtype)
+    left = (config.scaling(module, rank) * b.cpu().double()).to(dtype)
     return LowRankUpdate(name, layout, left, a.to(dtype))

@@ -100,7 +100,7 @@ def write_facts(
     for numbers in [range(len(facts))] if together else [[i] for i in range(len(facts))]:
         progress("writing", len(edits), 1 if together else len(facts))
         chosen = [facts[i] for i in numbers]
-        deltas = torch.stack([values[i].delta.double() for i in numbers])
+        deltas = torch.stack([values[i].delta.cpu().double() for i in numbers])
         rows = _Rows(lm, chosen, contexts, weights, layers[0])
         updates, shares = _write(lm, rows, deltas, layers, dual_keys)
         edits.append(

@@ -93,7 +93,8 @@ def _said(lm: LanguageModel, facts: Sequence[Fact], max_words: int) -> list[str]
     if not prompts:
         return []
     with lm.patches.lifted():
-        texts = lm.generate_batch(prompts, max_new_tokens=4 * max_words)
+        n_tokens = lm.room_behind(prompts, 4 * max_words)
+        texts = lm.generate_batch(prompts, max_new_tokens=n_tokens)
     found: list[str] = []
     for prompt, text in zip(prompts, texts, strict=True):
         words = text.removeprefix(prompt).split()[:max_words]

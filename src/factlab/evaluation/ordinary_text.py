@@ -103,7 +103,8 @@ class OrdinaryText:
                 if number // n_owners != piece:
                     piece = number // n_owners
                     before = _logprobs(self._lm, self._unedited[piece])
-                kl[owner] += float((before.exp() * (before - logprobs)).sum(dtype=torch.float64))
+                apart = before.exp() * (before - logprobs)
+                kl[owner] += float(apart.cpu().double().sum())
                 nll[owner] += n_read * _nll(logprobs, rows[number])
                 count[owner] += n_read
         return [

@@ -322,6 +322,18 @@ class Decoder:
         self.check_ids(encoded.ids)
         return encoded
 
+    def room_behind(self, prompts: Sequence[str], wanted: int) -> int:
+        """How many tokens fit behind the longest of some prompts, but no more than are wanted.
+
+        For lengths that nobody asked for. At least 1: a prompt that fills the context is refused
+        where it is continued.
+        """
+        limit = self.context_length
+        if limit is None:
+            return wanted
+        longest = max((len(self.encode(prompt)) for prompt in prompts), default=0)
+        return max(1, min(wanted, limit - longest))
+
     def _fitting(self, encoded: tokens.Tokens) -> tokens.Tokens:
         self.check_length(len(encoded))
         return encoded

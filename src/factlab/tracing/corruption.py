@@ -143,7 +143,7 @@ def _fit_embeddings(lm: Decoder) -> tuple[Tensor, Tensor]:
 
 
 def _fit(rows: Float[Tensor, "vocab width"]) -> tuple[Tensor, Tensor]:
-    values, vectors = torch.linalg.eigh(rows.T.cov().double())
+    values, vectors = torch.linalg.eigh(rows.T.cov().cpu().double())
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     return rows.mean(0), root.float()
 

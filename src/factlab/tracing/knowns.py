@@ -93,7 +93,8 @@ def _ask(
         if not asked:
             continue
         prompts = [fact.prompt for fact in asked.values()]
-        texts = lm.generate_batch(prompts, max_new_tokens=_MAX_NEW_TOKENS)
+        n_tokens = lm.room_behind(prompts, _MAX_NEW_TOKENS)
+        texts = lm.generate_batch(prompts, max_new_tokens=n_tokens)
         candidates = {
             i: known
             for (i, fact), text in zip(asked.items(), texts, strict=True)
