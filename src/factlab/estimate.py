@@ -34,6 +34,11 @@ class Estimate(NamedTuple):
         """Whether there were cases enough to say how far the mean can be trusted."""
         return not math.isnan(self.half_width)
 
+    def in_words(self, digits: int = 3, signed: bool = False) -> str:
+        """Such as `0.123 ± 0.045`; the mean alone where there is no interval."""
+        mean = f"{self.mean:{'+' if signed else ''}.{digits}f}"
+        return f"{mean} ± {self.half_width:.{digits}f}" if self.has_interval else mean
+
     @classmethod
     def of(cls, values: Sequence[float]) -> "Estimate":
         """Mean of one value per case, and Student's interval: t·s/√n with n − 1 degrees of freedom.

@@ -24,7 +24,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -32,20 +32,29 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from factlab.arguments import checked
+from factlab.data_frames import data_frame
 from factlab.documents import check_format, parse_json
 from factlab.editing.configs import NeuronConfig
 from factlab.editing.neuron_batch import Question, integrated_gradients
 from factlab.editing.quadrature import Quadrature
+from factlab.equality import EqualByContent
 from factlab.errors import InvalidRequestError, StorageError, TokenizationError
 from factlab.facts import Fact
 from factlab.models.decoder import Decoder
 from factlab.progress import ProgressCallback, silent
 from factlab.storage import read_tensors, write_tensors
 from factlab.tokens import shown
+from factlab.words import counted
+
+if TYPE_CHECKING:
+    import pandas  # pyright: ignore[reportMissingImports]
+
+    from factlab.figures import Picture
 
 _FORMAT = "factlab neuron attribution 1"
 # Sums over layers are not closer than so many roundings of the model's numbers.
 _ROUNDINGS = 4
+_SHOWN = 3
 
 _log = logging.getLogger(__name__)
 
@@ -65,9 +74,12 @@ class Neuron:
     attribution: float
 
 
-@dataclass(frozen=True, slots=True)
-class NeuronAttribution:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class NeuronAttribution(EqualByContent):
     """How much each neuron accounts for an answer.
+
+    `print(found)` says the main things in a few lines; a notebook adds the picture. Two are equal
+    if all of this is.
 
     Attributes:
         prompt: the text.
@@ -96,6 +108,23 @@ class NeuronAttribution:
     config: NeuronConfig
     model_name: str
     fingerprint: str
+
+    def __repr__(self) -> str:
+        n_layers, d_mlp = self.attributions.shape
+        strong = ", ".join(
+            f"{n.attribution:+.3f} layer {n.layer} #{n.index}" for n in self.top(_SHOWN)
+        )
+        return (
+            f"NeuronAttribution of {self.target!r} after {self.prompt!r} ({self.model_name})\n"
+            f"  P({''.join(self.target_tokens)!r}) = {self.prob:.3f}; {n_layers} layers of "
+            f"{counted(d_mlp, 'neuron')}\n"
+            f"  {len(self.neurons()):,} above 0.2 of the largest attribution; strongest: {strong}"
+        )
+
+    def _repr_html_(self) -> str:
+        from factlab.figures import shown_in_notebook  # noqa: PLC0415 - matplotlib when drawing
+
+        return shown_in_notebook(repr(self), [self.plot()])
 
     @property
     def strongest(self) -> float:
@@ -182,19 +211,53 @@ class NeuronAttribution:
         except (KeyError, TypeError, ValueError, ValidationError) as error:
             raise StorageError(f"'{path}' is damaged: {error}.") from error
 
+    def rows(self, count: int | None = 100) -> list[dict[str, Any]]:
+        """One dictionary per neuron, the strongest so many; None for all.
+
+        Its keys: layer, neuron, attribution.
+
+        Raises:
+            InvalidRequestError: the count is below 1.
+        """
+        return [
+            {"layer": neuron.layer, "neuron": neuron.index, "attribution": neuron.attribution}
+            for neuron in self.top(self.attributions.numel() if count is None else count)
+        ]
+
+    def to_pandas(self, count: int | None = 100) -> "pandas.DataFrame":
+        """`rows` as a data frame.
+
+        Raises:
+            MissingPackageError: pandas, which factlab itself does not need, is not installed.
+        """
+        return data_frame(self.rows(count))
+
     def plot(
-        self, path: str | Path, chosen: Sequence[Neuron] | None = None, threshold: float = 0.2
-    ) -> None:
-        """Draw attributions by layer to a PNG, PDF or SVG file; see `factlab.editing.neuron_plot`.
+        self,
+        path: str | Path | None = None,
+        chosen: Sequence[Neuron] | None = None,
+        threshold: float = 0.2,
+        others: Sequence["NeuronAttribution"] = (),
+    ) -> "Picture":
+        """Draw attributions by layer; see `factlab.editing.neuron_plot`.
 
         Args:
-            path: ends in `.png`, `.pdf` or `.svg`.
-            chosen: neurons to mark; by default those above the threshold.
-            threshold: share of the largest attribution at which a line is drawn.
+            path: where to write them too, as .png, .pdf or .svg.
+            chosen: neurons to mark; by default those above the threshold, in all of the prompts.
+            threshold: share of a prompt's largest attribution that a neuron must exceed.
+            others: the same answer after other prompts; means over all of them are drawn.
+
+        Returns:
+            A matplotlib figure, which a notebook shows.
+
+        Raises:
+            InvalidRequestError: the file name's ending is none of these, or the threshold is no
+                share.
+            StorageError: the file cannot be written.
         """
         from factlab.editing.neuron_plot import plot_neurons  # noqa: PLC0415 - matplotlib
 
-        plot_neurons(self, Path(path), chosen, threshold)
+        return plot_neurons([self, *others], path, chosen, threshold)
 
 
 def check_threshold(threshold: float) -> None:

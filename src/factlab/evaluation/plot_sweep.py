@@ -8,8 +8,8 @@ from matplotlib.lines import Line2D
 
 from factlab.evaluation.scores import METRICS, SCORE
 from factlab.evaluation.sweep import GROUP_OF, Sweep, trace_line
+from factlab.figures import clear_spines
 from factlab.storage import write_atomically
-from factlab.tracing.plot import clear_spines
 
 _COLOURS = {
     "first": "#56b4e9",

@@ -14,8 +14,8 @@ from factlab.data.relation_names import relation_label
 from factlab.errors import InvalidRequestError, nearest
 from factlab.evaluation.report_tables import EvalReport, FigureName, ReportRow, ReportTable
 from factlab.evaluation.scores import SCORE, SCORE_PARTS
+from factlab.figures import clear_spines
 from factlab.storage import write_atomically
-from factlab.tracing.plot import clear_spines
 
 _BARS = ("0.35", "#0072b2", "#009e73", "#e69f00")  # told apart by the colour-blind too
 _LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")

@@ -10,19 +10,27 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from factlab.data_frames import data_frame
 from factlab.documents import check_format
+from factlab.equality import EqualByContent
 from factlab.errors import StorageError
 from factlab.estimate import Estimate
 from factlab.facts import TokenSpan
 from factlab.journal import Journal
 from factlab.storage import write_json
 from factlab.tracing.configs import TraceConfig
+from factlab.tracing.describe import average_in_words
+
+if TYPE_CHECKING:
+    import pandas  # pyright: ignore[reportMissingImports]
+
+    from factlab.figures import Picture
 
 GROUPS = (
     "first subject token",
@@ -38,9 +46,16 @@ FORMAT = "factlab average trace 1"
 _DIGITS = 7  # of a number in a record: more than float32 results are good for
 
 
-@dataclass(frozen=True, slots=True)
-class AverageTrace:
+FigureName = Literal["heatmaps", "lines", "severed"]
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class AverageTrace(EqualByContent):
     """Average indirect effects by token group and layer.
+
+    With `config.method == "gradient"` they are averages of estimates, which may be larger than any
+    difference of probabilities: good for ranks, not for sizes. `print(average)` says the main
+    things in a few lines; a notebook adds the pictures.
 
     Attributes:
         n_facts: how many facts were averaged.
@@ -56,6 +71,8 @@ class AverageTrace:
         config: as traced; the level of the noise is worked out.
         model_name: the model traced.
         fingerprint: of its weights.
+        n_one_token: how many of the facts have a subject of one token, which is entered as the
+            first and as the last subject token.
     """
 
     n_facts: int
@@ -71,6 +88,16 @@ class AverageTrace:
     config: TraceConfig
     model_name: str
     fingerprint: str
+    n_one_token: int = 0
+
+    def __repr__(self) -> str:
+        return average_in_words(self)
+
+    def _repr_html_(self) -> str:
+        from factlab.figures import shown_in_notebook  # noqa: PLC0415 - matplotlib when drawing
+        from factlab.tracing.plot_average import average_figures  # noqa: PLC0415
+
+        return shown_in_notebook(repr(self), [*average_figures(self).values()])
 
     def peak(self, kind: str, group: int) -> tuple[int, Estimate]:
         """The layer with the largest mean effect of a group, and that effect."""
@@ -96,7 +123,60 @@ class AverageTrace:
             "config": self.config.model_dump(mode="json"),
             "model_name": self.model_name,
             "fingerprint": self.fingerprint,
+            "n_one_token": self.n_one_token,
         }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dictionary per kind, group of tokens and layer that was traced.
+
+        Its keys: kind, group, layer, effect, half_width (None where there is no interval), n_facts
+        (that have a token of the group).
+        """
+        return [
+            {
+                "kind": kind,
+                "group": group,
+                "layer": layer,
+                "effect": effect,
+                "half_width": None if math.isnan(width) else width,
+                "n_facts": n_facts,
+            }
+            for kind, effects in self.effects.items()
+            for group, n_facts, means, widths in zip(
+                GROUPS, self.group_counts, effects.tolist(), self.half_widths[kind].tolist(),
+                strict=True,
+            )
+            for layer, (effect, width) in enumerate(zip(means, widths, strict=True))
+            if not math.isnan(effect)
+        ]  # fmt: skip
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """`rows` as a data frame.
+
+        Raises:
+            MissingPackageError: pandas, which factlab itself does not need, is not installed.
+        """
+        return data_frame(self.rows())
+
+    def plot(self, path: str | Path | None = None, name: FigureName | None = None) -> "Picture":
+        """Draw one of the figures; see `factlab.tracing.plot_average`.
+
+        Args:
+            path: where to write it too, as .png, .pdf or .svg.
+            name: `heatmaps` of all groups of tokens, `lines` by layer for two of them, or
+                `severed`, paths whole and severed side by side; by default the first that what was
+                traced allows.
+
+        Returns:
+            A matplotlib figure, which a notebook shows.
+
+        Raises:
+            InvalidRequestError: there is no such figure, or not of what was traced.
+            StorageError: the file cannot be written.
+        """
+        from factlab.tracing.plot_average import plot_figure  # noqa: PLC0415 - when drawing only
+
+        return plot_figure(self, path, name)
 
     def save(self, folder: str | Path) -> None:
         """Write `summary.json` and the figures into a folder."""
@@ -176,6 +256,7 @@ def average_records(
             config=config,
             model_name=str(model["name"]),
             fingerprint=str(model["fingerprint"]),
+            n_one_token=sum(len(g[0]) and g[0] == g[LAST_SUBJECT] for g in groups),
         )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise StorageError(f"A record of the run is damaged: {error!r}.") from error

@@ -19,7 +19,7 @@ from factlab.tracing.configs import TraceConfig
 from factlab.tracing.corruption import with_level
 from factlab.tracing.knowns import knows
 from factlab.tracing.result import CausalTrace
-from factlab.tracing.trace import causal_trace
+from factlab.tracing.trace import trace_fact
 
 
 @checked()
@@ -176,7 +176,7 @@ def _trace_each(
         fact = facts[case]
         answer = fact.target_true if config.answer != "first_token" else None
         try:
-            record = _record(causal_trace(lm, fact, answer=answer, config=config))
+            record = _record(trace_fact(lm, fact, answer, config))
         except (InvalidRequestError, TokenizationError) as error:
             record: Record = {"unusable": str(error)}
         yield case, record

@@ -76,6 +76,16 @@ class TraceConfig(Config):
             raise ValueError(f"method 'gradient' cannot sever paths, so not with {severed[0]}")
         return self
 
+    @property
+    def is_estimate(self) -> bool:
+        """Whether effects are estimated by a gradient: ranks to go by, not probabilities."""
+        return self.method == "gradient"
+
+    @property
+    def effect_name(self) -> str:
+        """What the numbers are, for axes and tables."""
+        return "estimated effect (gradient)" if self.is_estimate else "indirect effect"
+
     def window_of(self, n_layers: int) -> int:
         """The window that is used in a model of so many layers."""
         return self.window or min(_DEFAULT_WINDOW, max(1, n_layers // 2))

@@ -4,30 +4,40 @@ import json
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 from torch import Tensor
 
+from factlab.data_frames import data_frame
 from factlab.documents import check_format, parse_json
+from factlab.equality import EqualByContent
 from factlab.errors import InvalidRequestError, StorageError
 from factlab.facts import TokenSpan
 from factlab.storage import read_tensors, write_tensors
 from factlab.tracing.configs import KINDS, TraceConfig
+from factlab.tracing.describe import trace_in_words, trace_notes
+
+if TYPE_CHECKING:
+    import pandas  # pyright: ignore[reportMissingImports]
+
+    from factlab.figures import Picture
 
 _FORMAT = "factlab causal trace 2"
 
 
-@dataclass(frozen=True, slots=True)
-class CausalTrace:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class CausalTrace(EqualByContent):
     """Where a model's answer comes from: indirect effects by position and layer.
 
     The indirect effect of a state is P(answer) in the corrupted run with that state restored, minus
-    P(answer) in the corrupted run, averaged over noise samples (ROME paper, section 2.1).
+    P(answer) in the corrupted run, averaged over noise samples (ROME paper, section 2.1). With
+    `config.method == "gradient"` it is an estimate, in the same unit but not of the same size.
+
+    `print(trace)` says the main things in a few lines; a notebook adds the picture. Two traces are
+    equal if all of this is.
 
     Attributes:
         prompt: the text.
@@ -42,6 +52,9 @@ class CausalTrace:
         config: as given, with the window that was used.
         model_name: the model traced.
         fingerprint: of its weights.
+        said: the model's most probable next token; None in traces saved before it was kept.
+        expected: the answer that was asked for, or the fact's `target_true`; None without one.
+        says_expected: whether the former is the first token of the latter.
     """
 
     prompt: str
@@ -55,6 +68,32 @@ class CausalTrace:
     config: TraceConfig
     model_name: str
     fingerprint: str
+    said: str | None = None
+    expected: str | None = None
+    says_expected: bool | None = None
+
+    def __repr__(self) -> str:
+        return trace_in_words(self)
+
+    def _repr_html_(self) -> str:
+        from factlab.figures import shown_in_notebook  # noqa: PLC0415 - matplotlib when drawing
+
+        return shown_in_notebook(repr(self), [self.plot()])
+
+    @property
+    def subject(self) -> str:
+        """The part of the prompt that was corrupted."""
+        return "".join(self.tokens[self.subject_span.start : self.subject_span.stop]).strip()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to beware of, a sentence each; nothing for most traces.
+
+        A trace says little where the model does not give the expected answer, where it gives its
+        answer with a probability below 0.2 (in four of five continuations it would say something
+        else, and no effect can be larger than that), or where the corruption takes nothing away.
+        """
+        return trace_notes(self)
 
     @property
     def total_effect(self) -> float:
@@ -106,6 +145,9 @@ class CausalTrace:
             "config": self.config.model_dump(mode="json"),
             "model_name": self.model_name,
             "fingerprint": self.fingerprint,
+            "said": self.said,
+            "expected": self.expected,
+            "says_expected": self.says_expected,
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -142,8 +184,49 @@ class CausalTrace:
         except (KeyError, TypeError, ValueError, ValidationError) as error:
             raise StorageError(f"'{path}' is damaged: {error}.") from error
 
-    def plot(self, path: str | Path) -> None:
-        """Draw the heat maps to a PNG, PDF or SVG file; see `factlab.tracing.plot`."""
+    def rows(self) -> list[dict[str, Any]]:
+        """One dictionary per state that was traced.
+
+        Its keys: kind, position, token, in_subject, corrupted, layer, effect.
+        """
+        corrupted = range(*self.corrupted_span)
+        return [
+            {
+                "kind": kind,
+                "position": position,
+                "token": self.tokens[position],
+                "in_subject": position in range(*self.subject_span),
+                "corrupted": position in corrupted,
+                "layer": layer,
+                "effect": effect,
+            }
+            for kind, effects in self.effects.items()
+            for position, row in enumerate(effects.tolist())
+            for layer, effect in enumerate(row)
+            if not isnan(effect)
+        ]
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """`rows` as a data frame.
+
+        Raises:
+            MissingPackageError: pandas, which factlab itself does not need, is not installed.
+        """
+        return data_frame(self.rows())
+
+    def plot(self, path: str | Path | None = None) -> "Picture":
+        """Draw the heat maps; see `factlab.tracing.plot`.
+
+        Args:
+            path: where to write them too, as .png, .pdf or .svg.
+
+        Returns:
+            A matplotlib figure, which a notebook shows.
+
+        Raises:
+            InvalidRequestError: the file name's ending is none of these.
+            StorageError: the file cannot be written.
+        """
         from factlab.tracing.plot import plot_trace  # noqa: PLC0415 - matplotlib only when drawing
 
-        plot_trace(self, Path(path))
+        return plot_trace(self, path)

@@ -64,6 +64,7 @@ class CleanRun:
         span: the subject's tokens.
         answer: what is followed.
         prob: its probability.
+        said_id: the token that the model finds most probable after the prompt.
         states: for each site of the clean run (pos, width).
     """
 
@@ -71,6 +72,7 @@ class CleanRun:
     span: TokenSpan
     answer: Answer
     prob: float
+    said_id: int
     states: dict[Site, Tensor]
 
 
@@ -157,11 +159,11 @@ def run_clean(lm: Decoder, fact: Fact, answer: str | None, config: TraceConfig) 
     sites.append(Site(0, Stream.EMBED))
     with record(lm, sites) as states:
         last = lm.run(lm.frame(pad([ids], lm.device)))[:, len(tokens) - 1 :]
-    if not answer_ids:
-        answer_ids = (int(lm.readout(last[:, 0]).argmax()),)
-    followed = Answer(answer_ids, config.answer)
+    said_id = int(lm.readout(last[:, 0]).argmax())
+    followed = Answer(answer_ids or (said_id,), config.answer)
     prob = float(followed.probs(lm, last))
-    return CleanRun(tokens, span, followed, prob, {site: s[0] for site, s in states.items()})
+    kept = {site: state[0] for site, state in states.items()}
+    return CleanRun(tokens, span, followed, prob, said_id, kept)
 
 
 def run_corrupted(

@@ -13,6 +13,7 @@ after it runs freely. How much of P(answer) comes back is the indirect effect of
 How each run is made is told in `factlab.tracing.runs` and `factlab.tracing.restoration`.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -20,21 +21,22 @@ import torch
 from torch import Tensor
 
 from factlab.arguments import checked
-from factlab.errors import InvalidRequestError
+from factlab.errors import InvalidRequestError, TokenizationError
 from factlab.facts import Fact
 from factlab.models.decoder import Decoder
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
-from factlab.tokens import shown
+from factlab.tokens import encode_continuation, shown
 from factlab.tracing.configs import TraceConfig
 from factlab.tracing.gradient import gradient_effects
 from factlab.tracing.restoration import Restorer
 from factlab.tracing.result import CausalTrace
 from factlab.tracing.runs import CleanRun, CorruptedRun, no_effects, run_clean, run_corrupted
 
+_log = logging.getLogger(__name__)
+
 
 @checked(several="fl.average_trace")
-@torch.no_grad()
 def causal_trace(
     lm: LanguageModel,
     fact_or_prompt: Fact | str,
@@ -60,11 +62,29 @@ def causal_trace(
         InvalidRequestError: the subject is missing or not in the prompt, a text is empty, or the
             config asks for tokens or layers that are not there.
         TokenizationError: the prompt is longer than the model's context.
+
+    Warns through `logging` where the trace says little, as of a fact that the model does not know;
+    see `CausalTrace.notes`.
     """
+    trace = trace_fact(lm, _as_fact(fact_or_prompt, subject), answer, config, sigma_facts, progress)
+    for note in trace.notes:
+        _log.warning("%s", note)
+    return trace
+
+
+@torch.no_grad()
+def trace_fact(
+    lm: LanguageModel,
+    fact: Fact,
+    answer: str | None = None,
+    config: TraceConfig | None = None,
+    sigma_facts: Sequence[Fact] | None = None,
+    progress: ProgressCallback = silent,
+) -> CausalTrace:
+    """The same without warnings, for one of many."""
     config = config or TraceConfig()
     config.check(lm.n_layers)
     config = config.model_copy(update={"window": config.window_of(lm.n_layers)})
-    fact = _as_fact(fact_or_prompt, subject)
     with lm.frozen():
         clean = run_clean(lm, fact, answer, config)
         if math.isnan(clean.prob):
@@ -87,7 +107,21 @@ def causal_trace(
         config=config,
         model_name=lm.name,
         fingerprint=lm.live_fingerprint,
+        said="".join(shown(lm.tokenizer, (clean.said_id,))),
+        expected=answer or fact.target_true,
+        says_expected=_says(lm, fact, answer or fact.target_true, clean.said_id),
     )
+
+
+def _says(lm: LanguageModel, fact: Fact, expected: str | None, said_id: int) -> bool | None:
+    """Whether a token is the first of an answer; None if there is no answer to compare with."""
+    if expected is None:
+        return None
+    try:
+        whole, n_prompt = encode_continuation(lm.tokenizer, fact.prompt, expected)
+    except TokenizationError:  # an answer that is not followed need not have tokens of its own
+        return None
+    return whole.ids[n_prompt] == said_id
 
 
 def _exact_effects(

@@ -1,0 +1,73 @@
+"""What all figures have in common: their look, their files, and how a notebook shows them."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from factlab.pictures import check_picture_path
+from factlab.storage import write_atomically
+
+
+class Picture(Figure):
+    """A matplotlib figure that a notebook shows by itself; pyplot knows nothing of it."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+
+def new_picture(width: float, height: float) -> Picture:
+    """An empty figure of so many inches, at 150 dots each, that lays itself out."""
+    return Picture(figsize=(width, height), layout="constrained", dpi=150)
+
+
+def save_picture(figure: Figure, path: str | Path | None) -> None:
+    """Write a figure to a file, if one is named.
+
+    Raises:
+        InvalidRequestError: the file name's ending is none of `factlab.pictures.FORMATS`.
+        StorageError: the file cannot be written.
+    """
+    if path is not None:
+        check_picture_path(Path(path))
+        write_atomically(Path(path), figure.savefig)
+
+
+def shown_in_notebook(text: str, figures: Sequence[Picture]) -> str:
+    """A text and figures below it as HTML."""
+    images = "".join(
+        '<img style="max-width: 100%" src="data:image/png;base64,'
+        f'{base64.b64encode(figure._repr_png_()).decode()}"/>'
+        for figure in figures
+    )
+    return f"<pre>{html.escape(text)}</pre>{images}"
+
+
+# -- look --------------------------------------------------------------------------------------
+
+
+def clear_spines(panel: Axes) -> None:
+    """Small ticks and no frame."""
+    panel.tick_params(labelsize=8, length=2)
+    for side in panel.spines.values():
+        side.set_visible(False)
+
+
+def footnote(figure: Figure, text: str) -> None:
+    """Small print below everything; a dollar sign does not begin a formula."""
+    figure.supxlabel(text, fontsize=8, color="0.35", parse_math=False)
+
+
+def shortened(text: str, n_characters: int) -> str:
+    """A text for a title: one line, its middle left out where it is longer than that."""
+    line = " ".join(text.split())
+    if len(line) <= n_characters:
+        return line
+    half = (n_characters - 3) // 2
+    return f"{line[:half].rstrip()} … {line[-half:].lstrip()}"
