@@ -128,8 +128,8 @@ def test_shards_are_the_whole_run(lm, tmp_path):
 def test_another_run_is_refused_and_said_why(lm, make_model, tmp_path):
     fl.average_trace(lm, FACTS, CONFIG, tmp_path / "run")
 
-    def resume(lm=lm, facts=FACTS, config=CONFIG, limit=None):
-        fl.average_trace(lm, facts, config, tmp_path / "run", limit=limit, resume=True)
+    def resume(lm=lm, facts=FACTS, config=CONFIG):
+        fl.average_trace(lm, facts, config, tmp_path / "run", resume=True)
 
     with pytest.raises(StorageError, match=r"its config\.samples is 2, not 3"):
         resume(config=CONFIG.model_copy(update={"samples": 3}))
@@ -137,8 +137,6 @@ def test_another_run_is_refused_and_said_why(lm, make_model, tmp_path):
         resume(make_model("gpt2", seed=2))
     with pytest.raises(StorageError, match="its facts"):
         resume(facts=[*FACTS[:3], fl.Fact("{} was", "Rome")])
-    with pytest.raises(StorageError, match="its limit"):
-        resume(limit=2)
 
 
 def test_facts_that_cannot_be_traced_are_named_and_counted(lm):
@@ -261,3 +259,44 @@ def test_the_last_layer_is_never_recommended(lm, fact, monkeypatch):
     assert choice.layer == choice.memit_layers[-1] == lm.n_layers - 2
     settings = fl.RomeConfig(value=fl.ValueConfig(steps=2))
     assert fl.rome(lm, fact, settings).config["layer"] == lm.n_layers - 2
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if not p.name.startswith(".")}
+
+
+@pytest.mark.parametrize("limit", [3, None])
+def test_a_run_goes_on_to_more_facts(lm, tmp_path, limit):
+    whole, longer = tmp_path / "whole", tmp_path / "longer"
+    fl.average_trace(lm, FACTS, CONFIG, whole, limit=limit)
+    fl.average_trace(lm, FACTS, CONFIG, longer, limit=1)
+    average = fl.average_trace(lm, FACTS, CONFIG, longer, limit=limit, resume=True)
+    assert contents(longer) == contents(whole)
+    assert (average.n_facts, average.n_missing) == (limit or 4, 0)
+    assert average == fl.AverageTrace.load(whole)
+
+
+def test_a_run_does_not_get_shorter(lm, tmp_path):
+    average = fl.average_trace(lm, FACTS, CONFIG, tmp_path / "run", limit=3)
+    before = contents(tmp_path / "run")
+    assert fl.average_trace(lm, FACTS, CONFIG, tmp_path / "run", limit=1, resume=True) == average
+    assert contents(tmp_path / "run") == before
+
+
+def test_shards_go_on_to_more_facts(lm, tmp_path):
+    whole = fl.average_trace(lm, FACTS, CONFIG)
+    for limit in (2, None):
+        for number in (1, 2):
+            average = fl.average_trace(
+                lm, FACTS, CONFIG, tmp_path / "run", limit=limit, shard=Shard(number, 2)
+            )
+    assert average == whole
+
+
+def test_more_facts_of_another_run_are_refused(lm, tmp_path):
+    fl.average_trace(lm, FACTS, CONFIG, tmp_path / "run", limit=1)
+    other = CONFIG.model_copy(update={"samples": 3})
+    with pytest.raises(StorageError, match=r"its config\.samples is 2, not 3"):
+        fl.average_trace(lm, FACTS, other, tmp_path / "run", limit=2, resume=True)
+    with pytest.raises(StorageError, match="not empty"):
+        fl.average_trace(lm, FACTS, CONFIG, tmp_path / "run", limit=2)

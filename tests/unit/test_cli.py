@@ -155,6 +155,8 @@ def test_layers(run, known):
     assert document["layer"] == max(range(3), key=lambda i: document["effects"][i])
     code, out, _ = run("layers", "--facts", known, *TINY)
     assert f"Edit layer {document['layer']} (ROME)" in out
+    assert "few to choose a layer by" in out
+    assert "There is no preset for this model" in out
 
 
 def test_edit_show_and_use(run, saved):

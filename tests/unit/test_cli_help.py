@@ -1,7 +1,6 @@
 """What the command line says of itself: help, version, completion, and how sentences are set."""
 
 import io
-import math
 import os
 import re
 import subprocess
@@ -11,7 +10,7 @@ import pytest
 from rich.console import Console
 
 import factlab as fl
-from factlab.cli.prose import print_prose, with_interval
+from factlab.cli.prose import print_prose
 from factlab.errors import counted
 
 COMMANDS = """
@@ -167,8 +166,3 @@ def test_one_is_singular():
     assert counted(0, "fact") == "0 facts"
     assert counted(1209, "fact") == "1,209 facts"
     assert counted(2, "entry", "entries") == "2 entries"
-
-
-def test_one_case_has_no_interval():
-    assert with_interval(0.5, math.nan) == "0.500"
-    assert with_interval(0.5, 0.25, "+.2f") == "+0.50 ± 0.250"

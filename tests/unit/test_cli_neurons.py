@@ -27,7 +27,7 @@ def test_neurons_are_listed_and_drawn(run, tmp_path):
     )
     assert code == 0, err
     assert "neurons for 'Rome'" in out
-    assert "without these neurons" in out
+    assert "with these neurons silenced" in out
     assert picture.stat().st_size > 5000
     assert fl.NeuronAttribution.load(numbers).target == "Rome"
 

@@ -3,6 +3,7 @@ import math
 import pytest
 
 from factlab.estimate import Estimate, t_quantile, wilson
+from factlab.words import listed_ranges
 
 
 @pytest.mark.parametrize(
@@ -63,3 +64,13 @@ def test_shares_between_stay_in_range():
 def test_one_case_has_no_interval(make):
     assert (make([0.25]).mean, make([0.25]).has_interval) == (0.25, False)
     assert math.isnan(make([]).mean)
+
+
+def test_words():
+    assert Estimate(0.5, math.nan).in_words() == "0.500"
+    assert Estimate(0.5, 0.25).in_words(2, signed=True) == "+0.50 ± 0.25"
+
+
+def test_ranges_in_words():
+    assert listed_ranges([3, 0, 1, 2, 5]) == "0 to 3, 5"
+    assert listed_ranges([]) == ""

@@ -12,6 +12,8 @@ from PIL import Image
 
 import factlab as fl
 from factlab.cli.heatmap import heatmap
+from factlab.cli.layers import _beside_preset
+from factlab.editing.presets import PRESETS
 from factlab.equality import same
 from factlab.errors import InvalidRequestError, MissingPackageError
 from factlab.tracing.average import GROUPS, LAST_SUBJECT
@@ -264,10 +266,11 @@ def test_negative_effects_are_shown(trace):
 
 
 def test_a_substitute_is_named(lm):
-    config = fl.TraceConfig(corruption=fl.Substitution(subjects=("Big Ben Tower",)), window=2)
-    trace = fl.causal_trace(lm, PROMPT, SUBJECT, config=config)
-    assert "“Big Ben Tower” instead of “Space Needle”" in texts_of(trace.plot())
-    assert "'Big Ben Tower' instead of 'Space Needle'" in repr(trace)
+    config = fl.TraceConfig(corruption=fl.Substitution(subjects=("The Big Ben",)), window=2)
+    prompt = "The Space Needle is in downtown"
+    trace = fl.causal_trace(lm, prompt, "The Space Needle", config=config)
+    assert "“The Big Ben” instead of “The Space Needle”" in texts_of(trace.plot())
+    assert "'The Big Ben' instead of 'The Space Needle'" in repr(trace)
 
 
 def test_the_bar_of_a_tall_trace_is_no_wider(lm):
@@ -281,7 +284,7 @@ def test_the_bar_of_a_tall_trace_is_no_wider(lm):
 
 
 def test_a_one_token_subject_has_one_row(lm):
-    facts = [fl.Fact("{} is in the city of", subject) for subject in ("He", "It")]
+    facts = [fl.Fact("{} is in the city of", subject) for subject in ("H", "I")]
     average = fl.average_trace(lm, facts, FEW)
     assert average.n_one_token == 2
     labels = [label.get_text() for label in average.plot().axes[0].get_yticklabels()]
@@ -334,3 +337,43 @@ def test_averages_do_not_warn_of_each_fact(lm, caplog):
     with caplog.at_level(logging.WARNING):
         fl.average_trace(lm, FACTS, FEW)
     assert caplog.text == ""
+
+
+# -- layers --------------------------------------------------------------------------------------
+
+
+def choice_of(effects, half_widths, n_facts=20):
+    best = max(range(len(effects)), key=effects.__getitem__)
+    return fl.LayerChoice(
+        best, (best,), torch.tensor(effects), torch.tensor(half_widths), n_facts, window=1
+    )
+
+
+def test_layers_that_cannot_be_told_apart_are_said():
+    choice = choice_of([0.1, 0.4, 0.35, 0.1, 0.0], [0.05] * 5)
+    assert choice.candidates == (1, 2)
+    assert choice.notes == ("Layers 1 to 2 cannot be told apart: their intervals overlap.",)
+    clear = choice_of([0.1, 0.4, 0.2, 0.1, 0.0], [0.05] * 5)
+    assert (clear.candidates, clear.notes) == ((1,), ())
+
+
+def test_few_facts_are_said():
+    nan = float("nan")
+    choice = choice_of([0.1, 0.4, 0.2], [nan] * 3, n_facts=1)
+    assert choice.candidates == (0, 1)  # the last is never edited
+    assert "one fact has no interval" in choice.notes[0]
+    assert "1 fact is few" in choice.notes[1]
+    assert "2 facts are few" in choice_of([0.1, 0.4], [0.0] * 2, n_facts=2).notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("best", "sentence"), [(3, "which is one of these"), (7, "which this contradicts")]
+)
+def test_the_command_says_whether_the_preset_agrees(best, sentence):
+    effects = [0.0] * 10
+    effects[best] = 0.5
+    preset = next(one for one in PRESETS if one.rome_layer == 3)
+    said = _beside_preset(choice_of(effects, [0.05] * 10), preset)
+    assert f"uses layer 3, the preset of {preset.model}" in said
+    assert sentence in said
+    assert "There is no preset" in _beside_preset(choice_of(effects, [0.05] * 10), None)

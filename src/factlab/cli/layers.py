@@ -2,15 +2,19 @@
 
 from math import isnan
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factlab.cli.prose import with_interval
 from factlab.cli.registration import LOCATE, command
 from factlab.cli.session import Session
 from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError, counted
+from factlab.words import listed_ranges
+
+if TYPE_CHECKING:
+    from factlab.editing.presets import Preset
+    from factlab.tracing.layers import LayerChoice
 
 _BAR_WIDTH = 32
 
@@ -43,25 +47,31 @@ def layers(
         raise InvalidRequestError(f"--limit {limit} must be at least 1.")
     chosen = [entry.fact for entry in load_known(facts)] if facts is not None else None
     lm = session.load_model()
+    from factlab.editing.presets import preset_of
     from factlab.tracing.layers import recommend_layer
 
     with session.progress() as report:
         choice = recommend_layer(lm, chosen, limit=limit, progress=report)
     top = max(float(choice.effects.max()), 1e-6)
     rows = []
-    for layer, (effect, width) in enumerate(
-        zip(choice.effects.tolist(), choice.half_widths.tolist(), strict=True)
-    ):
-        bar = "█" * round(_BAR_WIDTH * max(effect, 0) / top)
-        name = f"{layer} ←" if layer == choice.layer else f"{layer}  "
-        rows.append([name, with_interval(effect, width, "+.3f"), bar])
-    facts_traced = counted(choice.n_facts, "fact")
-    title = f"Indirect effect of {choice.window} MLPs around each layer, {facts_traced}"
+    for layer in range(len(choice.effects)):
+        estimate = choice.estimate(layer)
+        mark = "←" if layer == choice.layer else "~" if layer in choice.candidates else " "
+        bar = "█" * round(_BAR_WIDTH * max(estimate.mean, 0) / top)
+        rows.append([f"{layer} {mark}", estimate.in_words(signed=True), bar])
+    title = (
+        f"Indirect effect of {counted(choice.window, 'MLP')} around each layer, "
+        f"{counted(choice.n_facts, 'fact')}"
+    )
     session.say(table(["layer", "effect", ""], rows, right={0, 1}, title=title))
     session.say(
-        f"Edit layer {choice.layer} (ROME), or layers {choice.memit_layers[0]} to "
-        f"{choice.memit_layers[-1]} (MEMIT)."
+        f"← largest effect{'; ~ not told apart from it' if len(choice.candidates) > 1 else ''}. "
+        f"Edit layer {choice.layer} (ROME), or layers {listed_ranges(choice.memit_layers)} (MEMIT)."
     )
+    for note in choice.notes:
+        session.say(note)
+    preset = preset_of(lm)
+    session.say(_beside_preset(choice, preset))
     session.emit(
         {
             "model": lm.name,
@@ -71,5 +81,24 @@ def layers(
             "n_facts": choice.n_facts,
             "effects": choice.effects.tolist(),
             "half_widths": [None if isnan(w) else w for w in choice.half_widths.tolist()],
+            "candidates": list(choice.candidates),
+            "preset": None if preset is None else preset.model,
+            "preset_layer": None if preset is None else preset.rome_layer,
         }
+    )
+
+
+def _beside_preset(choice: "LayerChoice", preset: "Preset | None") -> str:
+    """What `factlab edit` does without --layer, and whether it agrees."""
+    if preset is None:
+        return (
+            "There is no preset for this model: without --layer, `factlab edit` goes by traces of "
+            "well-known facts in the same way."
+        )
+    agrees = "which is one of these" if preset.rome_layer in choice.candidates else (
+        "which this contradicts; choose another with --layer"
+    )  # fmt: skip
+    return (
+        f"Without --layer, `factlab edit` uses layer {preset.rome_layer}, the preset of "
+        f"{preset.model} ({preset.rome_source}), {agrees}."
     )

@@ -100,19 +100,21 @@ def neurons(
     from factlab.editing.neuron_choice import prob_with_scaled, shared_neurons
     from factlab.editing.neurons import attribute_neurons_each
 
+    answers = [target] * len(texts)
+    if target is None and texts[1:]:
+        # The first prompt's answer is attributed after all; it is a token, with no text to encode.
+        said = str(lm.tokenizer.decode([int(lm.next_token_probs(texts[:1])[0].argmax())]))
+        answers[1:] = [_an_answer(said, prompt)] * len(texts[1:])
     with session.progress() as report:
-        found = attribute_neurons_each(lm, texts[:1], [target], config, report)
-        if target is None and not found[0].target:
-            raise InvalidRequestError(
-                f"After '{prompt}' the model says {found[0].target_tokens[0]!r}, which is no "
-                "answer. Give one with --target."
-            )
-        if texts[1:]:
-            answers = [target or found[0].target] * len(texts[1:])
-            found += attribute_neurons_each(lm, texts[1:], answers, config, report)
-    first = found[0]
-    chosen = shared_neurons(found, threshold, share)
-    silenced, doubled = (prob_with_scaled(lm, first, chosen, factor) for factor in (0.0, 2.0))
+        found = attribute_neurons_each(lm, texts, answers, config, report)
+        if target is None:
+            _an_answer("".join(found[0].target_tokens), prompt)
+        first = found[0]
+        chosen = shared_neurons(found, threshold, share)
+        report("silencing neurons", 0, 2)
+        silenced = prob_with_scaled(lm, first, chosen, 0.0)
+        report("silencing neurons", 1, 2)
+        doubled = prob_with_scaled(lm, first, chosen, 2.0)
 
     strongest = chosen[0].attribution
     rows = [
@@ -122,19 +124,19 @@ def neurons(
     ]  # fmt: skip
     title = f"{counted(len(chosen), 'neuron')} for {first.target!r}"
     if len(found) > 1:
-        title += f", each in at least {share:.0%} of {len(found)} prompts"
+        title += f", each in at least {share:.0%} of {len(found)} prompts; means over the prompts"
     session.say(table(["layer", "neuron", "attribution", ""], rows, right={0, 1, 2}, title=title))
     if len(chosen) > top:
         session.say(f"… and {len(chosen) - top} more.")
     session.say(
-        f"The model gives {first.target!r} with probability {first.prob:.3f}. With these neurons "
-        f"at zero it is {silenced:.3f}, with them doubled {doubled:.3f}."
+        f"The model gives {first.target!r} with probability {first.prob:.3f}; with these neurons "
+        f"silenced, {silenced:.3f}; with them doubled, {doubled:.3f}."
     )
     if save is not None:
         first.save(save)
         session.say(f"Numbers: {save}")
     if out is not None:
-        first.plot(out, chosen, threshold)
+        first.plot(out, chosen, threshold, found[1:])
         session.say(f"Picture: {out}")
     session.emit(
         {
@@ -149,6 +151,15 @@ def neurons(
             "doubled_prob": doubled,
         }
     )
+
+
+def _an_answer(said: str, prompt: str) -> str:
+    """What the model says, if it is more than space."""
+    if not said.strip():
+        raise InvalidRequestError(
+            f"After '{prompt}' the model says {said!r}, which is no answer. Give one with --target."
+        )
+    return said.strip()
 
 
 def _filled(prompts: list[str], subject: str | None) -> list[str]:

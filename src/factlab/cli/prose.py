@@ -1,6 +1,5 @@
 """Sentences and numbers on the terminal: lines end between words."""
 
-import math
 import os
 
 from rich.cells import cell_len
@@ -27,15 +26,3 @@ def _wrapped(line: str, width: int) -> str:
         else:
             lines.append(word)
     return "\n".join(lines)
-
-
-def with_interval(mean: float, half_width: float, form: str = ".3f") -> str:
-    """`0.123 ± 0.004`, or the mean alone where one case gives no interval.
-
-    Args:
-        mean: over some cases.
-        half_width: of the confidence interval; NaN if there is none.
-        form: of the mean.
-    """
-    shown = f"{mean:{form}}"
-    return shown if math.isnan(half_width) else f"{shown} ± {half_width:.3f}"

@@ -93,7 +93,7 @@ def trace(
 
     with session.progress() as report:
         result = causal_trace(lm, fact, answer=target, config=config, progress=report)
-    session.say(_sentence(result, subject, asked=target is not None))
+    session.say(_sentence(result, asked=target is not None))
     for name in result.effects:
         session.say(heatmap(result, name))
         session.say()
@@ -106,17 +106,11 @@ def trace(
     session.emit(result.to_json())
 
 
-def _sentence(result: "CausalTrace", subject: str, asked: bool) -> str:
-    from factlab.tracing.corruption_kinds import Substitution
+def _sentence(result: "CausalTrace", asked: bool) -> str:
+    from factlab.tracing.describe import corruption_in_words
 
     verb = "gives" if asked else "answers"
-    corruption = result.config.corruption
-    how = (
-        f"with {' or '.join(corruption.subjects)} instead of {subject!r}"
-        if isinstance(corruption, Substitution)
-        else f"with noise on {subject!r}"
-    )
     return (
         f"The model {verb} {result.answer!r} with probability {result.clean_prob:.3f}; "
-        f"{how}, {result.corrupted_prob:.3f}.\n"
+        f"{corruption_in_words(result)}, {result.corrupted_prob:.3f}.\n"
     )

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factlab.cli.prose import with_interval
 from factlab.cli.registration import LOCATE, NO_MODEL, command
 from factlab.cli.run_options import ResumeOption, ShardOption
 from factlab.cli.session import Session
@@ -144,17 +143,21 @@ def _finish(session: Session, average: "AverageTrace", out: Path) -> None:
         return
     session.say(
         f"P(answer) {average.clean_prob.mean:.3f} clean, {average.corrupted_prob.mean:.3f} "
-        f"corrupted; total effect {with_interval(effect.mean, effect.half_width)}."
+        f"corrupted; total effect {effect.in_words()}."
     )
+    if average.n_facts == 1:
+        session.say("One fact has no confidence interval.")
+    if average.config.is_estimate:
+        session.say("Effects are estimated by a gradient: good for ranks, not for sizes.")
+    strongest = "largest estimate" if average.config.is_estimate else "strongest effect"
     rows = []
     for kind, effects in average.effects.items():
         for group in (LAST_SUBJECT, LAST):
             if not effects[group].isnan().all():
                 layer, peak = average.peak(kind, group)
                 rows.append(
-                    [KIND_NAMES[kind], GROUPS[group], str(layer),
-                     with_interval(peak.mean, peak.half_width)]
+                    [KIND_NAMES[kind], GROUPS[group], str(layer), peak.in_words()]
                 )  # fmt: skip
-    session.say(table(["restored", "token", "layer", "strongest effect"], rows, right={2, 3}))
+    session.say(table(["restored", "token", "layer", strongest], rows, right={2, 3}))
     session.say(f"Records, summary and figures: {out}")
     session.emit(average.to_json())

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from factlab.editing.neurons import Neuron, NeuronAttribution
-from factlab.errors import InvalidRequestError
+from factlab.errors import InvalidRequestError, counted
 from factlab.figures import (
     Picture,
     clear_spines,
@@ -23,7 +23,6 @@ from factlab.figures import (
     save_picture,
     shortened,
 )
-from factlab.words import counted
 
 _CHOSEN, _LEFT_OUT, _OTHERS = "#1a7f4b", "#e08214", "0.72"
 _LABELLED = 6
@@ -78,7 +77,7 @@ def plot_neurons(
 
 def _counts(found: Sequence[NeuronAttribution], threshold: float) -> Tensor:
     """In how many prompts each neuron is above the threshold."""
-    counts = torch.zeros(found[0].attributions.shape, dtype=torch.int64)
+    counts = torch.zeros(found[0].attributions.shape, dtype=torch.int64, device="cpu")
     for one in found:
         for neuron in one.neurons(threshold):
             counts[neuron.layer, neuron.index] += 1
@@ -94,7 +93,9 @@ def _draw_dots(
     threshold: float,
 ) -> None:
     n_layers, d_mlp = mean.shape
-    places = torch.arange(n_layers)[:, None] + torch.linspace(-0.32, 0.32, d_mlp)
+    places = torch.arange(n_layers, device="cpu")[:, None] + torch.linspace(
+        -0.32, 0.32, d_mlp, dtype=torch.float32, device="cpu"
+    )
     panel.scatter(
         places.flatten().numpy(), mean.flatten().numpy(),
         s=3, color=_OTHERS, linewidths=0, rasterized=True,
@@ -121,7 +122,8 @@ def _draw_dots(
                       label=f"threshold: {threshold:g} × the {of_all}largest")  # fmt: skip
     panel.set_ylabel(f"{of_all}attribution of a neuron", fontsize=9)
     panel.margins(y=0.1)
-    panel.legend(fontsize=7, frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0))
+    if panel.get_legend_handles_labels()[0]:
+        panel.legend(fontsize=7, frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0))
 
 
 def _label(panel: Axes, mean: Tensor, marked: Tensor, places: Tensor) -> None:

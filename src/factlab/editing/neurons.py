@@ -38,13 +38,12 @@ from factlab.editing.configs import NeuronConfig
 from factlab.editing.neuron_batch import Question, integrated_gradients
 from factlab.editing.quadrature import Quadrature
 from factlab.equality import EqualByContent
-from factlab.errors import InvalidRequestError, StorageError, TokenizationError
+from factlab.errors import InvalidRequestError, StorageError, TokenizationError, counted
 from factlab.facts import Fact
 from factlab.models.decoder import Decoder
 from factlab.progress import ProgressCallback, silent
 from factlab.storage import read_tensors, write_tensors
 from factlab.tokens import shown
-from factlab.words import counted
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingImports]

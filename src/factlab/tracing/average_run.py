@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from factlab.arguments import checked
+from factlab.documents import JsonValue
 from factlab.errors import InvalidRequestError, StorageError, TokenizationError, counted
 from factlab.facts import Fact
 from factlab.journal import Journal, Record, Shard
@@ -44,7 +45,9 @@ def average_trace(
         config: see `TraceConfig`. σ is taken over the subjects of all `facts` unless it says else.
         folder: where to keep one record per fact, so that a killed run can go on; by default
             nothing is kept.
-        limit: trace this many of the facts that the model knows, the first ones.
+        limit: trace this many of the facts that the model knows, the first ones. With `resume` a
+            run goes on to a higher limit, and becomes what a run with that limit would have been; a
+            lower one changes nothing.
         shard: trace only this part of them; needs a folder.
         resume: go on with what is in the folder.
         progress: True for a bar, or a function that is called with facts done and in all.
@@ -71,13 +74,47 @@ def average_trace(
         findings = select()
         traced = _trace_each(lm, facts, _settled(findings, config), _cases(findings), progress)
         return average_records(request, findings, dict(traced))
-    journal = Journal.open(Path(folder), request, select, resume=resume or shard.total > 1)
+    may_go_on = resume or shard.total > 1
+    if may_go_on:
+        request["limit"] = _go_on_to(Path(folder), request, select)
+    journal = Journal.open(Path(folder), request, select, resume=may_go_on)
     settled = _settled(journal.findings, config)
     with journal.writing(shard) as writer:
         cases = [i for i in shard.of(_cases(journal.findings)) if i not in journal.records]
         for case, record in _trace_each(lm, facts, settled, cases, progress):
             writer.append(case, record)
     return AverageTrace.load(folder)
+
+
+def _go_on_to(folder: Path, request: Record, select: Callable[[], Record]) -> JsonValue:
+    """Make the run in a folder one of more facts, if that is asked for; the limit it then has.
+
+    What is found of one fact does not depend on how many others are traced: σ is that of all facts
+    of the file in any case.
+
+    Raises:
+        StorageError: the run differs in something else too, or another process is at it.
+    """
+    limit = request["limit"]
+    if not (folder / "run.json").exists():
+        return limit
+    journal = Journal.load(folder)
+    before = journal.request.get("limit")
+    journal.check_request({**request, "limit": before})
+    if not isinstance(before, int) or (isinstance(limit, int) and limit <= before):
+        return before
+    findings = select()
+    others = {name: value for name, value in findings.items() if name != "cases"}
+    n_before = len(_cases(journal.findings))
+    if _cases(findings)[:n_before] != _cases(journal.findings) or any(
+        journal.findings.get(name) != value for name, value in others.items()
+    ):
+        raise StorageError(
+            f"The model answers the facts of '{folder}' otherwise than when its run began, so the "
+            "run cannot go on to more of them. Begin again in another folder."
+        )
+    journal.extend(request, findings, ())
+    return limit
 
 
 # -- one fact ---------------------------------------------------------------------------------

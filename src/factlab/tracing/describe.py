@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+from factlab.errors import counted
 from factlab.tracing.configs import KIND_NAMES, WINDOWED, TraceConfig
 from factlab.tracing.corruption_kinds import Substitution
-from factlab.words import counted
 
 if TYPE_CHECKING:
     from factlab.tracing.average import AverageTrace

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -9,19 +12,35 @@ from torch import Tensor
 
 from factlab.arguments import checked
 from factlab.data.well_known import WELL_KNOWN
+from factlab.data_frames import data_frame
+from factlab.equality import EqualByContent
+from factlab.errors import counted
+from factlab.estimate import Estimate
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.tracing.average import LAST_SUBJECT
 from factlab.tracing.average_run import average_trace
 from factlab.tracing.configs import TraceConfig
+from factlab.words import listed_ranges
+
+if TYPE_CHECKING:
+    import pandas  # pyright: ignore[reportMissingImports]
+
+    from factlab.figures import Picture
 
 _MEMIT_LAYERS = 5
 
 
-@dataclass(frozen=True, slots=True)
-class LayerChoice:
+_FEW_FACTS = 10
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class LayerChoice(EqualByContent):
     """Where to edit a model.
+
+    The peak of a noisy curve is a layer in any case; `candidates` says which others it may as well
+    be. `print(choice)` says the main things in a few lines; a notebook adds a picture.
 
     Attributes:
         layer: for an edit of one layer (ROME): the peak of the averaged effect, the last layer
@@ -40,6 +59,98 @@ class LayerChoice:
     half_widths: Float[Tensor, " layer"]
     n_facts: int
     window: int
+
+    def __repr__(self) -> str:
+        return "\n".join(
+            [
+                f"LayerChoice from {counted(self.n_facts, 'fact')} (windows of "
+                f"{counted(self.window, 'MLP')} at the last subject token)",
+                f"  layer {self.layer}: {self.estimate(self.layer).in_words(signed=True)}; for an "
+                f"edit of several layers {listed_ranges(self.memit_layers)}",
+                *(f"  {note}" for note in self.notes),
+            ]
+        )
+
+    def _repr_html_(self) -> str:
+        from factlab.figures import shown_in_notebook  # noqa: PLC0415 - matplotlib when drawing
+
+        return shown_in_notebook(repr(self), [self.plot()])
+
+    def estimate(self, layer: int) -> Estimate:
+        """The mean effect of a layer and its 95 % confidence interval."""
+        return Estimate(float(self.effects[layer]), float(self.half_widths[layer]))
+
+    @property
+    def candidates(self) -> tuple[int, ...]:
+        """The layers that cannot be told apart from the best: their intervals overlap with its own.
+
+        All but the last, which is never edited, if there is one fact only: it has no interval.
+        """
+        lowest = self.estimate(self.layer).interval[0]
+        return tuple(
+            layer
+            for layer in range(max(1, len(self.effects) - 1))
+            if not self.estimate(layer).interval[1] < lowest  # NaN: nothing is known
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to beware of, a sentence each."""
+        notes: list[str] = []
+        if len(self.candidates) > 1:
+            notes.append(
+                f"Layers {listed_ranges(self.candidates)} cannot be told apart: "
+                + ("one fact has no interval." if self.n_facts < 2 else "their intervals overlap.")
+            )
+        if self.n_facts < _FEW_FACTS:
+            notes.append(
+                f"{counted(self.n_facts, 'fact').capitalize()} "
+                f"{'is' if self.n_facts == 1 else 'are'} few to choose a layer by. Trace "
+                f"{_FEW_FACTS} or more (limit=, --limit)."
+            )
+        return tuple(notes)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dictionary per layer.
+
+        Its keys: layer, effect, half_width (None where there is no interval), is_candidate.
+        """
+        return [
+            {
+                "layer": layer,
+                "effect": effect,
+                "half_width": None if isnan(width) else width,
+                "is_candidate": layer in self.candidates,
+            }
+            for layer, (effect, width) in enumerate(
+                zip(self.effects.tolist(), self.half_widths.tolist(), strict=True)
+            )
+        ]
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """`rows` as a data frame.
+
+        Raises:
+            MissingPackageError: pandas, which factlab itself does not need, is not installed.
+        """
+        return data_frame(self.rows())
+
+    def plot(self, path: str | Path | None = None) -> "Picture":
+        """Draw the effect by layer with its intervals, candidates in colour.
+
+        Args:
+            path: where to write it too, as .png, .pdf or .svg.
+
+        Returns:
+            A matplotlib figure, which a notebook shows.
+
+        Raises:
+            InvalidRequestError: the file name's ending is none of these.
+            StorageError: the file cannot be written.
+        """
+        from factlab.tracing.plot_layers import plot_layers  # noqa: PLC0415 - when drawing only
+
+        return plot_layers(self, path)
 
 
 @checked()

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from factlab.errors import InvalidRequestError, nearest
+from factlab.errors import InvalidRequestError, counted, nearest
 from factlab.figures import Picture, clear_spines, footnote, new_picture, save_picture
 from factlab.tracing.average import GROUPS, LAST, LAST_SUBJECT, AverageTrace
 from factlab.tracing.describe import noise_in_words
 from factlab.tracing.plot import heat, panel_title
 from factlab.tracing.scales import scales
-from factlab.words import counted
 
 _LINES = {"block": "#6a51a3", "mlp": "#238b45", "attn": "#cb181d"}
 # Far apart in lightness as well as in hue.
