@@ -167,6 +167,11 @@ def test_paraphrases_refine(make_model):
     assert unknown.diagnostics["facts"][0]["n_prompts"] == 2
 
 
+def test_one_text_is_no_list_of_paraphrases(make_model, fact):
+    with pytest.raises(InvalidRequestError, match="one list for each fact"):
+        fl.kn(make_model("gpt2"), fact, paraphrases=["{}'s home is"])
+
+
 def test_erasing_only_takes_out(make_model):
     lm = make_model("gpt2", dtype=torch.float64)
     told = fl.Fact(FACTS[0].template, FACTS[0].subject, target_true="Seattle")

@@ -161,6 +161,11 @@ def _prompts(facts: Sequence[Fact], paraphrases: Sequence[Sequence[str]] | None)
     """Every fact's own prompt, and its paraphrases."""
     if paraphrases is None:
         return [[fact.prompt] for fact in facts]
+    if isinstance(paraphrases, str) or any(isinstance(texts, str) for texts in paraphrases):
+        raise InvalidRequestError(
+            "paraphrases holds a text where a list of them is taken, one list for each fact. Write "
+            '[["..."]] for one fact.'
+        )
     if len(paraphrases) != len(facts):
         raise InvalidRequestError(
             f"{len(facts)} facts but {len(paraphrases)} lists of paraphrases. Give one list for "
