@@ -1,6 +1,7 @@
 """`factlab data`: what a set holds, one record, and compiling records."""
 
 import json
+import re
 
 import pytest
 from local_web import serving
@@ -8,6 +9,7 @@ from test_wikidata import Endpoint
 
 from factlab.data.load_records import load_records
 from factlab.data.load_references import load_references, needed_references
+from factlab.data.relation_names import relation_label
 
 TINY = ["--model", "tiny:gpt2"]
 FACTS = "relation\tsubject\tobject\tobject_id\n" + "".join(
@@ -45,6 +47,18 @@ def test_stats(run):
     assert code == 0
     assert "paraphrase prompts" in out
     assert "known" not in out
+
+
+def test_relations_are_called_by_their_names(run):
+    code, out, err = run("data", "stats")
+    assert code == 0, err
+    assert "place of birth (P19)" in out
+    assert not re.search(r"(?<!\()\bP\d+\b", out), "a relation without a name"
+    relations = json.loads(run("data", "stats", "--json")[1])["relations"]
+    names = {relation["relation_id"]: relation["name"] for relation in relations}
+    assert names["P1303"] == "instrument"
+    assert relation_label("P36") == "capital (P36)"
+    assert relation_label("my relation") == "my relation"
 
 
 def test_stats_of_what_a_model_knows(run):
