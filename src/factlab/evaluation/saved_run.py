@@ -104,6 +104,10 @@ class Run:
         done = f"{len(self.rows)} of {self.n_cases} records of {asked.data.name}"
         return f"Run({asked.method}, {asked.mode}, {done}, {asked.model.name})"
 
+    def __hash__(self) -> int:
+        asked = self.request
+        return hash((asked.model.fingerprint, asked.data.sha256, asked.method, len(self.rows)))
+
     def shares_table(self, other: "Run") -> bool:
         """Whether both are of one model and one data set, perhaps of different parts of it."""
         ours, theirs = self.request, other.request
