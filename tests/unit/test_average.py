@@ -80,7 +80,7 @@ def test_wrong_answers_are_left_out_and_counted(make_model):
     assert fl.knows(lm, [wrong, *right, FACTS[0]]) == [False, True, True, True, True]
     average = fl.average_trace(lm, [wrong, *right], CONFIG, limit=2)
     assert (average.n_facts, average.n_wrong) == (2, 1)
-    with pytest.raises(InvalidRequestError, match="wrong for all 1 facts"):
+    with pytest.raises(InvalidRequestError, match="Of 1 fact the model knows none"):
         fl.average_trace(lm, [wrong], CONFIG)
     with pytest.raises(InvalidRequestError, match="empty"):
         fl.average_trace(lm, [], CONFIG)
@@ -244,7 +244,7 @@ def test_the_recommended_layer_is_the_peak_of_mlp_windows(lm):
     assert choice.memit_layers[-1] == choice.layer
     assert choice.n_facts == 4
     unknown = fl.Fact("{} is in", "Rome", target_true="Zanzibar")
-    with pytest.raises(InvalidRequestError, match="wrong for all"):
+    with pytest.raises(InvalidRequestError, match="knows none"):
         fl.recommend_layer(lm, [unknown])
 
 

@@ -291,7 +291,7 @@ def test_a_one_token_subject_has_one_row(lm):
     assert not any(label.startswith(GROUPS[0]) for label in labels)
     mixed = fl.average_trace(lm, [*facts, FACTS[0]], FEW)
     assert mixed.n_one_token == 2
-    assert "2 subjects of one token: its first and last" in texts_of(mixed.plot())
+    assert "2 one-token subjects in both first and last" in texts_of(mixed.plot())
     assert "first subject token (3)" in texts_of(mixed.plot())
 
 

@@ -155,8 +155,8 @@ def _select(
     selected = [i for i, is_known in zip(usable, known, strict=True) if is_known]
     if not selected:
         raise InvalidRequestError(
-            f"The model's answer is wrong for all of {counted(len(usable), 'fact')}, so there "
-            "is nothing to average. Make a file of facts that it knows with `factlab knowns build`."
+            f"Of {counted(len(usable), 'fact')} the model knows none, so there is nothing to "
+            "average. Make a file of facts that it knows with `factlab knowns build`."
         )
     settled = config.model_copy(
         update={

@@ -86,7 +86,7 @@ def _heatmaps(average: AverageTrace) -> Picture:
     panels[0].set_yticks(range(len(rows)), labels=labels)
     notes = "○ peak at the last subject token;  (facts that have such a token)"
     if 0 < average.n_one_token < average.n_facts:
-        notes += f";  {counted(average.n_one_token, 'subject')} of one token: its first and last"
+        notes += f";  {counted(average.n_one_token, 'one-token subject')} in both first and last"
     if any(scale.low < 0 for scale in of_kind.values()):
         notes += ";  opposite colours: negative effects"
     footnote(figure, f"{_caption(average)}\n{notes}")
