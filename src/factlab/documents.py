@@ -6,6 +6,8 @@ surrogate pairs), and give up on deep nesting with an error that says nothing of
 
 import json
 import math
+import re
+import sys
 import tomllib
 from importlib.metadata import version
 from typing import Any, TypeVar
@@ -15,6 +17,8 @@ from pydantic import BaseModel, ValidationError
 from factlab.errors import FactlabError, StorageError
 
 JsonValue = None | bool | int | float | str | list[Any] | dict[str, Any]
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+_HALF_IN_BYTES = re.compile(_HALF.pattern.encode())
 Document = TypeVar("Document", bound=BaseModel)
 
 
@@ -42,10 +46,14 @@ def parse_json(text: str | bytes, where: str, finite: bool = True) -> JsonValue:
         raise _too_deep(where) from error
     except ValueError as error:  # also bytes that are no UTF-8, and numbers of thousands of digits
         raise StorageError(f"{where} is not valid JSON: {error}.") from error
-    # Only as an escape can a lone surrogate be written.
-    if (b"\\u" in text) if isinstance(text, bytes) else ("\\u" in text):
+    if _HALF_IN_BYTES.search(text) if isinstance(text, bytes) else _HALF.search(text):
         check_unicode(value, where)
     return value
+
+
+def may_have_halves(text: str, start: int = 0, end: int = sys.maxsize) -> bool:
+    """Whether JSON may say half of a surrogate pair: nothing but such an escape can."""
+    return _HALF.search(text, start, end) is not None
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:

@@ -56,6 +56,7 @@ def export(
         raise InvalidRequestError(f"--rank {rank} must be at least 1.")
     from factlab.editing.edit import Edit
     from factlab.editing.stack import combine
+    from factlab.models import bundled
 
     edit = Edit.load(folder)
     if to == "checkpoint":
@@ -71,6 +72,12 @@ def export(
         f"Saved in {out}. Use it: peft.PeftModel.from_pretrained(model, '{out}'), where model is "
         f"{edit.base.name}."
     )
+    if edit.base.name == bundled.NAME:
+        session.say(
+            f"Its weights are in {bundled.bundled_place()}, for transformers' from_pretrained. The "
+            f"adapter names {bundled.HUB_ID}, which programs find by themselves: the same model "
+            "before its weights were rounded to 4 bits, so that figures differ a little."
+        )
     modules = [
         {"module": m.module, "rank": m.rank, "kept_energy": m.kept_energy} for m in made.modules
     ]

@@ -1,23 +1,32 @@
 """JSON arrays and files of one JSON value per line, read so that an error can name its line.
 
 Files are read piece by piece, and one value is in memory at a time: the texts that come with
-CounterFact are 900 MB.
+CounterFact are 900 MB. A value has to end some time, and a packed file may not unpack to a thousand
+times its size, as one does that was made to fill the machine.
 """
 
 import codecs
 import gzip
 import io
 import json
+import math
+import re
 import zlib
 from collections.abc import Generator
 from pathlib import Path
 
+from factlab.documents import check_unicode, may_have_halves
 from factlab.errors import StorageError
 
 _CHUNK_BYTES = 1 << 16
 # A value may go on in the next piece. The decoder then fails this close to the end at most, or
 # says that a text is not closed; a number seems complete.
 _CLOSE_TO_THE_END = 12
+# A record has some thousand characters, and all texts of one relation and object some million.
+_LONGEST_VALUE = 1 << 25
+# Text is packed to a tenth or a thirtieth of its size; beyond the first bytes more is no text.
+_MOST_UNPACKED, _MOST_TIMES = 1 << 26, 200
+_SPACES = re.compile(r"\s*")
 
 
 def read_values(path: Path) -> Generator[tuple[int, object], None, None]:
@@ -68,6 +77,9 @@ class _Text:
         self._is_all = False
         self._line, self._column = 1, 1  # where `_read` begins
         self._lines_decoded = 0
+        self._n_bytes, self._most_bytes = 0, math.inf
+        if isinstance(file, gzip.GzipFile):
+            self._most_bytes = _MOST_UNPACKED + _MOST_TIMES * path.stat().st_size
 
     def place(self, ahead: int | None = None) -> tuple[int, int]:
         """Line and column, from 1, of a character of what has been read; by default of `at`."""
@@ -79,10 +91,10 @@ class _Text:
     def next_sign(self) -> str:
         """Go to the next character that is not a space; empty at the end of the file."""
         while True:
-            while self.at < len(self._read):
-                if not self._read[self.at].isspace():
-                    return self._read[self.at]
-                self.at += 1
+            if spaces := _SPACES.match(self._read, self.at):
+                self.at = spaces.end()
+            if self.at < len(self._read):
+                return self._read[self.at]
             if self._is_all:
                 return ""
             self._go_on()
@@ -95,12 +107,23 @@ class _Text:
             except (ValueError, RecursionError) as error:
                 if self._may_go_on(error):
                     self._go_on()
+                    self._check_length()
                     continue
                 raise self._not_json(error) from error
             if self._is_all or end + _CLOSE_TO_THE_END < len(self._read):
+                if may_have_halves(self._read, self.at, end):
+                    check_unicode(value, f"Line {self.place()[0]} of '{self._path}'")
                 self.at = end
                 return value
             self._go_on()
+
+    def _check_length(self) -> None:
+        if len(self._read) - self.at > _LONGEST_VALUE:
+            raise StorageError(
+                f"Line {self.place()[0]} of '{self._path}' begins a value of more than "
+                f"{_LONGEST_VALUE >> 20} million characters. Write an array of smaller ones, or "
+                "one on each line."
+            )
 
     def _may_go_on(self, error: Exception) -> bool:
         if self._is_all or not isinstance(error, json.JSONDecodeError):
@@ -110,6 +133,8 @@ class _Text:
 
     def _not_json(self, error: Exception) -> StorageError:
         reason = f"{error}"
+        if isinstance(error, RecursionError):
+            reason = "it is nested too deeply"
         if isinstance(error, json.JSONDecodeError):
             line, column = self.place(error.pos)
             reason = f"{error.msg}: line {line} column {column}"
@@ -123,8 +148,14 @@ class _Text:
         self._read, self.at = self._read[self.at :], 0
         try:
             data = self._file.read(max(_CHUNK_BYTES, len(self._read)))
+            self._n_bytes += len(data)
         except (OSError, EOFError, zlib.error) as error:
             raise _unreadable(self._path, error) from error
+        if self._n_bytes > self._most_bytes:
+            raise StorageError(
+                f"'{self._path}' unpacks to more than {_MOST_TIMES} times its size, which no text "
+                "does. It is damaged, or was made to fill the machine; unpack it by hand to see."
+            )
         try:
             self._read += self._decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:

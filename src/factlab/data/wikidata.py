@@ -7,19 +7,20 @@ appendix D).
 import email.utils
 import hashlib
 import http.client
-import json
 import re
 import time
+import unicodedata
 import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from factlab.data.bounded_http import TooLargeError, get
+from factlab.documents import JsonValue, parse_json
 from factlab.errors import InvalidRequestError, StorageError
-from factlab.storage import JsonValue, cache_dir, read_json, write_json
+from factlab.storage import cache_dir, read_json, write_json
 
 ENDPOINT = "https://query.wikidata.org/sparql"
 _USER_AGENT = "factlab/0.1 (https://pypi.org/project/factlab; benchmark compilation) urllib"
@@ -31,6 +32,7 @@ PREFIX wikibase: <http://wikiba.se/ontology#>
 PREFIX rdfs: <http://www.w3.org/2000/01/rdf-schema#>
 """
 _LONGEST_WAIT_S = 120.0
+_LARGEST_ANSWER = 1 << 24  # bytes; 200 items with their names are some ten thousand
 
 
 class Named(NamedTuple):
@@ -67,7 +69,7 @@ class Wikidata:
         cache: folder in which answers are kept; the user's cache by default. An answer is never
             asked for twice: delete the folder to ask again.
         min_interval_s: seconds from one request to the next, at least.
-        timeout_s: how long to wait for an answer.
+        timeout_s: how long to wait for an answer, from the connection to its last byte.
         retries: how often to try again after a timeout or when the endpoint is busy, each time
             waiting twice as long, or as long as it asks for.
         max_answers: ask for no more than this many items at once.
@@ -114,7 +116,9 @@ class Wikidata:
             f'  FILTER(LANG(?label) = "en")\n}} LIMIT {self._max_answers}',
             ("item", "label"),
         )
-        found = {Named(_id(item), label) for item, label in rows if _is_item(item)}
+        found = {
+            Named(_id(item), label) for item, label in rows if _is_item(item) and _is_name(label)
+        }
         return sorted(found, key=lambda named: (int(named.id[1:]), named.label))
 
     def names_with(self, relation_id: str, object_id: str) -> list[str]:
@@ -142,7 +146,7 @@ class Wikidata:
             {
                 Attribute(_id(relation), _id(item), label)
                 for relation, item, label in rows
-                if _is_item(item)
+                if _is_item(item) and _is_name(label)
             }
         )
 
@@ -193,36 +197,43 @@ class Wikidata:
 
     def _get(self, query: str) -> JsonValue:
         parameters = urllib.parse.urlencode({"query": query, "format": "json"})
-        request = urllib.request.Request(  # noqa: S310 - the constructor checked the address
-            f"{self.endpoint}?{parameters}",
-            headers={"User-Agent": _USER_AGENT, "Accept": "application/sparql-results+json"},
-        )
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout_s) as reply:  # noqa: S310
-                data = reply.read()
+            data = get(
+                f"{self.endpoint}?{parameters}",
+                {"User-Agent": _USER_AGENT, "Accept": "application/sparql-results+json"},
+                self._timeout_s,
+                _LARGEST_ANSWER,
+            )
         except urllib.error.HTTPError as error:
             with error:
                 said = error.read(200).decode("utf-8", "replace").split("\n")[0]
             if error.code == 429 or error.code >= 500:
                 wait_s = _retry_after_s(error.headers.get("Retry-After"))
                 raise _BusyError(f"status {error.code}", wait_s) from error
+            reason = error.reason if 300 <= error.code < 400 else said
             raise StorageError(
-                f"'{self.endpoint}' refused a query with status {error.code}: {said}"
+                f"'{self.endpoint}' refused a query with status {error.code}: {_plain(reason)}"
             ) from error
         except TimeoutError as error:
             raise _BusyError(f"no answer within {self._timeout_s:g} s") from error
+        except TooLargeError as error:
+            raise StorageError(
+                f"'{self.endpoint}' answers with more than {_LARGEST_ANSWER >> 20} MiB, which no "
+                "answer to these queries has. Check that the address is that of a SPARQL endpoint."
+            ) from error
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             if isinstance(reason, TimeoutError):
                 raise _BusyError(f"no answer within {self._timeout_s:g} s") from error
-            raise _BusyError(f"{reason or type(error).__name__}") from error
+            raise _BusyError(_plain(reason) or type(error).__name__) from error
         try:
-            return json.loads(data)
-        except ValueError as error:
+            return parse_json(data, "The answer")
+        except StorageError as error:
             start = data[:60].decode("utf-8", "replace")
             raise StorageError(
-                f"'{self.endpoint}' answered with something that is not JSON: {start!r}. Check "
-                "that the address is that of a SPARQL endpoint."
+                f"'{self.endpoint}' answered with something that is not JSON, or not of the kind "
+                f"that factlab reads: {start!r}. {error} Check that the address is that of a "
+                "SPARQL endpoint."
             ) from error
 
 
@@ -254,6 +265,16 @@ def _bindings(answer: object, names: tuple[str, ...]) -> list[tuple[str, ...]]:
     if not all(isinstance(value, str) for row in found for value in row):
         raise ValueError("a value in it is not a text")
     return found
+
+
+def _plain(reason: object) -> str:
+    """What a server said, on one line and without control characters."""
+    text = " ".join(str(reason).split())[:200]
+    return text if text.isprintable() else ascii(text)
+
+
+def _is_name(label: str) -> bool:
+    return bool(label.strip()) and not any(unicodedata.category(sign) == "Cc" for sign in label)
 
 
 def _is_item(address: str) -> bool:

@@ -5,21 +5,22 @@ alpha = r the scaling is 1. Only the two files are read and written; `peft` itse
 """
 
 import functools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
 from typing import Any, TypeVar
 
+import regex
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 from torch import Tensor
 
 from factlab.architectures import layout_of
-from factlab.editing.update import LowRankUpdate, Update, factors, summed
+from factlab.editing.update import FLOATS, LowRankUpdate, Update, factors, summed
 from factlab.errors import EditError, StorageError, UnsupportedModelError
 from factlab.families import ARCHITECTURES
+from factlab.models import bundled
 from factlab.models.decoder import Decoder
 from factlab.storage import (
     folder_written_atomically,
@@ -42,6 +43,9 @@ _WITHOUT_EFFECT = {
 }  # fmt: skip
 # Ways to begin training that leave the base model's own weights alone.
 _HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
+
+# For all names together, a pattern takes a thousandth of this, unless it was written never to end.
+_PATTERN_TIMEOUT_S = 1.0
 
 _Number = TypeVar("_Number", int, float)
 
@@ -121,7 +125,8 @@ def write_adapter(
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_name,
+        # By its Hub id others find the model; factlab's own name for the bundled one is no id.
+        "base_model_name_or_path": bundled.HUB_ID if base_name == bundled.NAME else base_name,
         "inference_mode": True,
         "r": largest,
         "lora_alpha": largest,
@@ -154,13 +159,13 @@ def _module_of(weight_name: str) -> str:
 class _Config(BaseModel):
     """The entries of `adapter_config.json` that say what a plain LoRA adapter adds."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     peft_type: str
-    r: int = Field(ge=1)
+    r: PositiveInt
     lora_alpha: float
     use_rslora: bool = False
-    rank_pattern: dict[str, int] | None = None
+    rank_pattern: dict[str, PositiveInt] | None = None
     alpha_pattern: dict[str, float] | None = None
     bias: str = "none"
     init_lora_weights: bool | str | None = True
@@ -178,9 +183,28 @@ class _Config(BaseModel):
 def _of_pattern(patterns: Mapping[str, _Number], module: str, otherwise: _Number) -> _Number:
     """The value of the first pattern that matches the whole path of a module or its end."""
     for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        if module == pattern or _matches(pattern, module):
             return value
     return otherwise
+
+
+def _matches(pattern: str, module: str) -> bool:
+    """Whether peft applies a pattern to a module; a pattern of others may be written never to end.
+
+    Raises:
+        EditError: it is no regular expression, or does not come to an end.
+    """
+    try:
+        whole = regex.compile(rf"(.*\.)?({pattern})$")
+        return whole.match(module, timeout=_PATTERN_TIMEOUT_S) is not None
+    except TimeoutError as error:
+        problem, cause = f"takes longer than {_PATTERN_TIMEOUT_S:g} s to match a name", error
+    except (regex.error, RecursionError, OverflowError, MemoryError) as error:
+        problem, cause = f"is not a regular expression ({error})", error
+    raise EditError(
+        f"The pattern {pattern[:40]!r} for ranks or alphas in {_CONFIG} {problem}. Write the names "
+        "of the modules in its place."
+    ) from cause
 
 
 def read_adapter(folder: Path, lm: Decoder) -> ReadAdapter:
@@ -215,15 +239,9 @@ def read_adapter(folder: Path, lm: Decoder) -> ReadAdapter:
         halves[ending][key.removeprefix(_PREFIX).removesuffix(ending)] = tensor
     if set(halves[_A]) != set(halves[_B]) or not tensors:
         raise StorageError(f"The adapter in '{folder}' is damaged: factors are missing.")
-    try:
-        updates = tuple(
-            _update(lm, config, module, halves[_A][module], halves[_B][module])
-            for module in halves[_A]
-        )
-    except re.error as error:
-        raise StorageError(
-            f"A rank or alpha pattern in '{folder / _CONFIG}' is not a regular expression: {error}."
-        ) from error
+    updates = tuple(
+        _update(lm, config, module, halves[_A][module], halves[_B][module]) for module in halves[_A]
+    )
     kept = {"base_model_name_or_path", *_Config.model_fields} - {"peft_type", "init_lora_weights"}
     document = config.model_dump(mode="json")
     return ReadAdapter(updates, {k: v for k, v in document.items() if k in kept})
@@ -276,8 +294,19 @@ def _update(lm: Decoder, config: _Config, module: str, a: Tensor, b: Tensor) -> 
             f"rank {rank} in {lm.name} needs ({d_out}, {rank}) and ({rank}, {d_in}). Load the "
             "model that the adapter was made for."
         )
+    if a.dtype not in FLOATS or b.dtype not in FLOATS:
+        raise EditError(
+            f"The factors of '{module}' are of {a.dtype} and {b.dtype}. factlab reads adapters of "
+            "16-bit floats or larger; save it in such a type with peft."
+        )
     if not (a.isfinite().all() and b.isfinite().all()):
         raise EditError(f"The factors of '{module}' have NaN or infinite entries. Train it again.")
     dtype = functools.reduce(torch.promote_types, (a.dtype, b.dtype, weight.dtype), torch.float32)
-    left = (config.scaling(module, rank) * b.cpu().double()).to(dtype)
+    scaling = config.scaling(module, rank)
+    left = (scaling * b.cpu().double()).to(dtype)
+    if not left.isfinite().all():
+        raise EditError(
+            f"lora_alpha makes B A of '{module}' {scaling:g} times as large, which is more than "
+            f"{dtype} can hold. Mend {_CONFIG}."
+        )
     return LowRankUpdate(name, layout, left, a.to(dtype))

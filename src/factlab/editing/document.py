@@ -12,13 +12,12 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from factlab.documents import check_version, described, validated
 from factlab.editing.folders import JSON, NEW_TENSORS, TENSORS, check_saved_edit
-from factlab.editing.update import DenseUpdate, LowRankUpdate, Update
+from factlab.editing.update import FLOATS, DenseUpdate, LowRankUpdate, Update
 from factlab.errors import EditError, FactlabError, StorageError
 from factlab.facts import Fact
 from factlab.families import Layout
@@ -35,7 +34,6 @@ from factlab.storage import (
 # 1 knew low-rank updates only; 2 says of each update which kind it is; 3 has their digests.
 _SCHEMA = 3
 _ADVICE = "Make the edit again."
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class BaseModelInfo(BaseModel):
@@ -224,7 +222,7 @@ def _update(entry: _UpdateEntry, number: int, tensors: dict[str, Tensor]) -> Upd
     name = entry.weight_name
     parts = ("delta",) if entry.kind == "dense" else ("left", "right")
     for tensor in (tensors[f"{number}.{part}"] for part in parts):
-        if tensor.dtype not in _FLOATS:
+        if tensor.dtype not in FLOATS:
             raise EditError(f"the change of '{name}' is of {tensor.dtype}, not of floats")
         if not tensor.isfinite().all():
             raise EditError(f"the change of '{name}' is not finite")

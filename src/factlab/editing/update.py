@@ -17,6 +17,9 @@ from factlab.families import Layout
 # that logits in float32 stay what they were.
 _NEGLIGIBLE = 1e-10
 
+# What the numbers of a change may be; 8-bit floats and integers mean nothing without a scale.
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 _CPU = torch.device("cpu")
 
 

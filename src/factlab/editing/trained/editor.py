@@ -232,10 +232,15 @@ class TrainedEditor:
         updates = tuple(
             summed(list(same)) for same in zip(*(e.updates for e in edits), strict=True)
         )
-        norms = {"update_norms": [update.norm for update in updates]}
+        seen = [self.has_seen(fact) for fact in facts]
+        told = {**edits[0].diagnostics["editor"], "seen_subject": any(seen), "seen_subjects": seen}
+        diagnostics = edits[0].diagnostics | {
+            "editor": told,
+            "update_norms": [update.norm for update in updates],
+        }
         return Edit(
-            edits[0].method, tuple(facts), updates, edits[0].base, edits[0].config,
-            edits[0].diagnostics | norms, edits[0].versions,
+            edits[0].method, tuple(facts), updates, edits[0].base, edits[0].config, diagnostics,
+            edits[0].versions,
         )  # fmt: skip
 
     def _edit(

@@ -14,12 +14,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from factlab.documents import check_version, described, parse_json, validated
 from factlab.editing.edit import BaseModelInfo
 from factlab.editing.trained.configs import (
     DataKind,
@@ -30,24 +31,26 @@ from factlab.editing.trained.configs import (
 )
 from factlab.editing.trained.editor import TrainedEditor, new_network
 from factlab.editing.trained.gradients import Matrix
+from factlab.editing.trained.network import EditorNetwork
 from factlab.errors import StorageError
-from factlab.storage import read_json, read_tensors, write_json, write_tensors
+from factlab.storage import read_json, read_tensors, tensor_infos, write_json, write_tensors
 
 _SCHEMA = 1
 _EDITOR, _SUBJECTS, _CHECKPOINT = "editor.json", "subjects.json", "checkpoint.safetensors"
+_ADVICE = "Train the editor again."
 
 
 class _EditorFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: Literal[1] = _SCHEMA
+    schema_version: int = _SCHEMA
     kind: EditorKind
     data: DataKind
     base: BaseModelInfo
     config: dict[str, Any]
     d_embedding: int
     matrices: list[Matrix]
-    weights: str
+    weights: str = Field(pattern=r"^weights-[0-9a-f]{16}\.safetensors$")
     subjects_sha256: str
     training: dict[str, Any]
     versions: dict[str, str]
@@ -55,8 +58,12 @@ class _EditorFile(BaseModel):
 
 def weights_digest(network: nn.Module) -> str:
     """SHA-256 of a network's weights and running statistics."""
+    return _digest(network.state_dict())
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().double().contiguous().numpy().data)
     return digest.hexdigest()
@@ -104,30 +111,44 @@ def load_editor(folder: str | Path) -> TrainedEditor:
             "'factlab train --out' wrote."
         )
     data = read_json(path)
-    if data.get("schema_version") != _SCHEMA:
-        raise StorageError(
-            f"'{path}' has schema version {data.get('schema_version')}, and this factlab reads "
-            f"{_SCHEMA}. Update factlab, or train the editor again."
-        )
+    check_version(data.get("schema_version"), _SCHEMA, f"'{path}'", _ADVICE)
+    file = validated(_EditorFile, data, f"'{path}'", _ADVICE)
+    kind = MendConfig if file.kind == "mend" else KeConfig
+    config = validated(kind, file.config, f"The config in '{path}'", _ADVICE)
     try:
-        file = _EditorFile.model_validate(data)
-        config = _config(file.kind, file.config)
-        network = new_network(file.matrices, file.d_embedding, config)
-        _fill(network, read_tensors(folder / file.weights)[0])
+        network = _network(file, config, folder / file.weights)
         subjects = read_json(folder / _SUBJECTS)["subjects"]
         if not isinstance(subjects, list) or _hash_of(subjects) != file.subjects_sha256:
-            raise ValueError(f"{_SUBJECTS} is not the list that the editor was trained with.")
-        if not weights_digest(network).startswith(file.weights[8:24]):
-            raise ValueError(f"{file.weights} has other weights than its name says.")
-    except (ValidationError, ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
+            raise ValueError(f"{_SUBJECTS} is not the list that the editor was trained with")
+    except (ArithmeticError, ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
         if isinstance(error, StorageError) and "Cannot read" not in str(error):
             raise
-        raise StorageError(f"The editor in '{folder}' is damaged: {_one_line(error)}") from error
+        raise StorageError(
+            f"The editor in '{folder}' is damaged: {described(error).rstrip('.')}. {_ADVICE}"
+        ) from error
     network.eval()
     return TrainedEditor(
         file.data, file.base, config, network, frozenset(map(str, subjects)), file.training,
         file.versions, weights_digest(network),
     )  # fmt: skip
+
+
+def _network(file: _EditorFile, config: NetworkConfig, path: Path) -> EditorNetwork:
+    """The network with its weights; ValueError or RuntimeError if they do not go together.
+
+    How large it is is first worked out without memory, and compared with the header of the file:
+    a few letters in a damaged `editor.json` must not fill the machine.
+    """
+    with torch.device("meta"):
+        expected = new_network(file.matrices, file.d_embedding, config).state_dict()
+    shapes = {name: info.shape for name, info in tensor_infos(path).items()}
+    if shapes != {name: tuple(tensor.shape) for name, tensor in expected.items()}:
+        raise ValueError(f"the weights in {path.name} are not those of such a network")
+    network = new_network(file.matrices, file.d_embedding, config)
+    _fill(network, read_tensors(path)[0])
+    if weights_digest(network)[:16] != path.stem.removeprefix("weights-"):
+        raise ValueError(f"{path.name} has other weights than its name says")
+    return network
 
 
 def write_checkpoint(
@@ -149,7 +170,8 @@ def write_checkpoint(
         for key, value in optimiser.state.get(parameter, {}).items():
             tensors[f"adam.{key}.{name}"] = value
     document = json.dumps(dict(where), allow_nan=False)
-    write_tensors(folder / _CHECKPOINT, tensors, {"where": document})
+    metadata = {"where": document, "sha256": _checkpoint_digest(tensors, document)}
+    write_tensors(folder / _CHECKPOINT, tensors, metadata)
 
 
 def read_checkpoint(
@@ -168,20 +190,28 @@ def read_checkpoint(
         return None
     try:
         tensors, metadata = read_tensors(path)
-        where = json.loads(metadata["where"])
+        where = parse_json(metadata["where"], "its place")
+        # Those of factlab 0.1.0 have no digest.
+        digest = _checkpoint_digest(tensors, metadata["where"])
+        if metadata.get("sha256", digest) != digest:
+            raise ValueError("its numbers are not those that were written")
         own = {n[8:]: t for n, t in tensors.items() if n.startswith("network.")}
         _fill(network, own)
         if not isinstance(where, dict):
-            raise TypeError("it does not say how far it is.")
+            raise TypeError("it does not say how far it is")
         if where.get("step") != 0:
             for name, parameter in network.named_parameters():
                 optimiser.state[parameter] = _adam_state(tensors, name, parameter)
     except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
         raise StorageError(
-            f"The checkpoint '{path}' is damaged: {_one_line(error)} Delete it to train from the "
-            "beginning, or use another folder."
+            f"The checkpoint '{path}' is damaged: {described(error).rstrip('.')}. Delete it to "
+            "train from the beginning, or use another folder."
         ) from error
     return where
+
+
+def _checkpoint_digest(tensors: Mapping[str, Tensor], where: str) -> str:
+    return hashlib.sha256(f"{_digest(tensors)} {where}".encode()).hexdigest()
 
 
 def _adam_state(
@@ -190,7 +220,7 @@ def _adam_state(
     state = {key: tensors[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
     for key, value in state.items():
         if value.shape != (() if key == "step" else parameter.shape) or not value.isfinite().all():
-            raise ValueError(f"Adam's {key} of {name} has another shape, or is not a number.")
+            raise ValueError(f"Adam's {key} of {name} has another shape, or is not a number")
     # The count stays on the CPU, where Adam puts it.
     return {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
 
@@ -199,25 +229,12 @@ def _fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Load weights; ValueError if names or shapes differ or one is not a number."""
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise ValueError(f"{name} has NaN or infinite entries.")
+            raise ValueError(f"{name} has NaN or infinite entries")
     try:
         network.load_state_dict(dict(tensors))
     except RuntimeError as error:  # torch lists every weight
-        raise ValueError("its weights are not those of such a network.") from error
-
-
-def _config(kind: EditorKind, values: dict[str, Any]) -> NetworkConfig:
-    return (MendConfig if kind == "mend" else KeConfig).model_validate(values)
+        raise ValueError("its weights are not those of such a network") from error
 
 
 def _hash_of(subjects: Iterable[Any]) -> str:
     return hashlib.sha256("\n".join(map(str, subjects)).encode()).hexdigest()
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}."
-    if isinstance(error, KeyError):
-        return f"{error} is missing."
-    return " ".join(str(error).split())
