@@ -30,7 +30,7 @@ from factlab.appending import (
     keep_lines,
     read_lines,
 )
-from factlab.documents import JsonValue
+from factlab.documents import JsonValue, NewerVersionError, check_format, newer
 from factlab.errors import InvalidRequestError, StorageError
 from factlab.storage import check_writable, read_json, write_json
 
@@ -100,6 +100,9 @@ class Journal:
 
     def __init__(self, folder: Path, header: Record) -> None:
         request, findings = header.get("request"), header.get("findings")
+        unknown = header.keys() - {"request", "findings"}
+        if unknown:
+            raise newer(f"'{folder / 'run.json'}'", f"it has an entry '{min(unknown)}'")
         if not isinstance(request, dict) or not isinstance(findings, dict):
             raise StorageError(f"'{folder / 'run.json'}' is damaged. Begin again in a new folder.")
         self.folder = folder
@@ -211,12 +214,31 @@ class Journal:
         Raises:
             StorageError: names what differs.
         """
+        wanted = request.get("format")
+        try:
+            where = f"'{self.folder / 'run.json'}'"
+            check_format(self.request.get("format"), str(wanted), where, "of such a run")
+        except NewerVersionError:
+            raise
+        except StorageError:
+            pass  # of another kind altogether, or none, which is said below
         difference = _first_difference(self.request, json.loads(json.dumps(request)))
         if difference is not None:
             raise StorageError(
                 f"'{self.folder}' belongs to another run: {difference}. "
                 "Choose another folder, or ask for the same again."
             )
+
+    def cases(self, n_given: int) -> list[int]:
+        """The numbers of the cases that the run is about.
+
+        Args:
+            n_given: how many were given to it.
+
+        Raises:
+            StorageError: `run.json` does not list them, or lists one that was not given.
+        """
+        return selected_cases(self.findings, n_given, f"'{self.folder / 'run.json'}'")
 
     @contextmanager
     def writing(self, shard: Shard, versions: Versions | None = None) -> Iterator["Writer"]:
@@ -293,6 +315,21 @@ class Writer:
             )
         append_line(self._path, {"case": case} | record)
         self._journal.records[case] = record
+
+
+def selected_cases(findings: Mapping[str, JsonValue], n_given: int, where: str) -> list[int]:
+    """The cases that were selected before the first one; see `Journal.cases`."""
+    cases = findings.get("cases")
+    if not isinstance(cases, list):
+        raise StorageError(f"{where} is damaged: it does not list its cases. Begin again.")
+    wrong = [case for case in cases if type(case) is not int or not 0 <= case < n_given]
+    if wrong or len({*cases}) < len(cases):
+        what = f"{wrong[0]!r} among its cases" if wrong else "a case twice"
+        raise StorageError(
+            f"{where} is damaged: it has {what}, of {n_given} that were given. Begin again in a "
+            "new folder."
+        )
+    return cases
 
 
 def merge(folders: Sequence[Path], out: Path) -> Journal:

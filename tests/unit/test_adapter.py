@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -233,6 +234,50 @@ def test_scaling_and_patterns_are_honoured(adapter):
     assert scale(lora_alpha=6, alpha_pattern={}, use_rslora=True) == pytest.approx(6 / 2)
     assert scale(alpha_pattern={"1.mlp.down_proj": 2.5}) == pytest.approx(2.5 / 4)
     assert scale(alpha_pattern={"2.mlp.down_proj": 2.5}, lora_alpha=4) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"lora_alpha": float("nan")}, "NaN is no number in JSON"),
+        ({"lora_alpha": float("inf")}, "Infinity is no number in JSON"),
+        ({"lora_alpha": 1e308}, "which is more than torch.float32 can hold"),
+        ({"lora_alpha": 10**400}, "lora_alpha"),
+        ({"alpha_pattern": {"1.mlp.down_proj": -1e300}}, "more than torch.float32 can hold"),
+        ({"r": 0}, "r: Input should be greater than 0"),
+        ({"rank_pattern": {"1.mlp.down_proj": 0}}, "should be greater than 0"),
+        ({"rank_pattern": {r"(?:(.|\w)+)+\b\B": 2}}, "takes longer than 1 s"),
+        ({"alpha_pattern": {"(a{60000}){60000}": 2}}, "repeats its parts 3600000000 times"),
+        ({"alpha_pattern": {"(" * 5000 + ")" * 5000: 2}}, "is not a regular expression"),
+    ],
+)
+def test_numbers_and_patterns_that_no_adapter_has_are_refused(adapter, change, said):
+    lm, saying = adapter
+    with pytest.raises(fl.FactlabError, match=said):
+        fl.Edit.from_peft(saying(**change), lm)
+
+
+def test_a_pattern_that_could_take_for_ever_may_end(adapter):
+    lm, saying = adapter
+    read = fl.Edit.from_peft(saying(alpha_pattern={"((.+)+)+!": 2}), lm)  # is of no module
+    assert all(torch.isfinite(update.left).all() for update in read.updates)
+
+
+def test_factors_of_bytes_are_refused(adapter, tmp_path):
+    lm, saying = adapter
+    path = saying() / "adapter_model.safetensors"
+    for dtype in (torch.float8_e4m3fn, torch.int8):
+        save_file({name: t.to(dtype) for name, t in load_file(path).items()}, path)
+        with pytest.raises(EditError, match="16-bit floats or larger"):
+            fl.Edit.from_peft(tmp_path / "a", lm)
+
+
+def test_the_bundled_model_goes_by_its_hub_id(make_model, tmp_path):
+    edit = mixed_edit(make_model("llama"))
+    base = edit.base.model_copy(update={"name": "SmolLM2-135M-Instruct"})
+    replace(edit, base=base).to_peft(tmp_path / "a")
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 NOT_PLAIN = {

@@ -1,5 +1,6 @@
 """Trained editors: what they learn from, training that can be killed, and what they refuse."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -467,6 +468,8 @@ def test_damage_is_found(lm, data, tmp_path, kind):
         (tensors | {some: tensors[some] * math.nan}, metadata),
         ({name: t for name, t in tensors.items() if name != some}, metadata),
         (tensors, {"where": metadata["where"].replace('"step": 5', '"step": "5"')}),
+        (tensors | {some: tensors[some] + 1}, metadata),
+        (tensors, metadata | {"where": metadata["where"].replace('"step": 5', '"step": 4')}),
     ):
         write_tensors(checkpoint, broken, where)
         with pytest.raises(fl.FactlabError, match="is damaged"):
@@ -487,7 +490,59 @@ def test_damage_is_found(lm, data, tmp_path, kind):
         path.write_bytes(raw)
     load_editor(folder)
     (folder / "editor.json").write_text('{"schema_version": 99}')
-    with pytest.raises(fl.FactlabError, match="schema version 99"):
+    with pytest.raises(fl.FactlabError, match="schema version is 99"):
         load_editor(folder)
     with pytest.raises(fl.FactlabError, match="is not a trained editor"):
         load_editor(tmp_path)
+
+
+def saying(folder, **change) -> None:
+    document = json.loads((folder / "editor.json").read_text())
+    (folder / "editor.json").write_text(json.dumps(document | change))
+
+
+def test_sizes_are_compared_before_they_are_believed(editor, tmp_path):
+    folder = tmp_path / "editor"
+    document = json.loads((folder / "editor.json").read_text())
+    for size in (60_000, 10**9, 10**30, -1):
+        matrices = [list(matrix) for matrix in document["matrices"]]
+        matrices[0][2] = size
+        saying(folder, matrices=matrices)
+        with pytest.raises(fl.FactlabError, match="is damaged"):
+            load_editor(folder)
+    saying(folder, matrices=document["matrices"])
+    load_editor(folder)
+
+
+def test_weights_lie_in_the_folder_and_are_bound_by_their_name(editor, tmp_path):
+    folder = tmp_path / "editor"
+    name = json.loads((folder / "editor.json").read_text())["weights"]
+    for other in (f"../{name}", "weights-.safetensors", name.replace("weights-", "weights-0"), "w"):
+        (folder / other).write_bytes((folder / name).read_bytes())
+        saying(folder, weights=other)
+        with pytest.raises(fl.FactlabError, match="is damaged: weights"):
+            load_editor(folder)
+
+
+def test_editors_of_newer_versions_are_named(editor, tmp_path):
+    folder = tmp_path / "editor"
+    saying(folder, author="x")
+    with pytest.raises(fl.FactlabError, match=r"newer factlab .*'author'"):
+        load_editor(folder)
+    document = json.loads((folder / "editor.json").read_text())
+    del document["author"]
+    (folder / "editor.json").write_text(json.dumps(document))
+    saying(folder, config=document["config"] | {"depth": 3})
+    with pytest.raises(fl.FactlabError, match=r"newer factlab .*'depth'"):
+        load_editor(folder)
+
+
+def test_an_edit_of_seen_and_unseen_subjects_says_so(lm, data, editor):
+    seen = [example.fact for example in data.train[:1]]
+    unseen = [record.fact for record in editor.held_out(records())[:1]]
+    allowed = TrainedEditConfig(allow_seen_subjects=True)
+    told = editor.edit_together(lm, unseen + seen, allowed).diagnostics["editor"]
+    assert told["seen_subject"]
+    assert told["seen_subjects"] == [False, True]
+    alone = editor.edit_together(lm, unseen, allowed).diagnostics["editor"]
+    assert not alone["seen_subject"]

@@ -97,7 +97,8 @@ class Wikidata:
             )
         self.endpoint = endpoint
         self._cache = cache_dir() / "wikidata" if cache is None else Path(cache)
-        self._min_interval_s, self._timeout_s, self._retries = min_interval_s, timeout_s, retries
+        self._min_interval_s, self._timeout_s = min_interval_s, float(timeout_s)
+        self._retries = retries
         self._max_answers = max_answers
         self._sleep, self._clock = sleep, clock
         self._asked_at: float | None = None
@@ -231,9 +232,8 @@ class Wikidata:
         except StorageError as error:
             start = data[:60].decode("utf-8", "replace")
             raise StorageError(
-                f"'{self.endpoint}' answered with something that is not JSON, or not of the kind "
-                f"that factlab reads: {start!r}. {error} Check that the address is that of a "
-                "SPARQL endpoint."
+                f"'{self.endpoint}' answered with something that is not JSON: {start!r}. Check "
+                "that the address is that of a SPARQL endpoint."
             ) from error
 
 

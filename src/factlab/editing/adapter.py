@@ -5,9 +5,9 @@ alpha = r the scaling is 1. Only the two files are read and written; `peft` itse
 """
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +46,7 @@ _HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 # For all names together, a pattern takes a thousandth of this, unless it was written never to end.
 _PATTERN_TIMEOUT_S = 1.0
+_MOST_REPEATS = 10_000
 
 _Number = TypeVar("_Number", int, float)
 
@@ -173,7 +174,7 @@ class _Config(BaseModel):
     def scaling(self, module: str, rank: int) -> float:
         """What B A is multiplied with."""
         alpha = _of_pattern(self.alpha_pattern or {}, module, self.lora_alpha)
-        return alpha / (sqrt(rank) if self.use_rslora else rank)
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
     def rank(self, module: str) -> int:
         """Rows of A."""
@@ -192,16 +193,19 @@ def _matches(pattern: str, module: str) -> bool:
     """Whether peft applies a pattern to a module; a pattern of others may be written never to end.
 
     Raises:
-        EditError: it is no regular expression, or does not come to an end.
+        StorageError: it is no regular expression, or does not come to an end.
     """
+    repeats = math.prod(max(1, int(n[-9:])) for n in regex.findall(r"\d+(?=[\d,]*\})", pattern))
     try:
+        if repeats > _MOST_REPEATS:  # compiling writes them all out
+            raise OverflowError(f"it repeats its parts {repeats} times")
         whole = regex.compile(rf"(.*\.)?({pattern})$")
         return whole.match(module, timeout=_PATTERN_TIMEOUT_S) is not None
     except TimeoutError as error:
         problem, cause = f"takes longer than {_PATTERN_TIMEOUT_S:g} s to match a name", error
     except (regex.error, RecursionError, OverflowError, MemoryError) as error:
         problem, cause = f"is not a regular expression ({error})", error
-    raise EditError(
+    raise StorageError(
         f"The pattern {pattern[:40]!r} for ranks or alphas in {_CONFIG} {problem}. Write the names "
         "of the modules in its place."
     ) from cause

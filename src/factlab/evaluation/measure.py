@@ -49,8 +49,10 @@ class Yardstick:
         ordinary_text: Sequence[str] = (),
         memory_gib: float = 1.0,
     ) -> None:
-        if not memory_gib > 0:
-            raise InvalidRequestError(f"memory_gib={memory_gib} must be more than 0.")
+        if not 0 < memory_gib < math.inf:
+            raise InvalidRequestError(
+                f"memory_gib={memory_gib} (--memory) must be a number of GiB, more than 0."
+            )
         self.lm, self.config = lm, config
         if config.n_generated != 0:
             lm.check_length(config.text_tokens)

@@ -3,13 +3,15 @@
 A run keeps the raw numbers, token by token; every score in a report is computed from them.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from factlab.data.records import Benchmark
 
 Group = Literal["rewrite", "paraphrase", "neighborhood"]
+# The logarithm of a probability of 1 may come out a little above 0.
+LogProb = Annotated[float, Field(le=1e-2)]
 
 
 class Heard(BaseModel):
@@ -21,10 +23,16 @@ class Heard(BaseModel):
             if and only if all are.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    logprobs: tuple[float, ...]
+    logprobs: Annotated[tuple[LogProb, ...], Field(min_length=1)]
     top: tuple[bool, ...]
+
+    @model_validator(mode="after")
+    def _as_many(self) -> "Heard":
+        if len(self.logprobs) != len(self.top):
+            raise ValueError("logprobs and top are not of the same tokens")
+        return self
 
 
 class Asked(BaseModel):
@@ -35,7 +43,7 @@ class Asked(BaseModel):
         true: the true target, or the right answer of an unrelated question.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     new: Heard | None = None
     true: Heard | None = None
@@ -52,7 +60,7 @@ class Written(BaseModel):
         no_consistency: why there is none.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     texts: tuple[str, ...]
     entropy: float
@@ -68,7 +76,7 @@ class Drift(BaseModel):
         nll: mean negative log-probability of the text, nats per token; perplexity is exp(nll).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kl: float
     nll: float
@@ -87,7 +95,7 @@ class Measurement(BaseModel):
         drift: on ordinary text, if it was asked for.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     rewrite: tuple[Asked, ...]
     paraphrase: tuple[Asked, ...]
@@ -117,7 +125,7 @@ class Row(BaseModel):
         seed: of the generated texts.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     case_id: int
     benchmark: Benchmark

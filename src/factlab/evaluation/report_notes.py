@@ -100,6 +100,12 @@ def _progress(label: str, run: Run) -> list[str]:
             f"{label}: unfinished, {len(run.rows)} of {run.n_cases} records so far; "
             "'factlab eval --resume' goes on with it."
         )
+    several = [f"{name} {known}" for name, known in run.versions.items() if "," in known]
+    if several:
+        lines.append(
+            f"{label}: its parts ran under different versions ({'; '.join(several)}); figures may "
+            "differ by rounding."
+        )
     failed = run.failed
     if failed:
         shown = "; ".join(f"case {row.case_id}: {row.failed}" for row in failed[:_FAILURES_SHOWN])

@@ -16,6 +16,7 @@ from factlab.arguments import checked
 from factlab.data.fact_files import check_conflicts
 from factlab.data.load_records import record_hash
 from factlab.data.records import Record, References, as_records
+from factlab.documents import validated
 from factlab.editing.background import Background
 from factlab.editing.edit import current_versions
 from factlab.editing.many import Mode, together_of
@@ -33,7 +34,7 @@ from factlab.evaluation.edited import (
 from factlab.evaluation.extension import extend_run
 from factlab.evaluation.measure import Yardstick, asks, is_finite
 from factlab.evaluation.measurement import Measurement, Row
-from factlab.evaluation.saved_run import FORMAT, Run, load_run
+from factlab.evaluation.saved_run import ADVICE, FORMAT, Run, load_run
 from factlab.evaluation.unedited import Unedited, ordinary_text_hash, references_hash
 from factlab.facts import Fact
 from factlab.journal import Journal, Shard
@@ -161,10 +162,11 @@ def evaluate(
         lambda: _findings(lm, asked, chosen, background, progress),
         resume=resume or shard.total > 1,
     )
-    cases = _cases(journal.findings)
-    settled = chosen.config.model_validate(journal.findings["config"])
+    cases = journal.cases(len(asked.records))
+    where = f"The config in '{folder / 'run.json'}'"
+    settled = validated(chosen.config, journal.findings.get("config"), where, ADVICE)
     generated = _generated(asked, cases)
-    with journal.writing(shard) as writer:
+    with journal.writing(shard, current_versions()) as writer:
         own = _blocks(cases, shard, batch_size)
         todo = [block for block in own if any(case not in journal.records for case in block)]
         total = sum(map(len, own))
@@ -336,11 +338,6 @@ def _check(lm: LanguageModel, record: Record) -> None:
             lm.check_length(len(whole))
     for prompt in record.generation_prompts:
         lm.encode(prompt)
-
-
-def _cases(findings: Line) -> list[int]:
-    cases = findings.get("cases")
-    return [int(str(case)) for case in cases] if isinstance(cases, list) else []
 
 
 def _generated(asked: Evaluation, cases: Sequence[int]) -> dict[int, bool]:

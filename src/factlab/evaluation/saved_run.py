@@ -1,18 +1,18 @@
 """An evaluation as it lies on disk: what was asked for, and one row per record so far."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from factlab.data.records import Benchmark
-from factlab.errors import StorageError
+from factlab.documents import JsonValue, check_format, validated
 from factlab.evaluation.measurement import Row
 from factlab.journal import Journal
-from factlab.storage import JsonValue
 
 FORMAT = "factlab evaluation 1"
+ADVICE = "Run that evaluation again in a new folder."
 
 
 class RunModel(BaseModel):
@@ -85,7 +85,7 @@ class Run:
 
     Attributes:
         request: what was asked for.
-        versions: of what it ran with.
+        versions: of what it ran with; several, with commas between, if it went on with others.
         config: of the method, with what the first edit settled.
         n_cases: how many records it is about.
         n_unusable: how many more were given that cannot be asked of this model.
@@ -93,7 +93,7 @@ class Run:
     """
 
     request: RunRequest
-    versions: Mapping[str, JsonValue]
+    versions: Mapping[str, str]
     config: JsonValue
     n_cases: int
     n_unusable: int
@@ -140,37 +140,33 @@ def load_run(folder: str | Path) -> Run:
     Raises:
         StorageError: it holds no such run, or is damaged; names the record.
     """
-    journal = Journal.load(Path(folder))
-    if journal.request.get("format") != FORMAT:
-        raise StorageError(
-            f"'{folder}' is not an evaluation of this version of factlab: its format is "
-            f"{journal.request.get('format')!r}, not '{FORMAT}'. Give a folder that "
-            "'factlab eval' wrote."
-        )
-    found = journal.findings
-    cases, versions, unusable = (found.get(name) for name in ("cases", "versions", "unusable"))
-    place = "'run.json'"
-    try:
-        if not isinstance(cases, list):
-            raise StorageError(f"'{folder}' is damaged: run.json does not list its cases.")
-        request = RunRequest.model_validate(journal.request)
-        rows: list[Row] = []
-        for case in sorted(journal.records):
-            place = f"case {case}"
-            rows.append(Row.model_validate(journal.records[case]))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise StorageError(
-            f"'{folder}' is damaged: {place}, {where}: {first['msg']}. "
-            "Run that evaluation again in a new folder."
-        ) from error
+    folder = Path(folder)
+    journal = Journal.load(folder)
+    found, where = journal.findings, f"'{folder / 'run.json'}'"
+    check_format(journal.request.get("format"), FORMAT, where, "of an evaluation")
+    request = validated(RunRequest, journal.request, where, ADVICE)
+    cases, unusable = journal.cases(request.data.n_records), found.get("unusable")
+    rows = [
+        validated(Row, journal.records[case], f"Case {case} of '{folder}'", ADVICE)
+        for case in sorted(journal.records)
+    ]
     rows.sort(key=lambda row: row.case_id)
     return Run(
         request=request,
-        versions=versions if isinstance(versions, dict) else {},
+        versions=_together(journal.versions),
         config=found.get("config", request.config),
         n_cases=len(cases),
         n_unusable=len(unusable) if isinstance(unusable, dict) else 0,
         rows=tuple(rows),
     )
+
+
+def _together(sittings: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Every version of every program."""
+    found: dict[str, list[str]] = {}
+    for versions in sittings:
+        for name, version in versions.items():
+            known = found.setdefault(name, [])
+            if version not in known:
+                known.append(version)
+    return {name: ", ".join(known) for name, known in found.items()}

@@ -44,7 +44,7 @@ class Unedited:
         self._folder = (cache or cache_dir() / "unedited") / _hash(key)
 
     def of(self, records: Sequence[Record], generated: Sequence[bool]) -> list[Measurement]:
-        """Measurements of some records; those that are missing are measured together.
+        """Measurements of some records; if any are missing, all are measured, together.
 
         Raises:
             StorageError: the cache cannot be written, or a file in it is damaged.
@@ -56,8 +56,11 @@ class Unedited:
         ]
         missing = [i for i, path in enumerate(paths) if not path.exists()]
         if missing:
-            some, flags = [records[i] for i in missing], [generated[i] for i in missing]
-            for i, found in zip(missing, self._yardstick.measure(some, None, flags), strict=True):
+            # All of them, whatever is there: what a kill left out is then rounded as it would have
+            # been, since the batch is the same.
+            measured = self._yardstick.measure(records, None, generated)
+            for i in missing:
+                found = measured[i]
                 if not is_finite(found):
                     raise ModelLoadError(
                         f"What {self._yardstick.lm.name} says of record {records[i].case_id} is "

@@ -6,13 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from factlab.arguments import checked
-from factlab.documents import JsonValue
+from factlab.documents import JsonValue, validated
 from factlab.errors import InvalidRequestError, StorageError, TokenizationError, counted
 from factlab.facts import Fact
-from factlab.journal import Journal, Record, Shard
+from factlab.journal import Journal, Record, Shard, selected_cases
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.tracing.average import FORMAT, AverageTrace, average_records, rounded, rounded_rows
@@ -72,7 +70,8 @@ def average_trace(
         if shard.total > 1:
             raise InvalidRequestError("A shard needs a folder in which to leave its records.")
         findings = select()
-        traced = _trace_each(lm, facts, _settled(findings, config), _cases(findings), progress)
+        cases = selected_cases(findings, len(facts), "what was found out")
+        traced = _trace_each(lm, facts, _settled(findings, config), cases, progress)
         return average_records(request, findings, dict(traced))
     may_go_on = resume or shard.total > 1
     if may_go_on:
@@ -80,7 +79,8 @@ def average_trace(
     journal = Journal.open(Path(folder), request, select, resume=may_go_on)
     settled = _settled(journal.findings, config)
     with journal.writing(shard) as writer:
-        cases = [i for i in shard.of(_cases(journal.findings)) if i not in journal.records]
+        selected = shard.of(journal.cases(len(facts)))
+        cases = [i for i in selected if i not in journal.records]
         for case, record in _trace_each(lm, facts, settled, cases, progress):
             writer.append(case, record)
     return AverageTrace.load(folder)
@@ -187,18 +187,9 @@ def _unusable(lm: LanguageModel, facts: Sequence[Fact]) -> Record:
 
 def _settled(findings: Record, config: TraceConfig) -> TraceConfig:
     """The config with all that was worked out; memory is this process's own matter."""
-    try:
-        settled = TraceConfig.model_validate(findings["config"])
-    except (KeyError, ValidationError) as error:
-        raise StorageError(
-            "The run.json of the run is damaged. Begin again in a new folder."
-        ) from error
+    where, advice = "The config in the run.json of the run", "Begin again in a new folder."
+    settled = validated(TraceConfig, findings.get("config"), where, advice)
     return settled.model_copy(update={"max_batch_tokens": config.max_batch_tokens})
-
-
-def _cases(findings: Record) -> list[int]:
-    cases = findings.get("cases")
-    return [int(str(case)) for case in cases] if isinstance(cases, list) else []
 
 
 def _trace_each(
