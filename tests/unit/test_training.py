@@ -538,7 +538,7 @@ def test_editors_of_newer_versions_are_named(editor, tmp_path):
 
 
 def test_an_edit_of_seen_and_unseen_subjects_says_so(lm, data, editor):
-    seen = [example.fact for example in data.train[:1]]
+    seen = [record.fact for record in records() if editor.has_seen(record.fact)][:1]
     unseen = [record.fact for record in editor.held_out(records())[:1]]
     allowed = TrainedEditConfig(allow_seen_subjects=True)
     told = editor.edit_together(lm, unseen + seen, allowed).diagnostics["editor"]

@@ -8,6 +8,7 @@ import typer
 from factlab import __version__
 from factlab.cli.registration import Commands
 from factlab.cli.session import complain
+from factlab.cli.terminal import prepare_streams
 
 _HELP = "Locate, edit and measure facts in language models."
 
@@ -72,6 +73,7 @@ def _root(
 
 def main() -> None:
     """Run a command. Exit code 2 and one sentence for anything that the user can put right."""
+    prepare_streams()
     try:
         build_app()()  # typer itself answers a wrong option, with exit code 2
     except KeyboardInterrupt:  # before or after a command, which says so itself

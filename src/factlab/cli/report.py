@@ -10,6 +10,7 @@ from rich.text import Text
 from factlab.cli.registration import MEASURE, NO_MODEL, command
 from factlab.cli.session import Session
 from factlab.cli.tables import table
+from factlab.cli.terminal import visible
 from factlab.errors import InvalidRequestError, nearest
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def report(
     )
     files = [] if out is None else save_report(made, out)
     if markdown or as_csv:
-        sys.stdout.write(to_markdown(made) if markdown else to_csv(made))
+        sys.stdout.write(visible(to_markdown(made) if markdown else to_csv(made)))
         return
     _show(session, made)
     if files:

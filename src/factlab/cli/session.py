@@ -1,6 +1,5 @@
 """What all commands share while they run: the model, and how results are shown."""
 
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
 from factlab.cli.prose import print_prose
+from factlab.cli.terminal import Terminal, json_line
 from factlab.config import config_problem, with_none
 from factlab.errors import FactlabError, InvalidRequestError, StorageError
 from factlab.progress import ProgressBar
@@ -32,8 +32,8 @@ class Session:
     dtype: str | None
     edits: list[Path]
     as_json: bool
-    out: Console = field(default_factory=Console)
-    err: Console = field(default_factory=lambda: Console(stderr=True))
+    out: Console = field(default_factory=Terminal)
+    err: Console = field(default_factory=lambda: Terminal(stderr=True))
 
     def check(self) -> None:
         """Refuse what shows to be wrong with the options about the model before any is loaded.
@@ -85,7 +85,7 @@ class Session:
     def emit(self, document: dict[str, Any]) -> None:
         """Print the JSON document; nothing without `--json`."""
         if self.as_json:
-            sys.stdout.write(json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n")
+            sys.stdout.write(json_line(document))
 
     @contextmanager
     def progress(self) -> Iterator["ProgressCallback"]:
@@ -164,7 +164,7 @@ def validated_settings(
 
 def complain(error: Exception) -> int:
     """One sentence on stderr; the exit code."""
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     if isinstance(error, FactlabError):
         print_prose(console, f"Error: {error}")
         return 2
