@@ -62,9 +62,8 @@ def extend_run(
             "another folder."
         )
     cases, unusable = look_at(n_before)
-    before = journal.findings.get("cases"), journal.findings.get("unusable")
-    old_cases = [int(str(case)) for case in before[0]] if isinstance(before[0], list) else []
-    old_unusable = before[1] if isinstance(before[1], dict) else {}
+    old_cases, before = journal.cases(n_before), journal.findings.get("unusable")
+    old_unusable = before if isinstance(before, dict) else {}
     cut_short = old_cases[len(old_cases) // batch_size * batch_size :] if cases else []
     findings: Line = {
         **journal.findings,

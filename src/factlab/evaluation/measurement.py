@@ -3,15 +3,24 @@
 A run keeps the raw numbers, token by token; every score in a report is computed from them.
 """
 
+import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from factlab.data.records import Benchmark
 
 Group = Literal["rewrite", "paraphrase", "neighborhood"]
-# The logarithm of a probability of 1 may come out a little above 0.
-LogProb = Annotated[float, Field(le=1e-2)]
+
+
+def _of_a_probability(value: float) -> float:
+    # That of 1 may come out a little above 0. Those of a broken model are NaN until they are told.
+    if 1e-2 < value < math.inf:
+        raise ValueError("a log-probability is at most 0")
+    return value
+
+
+LogProb = Annotated[float, AfterValidator(_of_a_probability)]
 
 
 class Heard(BaseModel):
@@ -23,7 +32,7 @@ class Heard(BaseModel):
             if and only if all are.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     logprobs: Annotated[tuple[LogProb, ...], Field(min_length=1)]
     top: tuple[bool, ...]
@@ -43,7 +52,7 @@ class Asked(BaseModel):
         true: the true target, or the right answer of an unrelated question.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     new: Heard | None = None
     true: Heard | None = None
@@ -60,7 +69,7 @@ class Written(BaseModel):
         no_consistency: why there is none.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     texts: tuple[str, ...]
     entropy: float
@@ -76,7 +85,7 @@ class Drift(BaseModel):
         nll: mean negative log-probability of the text, nats per token; perplexity is exp(nll).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kl: float
     nll: float
@@ -95,7 +104,7 @@ class Measurement(BaseModel):
         drift: on ordinary text, if it was asked for.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rewrite: tuple[Asked, ...]
     paraphrase: tuple[Asked, ...]
@@ -125,7 +134,7 @@ class Row(BaseModel):
         seed: of the generated texts.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     case_id: int
     benchmark: Benchmark
