@@ -7,6 +7,7 @@ import factlab as fl
 from factlab.editing import methods
 from factlab.editing.configs import ValueConfig
 from factlab.editing.contexts import context_weights
+from factlab.editing.many import EditSequence
 from factlab.errors import EditError, InvalidRequestError
 
 FACTS = [
@@ -204,3 +205,13 @@ def test_sequences_in_inference_mode(lm, background):
     with torch.inference_mode():
         run = fl.edit_sequence(lm, FACTS[:2], "rome", CONFIG, background)
     assert len(run.edits) == 2
+
+
+def test_a_sequence_drops_no_fact(lm):
+    one_at_a_time = methods.method_named("rome")
+    with EditSequence(lm, one_at_a_time, CONFIG, None) as sequence:
+        with pytest.raises(InvalidRequestError, match="'rome' writes one fact at a time, not 2"):
+            sequence.write(FACTS[:2])
+        with pytest.raises(InvalidRequestError, match="no facts to write"):
+            sequence.write([])
+        assert not sequence.edits

@@ -261,14 +261,26 @@ class EditSequence:
     def write(self, facts: Sequence[Fact]) -> Edit:
         """Compute an edit with some facts, and apply it.
 
+        Args:
+            facts: one, or several if the method can write them together.
+
         Raises:
+            InvalidRequestError: there are none, or more than the method can write at once.
             EditError: the edit failed; the sequence is as it was.
         """
+        together = self._method.together
+        if not facts or (len(facts) > 1 and together is None):
+            raise InvalidRequestError(
+                f"Method '{self._method.name}' writes one fact at a time, not {len(facts)}. Write "
+                "them one after the other."
+                if facts
+                else "There are no facts to write. Give at least one."
+            )
         config = self._config
         if self.edits:
             config = self._method.config.model_validate(self.edits[0].config)
-        if len(facts) > 1 and self._method.together is not None:
-            edit = self._method.together(self._lm, facts, config, self._background, silent)
+        if len(facts) > 1 and together is not None:
+            edit = together(self._lm, facts, config, self._background, silent)
         else:
             edit = self._method.each(self._lm, facts, config, self._background, silent)[0]
         self.put(edit)
