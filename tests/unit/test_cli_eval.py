@@ -279,7 +279,10 @@ BAD: dict[str, tuple[list[str], str]] = {
     "one token": (["--drift", "1"], "2 or more drift tokens"),
     "much drift": (["--drift", "99999999"], "fewer drift tokens"),
     "batch": (["--batch-size", "0"], "Invalid value for '--batch-size'"),
-    "memory": (["--memory", "0", "--no-generation"], "memory_gib=0.0 (--memory) must be a number of GiB, more than 0"),
+    "memory": (
+        ["--memory", "0", "--no-generation"],
+        "memory_gib=0.0 (--memory) must be a number of GiB, more than 0",
+    ),
     "layer": (["--layer", "7", "--no-generation"], "Layer 7 is out of range"),
     "references": (["--references", "snippets"], "No references are called 'snippets'"),
     "setting": (["--settings", "SETTINGS"], "stepps"),
