@@ -155,6 +155,24 @@ def check_writable(path: Path, is_folder: bool = False) -> None:
             _check_name(existing, part)
 
 
+def check_new_file(path: Path, overwrite: bool) -> None:
+    """Find out before any work that a file can be written, and that none is lost by it.
+
+    Args:
+        path: of the file.
+        overwrite: a file that is there may be replaced.
+
+    Raises:
+        StorageError: it cannot be written, or is there and may not be replaced.
+    """
+    check_writable(path)
+    if path.exists() and not overwrite:
+        raise StorageError(
+            f"'{path}' is there already; nothing was written. Choose another name, or replace it "
+            "with --overwrite."
+        )
+
+
 def _check_name(folder: Path, name: str) -> None:
     """Look up a name in a folder, which the system refuses if it is none (or is too long)."""
     with _explained("write", folder / name):

@@ -14,6 +14,7 @@ from factlab.cli.data_options import (
     SourceArgument,
 )
 from factlab.cli.registration import MODELS, NO_MODEL, Commands, command
+from factlab.cli.run_options import OverwriteOption
 from factlab.cli.session import Session
 from factlab.cli.tables import table
 from factlab.errors import counted
@@ -160,6 +161,7 @@ def build(
     endpoint: Annotated[
         str | None, typer.Option(help="SPARQL endpoint to ask instead of Wikidata's.")
     ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Compile records from facts and patterns, as CounterFact was, and the texts beside them."""
     from factlab.data.compile import compile_counterfact, compile_references
@@ -173,7 +175,7 @@ def build(
     from factlab.data.shipped import FOLDER
     from factlab.data.wikidata import ENDPOINT, Wikidata
     from factlab.errors import InvalidRequestError
-    from factlab.storage import check_writable
+    from factlab.storage import check_new_file
 
     if out.suffix != ".json":
         raise InvalidRequestError(f"--out '{out}' must end with .json.")
@@ -182,7 +184,8 @@ def build(
     if endpoint is not None and not wikidata:
         raise InvalidRequestError("--endpoint goes with --wikidata only.")
     beside = out.with_name(f"{out.stem}-references.json")
-    check_writable(out)
+    for path in (out, beside):
+        check_new_file(path, overwrite)
     shipped = load_phrasing(FOLDER / "templates.tsv")
     triples, phrasing = load_triples(facts), load_any_phrasing(patterns, shipped)
     sentences = load_asides(asides) if asides else ()

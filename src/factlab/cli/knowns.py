@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from factlab.cli.registration import MODELS, Commands, command
+from factlab.cli.run_options import OverwriteOption
 from factlab.cli.session import Session
 from factlab.cli.tables import table
 from factlab.errors import counted
@@ -41,6 +42,7 @@ def build(
     shuffle: Annotated[
         int | None, typer.Option(help="Ask in the random order that this seed gives.")
     ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Ask the model for facts, and keep those that it knows, in the words in which it knows them.
 
@@ -52,11 +54,11 @@ def build(
     from factlab.data.known import save_known
     from factlab.data.relations import load_templates, load_triples
     from factlab.errors import InvalidRequestError
-    from factlab.storage import check_writable
+    from factlab.storage import check_new_file
 
     if limit is not None and limit < 1:
         raise InvalidRequestError(f"--limit {limit} must be at least 1.")
-    check_writable(out)
+    check_new_file(out, overwrite)
     triples, patterns = load_triples(facts), load_templates(templates)
     if shuffle is not None:
         random.Random(shuffle).shuffle(triples)  # noqa: S311 - not a secret

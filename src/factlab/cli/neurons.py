@@ -7,6 +7,7 @@ import typer
 
 from factlab.cli.method_options import SetOption, SettingsOption, read_settings
 from factlab.cli.registration import LOCATE, command
+from factlab.cli.run_options import OverwriteOption
 from factlab.cli.session import Session, check_text, validated, validated_settings
 from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError, counted
@@ -68,13 +69,14 @@ def neurons(
         Path | None, typer.Option(help="Draw the picture here (.png .pdf .svg).")
     ] = None,
     save: Annotated[Path | None, typer.Option(help="Keep the numbers here (.safetensors).")] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Find the knowledge neurons of a fact, and what the model says without them."""
     from dataclasses import asdict
 
     from factlab.editing.configs import KnConfig, NeuronConfig
     from factlab.pictures import check_picture_path
-    from factlab.storage import check_writable
+    from factlab.storage import check_new_file
 
     texts = _filled([prompt, *(paraphrase or [])], subject)
     if top < 1:
@@ -95,7 +97,7 @@ def neurons(
         check_picture_path(out)
     for path in (out, save):
         if path is not None:
-            check_writable(path)
+            check_new_file(path, overwrite)
     lm = session.load_model()
     from factlab.editing.neuron_choice import prob_with_scaled, shared_neurons
     from factlab.editing.neurons import attribute_neurons_each

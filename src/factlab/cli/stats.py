@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from factlab.cli.registration import MODELS, command
+from factlab.cli.run_options import OverwriteOption
 from factlab.cli.session import Session, validated
 from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError, StorageError
@@ -39,16 +40,17 @@ def stats(
     seed: Annotated[int | None, typer.Option(help="Seed of text from the model itself.")] = None,
     recompute: Annotated[bool, typer.Option(help="Collect again what the cache has.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also save to this file (one layer).")] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Collect the second moment of MLP keys, from text or from what the model writes itself."""
     from factlab.stats.configs import StatsConfig
-    from factlab.storage import check_writable
+    from factlab.storage import check_new_file
 
     config = validated(StatsConfig, tokens_per_dim=tokens_per_dim, seed=seed)
     if text is not None and dataset is not None:
         raise InvalidRequestError("Give --text or --dataset, not both.")
     if out is not None:
-        check_writable(out)
+        check_new_file(out, overwrite)
     if out is not None and len(layer or [None]) != 1:
         raise InvalidRequestError("--out takes one layer; run once for each.")
     negative = [number for number in layer or [] if number < 0]

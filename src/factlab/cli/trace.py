@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from factlab.cli.registration import LOCATE, command
+from factlab.cli.run_options import OverwriteOption
 from factlab.cli.session import Session
 from factlab.cli.trace_options import (
     AnswerRuleOption,
@@ -70,11 +71,12 @@ def trace(
         Path | None, typer.Option(help="Draw the heat maps here (.png .pdf .svg).")
     ] = None,
     save: Annotated[Path | None, typer.Option(help="Keep the numbers here (.safetensors).")] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Trace a fact: where in the model is the answer held?"""
     from factlab.facts import Fact
     from factlab.pictures import check_picture_path
-    from factlab.storage import check_writable
+    from factlab.storage import check_new_file
 
     fact = Fact.from_prompt(prompt, subject, occurrence=occurrence)
     config = trace_config(
@@ -86,7 +88,7 @@ def trace(
         check_picture_path(out)
     for path in (out, save):
         if path is not None:
-            check_writable(path)
+            check_new_file(path, overwrite)
     lm = session.load_model()
     from factlab.cli.heatmap import heatmap
     from factlab.tracing.trace import causal_trace
