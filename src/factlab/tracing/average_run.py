@@ -105,8 +105,10 @@ def _go_on_to(folder: Path, request: Record, select: Callable[[], Record]) -> Js
         return before
     findings = select()
     others = {name: value for name, value in findings.items() if name != "cases"}
-    n_before = len(_cases(journal.findings))
-    if _cases(findings)[:n_before] != _cases(journal.findings) or any(
+    n_given = int(str(request["n_facts"]))
+    cases = selected_cases(findings, n_given, "what was found out")
+    cases_before = journal.cases(n_given)
+    if cases[: len(cases_before)] != cases_before or any(
         journal.findings.get(name) != value for name, value in others.items()
     ):
         raise StorageError(
