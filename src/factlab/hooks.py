@@ -83,7 +83,7 @@ def record(lm: HasModules, sites: Iterable[Site]) -> Iterator[dict[Site, State]]
         yield states
 
 
-def _keep(states: dict[Site, State], site: Site, state: State) -> State:
+def _keep(states: dict[Site, Tensor], site: Site, state: Tensor) -> Tensor:
     states[site] = state.clone()  # some layers go on adding to it in place
     return state
 
