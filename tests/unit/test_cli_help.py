@@ -11,6 +11,7 @@ from rich.console import Console
 
 import factlab as fl
 from factlab.cli.prose import print_prose
+from factlab.cli.tables import table
 from factlab.errors import counted
 
 COMMANDS = """
@@ -166,3 +167,32 @@ def test_one_is_singular():
     assert counted(0, "fact") == "0 facts"
     assert counted(1209, "fact") == "1,209 facts"
     assert counted(2, "entry", "entries") == "2 entries"
+
+
+# -- tables ---------------------------------------------------------------------------------------
+
+WEIGHT = "model.layers.11.mlp.down_proj.weight"
+
+
+def _table_at(width: int, title: str) -> str:
+    file = io.StringIO()
+    rows = [[WEIGHT, "576 × 1,536", "128.38%", "looks like a rank-one edit of many words"]]
+    shown = table(["weight", "shape", "change", "verdict"], rows, right={2}, title=title)
+    Console(file=file, width=width).print(shown)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_nothing_is_cut_off_in_a_table_and_no_number_is_broken(width):
+    shown = _table_at(width, "Title")
+    assert "…" not in shown
+    assert "128.38%" in shown
+    assert max(map(len, shown.splitlines())) <= width
+    offset = next(line.index("shape") for line in shown.splitlines() if "shape" in line)
+    names = "".join(line[:offset] for line in shown.splitlines()).replace(" ", "")
+    assert WEIGHT in names.replace("─", "")
+
+
+def test_a_title_is_as_wide_as_the_screen():
+    title = f"Subjects that {WEIGHT} was changed for most"
+    assert title in _table_at(80, title).splitlines()

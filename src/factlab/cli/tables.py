@@ -25,7 +25,9 @@ def table(
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(columns):
         is_number = i in (right or set())
-        made.add_column(name, justify="right" if is_number else "left", no_wrap=is_number)
+        # A name that is too long goes on in the next line: cut off it could not be copied.
+        justify, overflow = ("right" if is_number else "left"), "fold"
+        made.add_column(name, justify=justify, overflow=overflow, no_wrap=is_number)
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     # The table's own title would be broken to the width of the table.
