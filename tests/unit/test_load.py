@@ -143,13 +143,16 @@ def test_a_full_disk_leaves_nothing_behind(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_replacing_a_folder_keeps_the_old_one_until_the_new_one_is_whole(tmp_path):
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
     target = tmp_path / "f"
+    with pytest.raises(ZeroDivisionError), storage.folder_written_atomically(target) as unfinished:
+        storage.write_json(unfinished / "a.json", {"v": 1})
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
     with storage.folder_written_atomically(target) as unfinished:
         storage.write_json(unfinished / "a.json", {"v": 1})
-    with pytest.raises(ZeroDivisionError), storage.folder_written_atomically(target) as unfinished:
-        storage.write_json(unfinished / "a.json", {"v": 2})
-        raise ZeroDivisionError
+    with pytest.raises(StorageError, match="not an empty folder"):
+        storage.folder_written_atomically(target).__enter__()
     assert json.loads((target / "a.json").read_text()) == {"v": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
