@@ -1,7 +1,10 @@
+import subprocess
+import sys
+
 import pytest
 
 from factlab.errors import InvalidRequestError
-from factlab.facts import Fact, TokenSpan
+from factlab.facts import Fact, TokenSpan, words_of
 
 
 def test_prompt_fills_the_slot():
@@ -52,3 +55,98 @@ def test_other_braces_are_left_alone():
 
 def test_span_last():
     assert TokenSpan(2, 5).last == 4
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject"),
+    [
+        ("In Python, x = {} makes a", "Python"),
+        ("print('{}'.format(3)) in Python prints", "Python"),
+        ("{Rome} and {}", "Rome"),
+        ("f'{{}}' {} {{ x in Rome", "Rome"),
+        ("{}{Rome}{}", "Rome"),
+        ("{Rome", "Rome"),
+        ("{{Rome}} {}", "Rome"),
+    ],
+)
+def test_a_prompt_may_hold_braces(prompt, subject):
+    fact = Fact.from_prompt(prompt, subject)
+    assert fact.prompt == prompt
+    assert prompt[fact.subject_start :].startswith(subject)
+    assert Fact(fact.template, subject) == fact
+
+
+def test_braces_of_the_text_are_doubled():
+    fact = Fact("In {}, x = {{}} makes {{a}}", "Python")
+    assert fact.prompt == "In Python, x = {} makes {a}"
+    assert fact.template.format("Python") == fact.prompt
+    assert Fact("set {{}}", "x").prompt == "set {x}", "one slot is the slot, in whatever braces"
+    with pytest.raises(InvalidRequestError, match=r"holds 0 .* double the braces"):
+        Fact("x = {{}} and {{}}", "Python")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "difference"),
+    [
+        (
+            "Cafe\u0301 de Flore is in",
+            "Caf\u00e9 de Flore",
+            "'Cafe\u0301 de Flore' there looks like it .* character 4 is 'é' "
+            r"\(U\+00E9 LATIN SMALL LETTER E WITH ACUTE\), not .*COMBINING ACUTE ACCENT",
+        ),
+        ("The Eiffel\u00a0Tower is", "The Eiffel Tower", r"11 is ' ' .*NO-BREAK SPACE"),
+        ("Hansel’s house is", "Hansel's house", "APOSTROPHE.*RIGHT SINGLE QUOTATION MARK"),
+        ("the eiffel tower is", "The Eiffel Tower", "character 1 is 'T' .*; character 5 is 'E'"),
+        ("The Eiffel  Tower is", "The Eiffel Tower", "character 12 is missing, not ' '"),
+        ("The soft\u00adware is", "software", "SOFT HYPHEN"),
+        ("The Space Needle is in", "Space Needles", "Did you mean 'Space Needle'?"),
+    ],
+)
+def test_a_subject_that_only_looks_alike(prompt, subject, difference):
+    with pytest.raises(InvalidRequestError, match=difference):
+        Fact.from_prompt(prompt, subject)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (("{} is", "Lou\ud800vre"), r"subject holds U\+D800 at character 4"),
+        (("\udce9 {}", "x"), r"template holds U\+DCE9"),
+    ],
+)
+def test_what_is_no_unicode_is_refused(values, message):
+    with pytest.raises(InvalidRequestError, match=message) as caught:
+        Fact(*values)
+    str(caught.value).encode()  # it can be printed
+
+
+def test_how_a_target_is_joined_is_kept_in_it():
+    fact = Fact("{} is", "Rome", "x", " y", joint="none")
+    assert (words_of(fact.target_new), words_of(fact.target_true)) == ("x", "y")
+    assert Fact("{} is", "Rome", fact.target_new, fact.target_true) == fact
+    assert Fact("{} is", "Rome", "x", joint="space").target_new == " x"
+    with pytest.raises(InvalidRequestError, match="target_new is empty"):
+        Fact("{} is", "Rome", "\u2060")
+
+
+def test_wrong_types_are_refused():
+    """In a process of its own, where the tests' type checks are not in front of it."""
+    wrong = [
+        (("{} is", "x", 5), {}, "The target_new is 5, of type int, not a text. Put it in quotes"),
+        (("{} is", 5), {}, "The subject is 5"),
+        ((None, "x"), {}, "The template is None"),
+        (("{} is", None), {}, "The subject is None"),
+        (("{} is", "x", "y"), {"joint": "tight"}, "joint='tight' must be 'space', 'none' or None"),
+    ]
+    code = f"""
+from factlab.errors import InvalidRequestError
+from factlab.facts import Fact
+for values, named, message in {wrong!r}:
+    try:
+        Fact(*values, **named)
+    except InvalidRequestError as error:
+        if str(error).startswith(message):
+            print("refused")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["refused"] * len(wrong), done.stderr

@@ -1,12 +1,19 @@
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
+import factlab as fl
 from factlab.errors import InvalidRequestError, TokenizationError
+from factlab.evaluation.ordinary_text import OrdinaryText
 from factlab.facts import Fact
-from factlab.models.tiny import tiny_tokenizer
+from factlab.models.generation import generate_ids
+from factlab.models.tiny import tiny_model, tiny_tokenizer
+from factlab.stats.corpus import corpus_from_texts
 from factlab.tokens import encode, encode_continuation, encode_fact, pad, start_token_ids
 
 PLAIN, WITH_BOS = tiny_tokenizer(), tiny_tokenizer(add_bos=True)
@@ -74,6 +81,116 @@ def test_spaces_without_characters_belong_to_the_target(prompt, target):
     whole, n_prompt = encode_continuation(tokenizer, prompt, target)
     assert tokenizer.decode(whole.ids[:n_prompt]) == prompt
     assert tokenizer.decode(whole.ids[n_prompt:]) == f" {target}"
+
+
+@pytest.mark.parametrize(
+    ("joint", "text"),
+    [(None, "It is in Rome"), ("space", "It is in Rome"), ("none", "It is inRome")],
+)
+def test_the_joint_may_be_said(joint, text):
+    fact = Fact("{} is in", "It", "Rome", " Paris", joint=joint)
+    whole, _ = encode_continuation(PLAIN, fact.prompt, fact.target_new)
+    assert PLAIN.decode(whole.ids) == text
+    lm = tiny_model("gpt2")
+    (scored,) = lm.score([fact.prompt], ["Rome"], joint=joint)
+    assert PLAIN.decode(scored.token_ids) == text.removeprefix("It is in")
+
+
+def closed(single: str, **special: str) -> PreTrainedTokenizerFast:
+    """A tokenizer of words, which puts special tokens around every text."""
+    words = ["[UNK]", "[CLS]", "[SEP]", "the", "eiffel", "tower", "is", "in", "paris", "rome"]
+    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))  # noqa: S106 - no password
+    core.normalizer = normalizers.BertNormalizer()
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    core.post_processor = processors.TemplateProcessing(
+        single=single, special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]", **special)  # noqa: S106 - no password
+
+
+@pytest.mark.parametrize("special", [{"cls_token": "[CLS]", "sep_token": "[SEP]"}, {}])
+@pytest.mark.parametrize("single", ["[CLS] $A [SEP]", "[CLS] $A [SEP] [SEP]"])
+def test_nothing_closes_a_prompt(single, special):
+    """[SEP] of BERT-like tokenizers, declared as a special token of theirs or not."""
+    tokenizer = closed(single, **special)
+    tokens = encode(tokenizer, "The Eiffel Tower is in")
+    assert tokenizer.convert_ids_to_tokens(list(tokens.ids)) == [
+        "[CLS]",
+        "the",
+        "eiffel",
+        "tower",
+        "is",
+        "in",
+    ]
+    assert tokens.n_special == 1
+    whole, n_prompt = encode_continuation(tokenizer, "The Eiffel Tower is in", "Rome")
+    assert tokenizer.convert_ids_to_tokens(list(whole.ids[n_prompt:])) == ["rome"]
+
+
+def test_a_text_may_bring_its_own_special_tokens():
+    ids = encode(WITH_BOS, "<s>Rome is").ids
+    assert ids == encode(WITH_BOS, "Rome is").ids
+    assert encode(WITH_BOS, "<s>Rome is").n_special == 0
+    assert encode(closed("[CLS] $A"), "zebra is").ids == (1, 0, 6), "an unknown word is none"
+
+
+def test_a_space_token_is_no_part_of_a_subject_that_follows():
+    """SentencePiece gives the space that it puts in front the offsets of the first letter."""
+    signs = ["<unk>", "▁", "中", "国", "的"]
+    core = Tokenizer(models.BPE({t: i for i, t in enumerate(signs)}, [], unk_token="<unk>"))  # noqa: S106 - no password
+    core.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")  # noqa: S106 - no password
+    tokens, span = encode_fact(tokenizer, Fact("{}的", "中国"))
+    assert tokenizer.convert_ids_to_tokens(list(tokens.ids)) == ["▁", "中", "国", "的"]
+    assert tokens.ids[span.start : span.stop] == (2, 3)
+    assert tokens.n_special == 0
+
+
+def test_truncation_and_padding_of_a_tokenizer_are_neither_used_nor_changed():
+    tokenizer, text = tiny_tokenizer(add_bos=True), "The Eiffel Tower is located in the city of"
+    expected = encode(tokenizer, text)
+    backend = tokenizer.backend_tokenizer
+    backend.enable_truncation(4)
+    backend.enable_padding(length=64)
+    settings = backend.truncation, backend.padding
+    assert encode(tokenizer, text) == expected
+    assert (backend.truncation, backend.padding) == settings
+
+
+def test_half_a_surrogate_pair_is_refused():
+    with pytest.raises(TokenizationError, match=r"prompt holds U\+DCE9 at character 4"):
+        encode(PLAIN, "caf\udce9 is")
+    with pytest.raises(InvalidRequestError, match=r"target holds U\+D800"):
+        encode_continuation(PLAIN, "It is in", "Ro\ud800me")
+
+
+@pytest.fixture
+def with_added_tokens(make_model, caplog):
+    lm = make_model("llama")
+    tokenizer = copy.deepcopy(lm.tokenizer)
+    tokenizer.add_tokens(["Zanzibar"])
+    other = fl.LanguageModel(lm.model, tokenizer)
+    assert "its tokenizer has 1 more: 'Zanzibar' (id 400)" in caplog.text
+    return other
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda lm: lm.next_token_probs(["Zanzibar is in"]),
+        lambda lm: lm.score(["I live in"], ["Zanzibar"]),
+        lambda lm: lm.generate("Zanzibar is in", 2),
+        lambda lm: fl.causal_trace(lm, fl.Fact("{} is in", "Zanzibar", target_true="Rome")),
+        lambda lm: fl.fine_tune(lm, [fl.Fact("{} is in", "Rome", "Zanzibar")]),
+        lambda lm: fl.attribute_neurons(lm, "Rome is in", "Zanzibar"),
+        lambda lm: corpus_from_texts(lm, ["Zanzibar is an island."], "text", 9, 9),
+        lambda lm: OrdinaryText(lm, ["Zanzibar is an island. " * 9], 9, 99),
+        lambda lm: generate_ids(lm, [[5, 400]], 1, 1, 0),
+    ],
+)
+def test_tokens_without_an_embedding_are_refused(with_added_tokens, act):
+    with pytest.raises(TokenizationError, match=r"'Zanzibar' has the id 400.*embeddings\(401\)"):
+        act(with_added_tokens)
 
 
 def test_empty_texts_are_refused():

@@ -8,6 +8,8 @@ from factlab.cli.registration import START, command
 from factlab.cli.session import Session
 from factlab.cli.tables import table
 
+_ANSWER = 200  # tokens of an answer in a chat
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -19,31 +21,54 @@ def register(app: typer.Typer) -> None:
         examples=(
             'factlab ask "The Eiffel Tower is located in the city of"',
             'factlab ask "The Space Needle is in" --generate 20 --edit my-edit',
+            'factlab ask --chat "Where is the Eiffel Tower?" --edit my-edit',
         ),
     )
 
 
 def ask(
     session: Session,
-    prompt: Annotated[str, typer.Argument(help="A text to continue.")],
+    prompt: Annotated[
+        str, typer.Argument(help="A text to continue; with --chat a question to answer.")
+    ],
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Ask in the model's chat format, and show the answer.")
+    ] = False,
     top: Annotated[int, typer.Option(min=1, help="How many next tokens to list.")] = 10,
-    generate: Annotated[int, typer.Option(min=0, help="Continue by this many tokens.")] = 0,
-    top_k: Annotated[int, typer.Option(min=0, help="Sample among so many; 1 is greedy.")] = 1,
+    generate: Annotated[
+        int | None,
+        typer.Option(min=0, help=f"Continue by this many tokens. Default: 0, {_ANSWER} in a chat."),
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(help="Sample, and divide the logits by this first.")
+    ] = 1.0,
+    top_p: Annotated[
+        float, typer.Option(help="Sample among the tokens that have this probability together.")
+    ] = 1.0,
+    top_k: Annotated[
+        int | None,
+        typer.Option(min=0, help="Sample among so many; 1 is greedy, 0 all. Default: 1, or 0 with "
+                     "a temperature or top-p."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
-) -> None:
+) -> None:  # fmt: skip
     """Show the most probable next tokens of a prompt, and continue it."""
     lm = session.load_model()
-    answers = lm.top_tokens(prompt, top)
+    asked = lm.chat_prompt(prompt) if chat else prompt
+    answers = lm.top_tokens(asked, top)
     document: dict[str, object] = {
         "prompt": prompt,
         "top": [{"token": token, "prob": prob} for token, prob in answers],
     }
-    if generate:
+    length = (_ANSWER if chat else 0) if generate is None else generate
+    name = "answer" if chat else "text"
+    if length:
         with session.progress() as report:
             report("generating", 0, 1)
-            document["text"] = lm.generate(prompt, generate, top_k, seed)
-    rows = [[repr(token)[1:-1], f"{prob:.4f}"] for token, prob in answers]
+            write = lm.chat if chat else lm.generate
+            document[name] = write(prompt, length, top_k, seed, temperature, top_p)
+    rows = [[repr(token), f"{prob:.4f}"] for token, prob in answers]
     session.say(table(["next token", "probability"], rows, right={1}))
-    if generate:
-        session.say(f"\n{document['text']}")
+    if length:
+        session.say(f"\n{document[name]}")
     session.emit(document)

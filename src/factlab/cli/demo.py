@@ -81,7 +81,7 @@ def demo(
         f"{lm.dtype} on {lm.device}".replace("torch.", "")
     )
     answers = lm.top_tokens(fact.prompt, 3)
-    session.say(f"{fact.prompt} … " + ", ".join(f"{t.strip()!r} {p:.3f}" for t, p in answers))
+    session.say(f"{fact.prompt} … " + ", ".join(f"{t!r} {p:.3f}" for t, p in answers))
 
     _heading(session, "2. Locate: which states carry the answer?")
     located = _locate(session, lm, fact, picture)

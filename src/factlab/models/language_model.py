@@ -8,10 +8,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from factlab import tokens
+from factlab.facts import Joint, joined_by
 from factlab.models import chat, generation, scoring
 from factlab.models.check import check_replay
 from factlab.models.decoder import Decoder
-from factlab.writing import check_text
+from factlab.writing import check_text, check_texts
 
 _log = logging.getLogger(__name__)
 _N_SHOWN = 5  # tokens that a message lists
@@ -50,7 +51,11 @@ class LanguageModel(Decoder):
     def next_token_probs(
         self, prompts: Sequence[str], batch_size: int = 32
     ) -> Float[Tensor, "batch vocab"]:
-        """Distribution of the next token after each prompt, float32 on the CPU."""
+        """Distribution of the next token after each prompt, float32 on the CPU.
+
+        Raises:
+            InvalidRequestError: prompts are no list of texts, or there are none.
+        """
         return scoring.next_token_probs(self, prompts, batch_size)
 
     def top_tokens(self, prompt: str, k: int = 10) -> list[tuple[str, float]]:
@@ -62,10 +67,28 @@ class LanguageModel(Decoder):
         return list(zip(texts, probs.tolist(), strict=True))
 
     def score(
-        self, prompts: Sequence[str], targets: Sequence[str], batch_size: int = 32
+        self,
+        prompts: Sequence[str],
+        targets: Sequence[str],
+        batch_size: int = 32,
+        joint: Joint | None = None,
     ) -> list[scoring.Continuation]:
-        """Log-probability of each target after its prompt, token by token."""
-        return scoring.score(self, prompts, targets, batch_size)
+        """Log-probability of each target after its prompt, token by token.
+
+        Args:
+            prompts: texts.
+            targets: one for each prompt.
+            batch_size: how many pairs go through the model at once.
+            joint: what goes between prompt and target: "space" or "none"; by default a space where
+                a writer would put one, or the white space that the target begins with.
+
+        Raises:
+            InvalidRequestError: the lists are no lists of texts, differ in length, or a text is
+                empty or too long.
+        """
+        check_texts(targets, "targets")
+        joined = [joined_by(target, joint) for target in targets]
+        return scoring.score(self, prompts, joined, batch_size)
 
     def generate(
         self,
