@@ -39,6 +39,20 @@ def words_of(target: str) -> str:
     return target.strip().removeprefix(JOINED).strip()
 
 
+def joint_named(name: str | None) -> Joint | None:
+    """A joint by its name, as in a file or an option.
+
+    Raises:
+        InvalidRequestError: there is no such joint.
+    """
+    for joint in JOINTS:
+        if name == joint:
+            return joint
+    if name is not None:
+        raise InvalidRequestError(f"joint={name!r} must be 'space', 'none' or None.")
+    return None
+
+
 def joined_by(target: str, joint: Joint | None) -> str:
     """A target that says itself how it is joined to its prompt.
 
@@ -51,10 +65,8 @@ def joined_by(target: str, joint: Joint | None) -> str:
     Raises:
         InvalidRequestError: there is no such joint.
     """
-    if joint is None:
+    if joint_named(joint) is None:
         return target
-    if joint not in JOINTS:
-        raise InvalidRequestError(f"joint={joint!r} must be 'space', 'none' or None.")
     return (" " if joint == "space" else JOINED) + words_of(target)
 
 
@@ -110,6 +122,7 @@ class Fact:
 
     def __post_init__(self, joint: Joint | None) -> None:
         check_text(self.template, "template")
+        joint_named(joint)
         slots = len(_pieces(self.template)) - 1
         if slots != 1:
             raise InvalidRequestError(

@@ -336,3 +336,50 @@ def test_prompts_that_are_no_texts(tmp_path):
     path = write(tmp_path / "f.json", json.dumps([row]))
     with pytest.raises(StorageError, match="paraphrase_prompts holds 1, not a text"):
         load_records(path)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".toml"])
+def test_fields_of_ones_own_are_not_used_and_that_is_said(tmp_path, caplog, suffix):
+    names = ["ID", "Template", "Subject", "Target New", "comment", "joint"]
+    cells = ["7", "{} is in", "Rome", "Italy", "look it up", "none"]
+    row = dict(zip(names, cells, strict=True))
+    lines = {
+        ".csv": [",".join(names), ",".join(cells)],
+        ".tsv": ["\t".join(names), "\t".join(cells)],
+        ".jsonl": [json.dumps(row)],
+        ".toml": ["[[fact]]", *(f"{json.dumps(k)} = {json.dumps(v)}" for k, v in row.items())],
+    }
+    (fact,) = load_facts(write(tmp_path / f"f{suffix}", "\n".join(lines[suffix])))
+    assert fact == Fact("{} is in", "Rome", "Italy", joint="none")
+    assert "these fields are not used: ID, comment." in caplog.text
+    assert caplog.text.count("not used") == 1
+
+
+def test_a_joint_that_is_none(tmp_path):
+    text = "template,subject,target_new,joint\n{} is,Rome,x,tight\n"
+    with pytest.raises(StorageError, match=r"Line 2 of .*joint='tight' must be 'space'"):
+        load_facts(write(tmp_path / "f.csv", text))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_how_targets_are_joined_is_saved(tmp_path, suffix):
+    facts = [Fact("{} is", "Rome", "x", joint="none"), Fact("{} was", "Rome", "x", joint="space")]
+    save_facts(facts, tmp_path / f"f{suffix}")
+    assert load_facts(tmp_path / f"f{suffix}") == facts
+
+
+def test_code_in_a_table(tmp_path):
+    text = 'template,subject,target_new\n"In {}, x = {{}} makes a",Python,dict\n'
+    (fact,) = load_facts(write(tmp_path / "f.csv", text))
+    assert fact.prompt == "In Python, x = {} makes a"
+
+
+def test_outer_spaces_make_no_other_fact(tmp_path):
+    facts = [Fact("{} is in", "Rome", "Italy"), Fact("{} is in ", " Rome", "France")]
+    with pytest.raises(InvalidRequestError, match=r"facts 1, 2: .* become 'Italy' and 'France'"):
+        check_conflicts(facts)
+    with pytest.raises(InvalidRequestError, match="given more than once"):
+        check_conflicts([facts[0], Fact(" {} is in", "Rome", " Italy ")])
+    text = 'template,subject,target_new\n{} is,Rome,a\n"{} is ",Rome," a"\n'
+    with pytest.raises(StorageError, match=r"Line 3 .* of line 2"):
+        load_facts(write(tmp_path / "f.csv", text))

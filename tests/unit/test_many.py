@@ -7,8 +7,9 @@ import factlab as fl
 from factlab.editing import methods
 from factlab.editing.configs import ValueConfig
 from factlab.editing.contexts import context_weights
-from factlab.editing.many import EditSequence
-from factlab.errors import EditError, InvalidRequestError
+from factlab.editing.many import EditSequence, answers
+from factlab.errors import EditError, InvalidRequestError, TokenizationError
+from factlab.stats.corpus import corpus_from_texts
 
 FACTS = [
     fl.Fact("{} is", "Rome", "Paris", "Berlin"),
@@ -215,3 +216,57 @@ def test_a_sequence_drops_no_fact(lm):
         with pytest.raises(InvalidRequestError, match="no facts to write"):
             sequence.write([])
         assert not sequence.edits
+
+
+@pytest.mark.parametrize(
+    ("said", "target", "says_new"),
+    [
+        ("Russian", "Russia", False),
+        ("1969", "196", False),
+        ("Rome", "Rome", True),
+        ("Rome, where", " Rome", True),
+    ],
+)
+def test_a_longer_word_is_another_word(lm, monkeypatch, said, target, says_new):
+    asked = []
+
+    def generate(prompts, max_new_tokens):
+        asked.append(max_new_tokens)
+        return [f"{prompt} {said}" for prompt in prompts]
+
+    monkeypatch.setattr(lm, "generate_batch", generate)
+    fact = fl.Fact("{} lives in", "She", target)
+    assert answers(lm, [fact])[0].says_new == says_new
+    n_target = len(lm.score([fact.prompt], [target])[0].token_ids)
+    assert asked == [n_target + 1], "one more, to see where the last word ends"
+
+
+def test_a_prompt_that_fills_the_context_is_still_answered(lm):
+    n_target = len(lm.score(["a a"], ["a"])[0].token_ids)
+    template = "{}" + " a" * (256 - n_target - len(lm.encode("Rome")))
+    fact = fl.Fact(template, "Rome", "a")
+    assert len(lm.encode(fact.prompt)) + n_target == 256
+    assert answers(lm, [fact])
+
+
+def test_without_a_start_token_contexts_can_be_left_out(fact):
+    def model(token_id):
+        tiny = fl.tiny_model("llama")
+        tiny.tokenizer.bos_token = tiny.tokenizer.eos_token = None
+        for config in (tiny.model.config, tiny.model.generation_config):
+            config.bos_token_id = config.eos_token_id = token_id
+        return fl.LanguageModel(tiny.model, tiny.tokenizer)
+
+    def statistics(lm):
+        text = "The Space Needle is in downtown Seattle, and the Colosseum is in Rome. " * 9
+        corpus = corpus_from_texts(lm, [text] * 4, "my text", 900, 64)
+        return fl.Background.of(fl.second_moments(lm, [1], corpus=corpus))
+
+    lm, plain = model(0), fl.RomeConfig(layer=1)
+    assert fl.rome(lm, fact, plain, statistics(lm)).updates, "the model's config has a BOS"
+    lm = model(None)
+    known = statistics(lm)
+    none = fl.RomeConfig(layer=1, contexts=fl.ContextConfig(groups=()))
+    assert fl.rome(lm, fact, none, known).updates
+    with pytest.raises(TokenizationError, match=r"text corpus .* ContextConfig\(groups=\(\)\)"):
+        fl.rome(lm, fact, plain, known)

@@ -16,6 +16,7 @@ from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.likelihood import Question, hear
 from factlab.evaluation.measure import Yardstick, is_finite
 from factlab.evaluation.measurement import Drift
+from factlab.evaluation.ordinary_text import OrdinaryText
 from factlab.evaluation.row_edits import RowEdits
 from factlab.models.generation import cache_bytes_per_token, generate_ids
 from factlab.tokens import encode_continuation
@@ -307,3 +308,17 @@ def test_equal_questions_of_unedited_models_are_asked_once(lm, monkeypatch):
     with carried.active():
         hear(lm, [replace(twice[0], owner=i) for i in range(2)], carried, 99)
     assert len(read) == 6, "owners are different models"
+
+
+@pytest.mark.parametrize("add_bos", [True, False])
+def test_rows_of_ordinary_text_begin_as_texts_do(make_model, add_bos):
+    lm = make_model("llama", add_bos=add_bos)
+    text = OrdinaryText(lm, PASSAGES, 130, 4096)
+    bos = lm.tokenizer.bos_token_id
+    assert [row.count(bos) for row in text._rows] == [int(add_bos)] * len(text._rows)
+    assert all(row[0] == bos for row in text._rows) == add_bos
+    assert max(map(len, text._rows)) == 64
+    plain = [
+        i for passage in PASSAGES for i in lm.tokenizer(passage.rstrip())["input_ids"] if i != bos
+    ]
+    assert [i for row in text._rows for i in row if i != bos] == plain[:130]

@@ -63,6 +63,14 @@ def edit(
     true: Annotated[
         str | None, typer.Option(help="What is true, to compare with.", rich_help_panel=FACT)
     ] = None,
+    joint: Annotated[
+        str | None,
+        typer.Option(
+            help="What goes between prompt and target: space or none. By default a space where a "
+            "writer would put one.",
+            rich_help_panel=FACT,
+        ),
+    ] = None,
     facts: Annotated[
         Path | None,
         typer.Option(help="Many facts instead: .toml, .jsonl, .json, .csv or .tsv with template, "
@@ -107,7 +115,7 @@ def edit(
     overwrite: Annotated[bool, typer.Option(help="Replace an edit that is there.")] = False,
 ) -> None:  # fmt: skip
     """Edit facts, show the effect, and save the edit. The model's files stay as they are."""
-    single = (template, subject, target, true)
+    single = (template, subject, target, true, joint)
     wanted = _facts(single, facts, erase)
     mode = _mode(each, together, sequence, many=facts is not None)
     default = "memit" if facts is not None and mode != "each" else "rome"
@@ -131,12 +139,14 @@ def edit(
 
 
 def _facts(
-    single: tuple[str | None, str | None, str | None, str | None], file: Path | None, erase: bool
+    single: tuple[str | None, str | None, str | None, str | None, str | None],
+    file: Path | None,
+    erase: bool,
 ) -> "Sequence[Fact]":
     from factlab.data.fact_files import load_facts
-    from factlab.facts import Fact
+    from factlab.facts import Fact, joint_named
 
-    template, subject, target, true = single
+    template, subject, target, true, joint = single
     if file is not None:
         if any(value is not None for value in single):
             raise InvalidRequestError("Give one fact by its options, or many by --facts, not both.")
@@ -149,7 +159,7 @@ def _facts(
         raise InvalidRequestError(
             f"Missing: {', '.join(missing)}. Describe one fact, or give a file with --facts."
         )
-    return [Fact(template, subject, target, true)]
+    return [Fact(template, subject, target, true, joint_named(joint))]
 
 
 def _mode(each: bool, together: bool, sequence: bool, many: bool) -> "Mode":

@@ -16,7 +16,7 @@ from factlab.data.json_lines import read_values
 from factlab.data.records import Record
 from factlab.documents import parse_toml
 from factlab.errors import FactlabError, InvalidRequestError, StorageError, nearest
-from factlab.facts import SLOT, Fact, words_of
+from factlab.facts import SLOT, Fact, joint_named, words_of
 from factlab.storage import read_text, write_atomically
 
 SUFFIXES = (".toml", ".jsonl", ".json", ".csv", ".tsv")
@@ -278,8 +278,8 @@ def record_of(row: object, where: str, index: int, unused: dict[str, None] | Non
             "fact's own subject. Write out the other subject."
         )
     try:
-        joint = given.pop("joint", "").strip().lower() or None
-        fact = Fact(**given, joint=joint)  # pyright: ignore[reportArgumentType] - it is checked
+        joint = joint_named(given.pop("joint", "").strip().lower() or None)
+        fact = Fact(**given, joint=joint)
         filled = {kind: [_filled(text, fact) for text in prompts[kind]] for kind in _PROMPTS}
     except FactlabError as error:
         raise StorageError(f"{where}: {error}") from error
