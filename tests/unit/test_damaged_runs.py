@@ -1,12 +1,16 @@
 """A damaged run folder is one sentence, whether it is gone on with, read or reported."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from tiny_records import FT, LIKELIHOODS, make_records
 
 import factlab as fl
 from factlab.errors import StorageError
+
+MUSEUM = Path(__file__).parent.parent / "museum"
 
 
 @pytest.fixture
@@ -91,6 +95,28 @@ def test_rows_with_impossible_numbers_are_refused_or_reported(folder, tmp_path):
     path.write_text('{"case": Infinity}\n')
     with pytest.raises(StorageError, match=r"Line 1 of .* is damaged"):
         fl.load_run(folder)
+
+
+def test_damaged_traces_are_refused_or_averaged(tmp_path):
+    shutil.copytree(MUSEUM / "0.1.0" / "average", tmp_path / "run")
+    path = tmp_path / "run" / "records-1-of-1.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    record = json.loads(lines[0])
+    refused = 0
+    for place in [place for place in numbers(record) if place[0] != "case"]:
+        for value in (1e9, -1, 1e308, "x", None):
+            changed = json.loads(json.dumps(record))
+            put(value, *place)(changed)
+            path.write_text(json.dumps(changed) + "\n" + "".join(lines[1:]))
+            try:
+                fl.AverageTrace.load(tmp_path / "run")
+            except StorageError:
+                refused += 1
+    assert refused > 20
+    changed = record | {"n_tokens": 10**12}
+    path.write_text(json.dumps(changed) + "\n")
+    with pytest.raises(StorageError, match="it has 1000000000000 tokens"):
+        fl.AverageTrace.load(tmp_path / "run")
 
 
 def test_other_versions_go_on_and_are_reported(folder, go_on):

@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from factlab.data_frames import data_frame
-from factlab.documents import check_format
+from factlab.documents import check_format, validated
 from factlab.equality import EqualByContent
-from factlab.errors import StorageError
+from factlab.errors import FactlabError, StorageError
 from factlab.estimate import Estimate
 from factlab.facts import TokenSpan
 from factlab.journal import Journal
@@ -226,7 +226,10 @@ def average_records(
             if "unusable" in records[case]:
                 unusable[case] = str(records[case]["unusable"])
         ordered = [records[case] for case in sorted(records) if case not in unusable]
-        config = TraceConfig.model_validate(findings["config"])
+        where, advice = "The config in the run.json of the run", "Trace again, in a new folder."
+        config = validated(TraceConfig, findings["config"], where, advice)
+        for record in ordered:
+            _check_sizes(record)
         groups = [
             group_positions(TokenSpan(*record["subject_span"]), record["n_tokens"])
             for record in ordered
@@ -258,8 +261,24 @@ def average_records(
             fingerprint=str(model["fingerprint"]),
             n_one_token=sum(len(g[0]) and g[0] == g[LAST_SUBJECT] for g in groups),
         )
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (
+        ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError,
+    ) as error:  # fmt: skip
+        if isinstance(error, FactlabError):
+            raise
         raise StorageError(f"A record of the run is damaged: {error!r}.") from error
+
+
+def _check_sizes(record: Mapping[str, Any]) -> None:
+    """ValueError if a record has other sizes than it says, or a probability that is none."""
+    n_tokens, (start, stop) = record["n_tokens"], record["subject_span"]
+    if any(len(rows) != n_tokens for rows in record["effects"].values()):
+        raise ValueError(f"it has {n_tokens} tokens, and effects of another number")
+    if not 0 <= start < stop <= n_tokens:
+        raise ValueError(f"its subject is tokens {start} to {stop} of {n_tokens}")
+    for name in ("clean_prob", "corrupted_prob"):
+        if not 0 <= record[name] <= 1 + 1e-6:
+            raise ValueError(f"its {name} is {record[name]}")
 
 
 def _with_nan(rows: list[list[float | None]]) -> list[list[float]]:
