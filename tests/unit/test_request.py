@@ -114,7 +114,7 @@ def hub(monkeypatch):
         monkeypatch.setattr(
             huggingface_hub,
             "try_to_load_from_cache",
-            lambda *_args, **_kwargs: "config.json" if cached else None,
+            lambda *_args, **_kwargs: "snapshot/config.json" if cached else None,
         )
         return asked
 
@@ -144,14 +144,15 @@ def test_what_the_cache_holds_is_loaded_without_a_network(hub, monkeypatch):
     hub(ConnectionError("no network here"), cached=True)
     seen = {}
 
-    def from_pretrained(_place, **kwargs):
-        seen.update(kwargs)
+    def from_pretrained(place, **kwargs):
+        seen.update(kwargs, place=place)
         raise OSError("no file named model.safetensors")
 
     monkeypatch.setattr("factlab.models.pretrained.AutoConfig.from_pretrained", from_pretrained)
     with pytest.raises(ModelLoadError, match=r"was not reached .* holds only a part of the model"):
         load("owner/model")
     assert seen["local_files_only"] is True
+    assert seen["place"] == "snapshot"  # the folder, for which no file is looked up elsewhere
 
 
 def test_a_model_that_the_hub_does_not_have(hub, monkeypatch):

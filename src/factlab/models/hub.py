@@ -6,6 +6,7 @@ this machine serves, or one sentence says what is wrong.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError
@@ -23,10 +24,13 @@ class HubAnswer:
     Attributes:
         is_reached: whether the Hub answered; otherwise only its cache on this machine can serve.
         objection: why it would not give the model, in its own words; empty if it would.
+        folder: where its cache keeps the model, if that is to be read instead. By the model's
+            name transformers would try the network for some files all the same.
     """
 
     is_reached: bool
     objection: str = ""
+    folder: str | None = None
 
 
 def ask_hub(name: str, revision: str | None) -> HubAnswer:
@@ -45,10 +49,9 @@ def ask_hub(name: str, revision: str | None) -> HubAnswer:
     except HfHubHTTPError as error:
         return HubAnswer(is_reached=True, objection=_first_line(error))
     except Exception as error:  # whatever the HTTP library of the day raises without a network
-        if isinstance(
-            huggingface_hub.try_to_load_from_cache(name, "config.json", revision=revision), str
-        ):
-            return HubAnswer(is_reached=False, objection=_first_line(error))
+        cached = huggingface_hub.try_to_load_from_cache(name, "config.json", revision=revision)
+        if isinstance(cached, str):
+            return HubAnswer(False, _first_line(error), str(Path(cached).parent))
         raise ModelLoadError(
             f"Cannot load model '{name}': it is neither a folder here nor in the Hub's cache, and "
             f"the Hugging Face Hub was not reached ({_first_line(error)})."

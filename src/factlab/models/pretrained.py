@@ -32,6 +32,7 @@ def read_pretrained(
     """
     is_local = Path(place).is_dir()
     answer = HubAnswer(is_reached=False) if is_local else ask_hub(place, revision)
+    place = answer.folder or place
     source: dict[str, Any] = {
         "revision": revision,
         "trust_remote_code": False,  # said, because otherwise transformers asks on the terminal
