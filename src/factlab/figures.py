@@ -61,7 +61,12 @@ def clear_spines(panel: Axes) -> None:
 
 def footnote(figure: Figure, text: str) -> None:
     """Small print below everything; a dollar sign does not begin a formula."""
-    figure.supxlabel(text, fontsize=8, color="0.35", parse_math=False)
+    figure.supxlabel(printable(text), fontsize=8, color="0.35", parse_math=False)
+
+
+def printable(text: str) -> str:
+    """A text whose signs all have a shape: control characters, as a token may be, become dots."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else "·" for sign in text)
 
 
 def shortened(text: str, n_characters: int) -> str:

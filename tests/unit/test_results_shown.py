@@ -273,6 +273,14 @@ def test_a_substitute_is_named(lm):
     assert "'The Big Ben' instead of 'The Space Needle'" in repr(trace)
 
 
+def test_control_characters_are_drawn_as_dots(trace, tmp_path):
+    tokens = ("\x16", *trace.tokens[1:])
+    odd = dataclasses.replace(trace, answer="\x17", prompt="a\x18b", tokens=tokens)
+    written = texts_of(odd.plot(tmp_path / "t.png"))  # a glyph that is missing would be a warning
+    assert "a·b" in written
+    assert "“·”" in written
+
+
 def test_the_bar_of_a_tall_trace_is_no_wider(lm):
     widths = []
     for prompt in (PROMPT, PROMPT + " and" * 60):

@@ -20,6 +20,7 @@ from factlab.figures import (
     clear_spines,
     footnote,
     new_picture,
+    printable,
     save_picture,
     shortened,
 )
@@ -69,7 +70,7 @@ def plot_neurons(
     _draw_sums(sums, mean, found)
     for panel in (dots, sums):
         clear_spines(panel)
-    figure.suptitle(_title(found, int(marked.sum())), fontsize=11, parse_math=False)
+    figure.suptitle(printable(_title(found, int(marked.sum()))), fontsize=11, parse_math=False)
     footnote(figure, _footnote(found))
     save_picture(figure, path)
     return figure

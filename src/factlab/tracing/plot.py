@@ -20,6 +20,7 @@ from factlab.figures import (
     clear_spines,
     footnote,
     new_picture,
+    printable,
     save_picture,
     shortened,
 )
@@ -61,7 +62,7 @@ def plot_trace(trace: CausalTrace, path: str | Path | None = None) -> Picture:
             if 0 < edge < len(trace.tokens):
                 panel.axhline(edge - 0.5, color="0.4", linewidth=0.6, linestyle=(0, (4, 3)))
     _label_tokens(panels[0], trace)
-    figure.suptitle(_title(trace, 55 * n_kinds), fontsize=11, parse_math=False)
+    figure.suptitle(printable(_title(trace, 55 * n_kinds)), fontsize=11, parse_math=False)
     footnote(figure, _footnote(trace, of_kind.values()))
     save_picture(figure, path)
     return figure
@@ -147,7 +148,7 @@ def panel_title(panel: Axes, kind: str, config: TraceConfig, maximum: str) -> No
     """Say what a panel shows, what its largest effect is, and what its layers are."""
     is_window = kind in WINDOWED and config.window != 1
     name = KIND_NAMES[kind] + (f", window of {config.window} layers" if is_window else "")
-    panel.set_title(f"{name}\n{maximum}", fontsize=9, parse_math=False)
+    panel.set_title(printable(f"{name}\n{maximum}"), fontsize=9, parse_math=False)
     panel.set_xlabel("centre layer" if is_window else "layer", fontsize=9)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     clear_spines(panel)
@@ -155,7 +156,7 @@ def panel_title(panel: Axes, kind: str, config: TraceConfig, maximum: str) -> No
 
 def _label_tokens(panel: Axes, trace: CausalTrace) -> None:
     start, stop = trace.corrupted_span
-    labels = trace.token_labels
+    labels = [printable(label) for label in trace.token_labels]
     panel.set_yticks(range(len(labels)), labels=labels)
     for i, label in enumerate(panel.get_yticklabels()):
         label.set_fontweight("bold" if start <= i < stop else "normal")
