@@ -1,6 +1,7 @@
 """What the command line says of itself: help, version, completion, and how sentences are set."""
 
 import io
+import logging
 import os
 import re
 import subprocess
@@ -122,6 +123,12 @@ def test_an_interrupt_says_so(run, monkeypatch, tmp_path):
         code, _, err = run(*arguments)
         assert code == 130
         assert err == "Stopped.\n"
+
+
+def test_a_command_leaves_the_log_as_it_was(run):
+    before = list(logging.getLogger("factlab").handlers)
+    assert run("models")[0] == 0
+    assert logging.getLogger("factlab").handlers == before
 
 
 # -- sentences ------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ import functools
 import inspect
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin
@@ -164,13 +165,13 @@ def command(
             if (value := values.pop(old)) is not None:
                 values[new] = value
         session = Session(model, device, dtype, edits or [], as_json)
-        _show_log_messages(session)
-        try:
-            session.check()
-            function(session, **values)
-        except KeyboardInterrupt:
-            print_prose(session.err, "Stopped.")
-            raise typer.Exit(130) from None
+        with _log_messages_shown(session):
+            try:
+                session.check()
+                function(session, **values)
+            except KeyboardInterrupt:
+                print_prose(session.err, "Stopped.")
+                raise typer.Exit(130) from None
 
     for old, new in renamed.items():
         kind = get_args(by_name[new].annotation)[0]
@@ -229,11 +230,17 @@ def _inner_type(kind: object) -> object:
     return get_args(kind)[0] if get_origin(kind) is list else kind
 
 
-def _show_log_messages(session: Session) -> None:
-    """Send what the library logs to stderr as plain sentences."""
+@contextmanager
+def _log_messages_shown(session: Session) -> Iterator[None]:
+    """Send what the library logs inside the block to stderr, as plain sentences."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             print_prose(session.err, record.getMessage())
 
-    logging.getLogger("factlab").handlers[:] = [Handler()]
+    logger, handler = logging.getLogger("factlab"), Handler()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
