@@ -102,7 +102,7 @@ def test_build(run, files, tmp_path):
     (tmp_path / "asides.txt").write_text("It rained.\n")
     (tmp_path / "about.tsv").write_text("object\tabout\nRome\tRome is old.\n")
     more = ["--asides", tmp_path / "asides.txt", "--about", tmp_path / "about.tsv", "--limit", "2"]
-    code, out, _ = run("data", "build", *files, *more)
+    code, out, _ = run("data", "build", *files, *more, "--overwrite")
     assert code == 0
     assert "2 facts left out: the subject has several objects" in out
     assert all("It rained. " in p for r in load_records(files[-1]) for p in r.paraphrase_prompts)
@@ -118,7 +118,7 @@ def test_build_with_wikidata(run, files):
     prompts = record.neighborhood_prompts + record.attribute_prompts
     assert any("Eiffel Tower" in prompt for prompt in prompts)
     assert any("Colosseum" in prompt for prompt in prompts)
-    code, _, err = run("data", "build", *files, *args)  # without the server
+    code, _, err = run("data", "build", *files, *args, "--overwrite")  # without the server
     assert code == 0, err
     assert load_records(files[-1]) == [record]
 
