@@ -66,7 +66,7 @@ def test_folders_that_are_no_evaluation(tmp_path):
         load_run(tmp_path)
     with pytest.raises(StorageError, match="format is 'something else'"):
         load_run(save_run(tmp_path / "other", [], format="something else"))
-    with pytest.raises(StorageError, match=r"'run.json', method: Field required"):
+    with pytest.raises(StorageError, match=r"run.json' is damaged: method: Field required"):
         folder = save_run(tmp_path / "no method", [])
         document = json.loads((folder / "run.json").read_text())
         del document["request"]["method"]
