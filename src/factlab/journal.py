@@ -31,7 +31,7 @@ from factlab.appending import (
 )
 from factlab.documents import JsonValue, NewerVersionError, check_format, newer
 from factlab.errors import InvalidRequestError, StorageError
-from factlab.shards import Shard as Shard
+from factlab.shards import Shard
 from factlab.storage import check_writable, read_json, write_json
 
 Versions = dict[str, str]
