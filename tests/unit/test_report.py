@@ -77,7 +77,7 @@ def test_folders_that_are_no_evaluation(tmp_path):
     folder = save_run(tmp_path / "damaged", [make_row(1, GOOD)])
     (records,) = folder.glob("*.jsonl")
     records.write_text(records.read_text().replace('"case_id": 1', '"case_id": "x"'))
-    with pytest.raises(StorageError, match="case 0, case_id"):
+    with pytest.raises(StorageError, match=r"Case 0 of .* is damaged: case_id"):
         load_run(folder)
 
 
