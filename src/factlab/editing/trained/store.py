@@ -139,9 +139,16 @@ def _network(file: _EditorFile, config: NetworkConfig, path: Path) -> EditorNetw
     How large it is is first worked out without memory, and compared with the header of the file:
     a few letters in a damaged `editor.json` must not fill the machine.
     """
+    shapes = {name: info.shape for name, info in tensor_infos(path).items()}
+    # No size may be larger than the largest in the file, where all of them are found.
+    largest = max((size for shape in shapes.values() for size in shape), default=0)
+    sizes = [n for matrix in file.matrices for n in (matrix.d_in, matrix.d_out)]
+    if isinstance(config, KeConfig):
+        sizes += [file.d_embedding, config.hidden, config.condition]
+    if not all(1 <= size <= largest for size in sizes):
+        raise ValueError(f"the weights in {path.name} are not those of such a network")
     with torch.device("meta"):
         expected = new_network(file.matrices, file.d_embedding, config).state_dict()
-    shapes = {name: info.shape for name, info in tensor_infos(path).items()}
     if shapes != {name: tuple(tensor.shape) for name, tensor in expected.items()}:
         raise ValueError(f"the weights in {path.name} are not those of such a network")
     network = new_network(file.matrices, file.d_embedding, config)
