@@ -1,0 +1,72 @@
+"""What README and docs show can be run: their Python on a toy, their commands as far as options."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import typer
+
+import factlab as fl
+from factlab.cli import build_app
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Sizes that are for real models and spare minutes.
+SMALLER = {
+    'load_records("builtin", limit=50': 'load_records("builtin", limit=2',
+    'load_records("builtin", limit=100)': 'load_records("builtin", limit=2)',
+    'load_records("builtin"))': 'load_records("builtin", limit=24))',
+    "fl.MeasureConfig(n_generated=30)": "fl.MeasureConfig(n_generated=1)",
+    "fl.MendConfig()": "fl.MendConfig(n_blocks=2, rank=4)",
+    "fl.TrainConfig()": "fl.TrainConfig(max_steps=2, validate_every=1, n_validation=3)",
+}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def commands(page: Path) -> list[str]:
+    """Lines that begin with `$ factlab`, with their continuations and without comments."""
+    text = "\n".join(blocks(page, "console")).replace("\\\n", " ")
+    lines = [line[2:] for line in text.splitlines() if line.startswith("$ factlab")]
+    return [shlex.join(shlex.split(line.split(" # ")[0].split("   #")[0])) for line in lines]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem
+)
+def test_python_runs(page, monkeypatch, tmp_path, capsys):
+    lm = fl.tiny_model("llama")
+    fact = fl.Fact("{} is located in the city of", "The Eiffel Tower", "Rome", "Paris")
+    facts = [fact, fl.Fact("{} is in downtown", "The Space Needle", "Paris", "Seattle")]
+    monkeypatch.setattr(fl, "load", lambda *_args, **_kwargs: lm)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    names: dict[str, object] = {"fl": fl, "lm": lm, "fact": fact, "facts": facts}
+    for block in blocks(page, "python"):
+        for large, small in SMALLER.items():
+            block = block.replace(large, small)
+        exec(compile(block, str(page), "exec"), names)  # noqa: S102 - our own page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_have_these_options(page):
+    app = typer.main.get_command(build_app())
+    for line in commands(page):
+        arguments = shlex.split(line)[1:]
+        command, name = app, "factlab"
+        while hasattr(command, "commands"):
+            assert arguments, f"no such command: {line}"
+            name, *arguments = arguments
+            assert name in command.commands, f"no such command: {line}"
+            command = command.commands[name]
+        command.make_context(name, arguments)  # raises for a wrong option
+
+
+def test_files_that_examples_name_exist():
+    for page in PAGES:
+        for name in re.findall(r"examples/[\w./-]+", page.read_text(encoding="utf-8")):
+            assert (ROOT / name).exists(), f"{page.name} names {name}"
