@@ -28,6 +28,12 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
 
 
+def smaller(block: str) -> str:
+    for large, small in SMALLER.items():
+        block = block.replace(large, small)
+    return block
+
+
 def commands(page: Path) -> list[str]:
     """Lines that begin with `$ factlab`, with their continuations and without comments."""
     text = "\n".join(blocks(page, "console")).replace("\\\n", " ")
@@ -47,9 +53,7 @@ def test_python_runs(page, monkeypatch, tmp_path, capsys):
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     names: dict[str, object] = {"fl": fl, "lm": lm, "fact": fact, "facts": facts}
     for block in blocks(page, "python"):
-        for large, small in SMALLER.items():
-            block = block.replace(large, small)
-        exec(compile(block, str(page), "exec"), names)  # noqa: S102 - our own page
+        exec(compile(smaller(block), str(page), "exec"), names)  # noqa: S102 - our own page
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
