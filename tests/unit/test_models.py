@@ -276,6 +276,25 @@ def test_a_model_that_does_more_than_its_layers_is_refused(make_model, dtype):
         del base.norm.forward
 
 
+def test_a_layer_that_cannot_be_run_by_itself_is_refused(make_model, monkeypatch):
+    """Some releases of transformers give a layer a mask that only their own loop understands."""
+    from factlab.models.language_model import LanguageModel
+
+    lm = make_model("llama")
+    message = "The size of tensor a (6) must match\nthe size of tensor b (7) at dimension 3"
+
+    def frame(*_args):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(LanguageModel, "frame", frame)
+    with pytest.raises(UnsupportedModelError) as caught:
+        LanguageModel(lm.model, lm.tokenizer)
+    assert str(caught.value) == (
+        "LlamaForCausalLM cannot be run layer by layer: The size of tensor a (6) must match the "
+        "size of tensor b (7) at dimension 3."
+    )
+
+
 def test_wrapping_a_model_in_training_mode_changes_nothing(make_model):
     from factlab.models.language_model import LanguageModel
 

@@ -426,3 +426,34 @@ def test_killed_by_the_system(lm, tmp_path, mode, n_kills):
     assert begin().wait() == 0
     assert reports(load_run(folder)) == reports(whole)
     assert lines(folder) == lines(tmp_path / "whole")
+
+
+def test_texts_of_other_random_streams_are_not_mixed(lm, tmp_path, monkeypatch):
+    """An earlier version drew otherwise and said nothing of it; its runs can still be read."""
+    monkeypatch.setattr("factlab.evaluation.runner.STREAMS", 1)
+    folder, stop = tmp_path / "run", Countdown(3)
+    start(lm, folder, should_stop=stop)
+    header = json.loads((folder / "run.json").read_text())
+    del header["request"]["generation"]["streams"]
+    (folder / "run.json").write_text(json.dumps(header))
+    monkeypatch.undo()
+    for options in ({}, {"resume": False, "shard": Shard(1, 2)}):
+        with pytest.raises(StorageError, match="draws other texts from the same seed"):
+            start(lm, folder, **options)
+    before = load_run(folder)
+    assert 0 < len(before.rows) < before.n_cases
+    assert reports(before)
+
+
+def test_runs_without_texts_go_on_whatever_their_streams(lm, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    plain = [make_record(i, generation_prompts=()) for i in range(4)]
+    for number, records, measure in (
+        (1, make_records(), MeasureConfig(n_generated=0)),
+        (2, plain, MEASURE),
+    ):
+        out, options = folder / str(number), {"records": records, "measure": measure}
+        monkeypatch.setattr("factlab.evaluation.runner.STREAMS", 1)
+        start(lm, out, should_stop=Countdown(3), **options)
+        monkeypatch.setattr("factlab.evaluation.runner.STREAMS", 2)
+        assert start(lm, out, **options).n_missing == 0

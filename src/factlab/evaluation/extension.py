@@ -1,4 +1,4 @@
-"""Going on with a run on more records than it was begun with.
+"""Going on with a run: whether its texts would stay of one kind, and on more records than before.
 
 What a record's own edit does to it does not depend on how many others there are. So a run of the
 first 10 records of a data set becomes one of the first 100 without doing the 10 again; only where
@@ -14,6 +14,31 @@ from factlab.data.records import Record
 from factlab.errors import StorageError
 from factlab.journal import Journal
 from factlab.journal import Record as Line
+
+
+def check_streams(folder: Path, request: Line) -> None:
+    """Refuse to go on with a run whose texts were drawn from other random numbers.
+
+    Does nothing if there is no run, or if no texts are asked for. A report of the run as it is can
+    still be made.
+
+    Args:
+        folder: of the run.
+        request: what is asked for now.
+
+    Raises:
+        StorageError: another version of factlab, which draws otherwise, began it.
+    """
+    now = request["generation"]
+    if not isinstance(now, dict) or not (folder / "run.json").exists():
+        return
+    before = Journal.load(folder).request.get("generation")
+    if isinstance(before, dict) and before.get("streams") != now.get("streams"):
+        raise StorageError(
+            f"'{folder}' was begun by a version of factlab that draws other texts from the same "
+            "seed, so the rest of its texts would not fit the first. Begin again in a new folder, "
+            "or go on with that version; a report can be made of what is there."
+        )
 
 
 def extend_run(

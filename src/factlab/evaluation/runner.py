@@ -31,7 +31,7 @@ from factlab.evaluation.edited import (
     EditedTogether,
     Outcome,
 )
-from factlab.evaluation.extension import extend_run
+from factlab.evaluation.extension import check_streams, extend_run
 from factlab.evaluation.measure import Yardstick, asks, is_finite
 from factlab.evaluation.measurement import Measurement, Row
 from factlab.evaluation.saved_run import ADVICE, FORMAT, Run, load_run
@@ -39,6 +39,7 @@ from factlab.evaluation.unedited import Unedited, ordinary_text_hash, references
 from factlab.facts import Fact
 from factlab.journal import Journal, Shard
 from factlab.journal import Record as Line
+from factlab.models.generation import STREAMS
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 
@@ -153,6 +154,7 @@ def evaluate(
     yardstick = Yardstick(lm, asked.measure, asked.references, ordinary_text, memory_gib)
     unedited = Unedited(yardstick, asked.references, ordinary_text, Path(cache) if cache else None)
     request = _request(lm, asked)
+    check_streams(folder, request)
     if resume:
         look_at = partial(_usable, lm, asked.records)
         extend_run(folder, request, cases_given, look_at, batch_size)
@@ -248,6 +250,8 @@ def _request(lm: LanguageModel, asked: Evaluation) -> Line:
         "text_tokens": measure.text_tokens,
         "top_k": measure.top_k,
     }
+    if any(record.generation_prompts for record in asked.records):
+        texts["streams"] = STREAMS
     return {
         "format": FORMAT,
         "model": {"name": lm.name, "fingerprint": lm.live_fingerprint, "dtype": str(lm.dtype)},

@@ -16,6 +16,9 @@ from factlab.progress import ProgressCallback, silent
 from factlab.tokens import TokenBatch, pad, start_token_ids
 from factlab.writing import check_texts
 
+# How a row's random numbers follow from seed and row. A run that was begun with another number
+# cannot go on with this one: half of its texts would be others than those of an unbroken run.
+STREAMS = 2
 # When no more than this share of the rows in a batch is still open, the others leave it.
 _CLEARED_AT = 0.75
 
