@@ -224,7 +224,7 @@ _HOMES = {
     "train_editor": "editing.trained.training",
 }
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "METHODS",
