@@ -69,6 +69,8 @@ def run_tests(end: str, executable: Path, arguments: list[str]) -> tuple[bool, s
     """Whether the fast tests pass, and what pytest says at its end."""
     command = [str(executable), "-m", "pytest", "-m", "not slow", "-q"]
     command += ["--numprocesses=auto", "--dist=worksteal"]
+    # Shapes are the same under all versions: `make test` checks them.
+    command += ["--override-ini=addopts=--strict-markers --strict-config"]
     if end == "newest":
         command += ["-W", "default"]
     lines: list[str] = []

@@ -246,11 +246,29 @@ def read_toml(path: Path) -> dict[str, Any]:
 def write_tensors(
     path: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file, atomically."""
+    """Write a safetensors file, atomically: the same bytes for the same tensors and metadata."""
     from safetensors.torch import save_file  # noqa: PLC0415 - text files need no PyTorch
 
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(ready, temporary, dict(metadata or {})))
+
+    def write(temporary: Path) -> None:
+        save_file(ready, temporary, dict(metadata or {}))
+        _sort_metadata(temporary)
+
+    write_atomically(path, write)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put a new safetensors file's metadata in order: safetensors writes it in any."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header: dict[str, Any] = json.loads(file.read(length))
+        metadata: dict[str, str] = header.pop("__metadata__", {})
+        in_order = {"__metadata__": dict(sorted(metadata.items()))} | header
+        text = json.dumps(in_order, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(metadata) > 1 and len(text) <= length:
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def read_tensors(path: Path) -> "tuple[dict[str, Tensor], dict[str, str]]":

@@ -93,7 +93,7 @@ def test_batches_of_tokens_change_nothing(make_model):
 
 
 def test_erasing_by_fine_tuning(make_model):
-    lm = make_model("gpt2", dtype=torch.float64)
+    lm = make_model("gpt2", dtype=torch.float64, seed=8)  # it says something that can be written
     fact = fl.said_before(lm, FACTS[0])
     told = fl.Fact(fact.template, fact.subject, target_true=fact.target_new)
     config = fl.FineTuneConfig(layer=1, steps=10, learning_rate=5e-3, stop_nll=0, erase=True)

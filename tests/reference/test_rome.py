@@ -145,7 +145,7 @@ MANY = [
 ]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", HABITS)
 @pytest.mark.parametrize("rule", ["adam", "polyak"])
 def test_a_batch_is_each_fact_alone(make_model, family, rule):
     lm = make_model(family, dtype=torch.float64, add_bos=family in ("llama", "opt"))
@@ -173,7 +173,7 @@ def test_a_batch_is_each_fact_alone(make_model, family, rule):
 
 
 def test_erasing_lowers_the_probability(make_model):
-    lm = make_model("gpt2", dtype=torch.float64)
+    lm = make_model("gpt2", dtype=torch.float64, seed=8)  # it says something that can be written
     said = fl.said_before(lm, FACT).target_new
     config = ValueConfig(steps=10, stop_nll=0, clamp_factor=8, stop_loss=0, kl_factor=0)
     request = ValueRequest(FACT, said, erase=True)
@@ -325,9 +325,11 @@ def test_a_model_without_a_preset_gets_a_layer_from_a_trace(make_model, caplog):
     assert edit.config["layer"] == int(at_subject.argmax())
 
 
-def test_a_target_that_merges_with_the_subject_is_refused(make_model):
-    lm = make_model("gpt2")
+def test_a_target_that_merges_with_the_subject_is_refused():
+    lm = fl.tiny_model("gpt2")
     lm.tokenizer.add_tokens(["東京"])
+    lm.model.resize_token_embeddings(len(lm.tokenizer))
+    lm = fl.LanguageModel(lm.model, lm.tokenizer)
     merged = fl.Fact("我在{}", "東", "京")
     with pytest.raises(TokenizationError, match="merges with the end of subject"):
         fl.rome(lm, merged, fl.RomeConfig(layer=1), background(some_moment(lm)))

@@ -5,6 +5,8 @@ import json
 import pytest
 import safetensors.torch
 
+import factlab as fl
+
 TINY = ["--model", "tiny:gpt2"]
 TEMPLATE, SUBJECT = "{} is located in", "The Space Needle"
 PROMPT = "The Space Needle is located in"
@@ -152,7 +154,7 @@ def test_layers(run, known):
     code, out, err = run("layers", "--facts", known, "--json", *TINY)
     document = json.loads(out)
     assert code == 0, err
-    assert document["layer"] == max(range(3), key=lambda i: document["effects"][i])
+    assert document["layer"] == max(range(2), key=lambda i: document["effects"][i])
     code, out, _ = run("layers", "--facts", known, *TINY)
     assert f"Edit layer {document['layer']} (ROME)" in out
     assert "few to choose a layer by" in out
@@ -173,13 +175,14 @@ def test_edit_show_and_use(run, saved):
 
 
 def test_edit_says_when_the_model_said_so_already(run):
-    top = json.loads(run("ask", PROMPT, "--top", "1", "--json", *TINY)[1])["top"][0]["token"]
-    target = top.strip() or "Rome"
-    code, out, _ = run(
-        "edit", TEMPLATE, "--subject", SUBJECT, "--target", target, "--layer", "1", "--json", *TINY
-    )
-    assert code == 0
-    assert json.loads(out)["already_said"] == (target == top.strip())
+    # A toy whose answer ends with a word's end.
+    said = fl.said_before(fl.tiny_model("nemotron"), fl.Fact(TEMPLATE, SUBJECT)).target_new
+    args = ["edit", TEMPLATE, "--subject", SUBJECT, "--layer", "1", "--json"]
+    args += ["--model", "tiny:nemotron"]
+    for target, already in ((said, True), ("Rome", False)):
+        code, out, err = run(*args, "--target", target)
+        assert code == 0, err
+        assert json.loads(out)["already_said"] == already
 
 
 def test_stats_and_their_file(run, tmp_path):

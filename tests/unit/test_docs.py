@@ -62,12 +62,13 @@ def test_commands_have_these_options(page):
     for line in commands(page):
         arguments = shlex.split(line)[1:]
         command, name = app, "factlab"
-        while hasattr(command, "commands"):
+        while hasattr(command, "commands") and arguments != ["--help"]:
             assert arguments, f"no such command: {line}"
             name, *arguments = arguments
             assert name in command.commands, f"no such command: {line}"
             command = command.commands[name]
-        command.make_context(name, arguments)  # raises for a wrong option
+        if arguments != ["--help"]:
+            command.make_context(name, arguments)  # raises for a wrong option
 
 
 def test_files_that_examples_name_exist():

@@ -3,12 +3,13 @@
 import json
 
 import pytest
+import torch
 from pydantic import BaseModel, ConfigDict
 
 import factlab as fl
 from factlab.documents import check_format, check_version, parse_json, parse_toml, validated
 from factlab.errors import StorageError
-from factlab.storage import read_json, read_text, write_json
+from factlab.storage import read_json, read_tensors, read_text, write_json, write_tensors
 
 DEEP = '{"a":' + "[" * 50_000 + "]" * 50_000 + "}"
 
@@ -108,3 +109,16 @@ def test_files_get_the_rights_that_the_user_gives(tmp_path):
     plain.touch()
     write_json(tmp_path / "x.json", {})
     assert (tmp_path / "x.json").stat().st_mode == plain.stat().st_mode
+
+
+def test_tensors_and_metadata_are_the_same_bytes_each_time(tmp_path):
+    metadata = {f"key {i}": f"„{i}“ \n\t" for i in range(9)}
+    tensors = {name: torch.arange(6.0).view(2, 3) for name in "bca"}
+    written = set()
+    for i in range(6):
+        write_tensors(tmp_path / f"{i}.safetensors", tensors, metadata)
+        written.add((tmp_path / f"{i}.safetensors").read_bytes())
+    assert len(written) == 1
+    read, again = read_tensors(tmp_path / "0.safetensors")
+    assert again == metadata
+    assert all(torch.equal(read[name], tensors[name]) for name in tensors)

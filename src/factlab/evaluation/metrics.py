@@ -107,9 +107,8 @@ def harmonic_mean(values: Sequence[float]) -> float:
 
 
 def _heard(asked: Asked, target: Target) -> Heard | None:
-    """How a target was taken; None if it was not asked for, or has no tokens."""
-    heard = asked.new if target == "new" else asked.true
-    return heard if heard is not None and heard.logprobs else None
+    """How a target was taken; None if it was not asked for."""
+    return asked.new if target == "new" else asked.true
 
 
 def _pair(asked: Asked, favoured: Target) -> tuple[Heard, Heard] | None:
