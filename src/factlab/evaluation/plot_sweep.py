@@ -3,13 +3,12 @@
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from factlab.errors import counted
 from factlab.evaluation.scores import METRICS, SCORE
 from factlab.evaluation.sweep import GROUP_OF, Sweep, trace_line
-from factlab.figures import clear_spines
-from factlab.storage import write_atomically
+from factlab.figures import Picture, clear_spines, new_picture, printable, save_picture
 
 _COLOURS = {
     "first": "#56b4e9",
@@ -31,7 +30,7 @@ _PER_LINE = 3  # panels, so that letters can be read at the width of a page
 _APART = 0.12  # of the distance between layers, by which tokens stand beside each other
 
 
-def plot_sweep(found: Sweep, path: str | Path | None = None) -> Figure:
+def plot_sweep(found: Sweep, path: str | Path | None = None) -> Picture:
     """Draw scores and trace by layer: after figure 5 of the ROME paper.
 
     Args:
@@ -39,11 +38,12 @@ def plot_sweep(found: Sweep, path: str | Path | None = None) -> Figure:
         path: where to write it too, as .png, .pdf or .svg.
 
     Raises:
+        InvalidRequestError: the file name's ending is none of these.
         StorageError: the file cannot be written.
     """
     n_cells = len(found.columns) + (found.trace is not None) + 1  # the last one explains
     n_lines = -(-n_cells // _PER_LINE)
-    figure = Figure(figsize=(9.0, 2.75 * n_lines), layout="constrained", dpi=150)
+    figure = new_picture(9.0, 2.75 * n_lines)
     panels = [*figure.subplots(n_lines, _PER_LINE, squeeze=False).flat]
     for panel, column in zip(panels, found.columns, strict=False):
         _draw_scores(panel, found, column)
@@ -52,8 +52,7 @@ def plot_sweep(found: Sweep, path: str | Path | None = None) -> Figure:
     for panel in panels[n_cells - 1 :]:
         panel.set_axis_off()
     _explain(panels[n_cells - 1], found)
-    if path is not None:
-        write_atomically(Path(path), figure.savefig)
+    save_picture(figure, path)
     return figure
 
 
@@ -107,12 +106,12 @@ def _explain(panel: Axes, found: Sweep) -> None:
         marks, names, loc="upper left", frameon=False, fontsize=9, title="Edited at the ...",
         title_fontsize=9, alignment="left", borderaxespad=0.0,
     )  # fmt: skip
-    lines = [f"{found.model_name}", f"{found.n_records} records, bars: 95 % intervals"]
+    lines = [f"{found.model_name}", f"{counted(found.n_records, 'record')}, bars: 95 % intervals"]
     if found.trace is not None:
-        lines.append(f"trace: mean of {found.trace.n_facts} known facts")
+        lines.append(f"trace: mean of {counted(found.trace.n_facts, 'known fact')}")
     panel.text(
-        0.0, 0.0, "\n".join(lines), fontsize=8, color="0.35", va="bottom", parse_math=False,
-        transform=panel.transAxes,
+        0.0, 0.0, printable("\n".join(lines)), fontsize=8, color="0.35", va="bottom",
+        parse_math=False, transform=panel.transAxes,
     )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from factlab.data.records import Benchmark
@@ -14,8 +13,7 @@ from factlab.data.relation_names import relation_label
 from factlab.errors import InvalidRequestError, nearest
 from factlab.evaluation.report_tables import EvalReport, FigureName, ReportRow, ReportTable
 from factlab.evaluation.scores import SCORE, SCORE_PARTS
-from factlab.figures import clear_spines
-from factlab.storage import write_atomically
+from factlab.figures import Picture, clear_spines, footnote, new_picture, save_picture
 
 _BARS = ("0.35", "#0072b2", "#009e73", "#e69f00")  # told apart by the colour-blind too
 _LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -51,14 +49,14 @@ def plot_report(report: EvalReport, folder: Path) -> list[Path]:
             figure = draw(table)
             if figure is not None:
                 path = folder / (f"{name}.png" if number == 1 else f"{name}-{number}.png")
-                write_atomically(path, figure.savefig)
+                save_picture(figure, path)
                 drawn.append(path)
     return drawn
 
 
 def plot_figure(
     report: EvalReport, path: str | Path | None, name: FigureName, number: int
-) -> Figure:
+) -> Picture:
     """One figure of one table; see `EvalReport.plot`."""
     if name not in _FIGURES:
         raise InvalidRequestError(
@@ -72,8 +70,7 @@ def plot_figure(
     figure = _FIGURES[name](report.tables[number])
     if figure is None:
         raise InvalidRequestError(f"There is nothing to draw as '{name}': {_NEEDED[name]}.")
-    if path is not None:
-        write_atomically(Path(path), figure.savefig)
+    save_picture(figure, path)
     return figure
 
 
@@ -86,13 +83,13 @@ def _measured(table: ReportTable, needed: tuple[str, ...] = (SCORE,)) -> list[Re
     ]
 
 
-def _bars(table: ReportTable) -> Figure | None:
+def _bars(table: ReportTable) -> Picture | None:
     """S and its three parts for each row, with their intervals."""
     names = (SCORE, *SCORE_PARTS[table.benchmark])
     rows = _measured(table, names)
     if not rows:
         return None
-    figure = Figure(figsize=(6.8, 1.7 + 0.62 * len(rows)), layout="constrained", dpi=150)
+    figure = new_picture(6.8, 1.7 + 0.62 * len(rows))
     panel = figure.subplots()
     places = np.arange(len(rows))
     for i, (name, colour) in enumerate(zip(names, _BARS, strict=True)):
@@ -113,7 +110,7 @@ def _bars(table: ReportTable) -> Figure | None:
     return figure
 
 
-def _by_edits(table: ReportTable) -> Figure | None:
+def _by_edits(table: ReportTable) -> Picture | None:
     """S against how many edits are in the model, a line for each method and way of editing."""
     lines: dict[str, list[ReportRow]] = {}
     for row in _measured(table):
@@ -124,7 +121,7 @@ def _by_edits(table: ReportTable) -> Figure | None:
     numbers = sorted({_n_edits(row) for rows in lines.values() for row in rows})
     if len(numbers) < 2:
         return None
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained", dpi=150)
+    figure = new_picture(6.4, 4.2)
     panel = figure.subplots()
     for i, (name, unsorted) in enumerate(lines.items()):
         rows = sorted(unsorted, key=_n_edits)
@@ -153,7 +150,7 @@ def _by_edits(table: ReportTable) -> Figure | None:
     return figure
 
 
-def _by_relation(table: ReportTable) -> Figure | None:
+def _by_relation(table: ReportTable) -> Picture | None:
     """S of each relation and row as a map."""
     rows = _measured(table)
     relations = sorted(
@@ -166,10 +163,7 @@ def _by_relation(table: ReportTable) -> Figure | None:
         [100 * row.relations.get(relation, {}).get(SCORE, math.nan) for row in rows]
         for relation in relations
     ])  # fmt: skip
-    figure = Figure(
-        figsize=(3.6 + 0.95 * len(rows), 1.9 + 0.24 * len(relations)),
-        layout="constrained", dpi=150,
-    )  # fmt: skip
+    figure = new_picture(3.6 + 0.95 * len(rows), 1.9 + 0.24 * len(relations))
     panel = figure.subplots()
     shown = panel.imshow(scores, cmap="Blues", vmin=0, vmax=100, aspect="auto")
     for (i, j), score in np.ndenumerate(scores):
@@ -220,14 +214,14 @@ def _name(row: ReportRow) -> str:
     return f"{row.label}\n({len(run.rows)} of {run.n_cases} records)"
 
 
-def _caption(figure: Figure, table: ReportTable, rows: list[ReportRow]) -> None:
+def _caption(figure: Picture, table: ReportTable, rows: list[ReportRow]) -> None:
     counts = sorted({row.summary.n_records for row in rows})
     n = str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
-    text = f"{table.model.name} on {table.data.name}, {n} records"
-    figure.supxlabel(text, fontsize=8, color="0.35", parse_math=False)
+    noun = "record" if counts == [1] else "records"
+    footnote(figure, f"{table.model.name} on {table.data.name}, {n} {noun}")
 
 
-_FIGURES: Mapping[FigureName, Callable[[ReportTable], Figure | None]] = {
+_FIGURES: Mapping[FigureName, Callable[[ReportTable], Picture | None]] = {
     "scores": _bars,
     "scores-by-edits": _by_edits,
     "scores-by-relation": _by_relation,

@@ -1,14 +1,13 @@
 """`EvalReport` and what it is made of: tables of lines, which print, plot and save themselves."""
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from factlab.data.records import Benchmark
+from factlab.data_frames import data_frame
 from factlab.documents import JsonValue
-from factlab.errors import MissingPackageError
 from factlab.estimate import Estimate
 from factlab.evaluation.case_texts import CaseTexts
 from factlab.evaluation.metrics import ProbForm
@@ -17,7 +16,8 @@ from factlab.evaluation.scores import RecordScores, Summary
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingImports]
-    from matplotlib.figure import Figure
+
+    from factlab.figures import Picture
 
 SIGNIFICANT = 0.05
 
@@ -158,18 +158,11 @@ class EvalReport:
         Raises:
             MissingPackageError: pandas, which factlab itself does not need, is not installed.
         """
-        try:
-            pandas = importlib.import_module("pandas")
-        except ImportError as error:
-            raise MissingPackageError(
-                "to_pandas needs the package pandas, which is not installed: pip install pandas. "
-                "rows() gives the same without it."
-            ) from error
-        return pandas.DataFrame(self.rows())
+        return data_frame(self.rows())
 
     def plot(
         self, path: str | Path | None = None, name: FigureName = "scores", table: int = 0
-    ) -> "Figure":
+    ) -> "Picture":
         """Draw one of the report's figures.
 
         Args:
@@ -179,11 +172,11 @@ class EvalReport:
             table: which of the report's tables to draw, from 0.
 
         Returns:
-            A matplotlib figure, to be changed or shown.
+            A matplotlib figure, to be changed or shown; a notebook shows it by itself.
 
         Raises:
-            InvalidRequestError: there is no such table or figure, or the runs have not enough for
-                it.
+            InvalidRequestError: there is no such table or figure, the runs have not enough for
+                it, or the file name's ending is none of these.
             StorageError: the file cannot be written.
         """
         from factlab.evaluation import report_plots  # noqa: PLC0415 - matplotlib when drawing

@@ -37,7 +37,7 @@ from factlab.storage import write_atomically, write_json
 from factlab.tracing.average import GROUPS, AverageTrace
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from factlab.figures import Picture
 
 # The group of an averaged trace that each token belongs to.
 GROUP_OF: Mapping[LookupToken, str] = {
@@ -107,16 +107,17 @@ class Sweep:
             cell for cell in self.scores if cell != best and self.scores[cell][SCORE].mean >= low
         ]
 
-    def plot(self, path: str | Path | None = None) -> "Figure":
+    def plot(self, path: str | Path | None = None) -> "Picture":
         """Draw scores and trace by layer, a line per token.
 
         Args:
             path: where to write it too, as .png, .pdf or .svg.
 
         Returns:
-            A matplotlib figure, to be changed or shown.
+            A matplotlib figure, which a notebook shows.
 
         Raises:
+            InvalidRequestError: the file name's ending is none of these.
             StorageError: the file cannot be written.
         """
         from factlab.evaluation.plot_sweep import plot_sweep  # noqa: PLC0415 - when drawing only

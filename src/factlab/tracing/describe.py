@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from factlab.tracing.average import AverageTrace
     from factlab.tracing.result import CausalTrace
 
+_HARDLY_KNOWN = 0.2
+
 
 def trace_in_words(trace: "CausalTrace") -> str:
     """A few lines: the prompt, the answer's probabilities, the strongest state of each kind."""
@@ -26,9 +28,6 @@ def trace_in_words(trace: "CausalTrace") -> str:
         if not trace.effects[kind].isnan().all()
     ]
     return "\n".join([*lines, *(f"  {note}" for note in trace.notes)])
-
-
-_HARDLY_KNOWN = 0.2
 
 
 def trace_notes(trace: "CausalTrace") -> tuple[str, ...]:

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from factlab.figures import Picture
 
 _MEMIT_LAYERS = 5
-
-
 _FEW_FACTS = 10
 
 

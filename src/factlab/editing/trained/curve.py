@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator
 
 from factlab.errors import InvalidRequestError
-from factlab.storage import write_atomically
+from factlab.figures import new_picture, save_picture
 
 # One colour for what an editor never saw, in all panels; grey for what it learns from.
 _TRAINING, _VALIDATION = "0.6", "#0072b2"
@@ -26,12 +25,12 @@ def plot_curve(history: Mapping[int, Mapping[str, Any]], name: str, path: Path) 
         path: ends in `.png`, `.pdf` or `.svg`.
 
     Raises:
-        InvalidRequestError: there is nothing to draw.
+        InvalidRequestError: there is nothing to draw, or the file name's ending is none of these.
         StorageError: the file cannot be written.
     """
     if not history:
         raise InvalidRequestError("The training has no validations yet: nothing to draw.")
-    figure = Figure(figsize=(9.0, 3.1), layout="constrained", dpi=150)
+    figure = new_picture(9.0, 3.1)
     loss, edit, kept = figure.subplots(1, 3)
     best = min(history, key=lambda step: history[step]["loss"])
     _line(loss, history, "train_loss", "training", _TRAINING)
@@ -55,7 +54,7 @@ def plot_curve(history: Mapping[int, Mapping[str, Any]], name: str, path: Path) 
         for side in ("top", "right"):
             panel.spines[side].set_visible(False)
     figure.suptitle(f"{name}: best at step {best}", fontsize=11, parse_math=False)
-    write_atomically(path, figure.savefig)
+    save_picture(figure, path)
 
 
 def _line(
