@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from factlab.errors import FactlabError as FactlabError
     from factlab.errors import InvalidRequestError as InvalidRequestError
     from factlab.errors import MemoryLimitError as MemoryLimitError
+    from factlab.errors import MissingPackageError as MissingPackageError
     from factlab.errors import ModelLoadError as ModelLoadError
     from factlab.errors import StatisticsError as StatisticsError
     from factlab.errors import StorageError as StorageError
@@ -147,6 +148,7 @@ _HOMES = {
     "MemoryLimitError": "errors",
     "MendConfig": "editing.trained.configs",
     "Method": "editing.methods",
+    "MissingPackageError": "errors",
     "ModelDiff": "editing.compare",
     "ModelLoadError": "errors",
     "MultivariateNoise": "tracing.corruption_kinds",
@@ -253,6 +255,7 @@ __all__ = [
     "MemoryLimitError",
     "MendConfig",
     "Method",
+    "MissingPackageError",
     "ModelDiff",
     "ModelLoadError",
     "MultivariateNoise",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from factlab.documents import JsonValue, parse_json
 from factlab.errors import StorageError
-from factlab.storage import write_atomically
+from factlab.storage import read_bytes, write_text
 
 Record = dict[str, JsonValue]
 
@@ -22,7 +22,7 @@ def append_line(path: Path, record: Record) -> None:
         StorageError: it cannot be written, or JSON cannot express the record.
     """
     try:
-        data = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        data = _as_line(record).encode()
     except ValueError as error:  # NaN, or a text that is not Unicode
         raise StorageError(f"Cannot write '{path}': {error}.") from error
     try:
@@ -38,6 +38,10 @@ def append_line(path: Path, record: Record) -> None:
             f"Cannot write '{path}': {error.strerror or error}. What was finished before "
             "is safe; make room and resume."
         ) from error
+
+
+def _as_line(record: Record) -> str:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def file_id(path: Path) -> tuple[int, int] | None:
@@ -70,10 +74,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, Record]]:
     Raises:
         StorageError: the file cannot be read, or a line is damaged.
     """
-    try:
-        data = path.read_bytes() if path.exists() else b""
-    except OSError as error:
-        raise StorageError(f"Cannot read '{path}': {error.strerror or error}.") from error
+    data = read_bytes(path) if path.exists() else b""
     lines = data.split(b"\n")[:-1]  # what follows the last line break was cut short
     for number, line in enumerate(lines, start=1):
         try:
@@ -97,14 +98,7 @@ def keep_lines(path: Path, wanted: Callable[[Record], bool]) -> None:
         StorageError: the file cannot be read or written, or a line is damaged.
     """
     kept = [record for _, record in read_lines(path) if wanted(record)]
-    text = "".join(
-        json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in kept
-    )
-    write_atomically(path, lambda temporary: _write(temporary, text))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="")
+    write_text(path, "".join(map(_as_line, kept)))
 
 
 def drop_torn_line(path: Path) -> None:

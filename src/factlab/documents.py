@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from factlab.errors import FactlabError, StorageError
+from factlab.errors import StorageError
 
 JsonValue = None | bool | int | float | str | list[Any] | dict[str, Any]
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
@@ -169,8 +169,7 @@ def described(error: Exception) -> str:
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     if isinstance(error, KeyError):
         return f"{error} is missing"
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if isinstance(error, FactlabError) else text.rstrip(".")
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _no_number(name: str) -> float:

@@ -5,7 +5,7 @@ import re
 from dataclasses import InitVar, dataclass
 from typing import Literal, NamedTuple
 
-from factlab.errors import InvalidRequestError
+from factlab.errors import InvalidRequestError, counted
 from factlab.lookalikes import differences, lookalike, nearest_part
 from factlab.writing import check_text
 
@@ -193,7 +193,7 @@ class Fact:
             )
         if occurrence is not None and not 1 <= occurrence <= count:
             raise InvalidRequestError(
-                f"Subject '{subject}' occurs {count} times in prompt '{prompt}': "
+                f"Subject '{subject}' occurs {counted(count, 'time')} in prompt '{prompt}': "
                 f"occurrence={occurrence} must be from 1 to {count}."
             )
         if occurrence is None and count > 1:

@@ -33,6 +33,11 @@ def silent(label: str, done: int, total: int) -> None:
     del label, done, total
 
 
+def tell_step(progress: ProgressCallback, label: str, first: int, total: int, step: int) -> None:
+    """Tell of a step of a batch whose first step is number `first` of `total` in all batches."""
+    progress(label, first + step, total)
+
+
 def progress_bar() -> "ProgressBar":
     """A bar on stderr that any function's `progress` takes; in notebooks too.
 

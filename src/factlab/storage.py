@@ -195,11 +195,30 @@ def write_json(path: Path, value: JsonValue) -> None:
         raise StorageError(
             f"Cannot write '{path}': it would hold NaN or an infinite number, which JSON lacks."
         ) from error
+    write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file, atomically; its line breaks stay what they are.
+
+    Raises:
+        StorageError: the file cannot be written, or the text is not Unicode.
+    """
     write_atomically(path, lambda temporary: _write_text(temporary, text))
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", newline="")
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file.
+
+    Raises:
+        StorageError: the file is missing or unreadable.
+    """
+    with _explained("read", path):
+        return path.read_bytes()
 
 
 def read_text(path: Path) -> str:
@@ -208,8 +227,7 @@ def read_text(path: Path) -> str:
     Raises:
         StorageError: the file is missing or unreadable, or not UTF-8; names the line.
     """
-    with _explained("read", path):
-        data = path.read_bytes()
+    data = read_bytes(path)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -226,8 +244,7 @@ def read_json(path: Path) -> dict[str, JsonValue]:
     Raises:
         StorageError: the file is missing, unreadable, or not a JSON object.
     """
-    with _explained("read", path):
-        data = path.read_bytes()
+    data = read_bytes(path)
     value = parse_json(data, f"'{path}'")
     if not isinstance(value, dict):
         raise StorageError(f"'{path}' holds a JSON {type(value).__name__}, not an object.")

@@ -12,6 +12,7 @@ _UNSPACED = (
     "NEW TAI LUE ", "HALFWIDTH KATAKANA ",
 )  # fmt: skip
 _HANGUL = ("HANGUL ", "HALFWIDTH HANGUL ")
+_LONGEST_SHOWN = 60  # characters
 _QUOTES = "\"'`“”‟‘’‛«»‹›"
 _INVISIBLE = "\u200b\u2060\ufeff"  # stand between characters that no space is to part
 _CONTRACTED = re.compile(r"['’](?:s|re|ll|ve|m|d|t)\b")
@@ -27,6 +28,12 @@ _PARTICLES = re.compile(
 )
 
 
+def short_repr(value: object) -> str:
+    """A value as Python writes it, cut off where it is too long for a sentence."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
+
+
 def check_text(text: object, what: str) -> None:
     """Refuse what is no text that can be stored and tokenised.
 
@@ -38,14 +45,13 @@ def check_text(text: object, what: str) -> None:
         InvalidRequestError: it is no `str`, or holds half of a surrogate pair.
     """
     if not isinstance(text, str):
-        shown = repr(text) if len(repr(text)) <= 60 else f"{repr(text)[:57]}..."
         advice = "Give a text."
         if isinstance(text, int | float):
             advice = f"Put it in quotes: '{text}'."
         elif isinstance(text, list) and text and isinstance(text[0], dict):
             advice = "Messages of a conversation go to LanguageModel.chat()."
         raise InvalidRequestError(
-            f"The {what} is {shown}, of type {type(text).__name__}, not a text. {advice}"
+            f"The {what} is {short_repr(text)}, of type {type(text).__name__}, not a text. {advice}"
         )
     try:
         text.encode()

@@ -140,7 +140,7 @@ def test_build_questions(run, files, tmp_path):
         (["--zsre", "--wikidata"], "--zsre goes without --wikidata"),
         (["--endpoint", "http://x"], "--endpoint goes with --wikidata only"),
         (["--limit", "0"], "limit=0 must be at least 1"),
-        (["--zsre"], "0 relations have 2 questions"),
+        (["--zsre"], "Relations with 2 questions and facts that will do: 0"),
         (["--wikidata", "--endpoint", "x"], "is no web address"),
     ],
 )

@@ -70,7 +70,7 @@ def test_files(run, folders, tmp_path):
         (["--json", "--csv"], "--json, --markdown and --csv exclude each other"),
         (["--case", "99"], "No run has measured case 99 yet"),
         (["--against", "roma"], "Did you mean 'rome'?"),
-        (["--label", "A"], "1 labels were given for 2 runs"),
+        (["--label", "A"], "1 label for 2 runs"),
     ],
 )
 def test_what_cannot_be(run, folders, options, message):

@@ -163,7 +163,7 @@ def test_the_same_subject_or_template_may_come_again(tmp_path):
         ("template;subject\n{} is;Rome\n", "with commas between"),
         ("template,subject,subject\n{} is,Rome,\n", "each once"),
         ("template,subject\n{} is,Rome,Italy\n", "Line 2 of .* has 3 cells for 2 columns"),
-        ("template,subject\n{} is\n", "Line 2 of .* has 1 cells for 2 columns"),
+        ("template,subject\n{} is\n", "Line 2 of .* has 1 cell for 2 columns"),
         ('template,subject\n{} is,Rome\n"{} is,Oslo\n\n\n', "Line 3 of .*unexpected end of data"),
         ('template,subject\n{} is,Rome\n"{}" is,Oslo\n\n\n', "Line 3 of .*quotes"),
         ('template,subject\n"{}\nis\n",Rome\n{,Oslo\n', "Line 5 of .*holds 0"),

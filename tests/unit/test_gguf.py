@@ -103,18 +103,30 @@ def infinite(tensors):
 @pytest.mark.parametrize(
     ("change", "header", "message"),
     [
-        (lambda t: t.pop("blk.1.ffn_up.weight"), {}, "lacks 1 weights, 'model.layers.1.mlp.up_pro"),
-        (lambda t: t.pop("output_norm.weight"), {}, "lacks 1 weights, 'model.norm.weight'"),
-        (renamed, {}, "lacks 1 weights, 'model.layers.1.mlp.up_proj.weight'"),
-        (cut, {}, "'model.layers.1.mlp.up_proj.weight' among them, or has them in another shape"),
-        (biased, {}, "holds 1 tensors .* no place for, 'blk.0.attn_q.bias'"),
+        (
+            lambda t: t.pop("blk.1.ffn_up.weight"),
+            {},
+            "lacks 1 weight, .* first is 'model.layers.1.mlp.up_pro",
+        ),
+        (
+            lambda t: t.pop("output_norm.weight"),
+            {},
+            "lacks 1 weight, .* first is 'model.norm.weight'",
+        ),
+        (renamed, {}, "lacks 1 weight, .* first is 'model.layers.1.mlp.up_proj.weight'"),
+        (cut, {}, "has other shapes there. The first is 'model.layers.1.mlp.up_proj.weight'"),
+        (biased, {}, "holds 1 tensor .* no place for. The first is 'blk.0.attn_q.bias'"),
         (infinite, {}, "'model.layers.2.mlp.down_proj.weight' has NaN or infinite"),
-        (lambda t: None, {"block_count": 2}, "holds 9 tensors .* no place for, 'blk.2"),
-        (lambda t: None, {"block_count": 0}, "no place for, 'blk."),
-        (lambda t: None, {"block_count": 4}, "lacks 9 weights, 'model.layers.3"),
-        (lambda t: None, {"feed_forward_length": 40}, "or has them in another shape"),
+        (
+            lambda t: None,
+            {"block_count": 2},
+            "holds 9 tensors .* no place for. The first is 'blk.2",
+        ),
+        (lambda t: None, {"block_count": 0}, "no place for. The first is 'blk."),
+        (lambda t: None, {"block_count": 4}, "lacks 9 weights, .* first is 'model.layers.3"),
+        (lambda t: None, {"feed_forward_length": 40}, "or has other shapes there"),
         (lambda t: None, {"head_count_kv": 0}, "Cannot read GGUF file"),
-        (lambda t: None, {"head_count": 3}, "in another shape|Cannot read GGUF file"),
+        (lambda t: None, {"head_count": 3}, "has other shapes there|Cannot read GGUF file"),
     ],
 )
 def test_files_that_are_not_what_their_header_says(write, change, header, message):

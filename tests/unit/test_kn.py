@@ -199,7 +199,7 @@ def test_what_cannot_be_done(make_model, monkeypatch):
         fl.kn(lm, [fl.Fact("{} is in", "Rome")], QUICK)
     with pytest.raises(InvalidRequestError, match="list of facts is empty"):
         fl.kn_each(lm, [], QUICK)
-    with pytest.raises(InvalidRequestError, match="1 facts but 2 lists of paraphrases"):
+    with pytest.raises(InvalidRequestError, match="1 fact but 2 lists of paraphrases"):
         fl.kn(lm, FACTS[:1], QUICK, paraphrases=[[], []])
     with pytest.raises(InvalidRequestError, match="prompt is empty"):
         fl.kn(lm, FACTS[:1], QUICK, paraphrases=[[" "]])

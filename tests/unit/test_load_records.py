@@ -111,7 +111,7 @@ def test_reading_stops_early(tmp_path):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"relation": "P35"}, r"None of the 12 records of .* has relation 'P35'. There are P19, P36\. Did you mean 'P36'"),
+        ({"relation": "P35"}, r"' has 12 records, none of relation 'P35'. There are P19, P36\. Did you mean 'P36'"),
         ({"offset": 12}, "Offset 12 leaves nothing of the 12 records of .*Choose an offset below 12"),
         ({"relation": "P19", "offset": 4}, "nothing of the 4 records of .* with relation 'P19'"),
         ({"seed": 1, "offset": 99}, "Offset 99"),

@@ -113,7 +113,7 @@ def test_a_single_token_prompt(make_model):
     ("args", "error", "message"),
     [
         (([],), InvalidRequestError, "list of prompts is empty"),
-        ((["a b"], ["c", "d"]), InvalidRequestError, "1 prompts but 2 targets"),
+        ((["a b"], ["c", "d"]), InvalidRequestError, "1 prompt but 2 targets"),
         (([" "],), TokenizationError, "prompt is empty"),
         (([PROMPT], [""]), InvalidRequestError, "target is empty"),
         (([PROMPT], ["Rome " * 300]), TokenizationError, "takes at most 256"),

@@ -277,9 +277,15 @@ def test_facts_and_records_without_a_number_are_numbered_by_their_place(monkeypa
     ("fields", "reason"),
     [
         ({"fact": "The Louvre is in"}, "fact of a record is a str"),
-        ({"paraphrase_prompts": "Where?"}, r"paraphrase_prompts is 'Where\?', not a list"),
-        ({"neighborhood_prompts": None}, "neighborhood_prompts is None, not a list"),
-        ({"generation_prompts": [3]}, r"generation_prompts holds .* no text: \(3,\)"),
+        (
+            {"paraphrase_prompts": "Where?"},
+            r"paraphrase_prompts are a single text, 'Where\?', not a list",
+        ),
+        ({"neighborhood_prompts": None}, "neighborhood_prompts are a NoneType, not a list"),
+        (
+            {"generation_prompts": [3]},
+            "text number 1 of the generation_prompts is 3, of type int, not a text",
+        ),
     ],
 )
 def test_records_that_cannot_be(fields, reason, monkeypatch):

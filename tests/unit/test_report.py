@@ -162,7 +162,7 @@ def test_what_is_missing_is_said(saved):
     table = table_of(saved(rows=rows, n_cases=5, findings={"unusable": {"7": "too long"}}))
     assert [cells(table, row)[1] for row in table.rows] == ["3", "2"]
     assert notes(table) == [
-        "rome: 1 more records cannot be asked of this model.",
+        "rome: 1 more record cannot be asked of this model.",
         "rome: unfinished, 3 of 5 records so far; 'factlab eval --resume' goes on with it.",
         "rome: 1 of 3 edits failed: case 1: The value did not converge.",
         "rome: PS, PM without 1 of 3 records (the record has no such prompts); "
@@ -200,7 +200,7 @@ def test_runs_get_names_that_tell_them_apart(saved):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["a"], "1 labels were given for 2 runs"),
+        (["a"], "1 label for 2 runs"),
         (["a", "a"], "'a' is given twice"),
         (["unedited", "a"], "unedited"),
     ],
@@ -353,7 +353,7 @@ def test_texts_of_a_case_side_by_side(saved):
         ("ft", "the edit failed: No."),
         ("kn", "not measured yet"),
     ]
-    with pytest.raises(InvalidRequestError, match=r"case 7 yet \(there are 4 cases, 0 to 3\)"):
+    with pytest.raises(InvalidRequestError, match=r"case 7 yet \(measured: 4 cases, 0 to 3\)"):
         build_report(runs, cases=[7])
 
 
@@ -466,6 +466,7 @@ def test_no_bar_and_no_whisker_leaves_the_axis(saved):
             assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
             assert row["half_width"] > 0.1
     figure = report.plot()
+    assert figure._repr_png_().startswith(b"\x89PNG")  # a notebook shows it
     (panel,) = figure.axes
     low, high = panel.get_xlim()
     assert (low, high) == (0, 101)
@@ -525,6 +526,8 @@ def test_figures_that_cannot_be_drawn(saved, monkeypatch):
         report.plot(name="scores-by-edits")
     with pytest.raises(InvalidRequestError, match="Table 1 is out of range: the report has 1"):
         report.plot(table=1)
+    with pytest.raises(InvalidRequestError, match="must end in one of"):
+        report.plot("scores.pgn")
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(InvalidRequestError, match=r"called 'score'.*Did you mean 'scores'"):
         report.plot(name="score")

@@ -89,7 +89,7 @@ def test_nothing_to_compare():
         consistency(idf, ["the"], [])
     with pytest.raises(InvalidRequestError, match="no generated texts"):
         consistency(idf, [], ["the"])
-    with pytest.raises(InvalidRequestError, match="1 texts were given"):
+    with pytest.raises(InvalidRequestError, match="in the 1 text given"):
         Idf.fit(["a b"])
 
 

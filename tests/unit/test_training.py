@@ -112,7 +112,7 @@ def test_examples_of_text(lm):
     ]
     assert not shares[0] & shares[1]
     assert examples_of_text(lm, corpus, validation_share=0.3) == found
-    with pytest.raises(fl.FactlabError, match="too few to train on"):
+    with pytest.raises(fl.FactlabError, match="Too little text to train on"):
         examples_of_text(lm, Corpus(rows[:5], "numbers"))
 
 
@@ -284,8 +284,8 @@ def test_a_curve_shows_its_end_as_well_as_its_beginning(tmp_path, at_first, scal
     }
     figures = []
     monkeypatch.setattr(
-        "factlab.editing.trained.curve.write_atomically",
-        lambda _, savefig: figures.append(savefig.__self__),
+        "factlab.editing.trained.curve.save_picture",
+        lambda figure, _: figures.append(figure),
     )
     plot_curve(history, "MEND", tmp_path / "curve.png")
     loss, edit, kept = figures[0].axes

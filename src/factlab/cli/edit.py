@@ -18,7 +18,7 @@ from factlab.cli.method_options import (
 from factlab.cli.registration import EDIT, FACT, MANY, METHOD, command
 from factlab.cli.session import Session, check_readable
 from factlab.cli.tables import table
-from factlab.errors import InvalidRequestError, StorageError, counted
+from factlab.errors import InvalidRequestError, counted
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -174,15 +174,15 @@ def _mode(each: bool, together: bool, sequence: bool, many: bool) -> "Mode":
 
 def _check_out(folder: Path | None, is_for_many: bool, overwrite: bool) -> None:
     """Refuse a place where the edit, or a folder with many, cannot be saved."""
-    from factlab.editing.folders import check_destination
+    from factlab.editing.folders import check_destination, check_new_folder
     from factlab.storage import check_writable
 
     if folder is None:
         return
     if not is_for_many:
         check_destination(folder, overwrite)
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise StorageError(f"'{folder}' is not an empty folder. Choose another name.")
+    else:
+        check_new_folder(folder)
     check_writable(folder, is_folder=True)
 
 

@@ -8,7 +8,7 @@ import typer
 
 from factlab.cli.registration import METHOD
 from factlab.cli.session import validated_settings
-from factlab.errors import InvalidRequestError, StorageError
+from factlab.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -73,7 +73,9 @@ def chosen_method(name: str, editor: Path | None) -> "tuple[Method, TrainedEdito
         raise InvalidRequestError(
             f"--editor goes with --method {' or '.join(KINDS)}, not with '{name}'."
         )
-    check_editor_folder(editor)
+    from factlab.editing.folders import check_saved_editor
+
+    check_saved_editor(editor)
     from factlab.editing.trained.store import load_editor
 
     trained = load_editor(editor)
@@ -153,16 +155,3 @@ def _toml_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def check_editor_folder(folder: Path) -> None:
-    """Refuse a folder that holds no trained editor, without reading it.
-
-    Raises:
-        StorageError: there is none.
-    """
-    if not (folder / "editor.json").is_file():
-        raise StorageError(
-            f"'{folder}' is not a trained editor: it has no editor.json. Pass the folder that "
-            "'factlab train --out' wrote."
-        )

@@ -8,7 +8,7 @@ import typer
 from factlab.cli.method_options import SetOption, SettingsOption, read_settings
 from factlab.cli.registration import LOCATE, command
 from factlab.cli.run_options import OverwriteOption
-from factlab.cli.session import Session, check_text, validated, validated_settings
+from factlab.cli.session import Session, check_not_empty, validated, validated_settings
 from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError, counted
 
@@ -82,7 +82,7 @@ def neurons(
     if top < 1:
         raise InvalidRequestError(f"--top {top} is no neuron. List 1 or more.")
     if target is not None:
-        check_text("target", target)
+        check_not_empty(target, "target")
     validated(KnConfig, threshold=threshold, share=share)  # what tells a knowledge neuron
     given = validated(
         NeuronConfig,
@@ -169,7 +169,7 @@ def _filled(prompts: list[str], subject: str | None) -> list[str]:
     from factlab.facts import SLOT, fill
 
     for text in prompts:
-        check_text("prompt", text)
+        check_not_empty(text, "prompt")
     if subject is None:
         if any(SLOT in text for text in prompts):
             raise InvalidRequestError(f"A prompt holds '{SLOT}'. Say with --subject what is there.")

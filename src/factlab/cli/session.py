@@ -107,7 +107,7 @@ def check_readable(file: Path) -> None:
         raise StorageError(f"There is no file '{file}'. Check the name.")
 
 
-def check_text(what: str, text: str) -> None:
+def check_not_empty(text: str, what: str) -> None:
     """Refuse a text without a word in it.
 
     Raises:

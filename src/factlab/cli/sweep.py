@@ -18,7 +18,7 @@ from factlab.cli.registration import MEASURE, RECORDS, command
 from factlab.cli.run_options import ResumeOption
 from factlab.cli.session import Session
 from factlab.cli.tables import table
-from factlab.errors import InvalidRequestError, nearest
+from factlab.errors import InvalidRequestError, counted, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,9 +151,10 @@ def _traced(
     if asked is None and (folder / "run.json").exists():
         begun_with = Journal.load(folder).request.get("limit")
         limit = begun_with if isinstance(begun_with, int) else None
+    n_traced = n_known if limit is None else min(limit, n_known)
     session.say(
-        f"First a causal trace of {n_known if limit is None else min(limit, n_known)} well-known "
-        "facts, to stand beside the scores. Choose another number with --trace-facts, or 0."
+        f"First a causal trace of {counted(n_traced, 'well-known fact')}, to stand beside the "
+        "scores. Choose another number with --trace-facts, or 0."
     )
     with session.progress() as report:
         made = average_trace(

@@ -44,8 +44,9 @@ def compile_zsre(
             by_relation.setdefault(triple.relation_id, []).append(triple)
     if len(by_relation) < 2:
         raise InvalidRequestError(
-            f"{len(by_relation)} relations have {_FEWEST_QUESTIONS} questions and facts that will "
-            "do; an unrelated question needs a second one. Add questions to the templates."
+            f"Relations with {_FEWEST_QUESTIONS} questions and facts that will do: "
+            f"{len(by_relation)}. An unrelated question needs a second one. Add questions to the "
+            "templates."
         )
     relations = list(by_relation)
     records: list[Record] = []

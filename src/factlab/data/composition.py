@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from factlab.data.records import Record
 from factlab.data.relation_names import RELATION_NAMES
-from factlab.errors import InvalidRequestError
+from factlab.errors import InvalidRequestError, counted
 
 _ITEMS: dict[str, Callable[[Record], Iterable[object]]] = {
     "records": lambda r: (r.case_id,),
@@ -83,8 +83,8 @@ def composition(records: Sequence[Record], known: Sequence[bool] | None = None) 
     """
     if not records or (known is not None and len(known) != len(records)):
         raise InvalidRequestError(
-            f"There are {len(records)} records and {len(known or ())} flags for them. Give at "
-            "least one record, and a flag for each or none at all."
+            "Give at least one record, and a flag for each or none at all: "
+            f"{counted(len(records), 'record')} and {counted(len(known or ()), 'flag')} were given."
         )
     by_relation: dict[str, list[int]] = defaultdict(list)
     for i, record in enumerate(records):

@@ -15,9 +15,10 @@ from factlab.arguments import checked
 from factlab.data.json_lines import read_values
 from factlab.data.records import Record
 from factlab.documents import parse_toml
-from factlab.errors import FactlabError, InvalidRequestError, StorageError, nearest
+from factlab.errors import FactlabError, InvalidRequestError, StorageError, counted, nearest
 from factlab.facts import SLOT, Fact, joint_named, words_of
-from factlab.storage import read_text, write_atomically
+from factlab.storage import read_text, write_text
+from factlab.writing import short_repr
 
 SUFFIXES = (".toml", ".jsonl", ".json", ".csv", ".tsv")
 _REQUIRED = ("template", "subject")
@@ -110,7 +111,7 @@ def save_facts(facts: Sequence[Fact], path: str | Path) -> None:
         table.writerows(rows)
     else:
         text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_atomically(path, lambda temporary: _write(temporary, text.getvalue()))
+    write_text(path, text.getvalue())
 
 
 def check_conflicts(facts: Sequence[Fact]) -> None:
@@ -144,10 +145,6 @@ def check_conflicts(facts: Sequence[Fact]) -> None:
 def _target(fact: Fact) -> str | None:
     """The new target, however it is joined to the prompt."""
     return None if fact.target_new is None else words_of(fact.target_new)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="")
 
 
 def _known_suffix(path: Path, *known: str) -> str:
@@ -188,8 +185,9 @@ def _table_rows(path: Path, delimiter: str, separator: str) -> Iterator[_Row]:
                 _check_columns(columns, path, separator)
             elif len(cells) != len(columns):
                 raise StorageError(
-                    f"{where.capitalize()} of '{path}' has {len(cells)} cells for {len(columns)} "
-                    f"columns. Keep {separator} around empty cells; quote a cell that holds them."
+                    f"{where.capitalize()} of '{path}' has {counted(len(cells), 'cell')} for "
+                    f"{counted(len(columns), 'column')}. Keep {separator} around empty "
+                    "cells; quote a cell that holds them."
                 )
             else:
                 yield where, dict(zip(columns, cells, strict=True))
@@ -262,7 +260,9 @@ def record_of(row: object, where: str, index: int, unused: dict[str, None] | Non
                 unused[str(given_name)] = None
             continue
         if not isinstance(value, str | None):
-            raise StorageError(f"{where}: {name} is {value!r}, not a text. Put it in quotes.")
+            raise StorageError(
+                f"{where}: {name} is {short_repr(value)}, not a text. Put it in quotes."
+            )
         if name in given:
             raise StorageError(f"{where}: {name} is given twice. Remove one of them.")
         if value and value.strip():
@@ -299,7 +299,9 @@ def _texts(value: object, where: str, name: str) -> list[str]:
     texts: list[str] = []
     for text in given:
         if not isinstance(text, str | None):
-            raise StorageError(f"{where}: {name} holds {text!r}, not a text. Put it in quotes.")
+            raise StorageError(
+                f"{where}: {name} holds {short_repr(text)}, not a text. Put it in quotes."
+            )
         if text and text.strip():
             texts.append(text)
     return texts

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from factlab.errors import InvalidRequestError, StorageError
-from factlab.writing import check_text
+from factlab.writing import check_text, short_repr
 
 
 class Fields:
@@ -21,7 +21,7 @@ class Fields:
     def __init__(self, value: object, where: str, name: str = "") -> None:
         if not isinstance(value, Mapping):
             raise StorageError(
-                f"{where}: {name or 'the value'} is {_shown(value)}, not a JSON object."
+                f"{where}: {name or 'the value'} is {short_repr(value)}, not a JSON object."
             )
         self.where = where
         self._value: Mapping[str, object] = value
@@ -50,14 +50,18 @@ class Fields:
         if values is None:
             return ()
         if not isinstance(values, list):
-            raise StorageError(f"{self.where}: {name} is {_shown(values)}, not a list of texts.")
+            raise StorageError(
+                f"{self.where}: {name} is {short_repr(values)}, not a list of texts."
+            )
         return tuple(self._text(value, f"{name}[{i}]") for i, value in enumerate(values))
 
     def inner_list(self, field: str) -> "list[Fields]":
         """A list of objects."""
         values, name = self._wanted(field), self._full(field)
         if not isinstance(values, list):
-            raise StorageError(f"{self.where}: {name} is {_shown(values)}, not a list of objects.")
+            raise StorageError(
+                f"{self.where}: {name} is {short_repr(values)}, not a list of objects."
+            )
         return [Fields(value, self.where, f"{name}[{i}]") for i, value in enumerate(values)]
 
     def number(self, field: str) -> int:
@@ -65,7 +69,8 @@ class Fields:
         value = self._wanted(field)
         if type(value) is not int or value < 0:
             raise StorageError(
-                f"{self.where}: {self._full(field)} is {_shown(value)}, not a whole number from 0."
+                f"{self.where}: {self._full(field)} is {short_repr(value)}, "
+                "not a whole number from 0."
             )
         return value
 
@@ -82,7 +87,7 @@ class Fields:
 
     def _text(self, value: object, name: str) -> str:
         if not isinstance(value, str):
-            raise StorageError(f"{self.where}: {name} is {_shown(value)}, not a text.")
+            raise StorageError(f"{self.where}: {name} is {short_repr(value)}, not a text.")
         if not value.strip():
             raise StorageError(f"{self.where}: {name} is empty. Give at least one word.")
         try:
@@ -90,8 +95,3 @@ class Fields:
         except InvalidRequestError as error:
             raise StorageError(f"{self.where}: {error}") from error
         return value
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

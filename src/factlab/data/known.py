@@ -8,7 +8,7 @@ from pathlib import Path
 from factlab.data.json_lines import read_values
 from factlab.errors import FactlabError, InvalidRequestError, StorageError
 from factlab.facts import Fact
-from factlab.storage import write_atomically
+from factlab.storage import write_text
 from factlab.writing import check_text
 
 _REQUIRED = ("known_id", "subject", "attribute", "prompt")
@@ -72,12 +72,7 @@ def load_known(path: str | Path) -> list[KnownFact]:
 def save_known(facts: Sequence[KnownFact], path: str | Path) -> None:
     """Write a JSON array with one fact per line."""
     rows = ",\n".join(json.dumps(asdict(fact), ensure_ascii=False) for fact in facts)
-    text = f"[\n{rows}\n]\n"
-    write_atomically(Path(path), lambda temporary: _write(temporary, text))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_text(Path(path), f"[\n{rows}\n]\n")
 
 
 def _known_fact(value: object, where: str) -> KnownFact:

@@ -18,9 +18,9 @@ from factlab.data.json_lines import read_values
 from factlab.data.published import published_file
 from factlab.data.records import Record, as_records
 from factlab.data.shipped import Shipped
-from factlab.errors import InvalidRequestError, StorageError, nearest
+from factlab.errors import InvalidRequestError, StorageError, counted, nearest
 from factlab.progress import ProgressCallback, silent
-from factlab.storage import write_atomically
+from factlab.storage import write_text
 
 BUILTIN = ("builtin", "builtin-zsre")
 PUBLISHED_RECORDS = ("counterfact", "multi-counterfact", "zsre")
@@ -90,7 +90,7 @@ def save_records(records: Sequence[Record], path: str | Path) -> None:
         )
     layout = zsre if benchmarks == {"zsre"} else counterfact
     rows = ",\n".join(json.dumps(layout.to_json(r), ensure_ascii=False) for r in records)
-    write_atomically(Path(path), lambda temporary: _write(temporary, f"[\n{rows}\n]\n"))
+    write_text(Path(path), f"[\n{rows}\n]\n")
 
 
 def record_hash(records: Iterable[Record]) -> str:
@@ -191,16 +191,12 @@ def _why_empty(source: str | Path, relation: str | None, offset: int, seen: Coun
         known = sorted(filter(None, seen))
         there = f"There are {', '.join(known)}." if known else "They do not say their relation."
         return (
-            f"None of the {total} records of '{source}' has relation '{relation}'. {there}"
+            f"'{source}' has {counted(total, 'record')}, none of relation '{relation}'. {there}"
             f"{nearest(relation, known)}"
         )
     left = total if relation is None else seen[relation]
     of = "" if relation is None else f" with relation '{relation}'"
     return (
-        f"Offset {offset} leaves nothing of the {left} records of '{source}'{of}. "
+        f"Offset {offset} leaves nothing of the {counted(left, 'record')} of '{source}'{of}. "
         f"Choose an offset below {left}."
     )
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="")

@@ -18,7 +18,7 @@ from factlab.data.records import Record, Reference, References
 from factlab.data.shipped import Shipped
 from factlab.errors import InvalidRequestError, nearest
 from factlab.progress import ProgressCallback, silent
-from factlab.storage import write_atomically
+from factlab.storage import write_text
 
 _NAMES = ("builtin", "attribute-snippets")
 
@@ -81,7 +81,7 @@ def save_references(references: References, path: str | Path) -> None:
         )
         for (relation_id, target_id), texts in references.items()
     )
-    write_atomically(Path(path), lambda temporary: _write(temporary, f"[\n{rows}\n]\n"))
+    write_text(Path(path), f"[\n{rows}\n]\n")
 
 
 def reference_key(record: Record) -> tuple[str, str]:
@@ -96,7 +96,3 @@ def needed_references(records: Iterable[Record]) -> set[tuple[str, str]]:
 
 def _reference(sample: Fields) -> Reference:
     return Reference(sample.text_or_empty("name"), sample.text("text"))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from factlab.errors import InvalidRequestError
 from factlab.facts import Fact
-from factlab.writing import check_text
+from factlab.writing import check_texts
 
 Benchmark = Literal["counterfact", "zsre"]
 UNNUMBERED = -1
@@ -65,16 +65,10 @@ class Record:
             )
         for name in _LISTS:
             prompts: object = getattr(self, name)
-            if isinstance(prompts, str) or not isinstance(prompts, Iterable):
-                raise InvalidRequestError(
-                    f"{name} is {prompts!r}, not a list of texts. Put it in brackets: [...]."
-                )
-            texts = tuple(prompts)
-            if not all(isinstance(text, str) for text in texts):
-                raise InvalidRequestError(f"{name} holds something that is no text: {texts!r}.")
-            for text in texts:
-                check_text(text, name)
-            object.__setattr__(self, name, texts)  # lists are taken too
+            if not isinstance(prompts, str) and isinstance(prompts, Iterable):
+                prompts = tuple(prompts)  # lists are taken too
+                object.__setattr__(self, name, prompts)
+            check_texts(prompts, name)
 
 
 _LISTS = (

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 from torch import Tensor
 
 from factlab.architectures import layout_of
+from factlab.documents import described
 from factlab.editing.update import FLOATS, LowRankUpdate, Update, factors, summed
 from factlab.errors import EditError, StorageError, UnsupportedModelError
 from factlab.families import ARCHITECTURES
@@ -228,10 +229,8 @@ def read_adapter(folder: Path, lm: Decoder) -> ReadAdapter:
     try:
         config = _Config.model_validate(read_json(folder / _CONFIG))
     except ValidationError as error:
-        first = error.errors()[0]
         raise StorageError(
-            f"'{folder / _CONFIG}' is not the config of a LoRA adapter: "
-            f"{'.'.join(map(str, first['loc']))}: {first['msg']}."
+            f"'{folder / _CONFIG}' is not the config of a LoRA adapter: {described(error)}."
         ) from error
     _check_plain(config, folder)
     tensors, _ = read_tensors(folder / _TENSORS)

@@ -18,7 +18,7 @@ from torch import Tensor
 from factlab.documents import check_version, described, validated
 from factlab.editing.folders import JSON, NEW_TENSORS, TENSORS, check_saved_edit
 from factlab.editing.update import FLOATS, DenseUpdate, LowRankUpdate, Update
-from factlab.errors import EditError, FactlabError, StorageError
+from factlab.errors import EditError, FactlabError, StorageError, counted
 from factlab.facts import Fact
 from factlab.families import Layout
 from factlab.models.decoder import Decoder
@@ -198,9 +198,7 @@ def read_edit(folder: Path) -> tuple[EditDocument, tuple[Update, ...]]:
         return file, _updates(file, folder / NEW_TENSORS)  # a kill kept it from being renamed
     except (KeyError, FactlabError) as error:
         reason = f"tensor {error} is missing" if isinstance(error, KeyError) else described(error)
-        raise StorageError(
-            f"The edit in '{folder}' is damaged: {reason.rstrip('.')}. {_ADVICE}"
-        ) from error
+        raise StorageError(f"The edit in '{folder}' is damaged: {reason}. {_ADVICE}") from error
 
 
 def _read_file(folder: Path) -> _EditFile:
@@ -214,7 +212,9 @@ def _updates(file: _EditFile, path: Path) -> tuple[Update, ...]:
     updates = tuple(_update(entry, i, tensors) for i, entry in enumerate(file.updates))
     n_used = sum(2 if isinstance(update, LowRankUpdate) else 1 for update in updates)
     if n_used != len(tensors):
-        raise EditError(f"{path.name} holds {len(tensors)} tensors, and {JSON} lists {n_used}")
+        raise EditError(
+            f"{path.name} holds {counted(len(tensors), 'tensor')}, and {JSON} lists {n_used}"
+        )
     return updates
 
 

@@ -34,7 +34,7 @@ from factlab.models.allocator import memory_bounded_by
 from factlab.models.language_model import LanguageModel
 from factlab.models.replay import Hidden
 from factlab.models.substitution import substituted
-from factlab.progress import ProgressCallback, silent
+from factlab.progress import ProgressCallback, silent, tell_step
 from factlab.tokens import TokenBatch, groups, pad
 
 # A stack of weights for each parameter name, one per fact, or one for all.
@@ -116,7 +116,7 @@ def _fine_tune(
         some = [[rows[i] for i in group] for group in sets[start : start + at_once]]
         tuning = _Tuning(lm, some, names, layer, settled)
         with memory_bounded_by(f"max_batch_tokens, which is {settled.max_batch_tokens}"):
-            tuned = tuning.run(partial(_tell, progress, first, n_steps))
+            tuned = tuning.run(partial(tell_step, progress, "fine-tuning", first, n_steps))
         for number, (deltas, history) in enumerate(tuned, start):
             updates = tuple(
                 DenseUpdate(name, lm.layout_of(name), delta) for name, delta in deltas.items()
@@ -139,11 +139,6 @@ def _fine_tune(
             )
     progress("fine-tuning", n_steps, n_steps)
     return edits
-
-
-def _tell(progress: ProgressCallback, first: int, total: int, step: int) -> None:
-    """Tell of a step of a batch whose first is the `first` of all."""
-    progress("fine-tuning", first + step, total)
 
 
 class _Row:

@@ -1,4 +1,4 @@
-"""Folders of edits and models: what may be written where, found out without PyTorch."""
+"""Folders of edits, editors and models: what may be written where, found out without PyTorch."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ from factlab.storage import check_writable
 
 # The files of a saved edit; the last is there for a moment only, see `document`.
 JSON, TENSORS, NEW_TENSORS = "edit.json", "edit.safetensors", "edit-new.safetensors"
+EDITOR_JSON = "editor.json"  # of a trained editor
 
 
 def check_new_folder(folder: Path) -> None:
@@ -32,6 +33,19 @@ def check_saved_edit(folder: Path) -> None:
         raise StorageError(
             f"'{folder}' is not a saved edit: it has no {JSON}. "
             "Pass the folder that 'factlab edit --out' wrote."
+        )
+
+
+def check_saved_editor(folder: Path) -> None:
+    """Refuse a folder that holds no trained editor.
+
+    Raises:
+        StorageError: there is none.
+    """
+    if not (folder / EDITOR_JSON).is_file():
+        raise StorageError(
+            f"'{folder}' is not a trained editor: it has no {EDITOR_JSON}. Pass the folder that "
+            "'factlab train --out' wrote."
         )
 
 

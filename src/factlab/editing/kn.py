@@ -32,7 +32,7 @@ from factlab.editing.neuron_choice import prob_with_scaled, shared_neurons
 from factlab.editing.neurons import Neuron, attribute_neurons_each
 from factlab.editing.targets import check_targets
 from factlab.editing.update import LowRankUpdate
-from factlab.errors import InvalidRequestError, UnsupportedModelError
+from factlab.errors import InvalidRequestError, UnsupportedModelError, counted
 from factlab.facts import Fact, fill
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
@@ -168,8 +168,8 @@ def _prompts(facts: Sequence[Fact], paraphrases: Sequence[Sequence[str]] | None)
         )
     if len(paraphrases) != len(facts):
         raise InvalidRequestError(
-            f"{len(facts)} facts but {len(paraphrases)} lists of paraphrases. Give one list for "
-            "each fact; it may be empty."
+            f"{counted(len(facts), 'fact')} but {counted(len(paraphrases), 'list')} of "
+            "paraphrases. Give one list for each fact; it may be empty."
         )
     return [
         [fact.prompt, *(fill(text, fact.subject) for text in texts)]

@@ -23,7 +23,7 @@ from factlab.editing.edit import Edit
 from factlab.editing.methods import Method, Together, method_named
 from factlab.editing.stack import combine
 from factlab.editing.targets import check_targets
-from factlab.errors import InvalidRequestError
+from factlab.errors import InvalidRequestError, counted
 from factlab.facts import Fact, words_of
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
@@ -80,7 +80,8 @@ class EditRun:
         methods = ", ".join(dict.fromkeys(edit.method for edit in self.edits))
         say_new = sum(answer.says_new for answer in self.at_end)
         return (
-            f"EditRun({self.mode}, {methods}: {len(self.facts)} facts in {len(self.edits)} edits; "
+            f"EditRun({self.mode}, {methods}: {counted(len(self.facts), 'fact')} in "
+            f"{counted(len(self.edits), 'edit')}; "
             f"{say_new} of {len(self.facts)} new targets said at the end)"
         )
 
@@ -308,19 +309,14 @@ def answers(lm: LanguageModel, facts: Sequence[Fact]) -> tuple[Answer, ...]:
         found[i, kind] = score.length_normalised_prob
         longest = max(longest, len(score.token_ids))
     # One token more, which tells whether the last word ends there: "Russian" is not "Russia".
-    texts = lm.generate_batch(prompts, max_new_tokens=longest + _has_room(lm, prompts, longest))
+    n_tokens = max(longest, lm.room_behind(prompts, longest + 1))
+    texts = lm.generate_batch(prompts, max_new_tokens=n_tokens)
     result: list[Answer] = []
     for i, (fact, text) in enumerate(zip(facts, texts, strict=True)):
         said = text[len(fact.prompt) :].strip()
         says_new = says(said, words_of(fact.target_new or ""))
         result.append(Answer(said, found.get((i, "new")), found.get((i, "true")), says_new))
     return tuple(result)
-
-
-def _has_room(lm: LanguageModel, prompts: Sequence[str], n_tokens: int) -> bool:
-    """Whether the model's context has room for one token more behind every prompt."""
-    limit = lm.context_length
-    return limit is None or max(len(lm.encode(prompt)) for prompt in prompts) + n_tokens < limit
 
 
 def _check(facts: Sequence[Fact], config: BaseModel | None, expected: type[BaseModel]) -> None:

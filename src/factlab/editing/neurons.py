@@ -28,12 +28,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import ValidationError
 from torch import Tensor
 
 from factlab.arguments import checked
 from factlab.data_frames import data_frame
-from factlab.documents import check_format, parse_json
+from factlab.documents import check_format, described, parse_json
 from factlab.editing.configs import NeuronConfig
 from factlab.editing.neuron_batch import Question, integrated_gradients
 from factlab.editing.quadrature import Quadrature
@@ -115,8 +114,8 @@ class NeuronAttribution(EqualByContent):
         )
         return (
             f"NeuronAttribution of {self.target!r} after {self.prompt!r} ({self.model_name})\n"
-            f"  P({''.join(self.target_tokens)!r}) = {self.prob:.3f}; {n_layers} layers of "
-            f"{counted(d_mlp, 'neuron')}\n"
+            f"  P({''.join(self.target_tokens)!r}) = {self.prob:.3f}; "
+            f"{counted(n_layers, 'layer')} of {counted(d_mlp, 'neuron')}\n"
             f"  {len(self.neurons()):,} above 0.2 of the largest attribution; strongest: {strong}"
         )
 
@@ -207,8 +206,8 @@ class NeuronAttribution(EqualByContent):
             summary["steps"] = torch.tensor(summary["steps"], device="cpu")
             summary["config"] = NeuronConfig.model_validate(summary["config"])
             return cls(**summary | tensors)
-        except (KeyError, TypeError, ValueError, ValidationError) as error:
-            raise StorageError(f"'{path}' is damaged: {error}.") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise StorageError(f"'{path}' is damaged: {described(error)}.") from error
 
     def rows(self, count: int | None = 100) -> list[dict[str, Any]]:
         """One dictionary per neuron, the strongest so many; None for all.
@@ -318,7 +317,10 @@ def attribute_neurons_each(
     if targets is None:
         targets = [None] * len(prompts)
     if len(targets) != len(prompts):
-        raise InvalidRequestError(f"{len(prompts)} prompts but {len(targets)} targets.")
+        raise InvalidRequestError(
+            f"{counted(len(prompts), 'prompt')} but {counted(len(targets), 'target')}. "
+            "Give one target for each prompt."
+        )
     wanted = [
         prompt.target_true if target is None and isinstance(prompt, Fact) else target
         for prompt, target in zip(prompts, targets, strict=True)

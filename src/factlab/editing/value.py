@@ -33,7 +33,7 @@ from factlab.errors import EditError
 from factlab.hooks import Site
 from factlab.models.allocator import memory_bounded_by
 from factlab.models.decoder import Decoder
-from factlab.progress import ProgressCallback, silent
+from factlab.progress import ProgressCallback, silent, tell_step
 from factlab.tokens import groups
 
 Deltas = Float[Tensor, "fact d_model"]
@@ -122,15 +122,11 @@ def optimise_values(
         for first, numbers in zip(range(0, n_steps, config.steps), batches, strict=True):
             group = [prepared[i] for i in numbers]
             batch = ValueBatch(lm, group, shared, site, config.kl_position)
-            results = _optimise(lm, batch, group, config, partial(_tell, progress, first, n_steps))
+            begin = partial(tell_step, progress, "optimising values", first, n_steps)
+            results = _optimise(lm, batch, group, config, begin)
             found |= zip(numbers, results, strict=True)
         progress("optimising values", n_steps, n_steps)
     return [found[i] for i in range(len(prepared))]
-
-
-def _tell(progress: ProgressCallback, first: int, total: int, step: int) -> None:
-    """Tell of a step of a batch whose first is the `first` of all."""
-    progress("optimising values", first + step, total)
 
 
 def _optimise(
@@ -144,11 +140,7 @@ def _optimise(
     norms = batch.initial_norms
     longest = (config.clamp_factor or DEFAULT_CLAMP) * norms
     delta = torch.zeros(batch.n_facts, lm.d_model, dtype=width, device=norms.device)
-    step_rule = (
-        Adam(delta, config.learning_rate)
-        if config.step_rule == "adam"
-        else _Polyak(delta, norms, config)
-    )
+    step_rule = _step_rule(delta, norms, config)
     histories: list[list[dict[str, float]]] = [[] for _ in group]
     results: dict[int, OptimisedValue] = {}
     there = list(range(len(group)))  # which facts the rows of the batch belong to
@@ -195,6 +187,14 @@ def _optimise(
         delta = delta + step_rule.move(gradient, loss.detach()[at].to(delta.device))
         delta *= (longest / delta.norm(dim=1).clamp(min=1e-12)).clamp(max=1.0)[:, None]
     return [results[i] for i in range(len(group))]
+
+
+def _step_rule(
+    delta: Deltas, norms: Float[Tensor, " fact"], config: ValueConfig
+) -> "Adam | _Polyak":
+    if config.step_rule == "adam":
+        return Adam(delta, config.learning_rate)
+    return _Polyak(delta, norms, config)
 
 
 def _check_influence(gradient: Deltas, requests: Sequence[ValueRequest]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from factlab.data.load_records import record_hash
 from factlab.data.records import Record
-from factlab.errors import StorageError
+from factlab.errors import StorageError, counted
 from factlab.journal import Journal
 from factlab.journal import Record as Line
 
@@ -77,12 +77,12 @@ def extend_run(
     journal.check_request(as_before)
     if request["mode"] != "each":
         raise StorageError(
-            f"'{folder}' is a run of {n_before} records with all edits in one model, and "
-            f"{len(records)} edits would make another model. Choose another folder."
+            f"'{folder}' is a run of {counted(n_before, 'record')} with all edits in one "
+            f"model, and {len(records)} edits would make another model. Choose another folder."
         )
     if record_hash(records[:n_before]) != sha256:
         raise StorageError(
-            f"'{folder}' is a run of {n_before} records, which are not the first ones of the "
+            f"'{folder}' is a run of {counted(n_before, 'record')}, not the first ones of the "
             f"{len(records)} asked for now. Ask for the same data, offset and seed, or choose "
             "another folder."
         )

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from factlab.errors import InvalidRequestError
+from factlab.errors import InvalidRequestError, counted
 from factlab.evaluation.measurement import Drift
 from factlab.evaluation.row_edits import RowEdits
 from factlab.models.decoder import Decoder
@@ -74,8 +74,8 @@ class OrdinaryText:
         ids = [i for tokens in encoded for i in tokens.ids[tokens.n_special :]][:n_tokens]
         if len(ids) < n_tokens:
             raise InvalidRequestError(
-                f"The ordinary text has {len(ids)} tokens, not {n_tokens}. Give more, or ask for "
-                "fewer drift tokens."
+                f"The ordinary text has {counted(len(ids), 'token')}, not {n_tokens}. Give more, "
+                "or ask for fewer drift tokens."
             )
         # Every row begins as the model would see the start of a text: with BOS, if it has one.
         start = encoded[0].ids[: encoded[0].n_special]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from factlab.arguments import checked
-from factlab.errors import InvalidRequestError, nearest
+from factlab.errors import InvalidRequestError, counted, nearest
 from factlab.estimate import Estimate
 from factlab.evaluation.case_texts import collect_case_texts
 from factlab.evaluation.metrics import ProbForm
@@ -85,8 +85,8 @@ def _grouped(runs: Sequence[Run], labels: Sequence[str]) -> list[list[tuple[str,
     """The runs of each table with their labels."""
     if labels and len(labels) != len(runs):
         raise InvalidRequestError(
-            f"{len(labels)} labels were given for {len(runs)} runs. Give one for each, in their "
-            "order."
+            "There must be a label for each run, in their order: "
+            f"{counted(len(labels), 'label')} for {counted(len(runs), 'run')}."
         )
     groups: list[list[int]] = []
     for i, run in enumerate(runs):
@@ -178,9 +178,10 @@ def _check_cases(runs: Sequence[Run], cases: Sequence[int]) -> None:
     there = sorted({row.case_id for run in runs for row in run.rows})
     for case in cases:
         if case not in there:
-            known = f"there are {len(there)} cases, {there[0]} to {there[-1]}" if there else "none"
+            known = f"{counted(len(there), 'case')}, {there[0]} to {there[-1]}" if there else "none"
             raise InvalidRequestError(
-                f"No run has measured case {case} yet ({known}). Give the case_id of a record."
+                f"No run has measured case {case} yet (measured: {known}). Give the "
+                "case_id of a record."
             )
 
 

@@ -12,12 +12,11 @@ from factlab.estimate import Estimate
 from factlab.evaluation.report_notes import legend, notes
 from factlab.evaluation.report_tables import Cell, EvalReport, ReportRow, ReportTable
 from factlab.evaluation.scores import METRICS, SCORE
-from factlab.storage import write_atomically, write_json
+from factlab.storage import write_json, write_text
 
 FORMAT = "factlab report 1"
-# Of a score between 0 and 1: a hundredth of a per cent.
 _HUGE = 1e5
-_DECIMALS = 4
+_DECIMALS = 4  # of a score between 0 and 1: a hundredth of a per cent
 _WIDE = 5.0  # an interval, as shown, whose ends need no decimals
 _SECONDS = {"s_per_edit": "s per edit", "s_per_record": "s per record"}
 _CSV_COLUMNS: tuple[str, ...] = (
@@ -284,11 +283,6 @@ def save_report(report: EvalReport, folder: str | Path) -> list[Path]:
     place = Path(folder)
     texts = {"report.md": to_markdown(report), "report.csv": to_csv(report)}
     for name, text in texts.items():
-        data = text.encode()
-        write_atomically(place / name, lambda path, data=data: _write(path, data))
+        write_text(place / name, text)
     write_json(place / "report.json", to_json(report))
     return [*(place / name for name in texts), place / "report.json", *plot_report(report, place)]
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 
+from factlab.errors import counted
 from factlab.evaluation.metrics import ProbForm
 from factlab.evaluation.report_tables import SIGNIFICANT, ReportRow, ReportTable
 from factlab.evaluation.saved_run import Run
@@ -94,7 +95,9 @@ def notes(table: ReportTable) -> list[str]:
 def _progress(label: str, run: Run) -> list[str]:
     lines: list[str] = []
     if run.n_unusable:
-        lines.append(f"{label}: {run.n_unusable} more records cannot be asked of this model.")
+        lines.append(
+            f"{label}: {counted(run.n_unusable, 'more record')} cannot be asked of this model."
+        )
     if run.n_missing:
         lines.append(
             f"{label}: unfinished, {len(run.rows)} of {run.n_cases} records so far; "

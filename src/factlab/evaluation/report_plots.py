@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from factlab.data.records import Benchmark
 from factlab.data.relation_names import relation_label
-from factlab.errors import InvalidRequestError, nearest
+from factlab.errors import InvalidRequestError, counted, nearest
 from factlab.evaluation.report_tables import EvalReport, FigureName, ReportRow, ReportTable
 from factlab.evaluation.scores import SCORE, SCORE_PARTS
 from factlab.figures import Picture, clear_spines, footnote, new_picture, save_picture
@@ -216,9 +216,9 @@ def _name(row: ReportRow) -> str:
 
 def _caption(figure: Picture, table: ReportTable, rows: list[ReportRow]) -> None:
     counts = sorted({row.summary.n_records for row in rows})
-    n = str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
-    noun = "record" if counts == [1] else "records"
-    footnote(figure, f"{table.model.name} on {table.data.name}, {n} {noun}")
+    most = counted(counts[-1], "record")
+    n = most if len(counts) == 1 else f"{counts[0]:,}–{most}"
+    footnote(figure, f"{table.model.name} on {table.data.name}, {n}")
 
 
 _FIGURES: Mapping[FigureName, Callable[[ReportTable], Picture | None]] = {

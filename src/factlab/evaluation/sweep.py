@@ -23,6 +23,7 @@ from factlab.errors import (
     InvalidRequestError,
     StorageError,
     WrongModelError,
+    counted,
     nearest,
 )
 from factlab.estimate import Estimate
@@ -33,7 +34,7 @@ from factlab.evaluation.scores import SCORE, SCORE_PARTS, Stage, score_row, summ
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
-from factlab.storage import write_atomically, write_json
+from factlab.storage import write_json, write_text
 from factlab.tracing.average import GROUPS, AverageTrace
 
 if TYPE_CHECKING:
@@ -81,8 +82,9 @@ class Sweep:
     def __repr__(self) -> str:
         layer, token = self.best()
         return (
-            f"Sweep({self.model_name}: {len(self.layers)} layers × {len(self.tokens)} tokens, "
-            f"{self.n_records} records, best at layer {layer}, {token})"
+            f"Sweep({self.model_name}: {counted(len(self.layers), 'layer')} × "
+            f"{counted(len(self.tokens), 'token')}, {counted(self.n_records, 'record')}, "
+            f"best at layer {layer}, {token})"
         )
 
     def __eq__(self, other: object) -> bool:
@@ -128,8 +130,7 @@ class Sweep:
         """Write `sweep.json`, `sweep.csv` and `sweep.png` into a folder."""
         folder = Path(folder)
         write_json(folder / "sweep.json", self.to_json())
-        text = self.to_csv()
-        write_atomically(folder / "sweep.csv", lambda path: _write(path, text))
+        write_text(folder / "sweep.csv", self.to_csv())
         self.plot(folder / "sweep.png")
         return [folder / name for name in ("sweep.json", "sweep.csv", "sweep.png")]
 
@@ -325,7 +326,3 @@ def _estimates(found: Mapping[str, Estimate]) -> dict[str, object]:
 
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="")

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from factlab.errors import InvalidRequestError
+from factlab.errors import InvalidRequestError, counted
 
 _WORD = re.compile(r"\d+(?:[.,:]\d+)+|\w+(?:[-'’]\w+)*|[^\w\s]")
 _TERM = re.compile(r"\b\w\w+\b")  # the token pattern of scikit-learn's TfidfVectorizer
@@ -96,8 +96,8 @@ class Idf:
             found.update(set(_terms(text)))
         if not found:
             raise InvalidRequestError(
-                f"Cannot weight terms: {n_texts} texts were given, and no word of two letters is "
-                "in them. Give the reference texts of the data set."
+                f"Cannot weight terms: no word of two letters is in the {counted(n_texts, 'text')} "
+                "given. Give the reference texts of the data set."
             )
         weights = {term: math.log((1 + n_texts) / (1 + count)) + 1 for term, count in found.items()}
         return cls(n_texts, weights)

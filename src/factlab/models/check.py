@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from factlab.architectures import check_kinds, check_widths, layout_of
+from factlab.documents import described
 from factlab.errors import FactlabError, ModelLoadError, UnsupportedModelError
 from factlab.families import Architecture
 from factlab.models.accept import mixed_dtypes
@@ -174,7 +175,7 @@ def _explained(model: PreTrainedModel, what: str) -> Iterator[None]:
     except (FactlabError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # the code of any model may fail in any way
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        reason = described(error)
         if mixed := mixed_dtypes(model):
             raise UnsupportedModelError(
                 f"The weights of {name} are not all of one float type ({mixed}), and it cannot "

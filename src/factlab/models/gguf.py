@@ -12,7 +12,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from factlab.errors import FactlabError, ModelLoadError
+from factlab.errors import FactlabError, ModelLoadError, counted
 from factlab.models.pretrained import check_complete, one_line
 from factlab.models.quiet import quiet_transformers
 
@@ -63,8 +63,9 @@ def read_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrain
     check_complete(info, str(path))
     if unused:
         raise ModelLoadError(
-            f"GGUF file '{path}' holds {len(unused)} tensors that the model its header describes "
-            f"has no place for, '{unused[0]}' among them. Convert the original checkpoint again."
+            f"GGUF file '{path}' holds {counted(len(unused), 'tensor')} that the model its header "
+            f"describes has no place for. The first is '{unused[0]}'. Convert the original "
+            "checkpoint again."
         )
     # The weights are plain floats now; what says otherwise would keep them from being saved.
     vars(model.config).pop("quantization_config", None)

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from factlab.errors import FactlabError, ModelLoadError, nearest
+from factlab.documents import described
+from factlab.errors import FactlabError, ModelLoadError, counted, nearest
 from factlab.models.hub import HubAnswer, ask_hub
 from factlab.models.quiet import quiet_transformers
 from factlab.models.request import WELL_KNOWN
@@ -74,17 +75,15 @@ def check_complete(info: dict[str, Any], name: str) -> None:
     incomplete = [*sorted(info["missing_keys"]), *sorted(map(str, misshapen))]
     if incomplete:
         raise ModelLoadError(
-            f"The checkpoint of '{name}' lacks {len(incomplete)} weights, '{incomplete[0]}' among "
-            "them, or has them in another shape. Download or convert it again."
+            f"The checkpoint of '{name}' lacks {counted(len(incomplete), 'weight')}, or has other "
+            f"shapes there. The first is '{incomplete[0]}'. Download or convert it again."
         )
 
 
 def one_line(error: Exception) -> str:
     """What an error says, in one line of bounded length that ends in a full stop."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    if len(text) > _LONGEST_REASON:
-        text = f"{text[:_LONGEST_REASON]} …"
-    return text if text.endswith(".") else f"{text}."
+    text = described(error)
+    return f"{text}." if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} …."
 
 
 def _refusal(

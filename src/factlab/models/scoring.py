@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from factlab.errors import InvalidRequestError
+from factlab.errors import InvalidRequestError, counted
 from factlab.models.decoder import Decoder
 from factlab.models.replay import select_rows
 from factlab.tokens import pad
@@ -90,7 +90,10 @@ def score(
     check_texts(prompts, "prompts")
     check_texts(targets, "targets")
     if len(prompts) != len(targets):
-        raise InvalidRequestError(f"{len(prompts)} prompts but {len(targets)} targets.")
+        raise InvalidRequestError(
+            f"{counted(len(prompts), 'prompt')} but {counted(len(targets), 'target')}. "
+            "Give one target for each prompt."
+        )
     pairs = [
         lm.encode_continuation(prompt, target)
         for prompt, target in zip(prompts, targets, strict=True)

@@ -93,7 +93,11 @@ def corruption_in_words(trace: "CausalTrace") -> str:
     corruption = trace.config.corruption
     if isinstance(corruption, Substitution):
         return f"with {' or '.join(map(repr, corruption.subjects))} instead of {trace.subject!r}"
-    behind = f" and {corruption.extra_tokens} tokens behind it" if corruption.extra_tokens else ""
+    behind = (
+        f" and {counted(corruption.extra_tokens, 'token')} behind it"
+        if corruption.extra_tokens
+        else ""
+    )
     return f"with {noise_in_words(trace.config, trace.noise_level)} on {trace.subject!r}{behind}"
 
 

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from pydantic import ValidationError
 from torch import Tensor
 
 from factlab.data_frames import data_frame
-from factlab.documents import check_format, parse_json
+from factlab.documents import check_format, described, parse_json
 from factlab.equality import EqualByContent
 from factlab.errors import InvalidRequestError, StorageError
 from factlab.facts import TokenSpan
@@ -181,8 +180,8 @@ class CausalTrace(EqualByContent):
             }
             ordered = {kind: effects[kind] for kind in KINDS if kind in effects}
             return cls(**summary, **fixed, effects=ordered)
-        except (KeyError, TypeError, ValueError, ValidationError) as error:
-            raise StorageError(f"'{path}' is damaged: {error}.") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise StorageError(f"'{path}' is damaged: {described(error)}.") from error
 
     def rows(self) -> list[dict[str, Any]]:
         """One dictionary per state that was traced.

@@ -30,7 +30,7 @@ from factlab.editing.trained.mend import Mend
 from factlab.editing.trained.network import EditorNetwork
 from factlab.editing.trained.states import Reading, States
 from factlab.editing.update import LowRankUpdate, summed
-from factlab.errors import InvalidRequestError, TokenizationError, WrongModelError
+from factlab.errors import InvalidRequestError, TokenizationError, WrongModelError, counted
 from factlab.facts import Fact
 from factlab.models.allocator import memory_bounded_by
 from factlab.models.language_model import LanguageModel
@@ -116,8 +116,9 @@ class TrainedEditor:
         kept = unseen[offset : None if limit is None else offset + limit]
         if not kept:
             raise InvalidRequestError(
-                f"None are left of {len(records)} records: {self.name} was trained on the subjects "
-                f"of {len(records) - len(unseen)}, and offset={offset}. Take other records."
+                f"None are left of {counted(len(records), 'record')}: {self.name} was trained on "
+                f"the subjects of {len(records) - len(unseen)}, and offset={offset}. Take "
+                "other records."
             )
         return kept
 
@@ -134,7 +135,7 @@ class TrainedEditor:
         if matrices != self.network.matrices:
             first = self.network.matrices[0]
             raise WrongModelError(
-                f"This {self.name} edits {len(self.network.matrices)} projections of "
+                f"This {self.name} edits {counted(len(self.network.matrices), 'projection')} of "
                 f"{self.base.name}, the first '{first.weight_name}' ({first.d_out}x{first.d_in}); "
                 f"{lm.name} has others there. Load {self.base.name}, or train an editor for "
                 f"{lm.name}."

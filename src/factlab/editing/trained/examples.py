@@ -26,7 +26,7 @@ from factlab.data.split import (
 )
 from factlab.editing.trained.configs import DataKind
 from factlab.editing.trained.states import Reading
-from factlab.errors import FactlabError, InvalidRequestError
+from factlab.errors import FactlabError, InvalidRequestError, counted
 from factlab.models.generation import generate_ids
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
@@ -166,8 +166,8 @@ def examples_of_text(
         shares[share_of(key, seed, validation_share, 0.0)].append(i)
     if min(len(shares[0]), len(shares[1])) <= _N_PASSAGES:
         raise InvalidRequestError(
-            f"{len(rows)} passages are too few to train on: {len(shares[0])} for training and "
-            f"{len(shares[1])} for validation. Give more text."
+            f"Too little text to train on: {counted(len(rows), 'passage')}, {len(shares[0])} for "
+            f"training and {len(shares[1])} for validation. Give more."
         )
     train, validation = (
         tuple(_passage(i, prompts[i], continued[i], [rows[j] for j in share], seed) for i in share)

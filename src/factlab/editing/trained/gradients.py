@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from factlab.architectures import mlp_inputs
 from factlab.editing.targets import target_logprobs
 from factlab.editing.trained.states import RowBatch
-from factlab.errors import InvalidRequestError
+from factlab.errors import InvalidRequestError, counted
 from factlab.families import Layout
 from factlab.models.decoder import Decoder
 
@@ -77,7 +77,7 @@ def last_matrices(lm: Decoder, n_blocks: int) -> tuple[Matrix, ...]:
     """
     if not 1 <= n_blocks <= lm.n_layers:
         raise InvalidRequestError(
-            f"n_blocks={n_blocks} is out of range: {lm.name} has {lm.n_layers} blocks."
+            f"n_blocks={n_blocks} is out of range: {lm.name} has {counted(lm.n_layers, 'block')}."
         )
     found: list[Matrix] = []
     for layer in range(lm.n_layers - n_blocks, lm.n_layers):

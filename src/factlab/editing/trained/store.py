@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from factlab.documents import check_version, described, parse_json, validated
 from factlab.editing.edit import BaseModelInfo
+from factlab.editing.folders import EDITOR_JSON, check_saved_editor
 from factlab.editing.trained.configs import (
     DataKind,
     EditorKind,
@@ -36,7 +37,7 @@ from factlab.errors import StorageError
 from factlab.storage import read_json, read_tensors, tensor_infos, write_json, write_tensors
 
 _SCHEMA = 1
-_EDITOR, _SUBJECTS, _CHECKPOINT = "editor.json", "subjects.json", "checkpoint.safetensors"
+_SUBJECTS, _CHECKPOINT = "subjects.json", "checkpoint.safetensors"
 _ADVICE = "Train the editor again."
 
 
@@ -91,7 +92,7 @@ def write_editor(editor: TrainedEditor, folder: Path, d_embedding: int) -> None:
         training=editor.training,
         versions=editor.versions,
     )
-    write_json(folder / _EDITOR, file.model_dump(mode="json"))
+    write_json(folder / EDITOR_JSON, file.model_dump(mode="json"))
     for other in folder.glob("weights-*.safetensors"):
         if other.name != weights:
             other.unlink(missing_ok=True)
@@ -104,12 +105,8 @@ def load_editor(folder: str | Path) -> TrainedEditor:
         StorageError: the folder holds no editor, is damaged, or is of a newer schema.
     """
     folder = Path(folder)
-    path = folder / _EDITOR
-    if not path.is_file():
-        raise StorageError(
-            f"'{folder}' is not a trained editor: it has no {_EDITOR}. Pass the folder that "
-            "'factlab train --out' wrote."
-        )
+    check_saved_editor(folder)
+    path = folder / EDITOR_JSON
     data = read_json(path)
     check_version(data.get("schema_version"), _SCHEMA, f"'{path}'", _ADVICE)
     file = validated(_EditorFile, data, f"'{path}'", _ADVICE)
@@ -124,7 +121,7 @@ def load_editor(folder: str | Path) -> TrainedEditor:
         if isinstance(error, StorageError) and "Cannot read" not in str(error):
             raise
         raise StorageError(
-            f"The editor in '{folder}' is damaged: {described(error).rstrip('.')}. {_ADVICE}"
+            f"The editor in '{folder}' is damaged: {described(error)}. {_ADVICE}"
         ) from error
     network.eval()
     return TrainedEditor(
@@ -176,9 +173,10 @@ def write_checkpoint(
     for name, parameter in network.named_parameters():
         for key, value in optimiser.state.get(parameter, {}).items():
             tensors[f"adam.{key}.{name}"] = value
-    document = json.dumps(dict(where), allow_nan=False)
-    metadata = {"where": document, "sha256": _checkpoint_digest(tensors, document)}
-    write_tensors(folder / _CHECKPOINT, tensors, metadata)
+    # One entry: safetensors writes several in an order that changes from time to time.
+    digest = _checkpoint_digest(tensors, where)
+    document = json.dumps({**where, "sha256": digest}, allow_nan=False)
+    write_tensors(folder / _CHECKPOINT, tensors, {"where": document})
 
 
 def read_checkpoint(
@@ -198,27 +196,27 @@ def read_checkpoint(
     try:
         tensors, metadata = read_tensors(path)
         where = parse_json(metadata["where"], "its place")
+        if not isinstance(where, dict):
+            raise TypeError("it does not say how far it is")
         # Those of factlab 0.1.0 have no digest.
-        digest = _checkpoint_digest(tensors, metadata["where"])
-        if metadata.get("sha256", digest) != digest:
+        if where.pop("sha256", None) not in (None, _checkpoint_digest(tensors, where)):
             raise ValueError("its numbers are not those that were written")
         own = {n[8:]: t for n, t in tensors.items() if n.startswith("network.")}
         _fill(network, own)
-        if not isinstance(where, dict):
-            raise TypeError("it does not say how far it is")
         if where.get("step") != 0:
             for name, parameter in network.named_parameters():
                 optimiser.state[parameter] = _adam_state(tensors, name, parameter)
     except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
         raise StorageError(
-            f"The checkpoint '{path}' is damaged: {described(error).rstrip('.')}. Delete it to "
+            f"The checkpoint '{path}' is damaged: {described(error)}. Delete it to "
             "train from the beginning, or use another folder."
         ) from error
     return where
 
 
-def _checkpoint_digest(tensors: Mapping[str, Tensor], where: str) -> str:
-    return hashlib.sha256(f"{_digest(tensors)} {where}".encode()).hexdigest()
+def _checkpoint_digest(tensors: Mapping[str, Tensor], where: Mapping[str, Any]) -> str:
+    document = json.dumps(dict(where), allow_nan=False)
+    return hashlib.sha256(f"{_digest(tensors)} {document}".encode()).hexdigest()
 
 
 def _adam_state(
