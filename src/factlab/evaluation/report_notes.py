@@ -146,5 +146,8 @@ def _differences(runs: Sequence[Run]) -> list[str]:
         if run.request.generation is not None
     }
     if len(settings) > 1:
-        lines.append("The runs generated texts with different settings: GE and RS do not compare.")
+        lines.append(
+            "The runs generated texts with different settings or random numbers: GE and RS do not "
+            "compare."
+        )
     return lines

@@ -90,6 +90,10 @@ class TraceConfig(Config):
         """The window that is used in a model of so many layers."""
         return self.window or min(_DEFAULT_WINDOW, max(1, n_layers // 2))
 
+    def is_window(self, kind: str) -> bool:
+        """Whether several layers of a kind of state were restored together."""
+        return kind in WINDOWED and self.window not in {None, 1}
+
     def layers_of(self, n_layers: int) -> Sequence[int]:
         """The layers that are traced in a model of so many."""
         return range(n_layers) if self.layers is None else sorted(set(self.layers))

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from factlab.errors import counted
-from factlab.tracing.configs import KIND_NAMES, WINDOWED, TraceConfig
+from factlab.tracing.configs import KIND_NAMES, TraceConfig
 from factlab.tracing.corruption_kinds import Substitution
 
 if TYPE_CHECKING:
@@ -112,8 +112,8 @@ def noise_in_words(config: TraceConfig, level: float | None) -> str:
 
 def kind_in_words(kind: str, config: TraceConfig) -> str:
     """A kind of state, and how many layers of it were restored together."""
-    is_window = kind in WINDOWED and config.window not in {None, 1}
-    return KIND_NAMES[kind] + (f", {config.window} layers at a time" if is_window else "")
+    several = f", {config.window} layers at a time" if config.is_window(kind) else ""
+    return KIND_NAMES[kind] + several
 
 
 def peak_in_words(trace: "CausalTrace", kind: str) -> str:

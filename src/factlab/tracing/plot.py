@@ -24,7 +24,7 @@ from factlab.figures import (
     save_picture,
     shortened,
 )
-from factlab.tracing.configs import WINDOWED, TraceConfig
+from factlab.tracing.configs import TraceConfig
 from factlab.tracing.corruption_kinds import Substitution
 from factlab.tracing.describe import kind_in_words, noise_in_words
 from factlab.tracing.result import CausalTrace
@@ -146,11 +146,10 @@ def heat(
 
 def panel_title(panel: Axes, kind: str, config: TraceConfig, maximum: str) -> None:
     """Say what a panel shows, what its largest effect is, and what its layers are."""
-    is_window = kind in WINDOWED and config.window != 1
     panel.set_title(
         printable(f"{kind_in_words(kind, config)}\n{maximum}"), fontsize=9, parse_math=False
     )
-    panel.set_xlabel("centre layer" if is_window else "layer", fontsize=9)
+    panel.set_xlabel("centre layer" if config.is_window(kind) else "layer", fontsize=9)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     clear_spines(panel)
 
