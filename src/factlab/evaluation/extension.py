@@ -82,8 +82,8 @@ def extend_run(
         )
     if record_hash(records[:n_before]) != sha256:
         raise StorageError(
-            f"'{folder}' is a run of {counted(n_before, 'record')}, not the first ones of the "
-            f"{len(records)} asked for now. Ask for the same data, offset and seed, or choose "
+            f"'{folder}' is a run of {counted(n_before, 'record')}, which are not the first ones of "
+            f"the {len(records)} asked for now. Ask for the same data, offset and seed, or choose "
             "another folder."
         )
     cases, unusable = look_at(n_before)
