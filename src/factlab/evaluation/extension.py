@@ -82,9 +82,9 @@ def extend_run(
         )
     if record_hash(records[:n_before]) != sha256:
         raise StorageError(
-            f"'{folder}' is a run of {counted(n_before, 'record')}, which are not the first ones of "
-            f"the {len(records)} asked for now. Ask for the same data, offset and seed, or choose "
-            "another folder."
+            f"'{folder}' is a run of {counted(n_before, 'record')}, which are not the first ones "
+            f"of the {len(records)} asked for now. Ask for the same data, offset and seed, or "
+            "choose another folder."
         )
     cases, unusable = look_at(n_before)
     old_cases, before = journal.cases(n_before), journal.findings.get("unusable")
