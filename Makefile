@@ -70,7 +70,8 @@ bench: $(READY)
 
 docs: $(READY)
 	$(BIN)/factlab trace "The Eiffel Tower is located in the city of" \
-		--subject "The Eiffel Tower" --out docs/images/eiffel-tower.png
+		--subject "The Eiffel Tower" --target Paris \
+		--out docs/images/eiffel-tower.png --overwrite
 
 clean:
 	rm -rf .venv .venv-* .pytest_cache .ruff_cache .hypothesis factlab-demo
