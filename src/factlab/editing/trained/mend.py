@@ -155,8 +155,10 @@ class _Residual(nn.Module):
         self, states: Float[Tensor, "token width"], number: int
     ) -> Float[Tensor, "token width"]:
         before = states @ self.into.T @ self.out.T + self.bias
-        # clamp, unlike relu, has a gradient at 0, where every entry begins.
-        return states + (before * self.scale[number] + self.shift[number]).clamp(min=0)
+        shifted = before * self.scale[number] + self.shift[number]
+        # Not relu, and since torch 2.15 not clamp: at 0, where every entry begins, there must be
+        # a gradient, or nothing is ever learned.
+        return states + shifted.where(shifted >= 0, 0)
 
 
 class RunningScale(nn.Module):
