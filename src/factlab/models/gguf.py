@@ -54,7 +54,7 @@ def read_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrain
     except FactlabError:
         raise
     # A file of unknown origin can make its readers raise anything.
-    except Exception as error:
+    except Exception as error:  # what a damaged file makes its readers raise
         raise ModelLoadError(
             f"Cannot read GGUF file '{path}': {one_line(error)} If it is damaged, download or "
             "convert it again. transformers converts the llama, mistral, qwen2, qwen3, gemma2, "

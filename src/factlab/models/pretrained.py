@@ -58,7 +58,7 @@ def read_pretrained(
     except FactlabError:
         raise
     # A checkpoint is foreign: its files can make transformers raise anything.
-    except Exception as error:
+    except Exception as error:  # what odd files make transformers raise
         raise _refusal(error, place, name, placement, is_local, answer) from error
     model, info = loaded
     check_complete(info, name)
