@@ -1,6 +1,7 @@
 # Everything runs in the project's own virtual environment, .venv, made on first use.
 #   make demo    a fact located and edited in a real language model
 #   make test    all tests
+#   make docs    the documentation, in site/
 #
 # Versions are exact and hashed: see requirements/, written by `make lock`.
 PYTHON ?= python3
@@ -12,8 +13,9 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PYTEST := $(BIN)/pytest --numprocesses auto --dist worksteal
 READY := .venv/ready
+SITE_READY := .venv/ready-for-docs
 
-.PHONY: demo setup lock fmt lint type test test-fast test-oldest test-newest bench docs clean
+.PHONY: demo setup lock fmt lint type test test-fast test-oldest test-newest bench docs pictures clean
 
 demo: $(READY)
 	$(BIN)/factlab demo
@@ -68,10 +70,17 @@ bench: $(READY)
 	$(BIN)/python benchmarks/neurons.py
 	$(BIN)/python benchmarks/train.py
 
-docs: $(READY)
+docs: $(SITE_READY)
+	$(BIN)/python scripts/docs/build.py
+
+$(SITE_READY): $(READY) requirements/docs.txt
+	@$(PIP) install --no-deps --require-hashes --requirement requirements/docs.txt
+	@touch $(SITE_READY)
+
+pictures: $(READY)
 	$(BIN)/factlab trace "The Eiffel Tower is located in the city of" \
 		--subject "The Eiffel Tower" --target Paris \
 		--out docs/images/eiffel-tower.png --overwrite
 
 clean:
-	rm -rf .venv .venv-* .pytest_cache .ruff_cache .hypothesis factlab-demo
+	rm -rf .venv .venv-* site .cache .pytest_cache .ruff_cache .hypothesis factlab-demo

@@ -2,10 +2,11 @@
 
     python scripts/lock.py ["torch==2.13.0" ...]
 
-Arguments narrow what the newest versions may be. Three files come out:
+Arguments narrow what the newest versions may be. Four files come out:
 
     locked.txt       what `make` installs, without CUDA: enough where torch has a CPU build
     locked-cuda.txt  what torch's ordinary Linux build needs besides
+    docs.txt         what `make docs` needs besides
     oldest.txt       the lower bounds of pyproject.toml, for `make test-oldest`
 
 uv resolves them. Two things are added to what it writes: the hashes of torch's CPU builds, which
@@ -87,10 +88,11 @@ def with_cpu_builds(block: str) -> str:
     return block + "".join(f" \\\n    --hash={each}" for each in sorted(more))
 
 
-def requirements() -> tuple[list[str], list[str]]:
-    """What pyproject.toml asks for: of the package, and of the tests."""
+def requirements() -> tuple[list[str], list[str], list[str]]:
+    """What pyproject.toml asks for: of the package, of the tests and of the site."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    return project["project"]["dependencies"], project["dependency-groups"]["test"]
+    groups = project["dependency-groups"]
+    return project["project"]["dependencies"], groups["test"], groups["docs"]
 
 
 def write(name: str, about: str, blocks: list[str]) -> None:
@@ -102,13 +104,19 @@ def write(name: str, about: str, blocks: list[str]) -> None:
 
 def main(narrowed: list[str]) -> None:
     """Write all locks."""
-    package, tests = requirements()
+    package, tests, docs = requirements()
     blocks = compiled("\n".join(narrowed), "pyproject.toml", "--group", "dev")
     cuda = [block for block in blocks if _CUDA.match(block)]
     rest = [with_cpu_builds(block) if re.match("torch==", block) else block
             for block in blocks if block not in cuda]  # fmt: skip
     write("locked.txt", "What `make` installs.", rest)
     write("locked-cuda.txt", "What torch's CUDA build needs besides.", cuda)
+
+    # The tools of the site fit what is locked, and are installed only where the site is built.
+    versions = "\n".join(block.split(" \\\n")[0] for block in blocks)
+    site = compiled("\n".join([*docs, versions]))
+    besides = [block for block in site if block not in blocks]
+    write("docs.txt", "What `make docs` needs besides.", besides)
 
     # Tools of the tests as locked, but for peft, which goes with transformers.
     pinned = {re.split("[=>]", block)[0]: block.split(" ")[0] for block in blocks}

@@ -12,7 +12,7 @@ import factlab as fl
 from factlab.cli import build_app
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Sizes that are for real models and spare minutes.
 SMALLER = {
     'load_records("builtin", limit=50': 'load_records("builtin", limit=2',

@@ -1,5 +1,6 @@
 """What pip installs: a wheel with all the code and data, and a version that is written once."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -34,9 +35,11 @@ def test_the_wheel_has_everything(tmp_path):
 
 def test_the_locks_hold_what_the_project_asks_for():
     """Each name with exact versions and hashes, and no address of an index."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    names = {line.split(">")[0].lower() for line in project["dependencies"]}
-    for lock in ("locked.txt", "oldest.txt"):
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project = settings["project"]
+    needed = {re.split("[>[]", line)[0].lower() for line in project["dependencies"]}
+    tools = {re.split("[>[]", line)[0] for line in settings["dependency-groups"]["docs"]}
+    for lock, names in (("locked.txt", needed), ("oldest.txt", needed), ("docs.txt", tools)):
         text = (ROOT / "requirements" / lock).read_text(encoding="utf-8")
         blocks = [block for block in text.split("\n") if block and block[0].isalnum()]
         assert names <= {block.split("==")[0] for block in blocks}
