@@ -25,14 +25,14 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, GPTJConfig,
 
 import factlab as fl
 from factlab.data.well_known import WELL_KNOWN
+from factlab.editing.closed_form.contexts import context_weights
+from factlab.editing.closed_form.layerwise import _Rows, _write
+from factlab.editing.closed_form.lookup import prompt_rows, target_rows
+from factlab.editing.closed_form.memit import least_squares_duals
+from factlab.editing.closed_form.value import DEFAULT_CLAMP, OptimisedValue, optimise_values
+from factlab.editing.closed_form.value_batch import prepare_requests
 from factlab.editing.configs import ValueConfig
-from factlab.editing.contexts import context_weights
-from factlab.editing.layerwise import _Rows, _write
-from factlab.editing.lookup import prompt_rows, target_rows
-from factlab.editing.memit import least_squares_duals
-from factlab.editing.targets import ValueRequest
-from factlab.editing.value import DEFAULT_CLAMP, OptimisedValue, optimise_values
-from factlab.editing.value_batch import prepare_requests
+from factlab.editing.requests import ValueRequest
 from factlab.stats.collect import collect_second_moments
 from factlab.stats.corpus import Corpus
 from factlab.tokens import pad
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["rome", "memit"], help="half of it")
     args = parser.parse_args()
 
-    fl.keep_freed_memory()
+    fl.models.keep_freed_memory()
     lm = shaped(args) if args.shape else fl.load(device=args.device, dtype=args.dtype)
     by_torch, by_ours = matmul_flops(lm)
     print(f"{lm.name}, {args.dtype}, {lm.device}, {torch.get_num_threads()} threads")
@@ -66,13 +66,13 @@ def main() -> None:
 
     if args.only != "memit":
         print("\nROME, the value of one fact")
-        site, old = fl.Site(layer, fl.Stream.MLP), fl.RomeConfig.published()
-        compare(lm, args, requests, site, old, fl.RomeConfig(), by_torch, by_ours)
+        site, old = fl.hooks.Site(layer, fl.hooks.Stream.MLP), fl.editing.RomeConfig.published()
+        compare(lm, args, requests, site, old, fl.editing.RomeConfig(), by_torch, by_ours)
     if args.only != "rome":
         print("\nMEMIT, the value of one fact")
-        six = fl.ContextConfig(groups=((5, 10),))
-        old = fl.MemitConfig(value=ValueConfig.published(), contexts=six)
-        site, new = fl.Site(layers[-1], fl.Stream.BLOCK), fl.MemitConfig()
+        six = fl.editing.ContextConfig(groups=((5, 10),))
+        old = fl.editing.MemitConfig(value=ValueConfig.published(), contexts=six)
+        site, new = fl.hooks.Site(layers[-1], fl.hooks.Stream.BLOCK), fl.editing.MemitConfig()
         compare(lm, args, requests, site, old, new, by_torch, by_ours)
         spread(lm, requests, layers, new)
     statistics_of_layers(lm, layers)
@@ -106,7 +106,7 @@ def some_facts(count: int) -> list[fl.Fact]:
 
 
 def compare(lm, args, requests, site, old, new, by_torch: float, by_ours: float) -> None:
-    background = fl.Background()
+    background = fl.editing.Background()
     contexts = background.contexts(lm, old.contexts)
     few = background.contexts(lm, new.contexts)
     optimise_values(lm, requests[:1], few, site, new.value.model_copy(update={"steps": 2}))
@@ -148,11 +148,11 @@ def compare(lm, args, requests, site, old, new, by_torch: float, by_ours: float)
 
 
 def useful_operations(
-    lm, request: ValueRequest, value: OptimisedValue, contexts: list[str], site: fl.Site
+    lm, request: ValueRequest, value: OptimisedValue, contexts: list[str], site: fl.hooks.Site
 ) -> float:
     (prepared,) = prepare_requests(lm, [request], contexts)
     rows = prepared.rows
-    layers = lm.n_layers - site.layer - (site.stream is fl.Stream.BLOCK)
+    layers = lm.n_layers - site.layer - (site.stream is fl.hooks.Stream.BLOCK)
     tokens = sum(len(row.ids) - row.position - (row is not rows[-1]) for row in rows)
     reads = sum(len(row.ids) - row.n_prompt for row in rows[:-1]) + 1
     width = statistics.mean(len(row.ids) for row in rows)
@@ -162,7 +162,7 @@ def useful_operations(
 
 
 def straightforward(
-    lm, request: ValueRequest, contexts: list[str], site: fl.Site, config: ValueConfig
+    lm, request: ValueRequest, contexts: list[str], site: fl.hooks.Site, config: ValueConfig
 ) -> list[float]:
     """The losses; plain hooks, no reuse of anything."""
     rows = target_rows(lm, request.fact, contexts, request.target)
@@ -221,14 +221,14 @@ def straightforward(
     return losses
 
 
-def spread(lm, requests: list[ValueRequest], layers: range, config: fl.MemitConfig) -> None:
+def spread(lm, requests: list[ValueRequest], layers: range, config: fl.editing.MemitConfig) -> None:
     """MEMIT after its values: keys, and how long the solves take."""
-    background = fl.Background()
+    background = fl.editing.Background()
     contexts = background.contexts(lm, config.contexts)
     solving = 0.0
     if lm.name.startswith("random"):
         eye = torch.eye(lm.d_mlp, dtype=torch.float64)
-        moments = {i: fl.SecondMoment(eye, i, 1, "identity", lm.fingerprint) for i in layers}
+        moments = {i: fl.stats.SecondMoment(eye, i, 1, "identity", lm.fingerprint) for i in layers}
     else:
         moments = background.second_moments(lm, list(layers), config.stats)
 
@@ -239,7 +239,7 @@ def spread(lm, requests: list[ValueRequest], layers: range, config: fl.MemitConf
         solving += time.perf_counter() - began
         return found
 
-    site = fl.Site(layers[-1], fl.Stream.BLOCK)
+    site = fl.hooks.Site(layers[-1], fl.hooks.Stream.BLOCK)
     values_s, values = timed(
         lm, lambda: optimise_values(lm, requests, contexts, site, config.value)
     )

@@ -25,15 +25,15 @@ from edit import shaped, straightforward
 from machine import layer_operations, matmul_flops, peak_gib, synchronise, timed
 
 import factlab as fl
-from factlab.data.load_records import load_records
+from factlab.data.record_files import load_records
 from factlab.data.records import Record
 from factlab.editing.background import Background
 from factlab.editing.methods import method_named
-from factlab.editing.targets import ValueRequest
+from factlab.editing.requests import ValueRequest
 from factlab.evaluation.configs import MeasureConfig
-from factlab.evaluation.likelihood import Question, _branches
-from factlab.evaluation.measure import Yardstick, asks
-from factlab.evaluation.measurement import Measurement
+from factlab.evaluation.measuring.likelihood import Question, _branches
+from factlab.evaluation.measuring.rows import Measurement
+from factlab.evaluation.measuring.yardstick import Yardstick, asks
 from factlab.tokens import encode_continuation, pad
 
 LENGTH = 100
@@ -53,26 +53,26 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=1.0)
     args = parser.parse_args()
 
-    fl.keep_freed_memory()
+    fl.models.keep_freed_memory()
     lm = shaped(args) if args.shape else fl.load(device=args.device, dtype=args.dtype)
     by_torch, by_ours = matmul_flops(lm)
     print(f"{lm.name}, {args.dtype}, {lm.device}, {torch.get_num_threads()} threads")
     print(f"large matrix product: {by_torch / 1e9:.0f} GFLOP/s by torch, "
           f"{by_ours / 1e9:.0f} GFLOP/s the way linear layers of a frozen model do it")  # fmt: skip
     records = load_records(args.data, limit=args.records)
-    background, config = Background(), fl.RomeConfig(layer=17 if args.shape else None)
+    background, config = Background(), fl.editing.RomeConfig(layer=17 if args.shape else None)
     if args.shape:
         background = Background.of(
-            [fl.SecondMoment(torch.eye(lm.d_mlp).double(), 17, 1, "identity", lm.fingerprint)]
+            [fl.stats.SecondMoment(torch.eye(lm.d_mlp).double(), 17, 1, "identity", lm.fingerprint)]
         )
     rome = method_named("rome").each
     facts = [record.fact for record in records]
     rome(lm, facts[:1], config, background, lambda *_: None)  # statistics, contexts, warming up
     our_edit_s, edits = timed(lm, lambda: rome(lm, facts, config, background, lambda *_: None))
-    old = fl.RomeConfig.published()
+    old = fl.editing.RomeConfig.published()
     contexts, site = (
         background.contexts(lm, old.contexts),
-        fl.Site(config.layer or 3, fl.Stream.MLP),
+        fl.hooks.Site(config.layer or 3, fl.hooks.Stream.MLP),
     )
     request = ValueRequest(facts[0], str(facts[0].target_new))
     slow_edit_s, _ = timed(lm, lambda: straightforward(lm, request, contexts, site, old.value))

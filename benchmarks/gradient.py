@@ -29,11 +29,11 @@ def main() -> None:
     parser.add_argument("--model", default=None)
     args = parser.parse_args()
 
-    fl.keep_freed_memory()
+    fl.models.keep_freed_memory()
     lm = fl.load(args.model)
-    facts = [known.fact for known in fl.load_known(args.facts)]
+    facts = [known.fact for known in fl.data.load_known(args.facts)]
     journal = Journal.load(args.exact)
-    config = fl.TraceConfig.model_validate(journal.findings["config"])
+    config = fl.tracing.TraceConfig.model_validate(journal.findings["config"])
     config = config.model_copy(update={"method": "gradient"})
     everywhere: dict[str, list[float]] = {kind: [] for kind in config.kinds}
     at_subject: dict[str, list[float]] = {kind: [] for kind in config.kinds}

@@ -34,14 +34,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
 
-    fl.keep_freed_memory()
+    fl.models.keep_freed_memory()
     lm = fl.load(args.model, device=args.device, dtype=args.dtype)
     by_torch, by_ours = matmul_flops(lm)
     print(f"{lm.name}, {args.dtype}, {lm.device}, {torch.get_num_threads()} threads")
     print(f"large matrix product: {by_torch / 1e9:.0f} GFLOP/s by torch, "
           f"{by_ours / 1e9:.0f} GFLOP/s the way linear layers of a frozen model do it")  # fmt: skip
     facts = WELL_KNOWN[: args.facts]
-    published = fl.NeuronConfig.published()
+    published = fl.neurons.NeuronConfig.published()
     first = fl.attribute_neurons(lm, facts[0], config=published)  # and warm up
 
     layers = range(0, lm.n_layers, max(1, lm.n_layers // args.slow_layers))
@@ -56,9 +56,9 @@ def main() -> None:
     print("| | facts | s per fact | ratio | GFLOP/s useful | of torch's product | of ours |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     print(f"| straightforward | 1 | {slow_s:.1f} | 1 | | | |")
-    for name, config in (("same sum", published), ("our defaults", fl.NeuronConfig())):
+    for name, config in (("same sum", published), ("our defaults", fl.neurons.NeuronConfig())):
         for count in sorted({1, len(facts)}):
-            run = partial(fl.attribute_neurons_each, lm, facts[:count], config=config)
+            run = partial(fl.neurons.attribute_neurons_each, lm, facts[:count], config=config)
             seconds, found = timed(lm, run, args.repeats)
             flops = sum(useful_operations(lm, one) for one in found) / seconds
             print(f"| {name} | {count} | {seconds / count:.2f} | {slow_s / seconds * count:.0f} | "
@@ -71,7 +71,7 @@ def main() -> None:
           f"{first.strongest:.2g}\npeak memory {peak_gib(lm):.1f} GiB")  # fmt: skip
 
 
-def useful_operations(lm, found: fl.NeuronAttribution) -> float:
+def useful_operations(lm, found: fl.neurons.NeuronAttribution) -> float:
     """Forward and backward, of the steps that each layer took in the end."""
     total = 0.0
     for layer, steps in enumerate(found.steps.tolist()):
@@ -80,10 +80,12 @@ def useful_operations(lm, found: fl.NeuronAttribution) -> float:
     return total
 
 
-def straightforward(lm, found: fl.NeuronAttribution, layer: int, steps: int) -> torch.Tensor:
+def straightforward(
+    lm, found: fl.neurons.NeuronAttribution, layer: int, steps: int
+) -> torch.Tensor:
     """Attributions of one layer; plain hooks, no reuse of anything."""
     ids = torch.tensor([found.prompt_ids], device=lm.device)
-    projection = lm.module(fl.Site(layer, fl.Stream.MLP_HIDDEN))
+    projection = lm.module(fl.hooks.Site(layer, fl.hooks.Stream.MLP_HIDDEN))
     flags = [(p, p.requires_grad) for p in lm.model.parameters()]
     for parameter, _ in flags:
         parameter.requires_grad_(False)

@@ -53,9 +53,9 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="say where our time goes")
     args = parser.parse_args()
 
-    fl.keep_freed_memory()
+    fl.models.keep_freed_memory()
     lm = fl.load(args.model, dtype=args.dtype)
-    config = fl.TraceConfig(samples=args.samples, window=args.window)
+    config = fl.tracing.TraceConfig(samples=args.samples, window=args.window)
     torch_flops, ours_flops = matmul_flops(lm)
     print(f"{lm.name}, {args.dtype}, {lm.device}, {torch.get_num_threads()} threads")
     print(f"large matrix product: {torch_flops / 1e9:.0f} GFLOP/s by torch", end="")
@@ -64,7 +64,11 @@ def main() -> None:
     fl.causal_trace(lm, EIFFEL, config=config.model_copy(update={"positions": (9,)}))  # warm up
     facts = [EIFFEL]
     if args.facts:
-        known = [f for f, known in zip(WELL_KNOWN, fl.knows(lm, WELL_KNOWN), strict=True) if known]
+        known = [
+            f
+            for f, known in zip(WELL_KNOWN, fl.tracing.knows(lm, WELL_KNOWN), strict=True)
+            if known
+        ]
         facts = [in_context(fact, i) for i, fact in enumerate(known[: args.facts])]
     ratios, shares = [], []
     for fact in facts:
@@ -145,7 +149,7 @@ def straightforward(
     return seconds * n_run / (n_run + 1) / share, float(max(gaps)), share
 
 
-def deviation(lm: fl.LanguageModel, name: str | None, config: fl.TraceConfig) -> None:
+def deviation(lm: fl.LanguageModel, name: str | None, config: fl.tracing.TraceConfig) -> None:
     """How far a trace in this dtype is from one in float32."""
     ours = fl.causal_trace(lm, EIFFEL, config=config)
     exact = fl.causal_trace(fl.load(name, dtype="float32"), EIFFEL, config=config)
@@ -159,7 +163,7 @@ def deviation(lm: fl.LanguageModel, name: str | None, config: fl.TraceConfig) ->
               f"{exact.peak(kind)[:2]}")  # fmt: skip
 
 
-def profile(lm: fl.LanguageModel, config: fl.TraceConfig) -> None:
+def profile(lm: fl.LanguageModel, config: fl.tracing.TraceConfig) -> None:
     """Share of our time by operation, for one position in the middle."""
     with torch.profiler.profile() as profiler:
         fl.causal_trace(lm, EIFFEL, config=config.model_copy(update={"positions": (4,)}))

@@ -20,7 +20,7 @@ from machine import layer_operations, matmul_flops, peak_gib, synchronise, timed
 from torch.func import functional_call
 
 import factlab as fl
-from factlab.data.load_records import load_records
+from factlab.data.record_files import load_records
 from factlab.editing.trained.configs import KeConfig, MendConfig, TrainConfig
 from factlab.editing.trained.examples import examples_of_records
 from factlab.editing.trained.gradients import OuterProducts
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--slow-examples", type=int, default=5, help="trained on one at a time")
     args = parser.parse_args()
 
-    fl.keep_freed_memory()
+    fl.models.keep_freed_memory()
     lm = fl.load(args.model, device=args.device)
     by_torch, by_ours = matmul_flops(lm)
     print(f"{lm.name}, {lm.dtype}, {lm.device}, {torch.get_num_threads()} threads")

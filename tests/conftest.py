@@ -67,7 +67,7 @@ def make_model() -> Iterator[MakeModel]:
     random_states = (torch.get_rng_state(), np.random.get_state()[1].copy())
 
     def make(family: str, **kwargs: object) -> fl.LanguageModel:
-        lm = fl.tiny_model(family, **kwargs)
+        lm = fl.models.tiny_model(family, **kwargs)
         made.append((lm, _state_of(lm)))
         return lm
 

@@ -118,10 +118,11 @@ def _check(function: str, name: str, value: object, annotation: object, several:
 def _check_config(function: str, value: object, classes: tuple[type, ...]) -> None:
     if isinstance(value, classes):
         return
-    wanted = next(kind.__name__ for kind in classes if issubclass(kind, BaseModel))
-    made = f"fl.{wanted}({'**config' if isinstance(value, dict) else '...'})"
+    kind = next(kind for kind in classes if issubclass(kind, BaseModel))
+    wanted, namespace = kind.__name__, ".".join(kind.__module__.split(".")[1:2])
+    made = f"fl.{namespace}.{wanted}({'**config' if isinstance(value, dict) else '...'})"
     if wanted == BaseModel.__name__:  # the config of a method that is named beside it
-        wanted, made = "config of its method", "one, such as fl.RomeConfig(...)"
+        wanted, made = "config of its method", "one, such as fl.editing.RomeConfig(...)"
     raise InvalidRequestError(
         f"config is a {_name(value)}, and {function} takes a {wanted}. Pass {made}."
     )

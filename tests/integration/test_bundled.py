@@ -55,7 +55,9 @@ def test_the_edited_model_from_the_command_line(edit, tmp_path, monkeypatch, cap
 
 def test_the_trace_shows_the_papers_two_sites(bundled):
     """An early site at the subject for MLPs, a late site at the last token for attention."""
-    trace = fl.causal_trace(bundled, FACT, config=fl.TraceConfig(samples=3, kinds=("mlp", "attn")))
+    trace = fl.causal_trace(
+        bundled, FACT, config=fl.tracing.TraceConfig(samples=3, kinds=("mlp", "attn"))
+    )
     assert trace.answer == " Paris"
     assert trace.clean_prob > 0.5 > 0.2 > trace.corrupted_prob
     position, layer, effect = trace.peak("mlp")

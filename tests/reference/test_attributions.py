@@ -5,7 +5,7 @@ import torch
 
 import factlab as fl
 from conftest import FAMILIES, HABITS, SINGLE_INSIDE
-from factlab.editing.quadrature import Quadrature
+from factlab.neurons.quadrature import Quadrature
 from factlab.tokens import encode_continuation
 
 PROMPTS = ["Is the Space Needle in the city of", "Rome is", "In New York, people speak the"]
@@ -50,8 +50,8 @@ def slow(lm, found, nodes) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_attributions_of_every_family(make_model, family):
     lm = make_model(family, dtype=torch.float64, add_bos=family in ("llama", "opt"))
-    config = fl.NeuronConfig(steps=3, tolerance=None, answer="product")
-    each = fl.attribute_neurons_each(lm, PROMPTS, TARGETS, config)
+    config = fl.neurons.NeuronConfig(steps=3, tolerance=None, answer="product")
+    each = fl.neurons.attribute_neurons_each(lm, PROMPTS, TARGETS, config)
     for prompt, target, found in zip(PROMPTS, TARGETS, each, strict=True):
         whole, n_prompt = encode_continuation(lm.tokenizer, prompt, target)
         assert found.prompt_ids == whole.ids[:n_prompt]
@@ -69,7 +69,7 @@ def test_attributions_of_every_family(make_model, family):
 @pytest.mark.parametrize("family", HABITS)
 def test_single_precision_is_close(make_model, family):
     lm, exact = make_model(family), make_model(family, dtype=torch.float64)
-    config = fl.NeuronConfig(steps=3, tolerance=None)
+    config = fl.neurons.NeuronConfig(steps=3, tolerance=None)
     found = fl.attribute_neurons(lm, PROMPTS[0], TARGETS[0], config)
     expected, _ = slow(
         exact,
@@ -83,12 +83,12 @@ def test_single_precision_is_close(make_model, family):
 def test_attributions_add_up(make_model, family):
     """Completeness: what a layer's neurons account for is what goes when they go."""
     lm = make_model(family, dtype=torch.float64)
-    fine = fl.attribute_neurons(lm, PROMPTS[2], TARGETS[2], fl.NeuronConfig(tolerance=1e-4))
+    fine = fl.attribute_neurons(lm, PROMPTS[2], TARGETS[2], fl.neurons.NeuronConfig(tolerance=1e-4))
     assert fine.gaps.abs().max() <= 1e-4 * fine.prob
     errors = {}
     for rule in ("right", "left", "closed", "midpoint"):
         for steps in (40, 160):
-            config = fl.NeuronConfig(rule=rule, steps=steps, tolerance=None)
+            config = fl.neurons.NeuronConfig(rule=rule, steps=steps, tolerance=None)
             found = fl.attribute_neurons(lm, PROMPTS[2], TARGETS[2], config)
             errors[rule, steps] = float((found.attributions - fine.attributions).norm())
     # The error of a sum from one side falls with the step, that of the midpoint much faster.
@@ -100,8 +100,8 @@ def test_attributions_add_up(make_model, family):
 @pytest.mark.parametrize("family", HABITS)
 def test_a_batch_is_one_by_one(make_model, family):
     lm = make_model(family, dtype=torch.float64)
-    config = fl.NeuronConfig(steps=4, tolerance=1e-3, max_steps=64)
-    each = fl.attribute_neurons_each(lm, PROMPTS, [None, *TARGETS[1:]], config)
+    config = fl.neurons.NeuronConfig(steps=4, tolerance=1e-3, max_steps=64)
+    each = fl.neurons.attribute_neurons_each(lm, PROMPTS, [None, *TARGETS[1:]], config)
     loose = family in SINGLE_INSIDE
     for i, found in enumerate(each):
         alone = fl.attribute_neurons(lm, PROMPTS[i], None if i == 0 else TARGETS[i], config)
@@ -115,12 +115,12 @@ def test_a_batch_is_one_by_one(make_model, family):
 
 def test_memory_bounds_change_nothing(make_model):
     lm = make_model("llama", dtype=torch.float64)
-    config = fl.NeuronConfig(steps=3, tolerance=1e-3, max_steps=12, answer="product")
-    whole = fl.attribute_neurons_each(lm, PROMPTS, TARGETS, config)
+    config = fl.neurons.NeuronConfig(steps=3, tolerance=1e-3, max_steps=12, answer="product")
+    whole = fl.neurons.attribute_neurons_each(lm, PROMPTS, TARGETS, config)
     for limit in (1, 40):
         cut = config.model_copy(update={"max_batch_tokens": limit})
         for one, other in zip(
-            whole, fl.attribute_neurons_each(lm, PROMPTS, TARGETS, cut), strict=True
+            whole, fl.neurons.attribute_neurons_each(lm, PROMPTS, TARGETS, cut), strict=True
         ):
             assert torch.allclose(one.attributions, other.attributions, rtol=1e-9, atol=1e-15)
             assert torch.equal(one.steps, other.steps)

@@ -5,15 +5,15 @@ import torch
 
 import factlab as fl
 from conftest import FAMILIES, SINGLE_INSIDE
-from factlab.editing.alphaedit import null_space, null_space_duals
+from factlab.editing.closed_form.alphaedit import null_space, null_space_duals
+from factlab.editing.closed_form.contexts import context_weights
+from factlab.editing.closed_form.emmet import equality_duals
+from factlab.editing.closed_form.lookup import keys_and_outputs, mean_keys, prompt_rows
+from factlab.editing.closed_form.memit import least_squares_duals
+from factlab.editing.closed_form.rank_one import rank_one_factors
+from factlab.editing.closed_form.value import optimise_values
 from factlab.editing.configs import ContextConfig, ValueConfig
-from factlab.editing.contexts import context_weights
-from factlab.editing.emmet import equality_duals
-from factlab.editing.lookup import keys_and_outputs, mean_keys, prompt_rows
-from factlab.editing.memit import least_squares_duals
-from factlab.editing.rank_one import rank_one_factors
-from factlab.editing.targets import ValueRequest
-from factlab.editing.value import optimise_values
+from factlab.editing.requests import ValueRequest
 from factlab.errors import InvalidRequestError
 
 FACTS = [
@@ -28,14 +28,18 @@ SHARED = {
 }
 
 
-def moment(width: int, layer: int = 0, fingerprint: str = "", seed: int = 7) -> fl.SecondMoment:
+def moment(
+    width: int, layer: int = 0, fingerprint: str = "", seed: int = 7
+) -> fl.stats.SecondMoment:
     generator = torch.Generator().manual_seed(seed)
     keys = torch.randn(4 * width, width, generator=generator, dtype=torch.float64)
-    return fl.SecondMoment(keys.T @ keys / len(keys), layer, len(keys), "noise", fingerprint)
+    return fl.stats.SecondMoment(keys.T @ keys / len(keys), layer, len(keys), "noise", fingerprint)
 
 
-def background(lm) -> fl.Background:
-    return fl.Background.of([moment(lm.d_mlp, i, lm.fingerprint, i) for i in range(lm.n_layers)])
+def background(lm) -> fl.editing.Background:
+    return fl.editing.Background.of(
+        [moment(lm.d_mlp, i, lm.fingerprint, i) for i in range(lm.n_layers)]
+    )
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -107,7 +111,7 @@ def test_the_null_space_holds_its_share():
 def test_memit_against_algorithm_1_step_by_step(make_model, family):
     """Apply each layer's change for real and look everything up anew."""
     lm = make_model(family, dtype=torch.float64, add_bos=family in ("llama", "opt"))
-    config = fl.MemitConfig(layers=(0, 1), second_moment_weight=0.5, **SHARED)
+    config = fl.editing.MemitConfig(layers=(0, 1), second_moment_weight=0.5, **SHARED)
     known = background(lm)
     edit = fl.memit(lm, FACTS, config, known)
     contexts = known.contexts(lm, config.contexts)
@@ -133,7 +137,7 @@ def test_memit_against_algorithm_1_step_by_step(make_model, family):
                 lm,
                 [ValueRequest(f, f.target_new) for f in FACTS],
                 contexts,
-                fl.Site(1, fl.Stream.BLOCK),
+                fl.hooks.Site(1, fl.hooks.Stream.BLOCK),
                 config.value,
             )
         ]
@@ -156,9 +160,9 @@ def test_memit_against_algorithm_1_step_by_step(make_model, family):
 
 def test_one_fact_by_itself_is_that_of_the_batch(make_model):
     lm = make_model("llama", dtype=torch.float64)
-    config = fl.MemitConfig(layers=(0, 1), **SHARED)
+    config = fl.editing.MemitConfig(layers=(0, 1), **SHARED)
     known = background(lm)
-    each = fl.memit_each(lm, FACTS, config, known)
+    each = fl.editing.memit_each(lm, FACTS, config, known)
     for fact, edit in zip(FACTS, each, strict=True):
         alone = fl.memit(lm, [fact], config, known)
         for one, other in zip(edit.updates, alone.updates, strict=True):
@@ -168,7 +172,11 @@ def test_one_fact_by_itself_is_that_of_the_batch(make_model):
 @pytest.mark.parametrize("method", ["memit", "emmet", "alphaedit"])
 def test_most_of_delta_is_brought_about(make_model, method):
     lm = make_model("gpt2", dtype=torch.float64)
-    kinds = {"memit": fl.MemitConfig, "emmet": fl.EmmetConfig, "alphaedit": fl.AlphaEditConfig}
+    kinds = {
+        "memit": fl.editing.MemitConfig,
+        "emmet": fl.editing.EmmetConfig,
+        "alphaedit": fl.editing.AlphaEditConfig,
+    }
     more = {"memit": {"second_moment_weight": 0.1}, "alphaedit": {"null_share": 1.0}}
     config = kinds[method](
         layers=(0, 1), value=ValueConfig(steps=3, clamp_factor=0.1),
@@ -183,7 +191,7 @@ def test_most_of_delta_is_brought_about(make_model, method):
 def test_many_facts_make_a_dense_change(make_model):
     lm = make_model("gpt2", dtype=torch.float64)
     facts = [fl.Fact("{} is", f"Rome {i}", "Paris") for i in range(lm.d_model + 1)]
-    config = fl.MemitConfig(
+    config = fl.editing.MemitConfig(
         layers=(0,), value=ValueConfig(steps=2), contexts=ContextConfig(groups=())
     )
     (update,) = fl.memit(lm, facts, config, background(lm)).updates
@@ -204,6 +212,6 @@ def test_keys_do_not_depend_on_batches(make_model, monkeypatch):
     lm = make_model("llama", dtype=torch.float64)
     rows = [row for fact in FACTS for row in prompt_rows(lm, fact, ["", "Yes. "])]
     at_once = keys_and_outputs(lm, rows, 1)
-    monkeypatch.setattr("factlab.editing.lookup.BATCH_TOKENS", 1)
+    monkeypatch.setattr("factlab.editing.closed_form.lookup.BATCH_TOKENS", 1)
     for one, other in zip(at_once, keys_and_outputs(lm, rows, 1), strict=True):
         assert torch.allclose(one, other, atol=1e-12)

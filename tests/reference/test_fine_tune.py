@@ -53,8 +53,10 @@ def slow(lm, facts, names, steps, rate, epsilon) -> tuple[dict[str, torch.Tensor
 def test_together_is_torchs_adam(make_model, family, method):
     lm = make_model(family, dtype=torch.float64, add_bos=family in ("llama", "opt"))
     epsilon = None if method == "ft" else 2e-3
-    config = fl.FineTuneConfig(layer=1, steps=4, learning_rate=1e-3, epsilon=epsilon, stop_nll=0)
-    edit = fl.fine_tune(lm, FACTS, method, config)
+    config = fl.editing.FineTuneConfig(
+        layer=1, steps=4, learning_rate=1e-3, epsilon=epsilon, stop_nll=0
+    )
+    edit = fl.editing.fine_tune(lm, FACTS, method, config)
     names = lm.attn_weight_names(1) if method == "attn" else [lm.mlp_weight_name(1)]
     expected, losses = slow(lm, FACTS, names, 4, 1e-3, epsilon)
     loose = family in SINGLE_INSIDE
@@ -72,13 +74,15 @@ def test_together_is_torchs_adam(make_model, family, method):
 @pytest.mark.parametrize("method", ["ft", "attn"])
 def test_each_is_every_fact_alone(make_model, method):
     lm = make_model("llama", dtype=torch.float64)
-    free = fl.FineTuneConfig(layer=1, steps=6, learning_rate=3e-3, stop_nll=0)
-    ends = sorted(e.diagnostics["loss"][3] for e in fl.fine_tune_each(lm, FACTS, method, free))
+    free = fl.editing.FineTuneConfig(layer=1, steps=6, learning_rate=3e-3, stop_nll=0)
+    ends = sorted(
+        e.diagnostics["loss"][3] for e in fl.editing.fine_tune_each(lm, FACTS, method, free)
+    )
     config = free.model_copy(update={"stop_nll": (ends[0] + ends[1]) / 2})
-    each = fl.fine_tune_each(lm, FACTS, method, config)
+    each = fl.editing.fine_tune_each(lm, FACTS, method, config)
     assert len({len(edit.diagnostics["loss"]) for edit in each}) > 1
     for fact, edit in zip(FACTS, each, strict=True):
-        alone = fl.fine_tune(lm, [fact], method, config)
+        alone = fl.editing.fine_tune(lm, [fact], method, config)
         assert edit.diagnostics["loss"] == pytest.approx(alone.diagnostics["loss"], abs=1e-9)
         for one, other in zip(edit.updates, alone.updates, strict=True):
             assert torch.allclose(one.delta, other.delta, atol=1e-8)
@@ -86,16 +90,20 @@ def test_each_is_every_fact_alone(make_model, method):
 
 def test_batches_of_tokens_change_nothing(make_model):
     lm = make_model("gpt2", dtype=torch.float64)
-    config = fl.FineTuneConfig(layer=1, steps=4)
-    whole = fl.fine_tune(lm, FACTS, "ft+l", config)
-    cut = fl.fine_tune(lm, FACTS, "ft+l", config.model_copy(update={"max_batch_tokens": 10}))
+    config = fl.editing.FineTuneConfig(layer=1, steps=4)
+    whole = fl.editing.fine_tune(lm, FACTS, "ft+l", config)
+    cut = fl.editing.fine_tune(
+        lm, FACTS, "ft+l", config.model_copy(update={"max_batch_tokens": 10})
+    )
     assert cut.diagnostics["loss"] == pytest.approx(whole.diagnostics["loss"], abs=1e-10)
 
 
 def test_erasing_by_fine_tuning(make_model):
     lm = make_model("gpt2", dtype=torch.float64, seed=8)  # it says something that can be written
-    fact = fl.said_before(lm, FACTS[0])
+    fact = fl.editing.said_before(lm, FACTS[0])
     told = fl.Fact(fact.template, fact.subject, target_true=fact.target_new)
-    config = fl.FineTuneConfig(layer=1, steps=10, learning_rate=5e-3, stop_nll=0, erase=True)
+    config = fl.editing.FineTuneConfig(
+        layer=1, steps=10, learning_rate=5e-3, stop_nll=0, erase=True
+    )
     run = fl.edit_each(lm, [told], "ft", config)
     assert run.at_end[0].true_prob < run.before[0].true_prob

@@ -9,15 +9,15 @@ import torch
 
 import factlab as fl
 from conftest import FAMILIES, SINGLE_INSIDE
+from factlab.editing.combined import combine
 from factlab.editing.methods import method_named
-from factlab.editing.stack import combine
 from factlab.errors import InvalidRequestError
-from factlab.evaluation.likelihood import Question, hear
-from factlab.evaluation.measurement import Heard
-from factlab.evaluation.row_edits import RowEdits
+from factlab.evaluation.measuring.likelihood import Question, hear
+from factlab.evaluation.measuring.rows import Heard
+from factlab.models.changes.rows import RowEdits
 from factlab.tokens import Tokens, encode_continuation
 
-CONTEXTS = fl.ContextConfig(groups=((1, 3),))
+CONTEXTS = fl.editing.ContextConfig(groups=((1, 3),))
 FACTS = [
     fl.Fact("{} is in the city of", "The Space Needle", "Rome", "Seattle"),
     fl.Fact("See {} in", "Paris", "Antarctica and Rome", "Seattle"),
@@ -38,18 +38,18 @@ QUESTIONS = [
 ]
 
 
-def background(lm) -> fl.Background:
+def background(lm) -> fl.editing.Background:
     generator = torch.Generator().manual_seed(7)
     keys = torch.randn(4 * lm.d_mlp, lm.d_mlp, generator=generator, dtype=torch.float64)
     moment = keys.T @ keys / len(keys)
-    return fl.Background.of(
-        [fl.SecondMoment(moment, i, len(keys), "noise", lm.fingerprint) for i in range(2)]
+    return fl.editing.Background.of(
+        [fl.stats.SecondMoment(moment, i, len(keys), "noise", lm.fingerprint) for i in range(2)]
     )
 
 
 def edit_of(lm, method: str, fact: fl.Fact) -> fl.Edit:
     chosen = method_named(method)
-    value = fl.ValueConfig(steps=3)
+    value = fl.editing.ValueConfig(steps=3)
     values = {
         "rome": {"layer": 1, "value": value, "contexts": CONTEXTS},
         "memit": {"layers": (0, 1), "value": value, "contexts": CONTEXTS},
@@ -79,7 +79,7 @@ def slowly(lm, question: Question, edits) -> tuple[Heard, ...]:
 
 
 def check(lm, edits, questions=QUESTIONS, max_batch_tokens=4096) -> list[tuple[Heard, ...]]:
-    carried = RowEdits(lm, edits)
+    carried = RowEdits(lm, [edit.updates if edit else () for edit in edits])
     with carried.active():
         heard = hear(lm, questions, carried, max_batch_tokens)
     atol = 1e-5 if lm.architecture.family in SINGLE_INSIDE else 1e-9
@@ -146,7 +146,7 @@ def test_the_flags_are_those_of_greedy_decoding(make_model):
         for prompt, word in zip(prompts, tops, strict=True):
             targets = (word, "Rome", f"{word} in", f"{word} Rome and")
             questions += [Question(prompt, targets, owner)] if word.strip(" \ufffd\n") else []
-    carried, n_written = RowEdits(lm, edits), 0
+    carried, n_written = RowEdits(lm, [edit.updates if edit else () for edit in edits]), 0
     with carried.active():
         heard = hear(lm, questions, carried, 99)
     for question, several in zip(questions, heard, strict=True):
@@ -209,7 +209,7 @@ def test_what_is_read_is_bounded(make_model, monkeypatch):
     """Logits of a few tokens at a time, whatever the batch."""
     lm = make_model("gpt2", dtype=torch.float64)
     wanted = hear(lm, QUESTIONS, None, 4096)
-    monkeypatch.setattr("factlab.evaluation.likelihood._READ_AT_ONCE", 3)
+    monkeypatch.setattr("factlab.evaluation.measuring.likelihood._READ_AT_ONCE", 3)
     for several, others in zip(hear(lm, QUESTIONS, None, 4096), wanted, strict=True):
         for one, other in zip(several, others, strict=True):
             assert one.top == other.top
@@ -229,7 +229,7 @@ def test_what_cannot_be_asked(make_model):
 
 def test_hooks_are_gone_after_an_exception(make_model):
     lm = make_model("gpt2")  # the fixture looks at the hooks at the end
-    carried = RowEdits(lm, [edit_of(lm, "rome", FACTS[0])])
+    carried = RowEdits(lm, [edit_of(lm, "rome", FACTS[0]).updates])
     with pytest.raises(KeyboardInterrupt), carried.active():
         raise KeyboardInterrupt
     before = hear(lm, QUESTIONS[6:7], None, 99)

@@ -6,12 +6,12 @@ from torch import Tensor
 
 import factlab as fl
 from conftest import FAMILIES, HABITS, SINGLE_INSIDE
+from factlab.editing.closed_form.contexts import context_weights, sample_contexts
+from factlab.editing.closed_form.lookup import keys_and_outputs, prompt_rows
+from factlab.editing.closed_form.rank_one import rank_one_factors
+from factlab.editing.closed_form.value import OptimisedValue, optimise_values
 from factlab.editing.configs import ContextConfig, ValueConfig
-from factlab.editing.contexts import context_weights, sample_contexts
-from factlab.editing.lookup import keys_and_outputs, prompt_rows
-from factlab.editing.rank_one import rank_one_factors
-from factlab.editing.targets import ValueRequest
-from factlab.editing.value import OptimisedValue, optimise_values
+from factlab.editing.requests import ValueRequest
 from factlab.errors import (
     EditError,
     InvalidRequestError,
@@ -25,14 +25,16 @@ FACT = fl.Fact("Is {} in the city of", "the Space Needle", "Rome and Paris", "Se
 CONTEXTS = ["", "Where is it? ", "A museum, a tower. "]
 
 
-def some_moment(lm, layer: int = 1) -> fl.SecondMoment:
+def some_moment(lm, layer: int = 1) -> fl.stats.SecondMoment:
     generator = torch.Generator().manual_seed(7)
     keys = torch.randn(4 * lm.d_mlp, lm.d_mlp, generator=generator, dtype=torch.float64)
-    return fl.SecondMoment(keys.T @ keys / len(keys), layer, len(keys), "noise", lm.fingerprint)
+    return fl.stats.SecondMoment(
+        keys.T @ keys / len(keys), layer, len(keys), "noise", lm.fingerprint
+    )
 
 
-def background(moment: fl.SecondMoment) -> fl.Background:
-    return fl.Background.of([moment])
+def background(moment: fl.stats.SecondMoment) -> fl.editing.Background:
+    return fl.editing.Background.of([moment])
 
 
 def optimise_value(lm, fact, target, contexts, site, config) -> OptimisedValue:
@@ -174,7 +176,7 @@ def test_a_batch_is_each_fact_alone(make_model, family, rule):
 
 def test_erasing_lowers_the_probability(make_model):
     lm = make_model("gpt2", dtype=torch.float64, seed=8)  # it says something that can be written
-    said = fl.said_before(lm, FACT).target_new
+    said = fl.editing.said_before(lm, FACT).target_new
     config = ValueConfig(steps=10, stop_nll=0, clamp_factor=8, stop_loss=0, kl_factor=0)
     request = ValueRequest(FACT, said, erase=True)
     (value,) = optimise_values(lm, [request], [""], Site(0, Stream.MLP), config)
@@ -196,7 +198,7 @@ def test_it_stops_early(make_model):
 def test_the_new_weight_maps_the_key_to_the_value(make_model, family, square):
     """W' k* == v* through the model's own modules, whatever the layout."""
     lm = make_model(family, dtype=torch.float64, square=square)
-    config = fl.RomeConfig(
+    config = fl.editing.RomeConfig(
         layer=0,
         value=ValueConfig(steps=4),
         contexts=ContextConfig(groups=((2, 4),)),
@@ -233,7 +235,7 @@ def test_the_change_is_the_smallest_in_the_metric_of_c():
     weight = torch.randn(m, n, generator=generator, dtype=torch.float64)
     key = torch.randn(n, generator=generator, dtype=torch.float64)
     value = torch.randn(m, generator=generator, dtype=torch.float64)
-    moment = fl.SecondMoment(second, 0, 50, "noise", "")
+    moment = fl.stats.SecondMoment(second, 0, 50, "noise", "")
     left, right = rank_one_factors(key, value, weight @ key, moment.solve(key[None])[0])
     change = left @ right
     assert torch.allclose((weight + change) @ key, value, atol=1e-12)
@@ -262,7 +264,7 @@ def test_legacy_uses_the_bare_key_where_the_original_code_does(make_model):
         "contexts": ContextConfig(groups=((3, 4),)),
     }
     moment = some_moment(lm)
-    edit = fl.rome(lm, FACT, fl.RomeConfig(**shared, legacy=True), background(moment))
+    edit = fl.rome(lm, FACT, fl.editing.RomeConfig(**shared, legacy=True), background(moment))
     rows = prompt_rows(lm, FACT, sample_contexts(lm, ContextConfig(groups=((3, 4),))))
     found = keys_and_outputs(lm, rows, 1)
     (update,) = edit.updates
@@ -276,7 +278,7 @@ def test_legacy_uses_the_bare_key_where_the_original_code_does(make_model):
     assert torch.allclose(moved, delta, atol=1e-9)
     assert (
         edit.updates[0].digest
-        != fl.rome(lm, FACT, fl.RomeConfig(**shared), background(moment)).updates[0].digest
+        != fl.rome(lm, FACT, fl.editing.RomeConfig(**shared), background(moment)).updates[0].digest
     )
 
 
@@ -288,7 +290,7 @@ def test_weights_of_the_mean_key():
 
 def test_same_seed_same_bytes(make_model, tmp_path):
     lm = make_model("llama")
-    config = fl.RomeConfig(
+    config = fl.editing.RomeConfig(
         layer=1, value=ValueConfig(steps=3), contexts=ContextConfig(groups=((2, 4),))
     )
     for name in "ab":
@@ -300,7 +302,7 @@ def test_same_seed_same_bytes(make_model, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_models_are_edited(make_model, dtype):
     lm = make_model("llama", dtype=dtype)
-    config = fl.RomeConfig(layer=1, contexts=ContextConfig(groups=((2, 4),)))
+    config = fl.editing.RomeConfig(layer=1, contexts=ContextConfig(groups=((2, 4),)))
     edit = fl.rome(lm, FACT, config, background(some_moment(lm)))
     assert edit.updates[0].left.dtype == torch.float32
     assert edit.diagnostics["nll"][-1] < edit.diagnostics["nll"][0] - 0.1
@@ -314,25 +316,25 @@ def test_half_precision_models_are_edited(make_model, dtype):
 
 def test_a_model_without_a_preset_gets_a_layer_from_a_trace(make_model, caplog):
     lm = make_model("llama")
-    config = fl.RomeConfig(value=ValueConfig(steps=2), contexts=ContextConfig(groups=()),
-                           stats=fl.StatsConfig(tokens_per_dim=4, row_length=16))  # fmt: skip
+    config = fl.editing.RomeConfig(value=ValueConfig(steps=2), contexts=ContextConfig(groups=()),
+                           stats=fl.stats.StatsConfig(tokens_per_dim=4, row_length=16))  # fmt: skip
     edit = fl.rome(lm, FACT, config)
     assert edit.diagnostics["layer_source"] == "causal trace of this fact"
     assert f"layer {edit.config['layer']} (several layers:" in caplog.text
-    trace = fl.causal_trace(lm, FACT, config=fl.TraceConfig(window=1))
+    trace = fl.causal_trace(lm, FACT, config=fl.tracing.TraceConfig(window=1))
     at_subject = trace.effects["mlp"][trace.subject_span.last]
     assert len(set(at_subject.tolist())) == lm.n_layers
     assert edit.config["layer"] == int(at_subject.argmax())
 
 
 def test_a_target_that_merges_with_the_subject_is_refused():
-    lm = fl.tiny_model("gpt2")
+    lm = fl.models.tiny_model("gpt2")
     lm.tokenizer.add_tokens(["東京"])
     lm.model.resize_token_embeddings(len(lm.tokenizer))
     lm = fl.LanguageModel(lm.model, lm.tokenizer)
     merged = fl.Fact("我在{}", "東", "京")
     with pytest.raises(TokenizationError, match="merges with the end of subject"):
-        fl.rome(lm, merged, fl.RomeConfig(layer=1), background(some_moment(lm)))
+        fl.rome(lm, merged, fl.editing.RomeConfig(layer=1), background(some_moment(lm)))
 
 
 def test_requests_that_make_no_sense(make_model):
@@ -340,16 +342,21 @@ def test_requests_that_make_no_sense(make_model):
     with pytest.raises(InvalidRequestError, match="no target_new"):
         fl.rome(lm, fl.Fact("{} is in", "Rome"))
     with pytest.raises(InvalidRequestError, match="Layer 9 is out of range"):
-        fl.rome(lm, FACT, fl.RomeConfig(layer=9))
+        fl.rome(lm, FACT, fl.editing.RomeConfig(layer=9))
     with pytest.raises(InvalidRequestError, match="statistics are of layer 0"):
-        fl.rome(lm, FACT, fl.RomeConfig(layer=1), background(some_moment(lm, layer=0)))
+        fl.rome(lm, FACT, fl.editing.RomeConfig(layer=1), background(some_moment(lm, layer=0)))
     with pytest.raises(WrongModelError, match="collected on a model with fingerprint"):
         fl.rome(
-            lm, FACT, fl.RomeConfig(layer=1), background(some_moment(make_model("gpt2", seed=3)))
+            lm,
+            FACT,
+            fl.editing.RomeConfig(layer=1),
+            background(some_moment(make_model("gpt2", seed=3))),
         )
-    flat = fl.SecondMoment(torch.ones(56, 56, dtype=torch.float64), 1, 1, "one", lm.fingerprint)
+    flat = fl.stats.SecondMoment(
+        torch.ones(56, 56, dtype=torch.float64), 1, 1, "one", lm.fingerprint
+    )
     with pytest.raises(StatisticsError, match="layer 1 is singular: 1 tokens"):
-        fl.rome(lm, FACT, fl.RomeConfig(layer=1), background(flat))
+        fl.rome(lm, FACT, fl.editing.RomeConfig(layer=1), background(flat))
 
 
 def test_a_zero_key_is_refused():

@@ -45,7 +45,7 @@ def compare(lm, fact, config, tolerance, **subset):
 def test_every_family_in_float64(make_model, family):
     lm = make_model(family, dtype=torch.float64, add_bos=family in ("llama", "opt"))
     fact = fl.Fact("See {} is in", "Space Needle")
-    config = fl.TraceConfig(samples=3, window=2, seed=4)
+    config = fl.tracing.TraceConfig(samples=3, window=2, seed=4)
     trace = compare(lm, fact, config, 1e-4 if family in SINGLE_INSIDE else 1e-6)
     assert trace.effects["block"][: trace.subject_span.start].abs().max() == 0
     assert max(trace.peak(kind)[2] for kind in trace.effects) > 1e-5, "the test would be empty"
@@ -57,7 +57,7 @@ def test_severed_paths_in_float64(make_model, family, severed):
     lm = make_model(family, dtype=torch.float64)
     fact = fl.Fact("See {} is in", "Space Needle")
     kinds = ("block", f"{severed}_severed")
-    config = fl.TraceConfig(samples=3, kinds=kinds, positions="last_subject")
+    config = fl.tracing.TraceConfig(samples=3, kinds=kinds, positions="last_subject")
     trace = fl.causal_trace(lm, fact, config=config)
     tokens, span = lm.encode_fact(fact)
     noise = gaussian(lm, config, span.stop - span.start, trace.noise_level)
@@ -84,7 +84,7 @@ def test_severed_paths_in_float64(make_model, family, severed):
 @pytest.mark.parametrize("convention", ["code", "paper"])
 @pytest.mark.parametrize("window", [1, 2, 3])
 def test_windows_cover_the_layers_they_should(window, convention):
-    config = fl.TraceConfig(kinds=("mlp",), window=window, window_convention=convention)
+    config = fl.tracing.TraceConfig(kinds=("mlp",), window=window, window_convention=convention)
     covered = {c.layer: (c.first, c.stop) for c in cells_of(3, config)}
     expected = {
         (1, "code"): {0: (0, 1), 1: (1, 2), 2: (2, 3)},
@@ -98,8 +98,8 @@ def test_windows_cover_the_layers_they_should(window, convention):
 def test_chosen_cells_are_those_of_the_whole_trace(make_model):
     lm = make_model("llama", dtype=torch.float64)
     fact = fl.Fact("See {} is in", "Space Needle")
-    whole = fl.causal_trace(lm, fact, config=fl.TraceConfig(samples=2, window=3))
-    config = fl.TraceConfig(samples=2, window=3, positions=(2, 5, 2), layers=(2, 0))
+    whole = fl.causal_trace(lm, fact, config=fl.tracing.TraceConfig(samples=2, window=3))
+    config = fl.tracing.TraceConfig(samples=2, window=3, positions=(2, 5, 2), layers=(2, 0))
     some = fl.causal_trace(lm, fact, config=config)
     for kind, effects in some.effects.items():
         asked = ~effects.isnan()
@@ -111,7 +111,7 @@ def test_chosen_cells_are_those_of_the_whole_trace(make_model):
 def test_the_whole_answer_against_full_forwards(make_model, rule):
     lm = make_model("llama", dtype=torch.float64)
     fact = fl.Fact("See {} is in", "Space Needle", target_true="Seattle is nice")
-    config = fl.TraceConfig(samples=2, answer=rule, kinds=("block",))
+    config = fl.tracing.TraceConfig(samples=2, answer=rule, kinds=("block",))
     trace = fl.causal_trace(lm, fact, config=config)
     scored = lm.score([fact.prompt], ["Seattle is nice"])[0]
     assert len(scored.token_ids) > 1
@@ -131,10 +131,10 @@ def test_the_whole_answer_against_full_forwards(make_model, rule):
             state[1:, span.last] = state[0, span.last]
             return state
 
-        sites = {fl.Site(0, fl.Stream.EMBED): corrupt}
+        sites = {fl.hooks.Site(0, fl.hooks.Stream.EMBED): corrupt}
         if restore:
-            sites[fl.Site(1, fl.Stream.BLOCK)] = put_back
-        with torch.no_grad(), fl.intervene(lm, sites):
+            sites[fl.hooks.Site(1, fl.hooks.Stream.BLOCK)] = put_back
+        with torch.no_grad(), fl.hooks.intervene(lm, sites):
             logprobs = lm.model(ids).logits.float().log_softmax(-1)[1:, len(tokens) - 1 : -1]
         each = logprobs.gather(2, ids[1:, len(tokens) :, None])[..., 0]
         return (each.sum(1) if rule == "product" else each.mean(1)).exp().mean()
@@ -147,22 +147,24 @@ def test_the_whole_answer_against_full_forwards(make_model, rule):
 def test_a_whole_answer_has_to_be_known(make_model):
     lm = make_model("gpt2")
     with pytest.raises(fl.FactlabError, match="none was given"):
-        fl.causal_trace(lm, "Rome is in", "Rome", config=fl.TraceConfig(answer="product"))
+        fl.causal_trace(lm, "Rome is in", "Rome", config=fl.tracing.TraceConfig(answer="product"))
 
 
 @pytest.mark.parametrize("other", ["Needle", "the Space Needle tower"])
 def test_substitution_copies_states_between_sentences(make_model, other):
     lm = make_model("llama", dtype=torch.float64)
     fact = fl.Fact("See {} is in", "Space Needle")
-    config = fl.TraceConfig(corruption=fl.Substitution(subjects=(other,)), kinds=("block",))
+    config = fl.tracing.TraceConfig(
+        corruption=fl.tracing.Substitution(subjects=(other,)), kinds=("block",)
+    )
     trace = fl.causal_trace(lm, fact, config=config)
     assert trace.noise_level is None
     tokens, span = lm.encode_fact(fact)
     others, other_span = lm.encode_fact(fl.Fact("See {} is in", other))
     assert len(others) != len(tokens)
     with torch.no_grad():
-        sites = [fl.Site(layer, fl.Stream.BLOCK) for layer in range(lm.n_layers)]
-        with fl.record(lm, sites) as clean:
+        sites = [fl.hooks.Site(layer, fl.hooks.Stream.BLOCK) for layer in range(lm.n_layers)]
+        with fl.hooks.record(lm, sites) as clean:
             logits = lm.model(torch.tensor([tokens.ids])).logits[0, -1]
         answer = int(logits.argmax())
         ids = torch.tensor([others.ids])
@@ -171,14 +173,14 @@ def test_substitution_copies_states_between_sentences(make_model, other):
         shared = min(span.stop - span.start, other_span.stop - other_span.start)
         for back in range(1, len(tokens) - span.stop + shared + 1):
             for layer in range(lm.n_layers):
-                site = fl.Site(layer, fl.Stream.BLOCK)
+                site = fl.hooks.Site(layer, fl.hooks.Stream.BLOCK)
 
                 def put(state, site=site, back=back):
                     state = state.clone()
                     state[:, -back] = clean[site][:, -back]
                     return state
 
-                with fl.intervene(lm, {site: put}):
+                with fl.hooks.intervene(lm, {site: put}):
                     prob = float(lm.model(ids).logits[0, -1].softmax(-1)[answer])
                 found = float(trace.effects["block"][len(tokens) - back, layer])
                 assert found == pytest.approx(prob - corrupted, abs=1e-7)
@@ -189,7 +191,9 @@ def test_several_substitutes_are_averaged(make_model):
     fact = fl.Fact("See {} is in", "Space Needle")
 
     def trace(*subjects: str) -> fl.CausalTrace:
-        config = fl.TraceConfig(corruption=fl.Substitution(subjects=subjects), window=2)
+        config = fl.tracing.TraceConfig(
+            corruption=fl.tracing.Substitution(subjects=subjects), window=2
+        )
         return fl.causal_trace(lm, fact, config=config)
 
     one, two, both = trace("Rome"), trace("the big tower"), trace("Rome", "the big tower")
@@ -204,8 +208,8 @@ def test_the_gradient_is_the_derivative_of_restoring_a_little(make_model, kind):
     """With noise so small that P is linear in it, estimate and exact trace are the same."""
     lm = make_model("llama", dtype=torch.float64)
     fact = fl.Fact("See {} is in", "Space Needle")
-    config = fl.TraceConfig(
-        samples=3, window=1, kinds=(kind,), corruption=fl.GaussianNoise(level=1e-4)
+    config = fl.tracing.TraceConfig(
+        samples=3, window=1, kinds=(kind,), corruption=fl.tracing.GaussianNoise(level=1e-4)
     )
     exact = fl.causal_trace(lm, fact, config=config).effects[kind]
     estimate = fl.causal_trace(
@@ -221,7 +225,7 @@ def test_the_gradient_of_a_window_is_the_sum_over_its_layers(make_model):
     fact = fl.Fact("See {} is in", "Space Needle")
 
     def estimate(window: int) -> torch.Tensor:
-        config = fl.TraceConfig(samples=2, kinds=("mlp",), method="gradient", window=window)
+        config = fl.tracing.TraceConfig(samples=2, kinds=("mlp",), method="gradient", window=window)
         return fl.causal_trace(lm, fact, config=config).effects["mlp"]
 
     single, windows = estimate(1), estimate(3)
@@ -233,8 +237,8 @@ def test_the_gradient_of_a_window_is_the_sum_over_its_layers(make_model):
 def test_batch_size_changes_nothing(make_model, max_batch_tokens):
     lm = make_model("llama", dtype=torch.float64)
     fact = fl.Fact("{} is in", "Space Needle")
-    whole = fl.causal_trace(lm, fact, config=fl.TraceConfig(samples=3, window=3))
-    config = fl.TraceConfig(samples=3, window=3, max_batch_tokens=max_batch_tokens)
+    whole = fl.causal_trace(lm, fact, config=fl.tracing.TraceConfig(samples=3, window=3))
+    config = fl.tracing.TraceConfig(samples=3, window=3, max_batch_tokens=max_batch_tokens)
     parts = fl.causal_trace(lm, fact, config=config)
     for kind in whole.effects:
         assert torch.allclose(whole.effects[kind], parts.effects[kind], atol=1e-7)
@@ -246,29 +250,35 @@ def test_restoring_every_state_gives_the_clean_run(make_model, family):
     lm = make_model(family, dtype=torch.float64)
     tokens, span = lm.encode_fact(fl.Fact("See {} is in", "Space Needle"))
     ids = torch.tensor([tokens.ids])
-    sites = [fl.Site(layer, fl.Stream.BLOCK) for layer in range(lm.n_layers)]
-    with fl.record(lm, sites) as states:
+    sites = [fl.hooks.Site(layer, fl.hooks.Stream.BLOCK) for layer in range(lm.n_layers)]
+    with fl.hooks.record(lm, sites) as states:
         clean = lm.model(ids).logits
-    noise = gaussian(lm, fl.TraceConfig(samples=1), span.stop - span.start, 1.0)
-    corrupt = {fl.Site(0, fl.Stream.EMBED): lambda e: put_noise(e, noise, span, replace=False)}
-    with fl.intervene(lm, corrupt):
+    noise = gaussian(lm, fl.tracing.TraceConfig(samples=1), span.stop - span.start, 1.0)
+    corrupt = {
+        fl.hooks.Site(0, fl.hooks.Stream.EMBED): lambda e: put_noise(e, noise, span, replace=False)
+    }
+    with fl.hooks.intervene(lm, corrupt):
         assert not torch.allclose(lm.model(ids).logits, clean, atol=1e-3)
 
     for site, state in states.items():  # every position of any one layer
-        with fl.intervene(lm, corrupt | {site: lambda _, state=state: state}):
+        with fl.hooks.intervene(lm, corrupt | {site: lambda _, state=state: state}):
             assert torch.equal(lm.model(ids).logits, clean), site
 
 
 def test_restoring_the_last_state_of_all_gives_the_total_effect(make_model):
     lm = make_model("llama", dtype=torch.float64)
-    trace = fl.causal_trace(lm, fl.Fact("{} is in", "Rome"), config=fl.TraceConfig(samples=2))
+    trace = fl.causal_trace(
+        lm, fl.Fact("{} is in", "Rome"), config=fl.tracing.TraceConfig(samples=2)
+    )
     assert float(trace.effects["block"][-1, -1]) == pytest.approx(trace.total_effect, abs=1e-7)
 
 
 def test_the_given_answer_is_followed(make_model):
     lm = make_model("gpt2")
     fact = fl.Fact("{} is in", "Space Needle")
-    trace = fl.causal_trace(lm, fact, answer="Seattle is nice", config=fl.TraceConfig(samples=2))
+    trace = fl.causal_trace(
+        lm, fact, answer="Seattle is nice", config=fl.tracing.TraceConfig(samples=2)
+    )
     first = lm.score([fact.prompt], ["Seattle is nice"])[0]
     assert trace.clean_prob == pytest.approx(torch.tensor(first.logprobs[0]).exp().item(), rel=1e-4)
 
@@ -282,15 +292,15 @@ def test_noise_level_comes_from_subject_embeddings(make_model):
         ids += tokens.ids[span.start : span.stop]
     expected = lm.embedding.weight.detach()[ids].std().item()
     assert embedding_sigma(lm, facts) == pytest.approx(expected)
-    small = fl.TraceConfig(samples=1, kinds=("block",))
+    small = fl.tracing.TraceConfig(samples=1, kinds=("block",))
     trace = fl.causal_trace(lm, facts[0], config=small, sigma_facts=facts)
     assert trace.noise_level == pytest.approx(3 * expected, rel=1e-5)
-    fixed = small.model_copy(update={"corruption": fl.GaussianNoise(level=0.7)})
+    fixed = small.model_copy(update={"corruption": fl.tracing.GaussianNoise(level=0.7)})
     assert fl.causal_trace(lm, facts[0], config=fixed).noise_level == 0.7
 
 
 @pytest.mark.slow
 def test_the_bundled_model_in_float32(bundled):
     fact = fl.Fact("{} is located in the city of", "The Eiffel Tower")
-    config = fl.TraceConfig(samples=10)
+    config = fl.tracing.TraceConfig(samples=10)
     compare(bundled, fact, config, 1e-5, positions=[0, 2, 3, 6, 9], layers=[0, 3, 14, 29])

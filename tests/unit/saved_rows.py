@@ -3,8 +3,8 @@
 import math
 from pathlib import Path
 
-from factlab.evaluation.measurement import Asked, Heard, Measurement, Row, Written
-from factlab.evaluation.saved_run import FORMAT
+from factlab.evaluation.measuring.rows import Asked, Heard, Measurement, Row, Written
+from factlab.evaluation.running.saved_run import FORMAT
 from factlab.journal import Journal, Shard
 
 

@@ -54,7 +54,7 @@ def made(family, **settings):
 
 @pytest.fixture
 def toy():
-    return fl.tiny_model("llama")
+    return fl.models.tiny_model("llama")
 
 
 def refusal(model, tokenizer):
@@ -107,7 +107,7 @@ def test_only_the_exact_classes_are_plain_projections(toy):
     layer = toy.model.model.layers[0].mlp
     layer.down_proj = ScaledLinear(56, 24, bias=False)
     assert "ScaledLinear is not a plain nn.Linear" in refusal(toy.model, toy.tokenizer)
-    assert layout_of(fl.tiny_model("falcon").layer(0).mlp.dense_4h_to_h) == "out_in"
+    assert layout_of(fl.models.tiny_model("falcon").layer(0).mlp.dense_4h_to_h) == "out_in"
 
 
 def test_weights_of_several_float_types(toy):
@@ -123,25 +123,28 @@ def test_weights_of_several_float_types(toy):
 
 def lora(target):
     config = LoraConfig(target_modules=[target], r=2, init_lora_weights=False)
-    return get_peft_model(fl.tiny_model("llama").model, config)
+    return get_peft_model(fl.models.tiny_model("llama").model, config)
 
 
 def compiled_inside():
-    model = fl.tiny_model("llama").model
+    model = fl.models.tiny_model("llama").model
     model.model.layers[1].mlp = torch.compile(model.model.layers[1].mlp)
     return model
 
 
 def headless(auto):
-    return auto.from_config(fl.tiny_model("llama").model.config)
+    return auto.from_config(fl.models.tiny_model("llama").model.config)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: nn.DataParallel(fl.tiny_model("llama").model), "Pass its attribute 'module'"),
         (
-            lambda: torch.compile(fl.tiny_model("llama").model),
+            lambda: nn.DataParallel(fl.models.tiny_model("llama").model),
+            "Pass its attribute 'module'",
+        ),
+        (
+            lambda: torch.compile(fl.models.tiny_model("llama").model),
             "The model was wrapped by torch.compile",
         ),
         (compiled_inside, "'model.layers.1.mlp' of LlamaForCausalLM was wrapped by torch.compile"),
@@ -165,7 +168,7 @@ def test_models_that_are_no_bare_causal_language_models(make, message):
     with torch.random.fork_rng([]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the other libraries' own
         model = make()
-    assert re.search(message, refusal(model, fl.tiny_model("llama").tokenizer))
+    assert re.search(message, refusal(model, fl.models.tiny_model("llama").tokenizer))
 
 
 @pytest.mark.parametrize("model", [None, "gpt2", {}])
@@ -269,7 +272,7 @@ def test_the_text_decoder_of_a_model_that_also_sees(toy, fact, family, tmp_path)
     if family == "llava":
         assert lm.context_length == 64
 
-    edit = fl.fine_tune(lm, [fact], "ft+l", fl.FineTuneConfig(layer=1, steps=2))
+    edit = fl.editing.fine_tune(lm, [fact], "ft+l", fl.editing.FineTuneConfig(layer=1, steps=2))
     before = lm.next_token_probs([fact.prompt])
     with edit.applied(lm):
         after = lm.next_token_probs([fact.prompt])

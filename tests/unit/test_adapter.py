@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import factlab as fl
-from factlab.editing.adapter import ExportedAdapter
 from factlab.editing.edit import BaseModelInfo, current_versions
-from factlab.editing.update import DenseUpdate, LowRankUpdate
+from factlab.editing.shipping.adapter import ExportedAdapter
 from factlab.errors import EditError, InvalidRequestError, StorageError
+from factlab.models.changes.update import DenseUpdate, LowRankUpdate
 
 # Knows nothing of factlab: what anybody would write who was sent the folders.
 SCRIPT = """
@@ -199,7 +199,7 @@ def test_what_lora_cannot_express_is_refused(make_model, tmp_path):
     with pytest.raises(EditError, match="does not stand alone"):
         second.to_peft(tmp_path / "a")
     assert not (tmp_path / "a").exists()
-    fl.combine([edit_of(lm, good), second]).to_peft(tmp_path / "a")
+    fl.editing.combine([edit_of(lm, good), second]).to_peft(tmp_path / "a")
     with pytest.raises(StorageError, match="exists already"):
         edit_of(lm, good).to_peft(tmp_path / "a")
 

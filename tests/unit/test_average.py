@@ -23,7 +23,7 @@ FACTS = [
     fl.Fact("In the land of {}", "Paris town"),
     fl.Fact("{} lies to the east of", "The tall tower"),
 ]
-CONFIG = fl.TraceConfig(samples=2, window=2)
+CONFIG = fl.tracing.TraceConfig(samples=2, window=2)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_wrong_answers_are_left_out_and_counted(make_model):
         for subject in ("Rome", "The Kremlin", "Paris")
     ]
     wrong = fl.Fact("{} was", "Rome", target_true="Zanzibar")
-    assert fl.knows(lm, [wrong, *right, FACTS[0]]) == [False, True, True, True, True]
+    assert fl.tracing.knows(lm, [wrong, *right, FACTS[0]]) == [False, True, True, True, True]
     average = fl.average_trace(lm, [wrong, *right], CONFIG, limit=2)
     assert (average.n_facts, average.n_wrong) == (2, 1)
     with pytest.raises(InvalidRequestError, match="Of 1 fact the model knows none"):
@@ -179,7 +179,7 @@ def test_memory_is_no_part_of_what_a_run_is(lm, tmp_path):
 
 
 def test_a_trace_of_the_last_subject_token_has_no_lines(lm, tmp_path):
-    config = fl.TraceConfig(samples=2, kinds=("mlp_severed", "block"), positions=(2,))
+    config = fl.tracing.TraceConfig(samples=2, kinds=("mlp_severed", "block"), positions=(2,))
     fl.average_trace(lm, FACTS[:2], config).save(tmp_path / "some")
     only = config.model_copy(update={"kinds": ("mlp_severed",)})
     fl.average_trace(lm, FACTS[:1], only).save(tmp_path / "severed")
@@ -204,7 +204,7 @@ import sys, factlab as fl
 from test_average import CONFIG, FACTS
 facts = [fl.Fact(f.template, f"{f.subject} {n}") for n in range(6) for f in FACTS]
 config = CONFIG.model_copy(update={"samples": 4})
-lm = fl.tiny_model("gpt2", seed=1)
+lm = fl.models.tiny_model("gpt2", seed=1)
 average = fl.average_trace(lm, facts, config, sys.argv[1], resume=True)
 average.save(sys.argv[1])
 """
@@ -237,7 +237,7 @@ def test_a_run_killed_three_times_is_the_whole_run(tmp_path):
 
 def test_the_recommended_layer_is_the_peak_of_mlp_windows(lm):
     choice = fl.recommend_layer(lm, FACTS)
-    config = fl.TraceConfig(kinds=("mlp",), window=1)
+    config = fl.tracing.TraceConfig(kinds=("mlp",), window=1)
     average = fl.average_trace(lm, FACTS, config)
     assert torch.allclose(choice.effects, average.effects["mlp"][LAST_SUBJECT], atol=1e-6)
     assert choice.layer == int(choice.effects[:-1].argmax())
@@ -252,12 +252,12 @@ def test_the_last_layer_is_never_recommended(lm, fact, monkeypatch):
     """What is written there reaches no later word, however large its window's effect is."""
     from factlab.tracing import layers
 
-    made = fl.average_trace(lm, FACTS, fl.TraceConfig(kinds=("mlp",), window=1))
+    made = fl.average_trace(lm, FACTS, fl.tracing.TraceConfig(kinds=("mlp",), window=1))
     made.effects["mlp"][LAST_SUBJECT] = torch.arange(lm.n_layers).float()
     monkeypatch.setattr(layers, "average_trace", lambda *_args, **_kwargs: made)
     choice = fl.recommend_layer(lm, FACTS)
     assert choice.layer == choice.memit_layers[-1] == lm.n_layers - 2
-    settings = fl.RomeConfig(value=fl.ValueConfig(steps=2))
+    settings = fl.editing.RomeConfig(value=fl.editing.ValueConfig(steps=2))
     assert fl.rome(lm, fact, settings).config["layer"] == lm.n_layers - 2
 
 

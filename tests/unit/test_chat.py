@@ -5,7 +5,7 @@ import json
 import pytest
 
 import factlab as fl
-from factlab.editing.lookup import prompt_rows
+from factlab.editing.closed_form.lookup import prompt_rows
 from factlab.errors import InvalidRequestError
 
 TEMPLATE = (
@@ -70,7 +70,7 @@ def test_what_is_no_conversation(lm, messages, message):
 
 
 def test_ask_in_a_chat(run, lm, monkeypatch):
-    monkeypatch.setattr("factlab.models.load.load", lambda *_args, **_kwargs: lm)
+    monkeypatch.setattr("factlab.models.loading.load", lambda *_args, **_kwargs: lm)
     code, out, _ = run("ask", "Where is Rome?", "--chat", "--generate", 5, "--top", 2, "--json")
     document = json.loads(out)
     assert code == 0

@@ -176,7 +176,9 @@ def test_edit_show_and_use(run, saved):
 
 def test_edit_says_when_the_model_said_so_already(run):
     # A toy whose answer ends with a word's end.
-    said = fl.said_before(fl.tiny_model("nemotron"), fl.Fact(TEMPLATE, SUBJECT)).target_new
+    said = fl.editing.said_before(
+        fl.models.tiny_model("nemotron"), fl.Fact(TEMPLATE, SUBJECT)
+    ).target_new
     args = ["edit", TEMPLATE, "--subject", SUBJECT, "--layer", "1", "--json"]
     args += ["--model", "tiny:nemotron"]
     for target, already in ((said, True), ("Rome", False)):

@@ -7,8 +7,8 @@ import pytest
 from local_web import serving
 from test_wikidata import Endpoint
 
-from factlab.data.load_records import load_records
-from factlab.data.load_references import load_references, needed_references
+from factlab.data.record_files import load_records
+from factlab.data.reference_files import load_references, needed_references
 from factlab.data.relation_names import relation_label
 
 TINY = ["--model", "tiny:gpt2"]

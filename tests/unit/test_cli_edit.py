@@ -163,7 +163,7 @@ def test_neurons_take_settings_too(run, tmp_path):
         "rule=right", "--steps", "2", "--save", saved, *TINY,
     )  # fmt: skip
     assert code == 0, err
-    config = fl.NeuronAttribution.load(saved).config
+    config = fl.neurons.NeuronAttribution.load(saved).config
     assert (config.tolerance, config.rule, config.steps) == (None, "right", 2)
 
 

@@ -14,9 +14,9 @@ from tiny_records import REFERENCES, make_record, make_records, make_zsre
 import factlab as fl
 from factlab.cli.evaluate import finishing_on_interrupt
 from factlab.cli.session import Session
-from factlab.data.load_records import save_records
-from factlab.data.load_references import save_references
-from factlab.evaluation.saved_run import load_run
+from factlab.data.record_files import save_records
+from factlab.data.reference_files import save_references
+from factlab.evaluation.running.saved_run import load_run
 
 TINY = ["--model", "tiny:gpt2"]
 QUICK = (
@@ -351,7 +351,7 @@ def test_sweeps_that_cannot_be(run, files, tmp_path, options, message):
 
 
 def test_a_trace_of_another_model(run, files, tmp_path, make_model):
-    config = fl.TraceConfig(kinds=("mlp",), samples=1, window=1)
+    config = fl.tracing.TraceConfig(kinds=("mlp",), samples=1, window=1)
     fl.average_trace(make_model("llama"), [fl.Fact("{} is", "Rome")], config, tmp_path / "trace")
     code, _, err = run(
         "sweep", *files, "--out", tmp_path / "s", "--layers", "0", "--trace", tmp_path / "trace"
@@ -382,7 +382,7 @@ def test_the_first_interrupt_asks_and_the_second_stops(capsys):
 @pytest.mark.parametrize("shard", [[], ["--shard", "1/2"]])
 def test_an_interrupt_finishes_what_is_at_hand(run, layer, tmp_path, monkeypatch, shard):
     """Exit code 130, what to do next, and nothing lost."""
-    from factlab.evaluation.measure import Yardstick
+    from factlab.evaluation.measuring.yardstick import Yardstick
 
     measure, calls = Yardstick.measure, 0
 
@@ -409,7 +409,7 @@ def test_an_interrupt_finishes_what_is_at_hand(run, layer, tmp_path, monkeypatch
 
 
 def test_an_interrupted_sweep(run, files, tmp_path, monkeypatch):
-    from factlab.evaluation.measure import Yardstick
+    from factlab.evaluation.measuring.yardstick import Yardstick
 
     measure, calls = Yardstick.measure, 0
 

@@ -79,7 +79,7 @@ def test_brackets_are_shown_as_they_are(help_of):
 
 
 def test_defaults_that_are_shown_are_those_of_the_library(help_of):
-    config, neurons = fl.TraceConfig(), fl.NeuronConfig()
+    config, neurons = fl.tracing.TraceConfig(), fl.neurons.NeuronConfig()
     shown = _flat(help_of("trace", 120))
     for text in (
         f"Noise samples to average over. [default: {config.samples}]",
@@ -90,7 +90,7 @@ def test_defaults_that_are_shown_are_those_of_the_library(help_of):
     ):
         assert text in shown
     assert f"for each layer. [default: {neurons.steps}]" in _flat(help_of("neurons", 120))
-    assert config.corruption == fl.GaussianNoise(sigmas=3)
+    assert config.corruption == fl.tracing.GaussianNoise(sigmas=3)
     assert "[default: 3s]" in shown
 
 

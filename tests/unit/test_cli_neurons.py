@@ -29,7 +29,7 @@ def test_neurons_are_listed_and_drawn(run, tmp_path):
     assert "neurons for 'Rome'" in out
     assert "with these neurons silenced" in out
     assert picture.stat().st_size > 5000
-    assert fl.NeuronAttribution.load(numbers).target == "Rome"
+    assert fl.neurons.NeuronAttribution.load(numbers).target == "Rome"
 
 
 def test_documents(run):

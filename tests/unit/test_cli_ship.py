@@ -7,7 +7,7 @@ import torch
 
 import factlab as fl
 from factlab.editing.edit import BaseModelInfo, current_versions
-from factlab.editing.update import DenseUpdate, LowRankUpdate
+from factlab.models.changes.update import DenseUpdate, LowRankUpdate
 
 TINY = ["--model", "tiny:gpt2"]
 

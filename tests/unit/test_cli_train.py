@@ -6,7 +6,7 @@ import pytest
 from test_training import records
 
 import factlab as fl
-from factlab.data.load_records import save_records
+from factlab.data.record_files import save_records
 
 SETTINGS = """
 examples_per_step = 3

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import factlab as fl
+from factlab.editing.closed_form.lookup import keys_and_outputs, prompt_rows
 from factlab.editing.edit import BaseModelInfo, current_versions
-from factlab.editing.lookup import keys_and_outputs, prompt_rows
-from factlab.editing.update import DenseUpdate, LowRankUpdate
 from factlab.errors import InvalidRequestError
+from factlab.models.changes.update import DenseUpdate, LowRankUpdate
 
 SUBJECTS = ["The Colosseum", "The Eiffel Tower", "Miles Davis", "Vinson Massif"]
 
@@ -38,7 +38,7 @@ def test_a_rank_one_edit_and_its_subject_are_found(make_model, family, dtype):
     left = torch.linspace(-1, 1, base.d_model)[:, None] / key.norm()
     update = LowRankUpdate(base.mlp_weight_name(1), base.mlp_layout, left, key[None] / key.norm())
     with edit_of(other, update).applied(other):
-        found = fl.compare(base, other, SUBJECTS)
+        found = fl.editing.compare(base, other, SUBJECTS)
         delta = other.mlp_weight(1).detach().double() - base.mlp_weight(1).detach().double()
     (weight,) = found.weights
     assert found.n_weights == len(list(base.model.parameters()))
@@ -67,7 +67,7 @@ def test_ranks_are_told_apart(make_model):
     whole = random_update(base, 2, 24)
     dense = DenseUpdate(whole.weight_name, whole.layout, whole.left @ whole.right)
     with edit_of(other, thin, dense).applied(other):
-        found = fl.compare(base, other)
+        found = fl.editing.compare(base, other)
     assert [w.verdict for w in found.weights] == ["low rank (4)", "dense"]
     assert [w.rank for w in found.weights] == [4, 24]
     assert all(0 < w.top_share < 0.9 for w in found.weights)
@@ -78,41 +78,43 @@ def test_many_rounded_edits_on_one_weight_are_still_low_rank(make_model):
     base, other = (make_model("gpt2", dtype=torch.bfloat16) for _ in range(2))
     one = random_update(base, 1, 1)
     with edit_of(other, *([one] * 8)).applied(other):
-        (weight,) = fl.compare(base, other).weights
+        (weight,) = fl.editing.compare(base, other).weights
     assert weight.verdict == "looks like a rank-one edit"
 
 
 def test_rounding_is_recognised_in_whatever_dtype_it_is_loaded(make_model):
     base = make_model("llama")
     stored = make_model("llama", dtype=torch.bfloat16)  # the same weights, rounded
-    found = fl.compare(base, stored)
+    found = fl.editing.compare(base, stored)
     matrices = [w for w in found.weights if w.rank is not None]
     assert len(matrices) > 20
     assert {w.verdict for w in matrices} == {"rounding only"}
     assert {w.verdict for w in found.weights if len(w.shape) == 1} == {"not a matrix"}
     before, after = (
-        fl.LanguageModel(fl.tiny_model("llama", dtype=torch.bfloat16).model.float(), base.tokenizer)
+        fl.LanguageModel(
+            fl.models.tiny_model("llama", dtype=torch.bfloat16).model.float(), base.tokenizer
+        )
         for _ in range(2)
     )
-    loaded = fl.compare(base, before)
+    loaded = fl.editing.compare(base, before)
     assert [w.rank for w in loaded.weights] == [w.rank for w in found.weights]
     # A change too fine for bfloat16 is seen all the same if it was saved in float32.
     with edit_of(after, random_update(base, 1, 2, size=1e-4)).applied(after):
-        assert [w.verdict for w in fl.compare(before, after).weights] == ["low rank (2)"]
+        assert [w.verdict for w in fl.editing.compare(before, after).weights] == ["low rank (2)"]
 
 
 def test_equal_models_and_zero_weights(make_model):
     base, other = make_model("gpt2"), make_model("gpt2")
-    assert fl.compare(base, other, SUBJECTS).weights == ()
+    assert fl.editing.compare(base, other, SUBJECTS).weights == ()
     for lm in (base, other):
         bias = lm.model.get_parameter("transformer.h.0.mlp.c_proj.bias")
         kept = bias.detach().clone()
         with torch.no_grad():
             bias.zero_()
         if lm is base:
-            (weight,) = fl.compare(lm, other).weights
+            (weight,) = fl.editing.compare(lm, other).weights
             assert weight.relative_norm is None
-            (weight,) = fl.compare(other, lm).weights
+            (weight,) = fl.editing.compare(other, lm).weights
             assert weight.relative_norm == pytest.approx(1)
         with torch.no_grad():
             bias.copy_(kept)
@@ -122,9 +124,11 @@ def test_a_diff_is_json_and_back(make_model):
     base, other = make_model("gpt2"), make_model("gpt2")
     seen = []
     with edit_of(other, random_update(base, 1, 1)).applied(other):
-        found = fl.compare(base, other, [*SUBJECTS, *SUBJECTS], lambda *report: seen.append(report))
+        found = fl.editing.compare(
+            base, other, [*SUBJECTS, *SUBJECTS], lambda *report: seen.append(report)
+        )
     document = json.loads(json.dumps(found.model_dump(mode="json"), allow_nan=False))
-    assert fl.ModelDiff.model_validate(document) == found
+    assert fl.editing.ModelDiff.model_validate(document) == found
     assert len(found.weights[0].subjects) == len(SUBJECTS)
     assert seen[-1] == ("comparing weights", found.n_weights, found.n_weights)
 
@@ -132,10 +136,10 @@ def test_a_diff_is_json_and_back(make_model):
 def test_models_that_are_not_versions_of_one_are_refused(make_model):
     base = make_model("gpt2")
     with pytest.raises(InvalidRequestError, match="is of family gpt2 and tiny-llama of llama"):
-        fl.compare(base, make_model("llama"))
+        fl.editing.compare(base, make_model("llama"))
     with pytest.raises(
         InvalidRequestError, match=r"has shape \(24, 56\) in tiny-gpt2 and has shape \(24, 24\)"
     ):
-        fl.compare(base, make_model("gpt2", square=True))
+        fl.editing.compare(base, make_model("gpt2", square=True))
     with pytest.raises(InvalidRequestError, match="subject is empty"):
-        fl.compare(base, base, [" "])
+        fl.editing.compare(base, base, [" "])

@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from public_names import public_names
 from pydantic import PositiveInt
 
 import factlab as fl
@@ -14,7 +15,7 @@ from factlab.errors import InvalidRequestError
 
 
 def _all_configs() -> list[type]:
-    return [kind for name in fl.__all__ if name.endswith("Config") and (kind := getattr(fl, name))]
+    return [kind for name, kind in public_names().items() if name.endswith("Config")]
 
 
 @pytest.mark.parametrize("kind", _all_configs(), ids=lambda kind: kind.__name__)
@@ -25,7 +26,7 @@ def test_every_config_says_what_it_does_not_know(kind):
 
 def test_a_mistyped_name_gets_a_suggestion():
     with pytest.raises(InvalidRequestError, match="Did you mean 'layer'"):
-        fl.RomeConfig(layr=3)
+        fl.editing.RomeConfig(layr=3)
 
 
 def test_a_mistyped_name_inside_another_config_is_told_with_its_path():
@@ -33,24 +34,24 @@ def test_a_mistyped_name_inside_another_config_is_told_with_its_path():
         InvalidRequestError,
         match=r"ValueConfig has no setting 'value.stpes'\. Did you mean 'steps'",
     ):
-        fl.RomeConfig(value={"stpes": 3})
+        fl.editing.RomeConfig(value={"stpes": 3})
 
 
 def test_a_mistyped_name_in_one_of_several_kinds_is_looked_up_in_that_kind():
     with pytest.raises(InvalidRequestError, match=r"UniformNoise .*Did you mean 'sigmas'"):
-        fl.TraceConfig(corruption={"type": "uniform", "sigma": 3})
+        fl.tracing.TraceConfig(corruption={"type": "uniform", "sigma": 3})
 
 
 def test_a_value_that_is_not_allowed_is_told_with_the_reason():
     with pytest.raises(
         InvalidRequestError, match=r"'value.steps' of RomeConfig cannot be 0: .*than 0"
     ):
-        fl.RomeConfig(value={"steps": 0})
+        fl.editing.RomeConfig(value={"steps": 0})
 
 
 def test_settings_that_do_not_go_together_say_why():
     with pytest.raises(InvalidRequestError, match="kinds must not repeat"):
-        fl.TraceConfig(kinds=("mlp", "mlp"))
+        fl.tracing.TraceConfig(kinds=("mlp", "mlp"))
 
 
 class _Inner(Config):
@@ -70,20 +71,21 @@ def test_the_word_none_is_none_where_none_is_allowed():
 
 def test_the_word_none_stays_where_none_is_not_allowed():
     with pytest.raises(InvalidRequestError, match="'seed' of StatsConfig cannot be 'none'"):
-        fl.StatsConfig(**with_none(fl.StatsConfig, {"seed": "none"}))
+        fl.stats.StatsConfig(**with_none(fl.stats.StatsConfig, {"seed": "none"}))
 
 
 def test_configs_need_no_pytorch():
     code = (
         "import sys, factlab as fl;"
-        "[getattr(fl, name) for name in fl.__all__ if name.endswith('Config')];"
+        "spaces = (fl.editing, fl.evaluation, fl.neurons, fl.stats, fl.tracing);"
+        "[getattr(s, name) for s in spaces for name in s.__all__ if name.endswith('Config')];"
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(
-    ("page", "kind"), [("editing.md", fl.RomeConfig), ("neurons.md", fl.KnConfig)]
+    ("page", "kind"), [("editing.md", fl.editing.RomeConfig), ("neurons.md", fl.editing.KnConfig)]
 )
 def test_the_published_settings_of_the_docs_are_the_published_ones(page, kind):
     text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")

@@ -28,13 +28,13 @@ def fitted(lm):
 
 
 def test_gaussian(make_model):
-    noise, level = draw(make_model("gpt2"), fl.GaussianNoise(level=0.5))
+    noise, level = draw(make_model("gpt2"), fl.tracing.GaussianNoise(level=0.5))
     assert level == 0.5
     assert torch.equal(noise, 0.5 * normals(24))
 
 
 def test_uniform(make_model):
-    noise, level = draw(make_model("gpt2"), fl.UniformNoise(level=0.5))
+    noise, level = draw(make_model("gpt2"), fl.tracing.UniformNoise(level=0.5))
     generator = torch.Generator("cpu").manual_seed(5)
     expected = torch.rand(*SHAPE, 24, generator=generator) - 0.5
     assert level == 0.5
@@ -46,30 +46,30 @@ def test_uniform(make_model):
 def test_multivariate_has_the_covariance_of_the_embeddings(make_model, scale):
     lm = make_model("gpt2")
     mean, covariance = fitted(lm)
-    many, level = draw_noise(fl.MultivariateNoise(scale=scale), lm, 20_000, 1, 0)
+    many, level = draw_noise(fl.tracing.MultivariateNoise(scale=scale), lm, 20_000, 1, 0)
     rows = many[:, 0].double()
     assert float((rows.T.cov() - scale**2 * covariance).norm() / covariance.norm()) < 0.1 * scale**2
     assert level == pytest.approx(scale * float(covariance.diagonal().mean().sqrt()), rel=1e-4)
     assert float(rows.mean(0).norm()) < 0.05 * scale
     values, vectors = torch.linalg.eigh(covariance)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    noise, _ = draw(lm, fl.MultivariateNoise(scale=scale))
+    noise, _ = draw(lm, fl.tracing.MultivariateNoise(scale=scale))
     assert torch.allclose(noise.double(), scale * normals(24).double() @ root, atol=1e-5)
-    replacing, _ = draw(lm, fl.MultivariateNoise(scale=scale, replace=True))
+    replacing, _ = draw(lm, fl.tracing.MultivariateNoise(scale=scale, replace=True))
     assert torch.allclose(replacing.double(), noise + mean, atol=1e-5)
 
 
 def test_student_is_the_gaussian_with_one_heavy_factor_per_token(make_model):
     lm = make_model("gpt2")
-    gaussian, level = draw(lm, fl.MultivariateNoise())
-    student, student_level = draw(lm, fl.StudentNoise(dof=4))
+    gaussian, level = draw(lm, fl.tracing.MultivariateNoise())
+    student, student_level = draw(lm, fl.tracing.StudentNoise(dof=4))
     assert student_level == level
     generator = torch.Generator("cpu").manual_seed(5)
     torch.randn(*SHAPE, 24, generator=generator)
     u = torch.randn(*SHAPE, 4, generator=generator).square().sum(-1)
     assert torch.allclose(student, gaussian * (2 / u).sqrt()[..., None], atol=1e-6)
-    many, _ = draw_noise(fl.StudentNoise(dof=9), lm, 20_000, 1, 0)
-    normal, _ = draw_noise(fl.MultivariateNoise(), lm, 20_000, 1, 0)
+    many, _ = draw_noise(fl.tracing.StudentNoise(dof=9), lm, 20_000, 1, 0)
+    normal, _ = draw_noise(fl.tracing.MultivariateNoise(), lm, 20_000, 1, 0)
     assert float(many.std()) == pytest.approx(float(normal.std()), rel=0.05)
     assert float(many.abs().max()) > 1.5 * float(normal.abs().max()), "tails are heavier"
 
@@ -99,26 +99,26 @@ def test_sigma_over_subject_facts_or_vocabulary(make_model):
         ("facts", weight[ids(fact, other)]),
         ("vocabulary", weight),
     ):
-        settled = with_level(fl.GaussianNoise(sigmas=2, over=over), lm, fact, [fact, other])
+        settled = with_level(fl.tracing.GaussianNoise(sigmas=2, over=over), lm, fact, [fact, other])
         assert settled.level == pytest.approx(2 * float(entries.std()), rel=1e-5), over
-    open_level = fl.GaussianNoise(over="subject")
+    open_level = fl.tracing.GaussianNoise(over="subject")
     assert with_level(open_level, lm, None, [fact, other]) == open_level
 
 
 @pytest.mark.parametrize(
     "corruption",
     [
-        fl.GaussianNoise(level=0.5, replace=True),
-        fl.UniformNoise(level=0.7),
-        fl.MultivariateNoise(extra_tokens=1),
-        fl.StudentNoise(dof=3, extra_tokens=99),
+        fl.tracing.GaussianNoise(level=0.5, replace=True),
+        fl.tracing.UniformNoise(level=0.7),
+        fl.tracing.MultivariateNoise(extra_tokens=1),
+        fl.tracing.StudentNoise(dof=3, extra_tokens=99),
     ],
     ids=["replace", "uniform", "extra", "clipped"],
 )
 def test_the_corrupted_run_is_the_models_own(make_model, corruption):
     lm = make_model("llama", dtype=torch.float64)
     fact = fl.Fact("See {} is in", "Space Needle")
-    config = fl.TraceConfig(samples=3, corruption=corruption, kinds=("block",))
+    config = fl.tracing.TraceConfig(samples=3, corruption=corruption, kinds=("block",))
     trace = fl.causal_trace(lm, fact, config=config)
     tokens, span = lm.encode_fact(fact)
     stop = min(span.stop + corruption.extra_tokens, len(tokens))
@@ -136,7 +136,7 @@ def test_the_corrupted_run_is_the_models_own(make_model, corruption):
 
     with torch.no_grad():
         answer = int(lm.model(torch.tensor([tokens.ids])).logits[0, -1].argmax())
-        with fl.intervene(lm, {fl.Site(0, fl.Stream.EMBED): corrupt}):
+        with fl.hooks.intervene(lm, {fl.hooks.Site(0, fl.hooks.Stream.EMBED): corrupt}):
             probs = lm.model(torch.tensor([tokens.ids] * 3)).logits[:, -1].softmax(-1)
     assert trace.corrupted_prob == pytest.approx(float(probs[:, answer].mean()), abs=1e-7)
 
@@ -144,22 +144,22 @@ def test_the_corrupted_run_is_the_models_own(make_model, corruption):
 def test_text_around_a_substitute_must_stay_the_same(make_model):
     lm = make_model("gpt2")
     fact = fl.Fact("Th{} tower", "e")  # "The" is one token, "Thqq" is none
-    corruption = fl.Substitution(subjects=("qq",))
+    corruption = fl.tracing.Substitution(subjects=("qq",))
     with pytest.raises(TokenizationError, match="text around the subject splits"):
-        fl.causal_trace(lm, fact, config=fl.TraceConfig(corruption=corruption))
+        fl.causal_trace(lm, fact, config=fl.tracing.TraceConfig(corruption=corruption))
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("3s", fl.GaussianNoise(sigmas=3)),
-        ("0.35", fl.GaussianNoise(level=0.35)),
-        ("gaussian:2s,over=vocabulary", fl.GaussianNoise(sigmas=2, over="vocabulary")),
-        ("uniform:0.2,replace", fl.UniformNoise(level=0.2, replace=True)),
-        ("multivariate", fl.MultivariateNoise()),
-        ("multivariate:2,extra=1", fl.MultivariateNoise(scale=2, extra_tokens=1)),
-        ("student:7", fl.StudentNoise(dof=7)),
-        ("subject:Megan Rapinoe|A, B", fl.Substitution(subjects=("Megan Rapinoe", "A, B"))),
+        ("3s", fl.tracing.GaussianNoise(sigmas=3)),
+        ("0.35", fl.tracing.GaussianNoise(level=0.35)),
+        ("gaussian:2s,over=vocabulary", fl.tracing.GaussianNoise(sigmas=2, over="vocabulary")),
+        ("uniform:0.2,replace", fl.tracing.UniformNoise(level=0.2, replace=True)),
+        ("multivariate", fl.tracing.MultivariateNoise()),
+        ("multivariate:2,extra=1", fl.tracing.MultivariateNoise(scale=2, extra_tokens=1)),
+        ("student:7", fl.tracing.StudentNoise(dof=7)),
+        ("subject:Megan Rapinoe|A, B", fl.tracing.Substitution(subjects=("Megan Rapinoe", "A, B"))),
     ],
 )
 def test_corruptions_are_read_from_text(text, expected):

@@ -88,13 +88,13 @@ def test_rows_with_impossible_numbers_are_refused_or_reported(folder, tmp_path):
             put(value, *place)(row)
             path.write_text("".join(json.dumps(each) + "\n" for each in (row, rows[1])))
             try:
-                fl.build_report([fl.load_run(folder)])
+                fl.report([fl.evaluation.load_run(folder)])
             except StorageError:
                 refused += 1
     assert refused >= len(places)
     path.write_text('{"case": Infinity}\n')
     with pytest.raises(StorageError, match=r"Line 1 of .* is damaged"):
-        fl.load_run(folder)
+        fl.evaluation.load_run(folder)
 
 
 def test_damaged_traces_are_refused_or_averaged(tmp_path):
@@ -130,12 +130,12 @@ def test_other_versions_go_on_and_are_reported(folder, go_on):
     assert len(run.rows) == 2
     assert run.versions["torch"].startswith("2.0.0, ")
     assert "," not in run.versions["transformers"]
-    (table,) = fl.build_report([run]).tables
+    (table,) = fl.report([run]).tables
     assert any("ran under different versions (torch 2.0.0, " in note for note in notes_of(table))
 
 
 def notes_of(table):
-    from factlab.evaluation.report_notes import notes
+    from factlab.evaluation.reporting.notes import notes
 
     return notes(table)
 

@@ -46,14 +46,19 @@ def parts_of(update):
 
 @pytest.mark.parametrize(
     "corruption",
-    [fl.GaussianNoise(), fl.UniformNoise(), fl.MultivariateNoise(), fl.StudentNoise(dof=5)],
+    [
+        fl.tracing.GaussianNoise(),
+        fl.tracing.UniformNoise(),
+        fl.tracing.MultivariateNoise(),
+        fl.tracing.StudentNoise(dof=5),
+    ],
     ids=lambda corruption: corruption.type,
 )
 def test_noise(make_model, fact, other_defaults, corruption):
     lm = make_model("llama")
 
     def noise():
-        config = fl.TraceConfig(samples=2, corruption=corruption, kinds=("block", "mlp"))
+        config = fl.tracing.TraceConfig(samples=2, corruption=corruption, kinds=("block", "mlp"))
         found = fl.causal_trace(lm, fact, config=config)
         return [found.effects[kind].nan_to_num() for kind in found.effects]
 
@@ -74,13 +79,15 @@ def test_samples_and_scores(make_model, other_defaults):
 
 def test_edits(make_model, fact, other_defaults):
     lm = make_model("llama")
-    known = fl.Background.of(fl.second_moments(lm, [1], fl.StatsConfig(tokens_per_dim=4)))
+    known = fl.editing.Background.of(
+        fl.stats.second_moments(lm, [1], fl.stats.StatsConfig(tokens_per_dim=4))
+    )
 
     def factors():
         edits = [
-            fl.rome(lm, fact, fl.RomeConfig(layer=1), known),
-            fl.memit(lm, [fact], fl.MemitConfig(layers=(1,)), known),
-            fl.fine_tune(lm, [fact], config=fl.FineTuneConfig(layer=1, steps=2)),
+            fl.rome(lm, fact, fl.editing.RomeConfig(layer=1), known),
+            fl.memit(lm, [fact], fl.editing.MemitConfig(layers=(1,)), known),
+            fl.editing.fine_tune(lm, [fact], config=fl.editing.FineTuneConfig(layer=1, steps=2)),
         ]
         return [tensor for e in edits for u in e.updates for tensor in parts_of(u)]
 
@@ -92,8 +99,8 @@ def test_networks_of_trained_editors(other_defaults):
     texts = [torch.ones(2, 3), torch.ones(5, 3)]
 
     def parameters():
-        ke = Ke(matrices, 3, fl.KeConfig(hidden=4, condition=5))
-        mend = Mend(matrices, fl.MendConfig(rank=2))
+        ke = Ke(matrices, 3, fl.editing.KeConfig(hidden=4, condition=5))
+        mend = Mend(matrices, fl.editing.MendConfig(rank=2))
         made = [parameter.detach() for parameter in [*ke.parameters(), *mend.parameters()]]
         return made, ke.encoded(texts).detach()
 
@@ -101,6 +108,6 @@ def test_networks_of_trained_editors(other_defaults):
 
 
 def test_tiny_models(other_defaults):
-    made = other_defaults(lambda: fl.tiny_model("gpt2"))
+    made = other_defaults(lambda: fl.models.tiny_model("gpt2"))
     assert made.dtype == torch.float32
-    assert made.fingerprint == fl.tiny_model("gpt2").fingerprint
+    assert made.fingerprint == fl.models.tiny_model("gpt2").fingerprint

@@ -18,9 +18,9 @@ SMALLER = {
     'load_records("builtin", limit=50': 'load_records("builtin", limit=2',
     'load_records("builtin", limit=100)': 'load_records("builtin", limit=2)',
     'load_records("builtin"))': 'load_records("builtin", limit=24))',
-    "fl.MeasureConfig(n_generated=30)": "fl.MeasureConfig(n_generated=1)",
-    "fl.MendConfig()": "fl.MendConfig(n_blocks=2, rank=4)",
-    "fl.TrainConfig()": "fl.TrainConfig(max_steps=2, validate_every=1, n_validation=3)",
+    "fl.evaluation.MeasureConfig(n_generated=30)": "fl.evaluation.MeasureConfig(n_generated=1)",
+    "fl.editing.MendConfig()": "fl.editing.MendConfig(n_blocks=2, rank=4)",
+    "fl.editing.TrainConfig()": "fl.editing.TrainConfig(max_steps=2, validate_every=1, n_validation=3)",
 }
 
 
@@ -45,7 +45,7 @@ def commands(page: Path) -> list[str]:
     "page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem
 )
 def test_python_runs(page, monkeypatch, tmp_path, capsys):
-    lm = fl.tiny_model("llama")
+    lm = fl.models.tiny_model("llama")
     fact = fl.Fact("{} is located in the city of", "The Eiffel Tower", "Rome", "Paris")
     facts = [fact, fl.Fact("{} is in downtown", "The Space Needle", "Paris", "Seattle")]
     monkeypatch.setattr(fl, "load", lambda *_args, **_kwargs: lm)

@@ -85,8 +85,8 @@ def test_every_folder_says_that_it_is_nested_too_deeply(make_model, tmp_path, na
     lm = make_model("gpt2")
     read = {
         "edit.json": fl.Edit.load,
-        "editor.json": fl.load_editor,
-        "run.json": fl.load_run,
+        "editor.json": fl.editing.load_editor,
+        "run.json": fl.evaluation.load_run,
         "adapter_config.json": lambda folder: fl.Edit.from_peft(folder, lm),
     }
     with pytest.raises(StorageError, match=f"{name}' is nested too deeply"):

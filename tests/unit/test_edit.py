@@ -11,8 +11,8 @@ import torch
 import factlab as fl
 from conftest import HABITS
 from factlab.editing.edit import BaseModelInfo, current_versions
-from factlab.editing.update import DenseUpdate, LowRankUpdate, factors, summed
 from factlab.errors import EditError, InvalidRequestError, StorageError, WrongModelError
+from factlab.models.changes.update import DenseUpdate, LowRankUpdate, factors, summed
 
 
 def make_edit(lm, seed: int, *layers: int, size: float = 0.1, dense: bool = False) -> fl.Edit:
@@ -215,7 +215,7 @@ def test_the_folder_round_trips(make_model, tmp_path, dense):
 def test_both_kinds_and_repeats_are_saved_together(make_model, tmp_path):
     lm = make_model("gpt2")
     thin, dense = make_edit(lm, 0), make_edit(lm, 1, 0, 2, dense=True)
-    edit = fl.combine([thin, dense, thin])
+    edit = fl.editing.combine([thin, dense, thin])
     edit.save(tmp_path / "e")
     again = fl.Edit.load(tmp_path / "e")
     assert [u.digest for u in again.updates] == [u.digest for u in edit.updates]
@@ -330,7 +330,7 @@ def test_updates_of_one_weight_add_up(make_model):
 def test_combined_edits_do_what_they_do_in_order(make_model):
     lm = make_model("gpt2")
     first, second = make_edit(lm, 0, 1), make_edit(lm, 1, 1, 2, dense=True)
-    both = fl.combine([first, second])
+    both = fl.editing.combine([first, second])
     assert both.method == "rome+rome"
     assert both.facts == first.facts + second.facts
     assert both.config == {"edits": [{"a": 1}, {"a": 1}]}
@@ -345,14 +345,14 @@ def test_combining_knows_what_builds_on_what(make_model):
     first = make_edit(lm, 0)
     with first.applied(lm):
         second = make_edit(lm, 1)
-    assert fl.combine([first, second]).base.on_top_of == ()
-    assert fl.combine([second]).base.on_top_of == second.base.on_top_of
+    assert fl.editing.combine([first, second]).base.on_top_of == ()
+    assert fl.editing.combine([second]).base.on_top_of == second.base.on_top_of
     with pytest.raises(EditError, match=r"Edit 1 of 2 .* comes after it"):
-        fl.combine([second, first])
+        fl.editing.combine([second, first])
     with pytest.raises(WrongModelError, match="for different models"):
-        fl.combine([first, make_edit(make_model("gpt2", seed=1), 0)])
+        fl.editing.combine([first, make_edit(make_model("gpt2", seed=1), 0)])
     with pytest.raises(InvalidRequestError, match="no edits"):
-        fl.combine([])
+        fl.editing.combine([])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -418,7 +418,7 @@ def test_fingerprints_follow_the_weights(make_model):
 def test_a_model_with_an_adapter_inside_is_not_merged(make_model, fact, tmp_path):
     from peft import LoraConfig, get_peft_model
 
-    model = fl.tiny_model("llama")
+    model = fl.models.tiny_model("llama")
     with torch.random.fork_rng([]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft's own
         config = LoraConfig(target_modules=["q_proj"], r=2, init_lora_weights=False)
@@ -431,11 +431,11 @@ def test_a_model_with_an_adapter_inside_is_not_merged(make_model, fact, tmp_path
 
 
 def test_a_model_that_its_config_does_not_describe_is_not_merged(tmp_path):
-    lm = fl.tiny_model("llama")
+    lm = fl.models.tiny_model("llama")
     lm.model.lm_head = torch.nn.Linear(24, 402, bias=False, device="meta").to_empty(device="cpu")
     with pytest.raises(EditError, match=r"one of shape \(402, 24\) for 'lm_head.weight'"):
         make_edit(lm, 0).merge_into(lm, tmp_path / "merged")
-    lm = fl.tiny_model("llama")
+    lm = fl.models.tiny_model("llama")
     lm.model.model.layers[0].extra = torch.nn.Linear(2, 3, device="meta").to_empty(device="cpu")
     with pytest.raises(EditError, match=r"config stands for no such weight"):
         make_edit(lm, 0).merge_into(lm, tmp_path / "merged")

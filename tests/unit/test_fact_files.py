@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from factlab.data.fact_files import check_conflicts, load_fact_records, load_facts, save_facts
-from factlab.data.load_records import load_records
+from factlab.data.record_files import load_records
 from factlab.data.records import Record
 from factlab.errors import InvalidRequestError, StorageError
 from factlab.facts import Fact

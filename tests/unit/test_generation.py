@@ -71,7 +71,7 @@ def test_a_temperature_asks_for_sampling(make_model):
 
 def test_special_tokens_outside_of_the_vocabulary_are_not_there(fact):
     """GPT2Config's own BOS and EOS, 50256, lie outside of a vocabulary of 400."""
-    tiny = fl.tiny_model("gpt2")
+    tiny = fl.models.tiny_model("gpt2")
     tiny.model.config.bos_token_id = tiny.model.config.eos_token_id = 50256
     tiny.model.generation_config.eos_token_id = 50256
     tiny.tokenizer.bos_token = tiny.tokenizer.eos_token = None
@@ -79,6 +79,6 @@ def test_special_tokens_outside_of_the_vocabulary_are_not_there(fact):
     lm = fl.LanguageModel(tiny.model, tiny.tokenizer)
     assert eos_ids(lm) == set()
     assert len(generate_ids(lm, [[5, 6]], 3, 0, 0, may_end=False)[0]) == 3
-    small = fl.StatsConfig(tokens_per_dim=2)
-    known = fl.Background.of(fl.second_moments(lm, [1], small))
-    assert fl.rome(lm, fact, fl.RomeConfig(layer=1), known).updates[0].norm > 0
+    small = fl.stats.StatsConfig(tokens_per_dim=2)
+    known = fl.editing.Background.of(fl.stats.second_moments(lm, [1], small))
+    assert fl.rome(lm, fact, fl.editing.RomeConfig(layer=1), known).updates[0].norm > 0

@@ -32,7 +32,7 @@ def test_packed_files_that_fill_the_machine_are_refused(tmp_path, name, head, un
     with pytest.raises(StorageError, match=said):
         fl.load_records(path)
     with pytest.raises(StorageError, match=said):
-        fl.load_references(path)
+        fl.data.load_references(path)
 
 
 def test_text_that_packs_well_is_read(tmp_path):

@@ -12,7 +12,7 @@ FACTS = [
     fl.Fact("{} is a mountain in", "Vinson Massif", "Paris", "Antarctica"),
     fl.Fact("{} plays the", "Miles Davis", "tower"),
 ]
-QUICK = fl.KnConfig(steps=3, tolerance=None, max_neurons=4)
+QUICK = fl.editing.KnConfig(steps=3, tolerance=None, max_neurons=4)
 
 
 def chosen(edit, fact=0) -> list[tuple[int, int]]:
@@ -27,7 +27,7 @@ def deltas(edit) -> dict[str, torch.Tensor]:
 def test_the_equation_on_every_family(make_model, family):
     lm = make_model(family)
     config = QUICK.model_copy(update={"lambda_unit": "embedding"})
-    edit = fl.kn(lm, FACTS[:1], config)
+    edit = fl.editing.kn(lm, FACTS[:1], config)
     rows = lm.model.get_output_embeddings().weight.detach().double()
     old, new = (
         rows[list(lm.score([FACTS[0].prompt], [target])[0].token_ids)].mean(0)
@@ -57,7 +57,7 @@ def test_lengths_of_values(make_model):
     """By default λ counts lengths of the neuron's own value."""
     lm = make_model("gpt2", dtype=torch.float64)
     config = QUICK.model_copy(update={"lambda_old": 0.0, "lambda_new": 3.0})
-    edit = fl.kn(lm, FACTS[:1], config)
+    edit = fl.editing.kn(lm, FACTS[:1], config)
     for layer, index in chosen(edit):
         value = lm.mlp_weight(layer).detach()[index]  # Conv1D: a neuron is a row
         added = deltas(edit)[lm.mlp_weight_name(layer)][:, index]
@@ -78,7 +78,7 @@ def test_which_embedding(make_model):
             ("sum", weight[list(new.token_ids)].sum(0)),
         ):
             update = {**common, "embedding": embedding, "pooling": pooling}
-            edit = fl.kn(lm, FACTS[:1], QUICK.model_copy(update=update))
+            edit = fl.editing.kn(lm, FACTS[:1], QUICK.model_copy(update=update))
             layer, index = chosen(edit)[0]
             added = deltas(edit)[lm.mlp_weight_name(layer)][:, index]
             assert torch.allclose(added, pooled, atol=1e-12)
@@ -87,8 +87,8 @@ def test_which_embedding(make_model):
 def test_the_published_variant(make_model):
     """−2 of the token that is said, +1 of each token of the new answer."""
     lm = make_model("gpt2", dtype=torch.float64)
-    config = fl.KnConfig.published().model_copy(update={"steps": 3})
-    edit = fl.kn(lm, FACTS[:1], config)
+    config = fl.editing.KnConfig.published().model_copy(update={"steps": 3})
+    edit = fl.editing.kn(lm, FACTS[:1], config)
     wte = lm.embedding.weight.detach()
     said = int(lm.next_token_probs([FACTS[0].prompt])[0].argmax())
     new = lm.score([FACTS[0].prompt], ["Rome"])[0].token_ids
@@ -103,7 +103,7 @@ def test_the_new_answer_gains(make_model):
     """The values are only read where the neurons fire; a value in the direction of the answer."""
     lm = make_model("gpt2", dtype=torch.float64)
     config = QUICK.model_copy(update={"steps": 10})
-    for fact, edit in zip(FACTS, fl.kn_each(lm, FACTS, config), strict=True):
+    for fact, edit in zip(FACTS, fl.editing.kn_each(lm, FACTS, config), strict=True):
         before = lm.score([fact.prompt], [fact.target_new])[0].prob
         with edit.applied(lm):
             assert lm.score([fact.prompt], [fact.target_new])[0].prob != before
@@ -111,8 +111,8 @@ def test_the_new_answer_gains(make_model):
 
 def test_each_is_every_fact_alone(make_model):
     lm = make_model("llama", dtype=torch.float64)
-    for fact, edit in zip(FACTS, fl.kn_each(lm, FACTS, QUICK), strict=True):
-        alone = fl.kn(lm, [fact], QUICK)
+    for fact, edit in zip(FACTS, fl.editing.kn_each(lm, FACTS, QUICK), strict=True):
+        alone = fl.editing.kn(lm, [fact], QUICK)
         assert chosen(edit) == chosen(alone)
         for one, other in zip(edit.updates, alone.updates, strict=True):
             assert torch.allclose(one.left, other.left, atol=1e-12)
@@ -121,9 +121,9 @@ def test_each_is_every_fact_alone(make_model):
 
 def test_together_is_the_sum(make_model):
     lm = make_model("llama", dtype=torch.float64)
-    together = fl.kn(lm, FACTS, QUICK)
+    together = fl.editing.kn(lm, FACTS, QUICK)
     total: dict[str, torch.Tensor] = {}
-    for edit in fl.kn_each(lm, FACTS, QUICK):
+    for edit in fl.editing.kn_each(lm, FACTS, QUICK):
         for name, delta in deltas(edit).items():
             total[name] = total.get(name, 0) + delta
     found = deltas(together)
@@ -136,7 +136,7 @@ def test_together_is_the_sum(make_model):
 def test_undoing_is_exact(make_model, tmp_path):
     lm = make_model("opt")
     before = {n: p.detach().clone() for n, p in lm.model.named_parameters()}
-    edit = fl.kn(lm, FACTS, QUICK)
+    edit = fl.editing.kn(lm, FACTS, QUICK)
     undo = edit.apply_(lm)
     assert any(not torch.equal(p, before[n]) for n, p in lm.model.named_parameters())
     undo()
@@ -150,18 +150,18 @@ def test_undoing_is_exact(make_model, tmp_path):
 def test_paraphrases_refine(make_model):
     lm = make_model("gpt2", dtype=torch.float64)
     others = ["{} stands in", "You find The Space Needle in"]
-    config = fl.KnConfig(steps=3, tolerance=None, share=0.5)
-    edit = fl.kn(lm, FACTS[:1], config, paraphrases=[others])
+    config = fl.editing.KnConfig(steps=3, tolerance=None, share=0.5)
+    edit = fl.editing.kn(lm, FACTS[:1], config, paraphrases=[others])
     (told,) = edit.diagnostics["facts"]
     assert told["n_prompts"] == 3
     prompts = [FACTS[0].prompt, "The Space Needle stands in", others[1]]
-    attribution = fl.NeuronConfig(steps=3, tolerance=None)
-    by_prompt = fl.attribute_neurons_each(lm, prompts, ["Seattle"] * 3, attribution)
-    expected = fl.shared_neurons(by_prompt, share=0.5)
+    attribution = fl.neurons.NeuronConfig(steps=3, tolerance=None)
+    by_prompt = fl.neurons.attribute_neurons_each(lm, prompts, ["Seattle"] * 3, attribution)
+    expected = fl.neurons.shared_neurons(by_prompt, share=0.5)
     assert chosen(edit) == [(n.layer, n.index) for n in expected]
-    plain = fl.kn(lm, FACTS[:1], config, paraphrases=[[]])
-    assert plain.diagnostics == fl.kn(lm, FACTS[:1], config).diagnostics
-    unknown = fl.kn(
+    plain = fl.editing.kn(lm, FACTS[:1], config, paraphrases=[[]])
+    assert plain.diagnostics == fl.editing.kn(lm, FACTS[:1], config).diagnostics
+    unknown = fl.editing.kn(
         lm, FACTS[2:], config.model_copy(update={"share": 0.1}), paraphrases=[["{} likes"]]
     )
     assert unknown.diagnostics["facts"][0]["n_prompts"] == 2
@@ -169,14 +169,14 @@ def test_paraphrases_refine(make_model):
 
 def test_one_text_is_no_list_of_paraphrases(make_model, fact):
     with pytest.raises(InvalidRequestError, match="one list for each fact"):
-        fl.kn(make_model("gpt2"), fact, paraphrases=["{}'s home is"])
+        fl.editing.kn(make_model("gpt2"), fact, paraphrases=["{}'s home is"])
 
 
 def test_erasing_only_takes_out(make_model):
     lm = make_model("gpt2", dtype=torch.float64)
     told = fl.Fact(FACTS[0].template, FACTS[0].subject, target_true="Seattle")
     config = QUICK.model_copy(update={"erase": True, "lambda_unit": "embedding"})
-    edit = fl.kn(lm, [told], config)
+    edit = fl.editing.kn(lm, [told], config)
     layer, index = chosen(edit)[0]
     ids = lm.score([told.prompt], ["Seattle"])[0].token_ids
     added = deltas(edit)[lm.mlp_weight_name(layer)][:, index]
@@ -196,20 +196,20 @@ def test_the_method_is_known(make_model):
 def test_what_cannot_be_done(make_model, monkeypatch):
     lm = make_model("gpt2")
     with pytest.raises(InvalidRequestError, match="nothing to write"):
-        fl.kn(lm, [fl.Fact("{} is in", "Rome")], QUICK)
+        fl.editing.kn(lm, [fl.Fact("{} is in", "Rome")], QUICK)
     with pytest.raises(InvalidRequestError, match="list of facts is empty"):
-        fl.kn_each(lm, [], QUICK)
+        fl.editing.kn_each(lm, [], QUICK)
     with pytest.raises(InvalidRequestError, match="1 fact but 2 lists of paraphrases"):
-        fl.kn(lm, FACTS[:1], QUICK, paraphrases=[[], []])
+        fl.editing.kn(lm, FACTS[:1], QUICK, paraphrases=[[], []])
     with pytest.raises(InvalidRequestError, match="prompt is empty"):
-        fl.kn(lm, FACTS[:1], QUICK, paraphrases=[[" "]])
+        fl.editing.kn(lm, FACTS[:1], QUICK, paraphrases=[[" "]])
     with pytest.raises(EditError, match="Lower the share"):
-        config = fl.KnConfig(steps=3, tolerance=None, threshold=0.999, share=1.0)
-        fl.kn(lm, FACTS[:1], config, paraphrases=[["{} reads", "A museum, {} and"]])
+        config = fl.editing.KnConfig(steps=3, tolerance=None, threshold=0.999, share=1.0)
+        fl.editing.kn(lm, FACTS[:1], config, paraphrases=[["{} reads", "A museum, {} and"]])
     narrow = torch.nn.Linear(7, 5, device="meta")
     monkeypatch.setattr(lm.model, "get_output_embeddings", lambda: narrow)
     with pytest.raises(UnsupportedModelError, match="output embedding"):
-        fl.kn(lm, FACTS[:1], QUICK)
+        fl.editing.kn(lm, FACTS[:1], QUICK)
 
 
 @pytest.mark.parametrize(
@@ -218,4 +218,4 @@ def test_what_cannot_be_done(make_model, monkeypatch):
 )
 def test_settings_that_make_no_sense(wrong):
     with pytest.raises(InvalidRequestError):
-        fl.KnConfig(**wrong)
+        fl.editing.KnConfig(**wrong)

@@ -28,21 +28,24 @@ def test_arrays_and_lines_are_read(tmp_path):
     other = ROW | {"known_id": 8, "relation_id": ""}
     array = write(tmp_path / "a.json", json.dumps([ROW, other], indent=1))
     lines = write(tmp_path / "l.jsonl", json.dumps(ROW) + "\n\n" + json.dumps(other))
-    known = fl.load_known(array)
-    assert known == fl.load_known(lines)
+    known = fl.data.load_known(array)
+    assert known == fl.data.load_known(lines)
     assert known[0].fact == fl.Fact("{} is in", "Space Needle", target_true="Seattle")
 
 
 def test_only_four_fields_are_needed(tmp_path):
     fields = {name: ROW[name] for name in ("known_id", "subject", "attribute", "prompt")}
-    (known,) = fl.load_known(write(tmp_path / "k.json", json.dumps([fields])))
+    (known,) = fl.data.load_known(write(tmp_path / "k.json", json.dumps([fields])))
     assert known.relation_id == ""
 
 
 def test_files_round_trip(tmp_path):
-    known = [fl.KnownFact(**ROW), fl.KnownFact(**(ROW | {"known_id": 8, "subject": "Needle"}))]
-    fl.save_known(known, tmp_path / "k.json")
-    assert fl.load_known(tmp_path / "k.json") == known
+    known = [
+        fl.data.KnownFact(**ROW),
+        fl.data.KnownFact(**(ROW | {"known_id": 8, "subject": "Needle"})),
+    ]
+    fl.data.save_known(known, tmp_path / "k.json")
+    assert fl.data.load_known(tmp_path / "k.json") == known
 
 
 @pytest.mark.parametrize(
@@ -59,7 +62,7 @@ def test_files_round_trip(tmp_path):
 def test_the_line_of_a_bad_fact_is_named(tmp_path, rows, reason):
     text = "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"
     with pytest.raises(StorageError, match="Line 3 of") as caught:
-        fl.load_known(write(tmp_path / "k.json", text))
+        fl.data.load_known(write(tmp_path / "k.json", text))
     assert caught.match(reason)
 
 
@@ -67,15 +70,15 @@ def test_files_that_are_not_facts(tmp_path):
     path = tmp_path / "k.json"
     path.write_bytes(b'[\n{"known_id": 1,\n"subject": "\xff"}]')
     with pytest.raises(StorageError, match=r"Line 3 of .* is not UTF-8"):
-        fl.load_known(path)
+        fl.data.load_known(path)
     with pytest.raises(StorageError, match=r"Line 2 of .* not valid JSON"):
-        fl.load_known(write(path, "[\n{oops}]"))
+        fl.data.load_known(write(path, "[\n{oops}]"))
     with pytest.raises(StorageError, match="not closed or lacks a comma"):
-        fl.load_known(write(path, f"[{json.dumps(ROW)}"))
+        fl.data.load_known(write(path, f"[{json.dumps(ROW)}"))
     with pytest.raises(StorageError, match="holds no facts"):
-        fl.load_known(write(path, "[]"))
+        fl.data.load_known(write(path, "[]"))
     with pytest.raises(StorageError, match="Cannot read"):
-        fl.load_known(tmp_path / "none.json")
+        fl.data.load_known(tmp_path / "none.json")
 
 
 def test_relations_are_read_and_cut_at_the_object(tmp_path):
@@ -105,7 +108,7 @@ def test_what_the_model_says_first_is_known(make_model):
     triples = [Triple("P1", "Rome", words[0]), Triple("P2", "Rome", "Nowhere at all")]
     known = build_known(lm, triples, templates)
     assert [(k.known_id, k.attribute) for k in known] == [(0, words[0])]
-    assert fl.knows(lm, [known[0].fact]) == [True]
+    assert fl.tracing.knows(lm, [known[0].fact]) == [True]
     assert known[0].prompt.startswith("Rome ")
     one_by_one = build_known(lm, triples, templates, batch_size=1)
     assert one_by_one == known
@@ -146,4 +149,4 @@ def test_the_bundled_model_knows_capitals(bundled):
     triples = [Triple("P36", c, a) for c, a in (("Japan", "Tokyo"), ("Norway", "Reykjavik"))]
     known = build_known(bundled, triples, {"P36": ["The capital of {} is the city of"]})
     assert [k.attribute for k in known] == ["Tokyo"]
-    assert fl.knows(bundled, [triple.phrased("The capital of {} is the city of") for triple in triples]) == [True, False]  # fmt: skip
+    assert fl.tracing.knows(bundled, [triple.phrased("The capital of {} is the city of") for triple in triples]) == [True, False]  # fmt: skip

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from factlab.data import shipped
-from factlab.data.load_records import load_records, record_hash, save_records
-from factlab.data.load_references import (
+from factlab.data.record_files import load_records, record_hash, save_records
+from factlab.data.records import Record, Reference
+from factlab.data.reference_files import (
     load_references,
     needed_references,
     reference_key,
     save_references,
 )
-from factlab.data.records import Record, Reference
 from factlab.errors import InvalidRequestError, StorageError
 from factlab.facts import Fact
 

@@ -5,9 +5,9 @@ import torch
 
 import factlab as fl
 from factlab.editing import methods
+from factlab.editing.closed_form.contexts import context_weights
 from factlab.editing.configs import ValueConfig
-from factlab.editing.contexts import context_weights
-from factlab.editing.many import EditSequence, answers
+from factlab.editing.runs import EditSequence, answers
 from factlab.errors import EditError, InvalidRequestError, TokenizationError
 from factlab.stats.corpus import corpus_from_texts
 
@@ -16,8 +16,8 @@ FACTS = [
     fl.Fact("In {}, people speak", "New York", "Dutch"),
     fl.Fact("See {} in", "the Space Needle", "Oslo", "Seattle"),
 ]
-CONFIG = fl.RomeConfig(
-    layer=0, value=ValueConfig(steps=4), contexts=fl.ContextConfig(groups=((2, 4),))
+CONFIG = fl.editing.RomeConfig(
+    layer=0, value=ValueConfig(steps=4), contexts=fl.editing.ContextConfig(groups=((2, 4),))
 )
 
 
@@ -31,8 +31,8 @@ def background(lm):
     generator = torch.Generator().manual_seed(7)
     keys = torch.randn(4 * lm.d_mlp, lm.d_mlp, generator=generator, dtype=torch.float64)
     moment = keys.T @ keys / len(keys)
-    return fl.Background.of(
-        [fl.SecondMoment(moment, i, len(keys), "noise", lm.fingerprint) for i in range(2)]
+    return fl.editing.Background.of(
+        [fl.stats.SecondMoment(moment, i, len(keys), "noise", lm.fingerprint) for i in range(2)]
     )
 
 
@@ -84,7 +84,9 @@ def test_a_later_edit_may_replace_an_earlier_one(lm, background):
 
 
 def test_batches_of_a_sequence(lm, background):
-    config = fl.MemitConfig(layers=(0,), value=ValueConfig(steps=2), contexts=CONFIG.contexts)
+    config = fl.editing.MemitConfig(
+        layers=(0,), value=ValueConfig(steps=2), contexts=CONFIG.contexts
+    )
     run = fl.edit_sequence(lm, FACTS, "memit", config, background, batch_size=2)
     assert [len(edit.facts) for edit in run.edits] == [2, 1]
     assert len(run.right_after) == len(run.at_end) == 3
@@ -93,13 +95,13 @@ def test_batches_of_a_sequence(lm, background):
 
 
 def test_alphaedit_protects_what_a_sequence_wrote(lm, background):
-    config = fl.AlphaEditConfig(
+    config = fl.editing.AlphaEditConfig(
         layers=(0,), value=ValueConfig(steps=3), contexts=CONFIG.contexts, null_share=1.0
     )
-    alone = fl.alphaedit(lm, FACTS[1:2], config, background)
-    after = fl.alphaedit(lm, FACTS[1:2], config, background.after(FACTS[:1]))
+    alone = fl.editing.alphaedit(lm, FACTS[1:2], config, background)
+    after = fl.editing.alphaedit(lm, FACTS[1:2], config, background.after(FACTS[:1]))
     contexts = background.contexts(lm, config.contexts)
-    from factlab.editing.lookup import mean_keys
+    from factlab.editing.closed_form.lookup import mean_keys
 
     weights = context_weights(config.contexts, len(contexts))
     old = mean_keys(lm, FACTS[:1], contexts, 0, weights).keys[0]
@@ -125,7 +127,7 @@ def test_wrong_requests(lm):
 
 
 def test_a_package_adds_a_method(lm, monkeypatch):
-    added = methods.Method("mine", "Does nothing.", fl.RomeConfig, lambda *_: [])
+    added = methods.Method("mine", "Does nothing.", fl.editing.RomeConfig, lambda *_: [])
 
     class Point:
         name = "mine"
@@ -140,10 +142,10 @@ def test_a_package_adds_a_method(lm, monkeypatch):
 
 
 def test_what_it_said_before_is_asked_without_edits(lm, background):
-    before = fl.said_before(lm, FACTS[0])
+    before = fl.editing.said_before(lm, FACTS[0])
     edit = fl.rome(lm, FACTS[0], CONFIG.model_copy(update={"layer": 1}), background)
     with edit.applied(lm):
-        assert fl.said_before(lm, FACTS[0]) == before
+        assert fl.editing.said_before(lm, FACTS[0]) == before
         live = lm.live_fingerprint
         assert live != lm.fingerprint
     assert lm.live_fingerprint == lm.fingerprint
@@ -153,47 +155,54 @@ def test_memory_that_runs_out_names_the_setting(lm, background, monkeypatch):
     def no_memory(*_args, **_kwargs):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("factlab.editing.value.ValueBatch", no_memory)
+    monkeypatch.setattr("factlab.editing.closed_form.value.ValueBatch", no_memory)
     with pytest.raises(fl.FactlabError, match="Lower max_batch_tokens, which is 768"):
         fl.rome(lm, FACTS[0], CONFIG, background)
 
 
 def test_statistics_that_were_collected_serve_any_layer(lm):
-    quick = CONFIG.model_copy(update={"stats": fl.StatsConfig(tokens_per_dim=4, row_length=16)})
-    shared = fl.Background()
+    quick = CONFIG.model_copy(
+        update={"stats": fl.stats.StatsConfig(tokens_per_dim=4, row_length=16)}
+    )
+    shared = fl.editing.Background()
     for layer in (0, 1):
         edit = fl.rome(lm, FACTS[0], quick.model_copy(update={"layer": layer}), shared)
         assert edit.config["layer"] == layer
 
 
 def test_an_edit_that_nothing_depends_on_is_refused(lm, background):
-    last = fl.Background.of([background.moments[1]])
-    last.moments[2] = fl.SecondMoment(last.moments[1].matrix, 2, 224, "noise", lm.fingerprint)
+    last = fl.editing.Background.of([background.moments[1]])
+    last.moments[2] = fl.stats.SecondMoment(last.moments[1].matrix, 2, 224, "noise", lm.fingerprint)
     with pytest.raises(EditError, match="Edit an earlier layer"):
-        fl.memit(lm, FACTS, fl.MemitConfig(layers=(1, 2), contexts=CONFIG.contexts), last)
+        fl.memit(lm, FACTS, fl.editing.MemitConfig(layers=(1, 2), contexts=CONFIG.contexts), last)
 
 
 def test_clamps_by_precedence(lm, background):
     quick = {"layers": (0,), "contexts": CONFIG.contexts}
     for value, clamp in ((ValueConfig(steps=2), 0.75), (ValueConfig(steps=2, clamp_factor=3), 3)):
-        edit = fl.memit(lm, FACTS[:1], fl.MemitConfig(value=value, **quick), background)
+        edit = fl.memit(lm, FACTS[:1], fl.editing.MemitConfig(value=value, **quick), background)
         assert edit.config["value"]["clamp_factor"] == clamp
-    edit = fl.emmet(lm, FACTS[:1], fl.EmmetConfig(value=ValueConfig(steps=2), **quick), background)
+    edit = fl.editing.emmet(
+        lm, FACTS[:1], fl.editing.EmmetConfig(value=ValueConfig(steps=2), **quick), background
+    )
     assert edit.config["value"]["clamp_factor"] == 4
 
 
 def test_equal_keys_need_damping(lm, background):
     facts = [fl.Fact("{} is in", "Miles", "Rome"), fl.Fact("{} plays the", "Miles", "piano")]
-    config = fl.EmmetConfig(
-        layers=(0,), value=ValueConfig(steps=2), contexts=fl.ContextConfig(groups=()), damping=0
+    config = fl.editing.EmmetConfig(
+        layers=(0,),
+        value=ValueConfig(steps=2),
+        contexts=fl.editing.ContextConfig(groups=()),
+        damping=0,
     )
     with pytest.raises(EditError, match="damping above 0"):
-        fl.emmet(lm, facts, config, background)
-    fl.emmet(lm, facts, config.model_copy(update={"damping": 0.1}), background)
+        fl.editing.emmet(lm, facts, config, background)
+    fl.editing.emmet(lm, facts, config.model_copy(update={"damping": 0.1}), background)
 
 
 def test_nothing_is_computed_for_requests_that_cannot_end_well(lm, monkeypatch):
-    monkeypatch.setattr("factlab.editing.rome.optimise_values", None)
+    monkeypatch.setattr("factlab.editing.closed_form.rome.optimise_values", None)
     endless = fl.Fact("{} is", "Rome", "Paris", "Berlin " * 300)
     for run in (fl.edit_each, fl.edit_sequence):
         with pytest.raises(InvalidRequestError, match="Shorten it"):
@@ -251,7 +260,7 @@ def test_a_prompt_that_fills_the_context_is_still_answered(lm):
 
 def test_without_a_start_token_contexts_can_be_left_out(fact):
     def model(token_id):
-        tiny = fl.tiny_model("llama")
+        tiny = fl.models.tiny_model("llama")
         tiny.tokenizer.bos_token = tiny.tokenizer.eos_token = None
         for config in (tiny.model.config, tiny.model.generation_config):
             config.bos_token_id = config.eos_token_id = token_id
@@ -260,13 +269,13 @@ def test_without_a_start_token_contexts_can_be_left_out(fact):
     def statistics(lm):
         text = "The Space Needle is in downtown Seattle, and the Colosseum is in Rome. " * 9
         corpus = corpus_from_texts(lm, [text] * 4, "my text", 900, 64)
-        return fl.Background.of(fl.second_moments(lm, [1], corpus=corpus))
+        return fl.editing.Background.of(fl.stats.second_moments(lm, [1], corpus=corpus))
 
-    lm, plain = model(0), fl.RomeConfig(layer=1)
+    lm, plain = model(0), fl.editing.RomeConfig(layer=1)
     assert fl.rome(lm, fact, plain, statistics(lm)).updates, "the model's config has a BOS"
     lm = model(None)
     known = statistics(lm)
-    none = fl.RomeConfig(layer=1, contexts=fl.ContextConfig(groups=()))
+    none = fl.editing.RomeConfig(layer=1, contexts=fl.editing.ContextConfig(groups=()))
     assert fl.rome(lm, fact, none, known).updates
     with pytest.raises(TokenizationError, match=r"text corpus .* ContextConfig\(groups=\(\)\)"):
         fl.rome(lm, fact, plain, known)

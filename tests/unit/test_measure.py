@@ -13,11 +13,11 @@ from conftest import HABITS
 from factlab.editing.methods import method_named
 from factlab.errors import InvalidRequestError, TokenizationError
 from factlab.evaluation.configs import MeasureConfig
-from factlab.evaluation.likelihood import Question, hear
-from factlab.evaluation.measure import Yardstick, is_finite
-from factlab.evaluation.measurement import Drift
-from factlab.evaluation.ordinary_text import OrdinaryText
-from factlab.evaluation.row_edits import RowEdits
+from factlab.evaluation.measuring.likelihood import Question, hear
+from factlab.evaluation.measuring.ordinary_text import OrdinaryText
+from factlab.evaluation.measuring.rows import Drift
+from factlab.evaluation.measuring.yardstick import Yardstick, is_finite
+from factlab.models.changes.rows import RowEdits
 from factlab.models.generation import cache_bytes_per_token, generate_ids
 from factlab.tokens import encode_continuation
 
@@ -241,9 +241,9 @@ def test_hooks_and_frozen_weights_end_with_an_exception(lm, monkeypatch):
     records = make_records(2)
     edits = edits_of(lm, records)
     yardstick = Yardstick(lm, config(drift_tokens=70, essence=True), REFERENCES, PASSAGES)
-    for name in ("likelihood._read", "ordinary_text._nll", "measure.generate_ids"):
+    for name in ("likelihood._read", "ordinary_text._nll", "yardstick.generate_ids"):
         with monkeypatch.context() as broken:
-            broken.setattr(f"factlab.evaluation.{name}", _interrupted)
+            broken.setattr(f"factlab.evaluation.measuring.{name}", _interrupted)
             with pytest.raises(KeyboardInterrupt) as stopped:
                 yardstick.measure(records, edits, [True] * 2)
             parameter = next(lm.model.parameters())
@@ -262,7 +262,7 @@ def test_memory_that_runs_out_names_the_setting(lm, monkeypatch):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
     yardstick = Yardstick(lm, config(), {})
-    monkeypatch.setattr("factlab.evaluation.measure.hear", no_memory)
+    monkeypatch.setattr("factlab.evaluation.measuring.yardstick.hear", no_memory)
     with pytest.raises(MemoryError, match=r"Lower memory_gib \(--memory\)"):
         yardstick.measure(make_records(1), None, [False])
 
@@ -304,7 +304,7 @@ def test_equal_questions_of_unedited_models_are_asked_once(lm, monkeypatch):
     found = hear(lm, twice, None, 99)
     assert found[0] == found[1]
     assert len(read) == 2
-    carried = RowEdits(lm, [None, None])
+    carried = RowEdits(lm, [(), ()])
     with carried.active():
         hear(lm, [replace(twice[0], owner=i) for i in range(2)], carried, 99)
     assert len(read) == 6, "owners are different models"

@@ -8,13 +8,13 @@ import torch
 
 import factlab as fl
 from conftest import FAMILIES, HABITS, SINGLE_INSIDE
-from factlab.editing.trained.carried import carrying
 from factlab.editing.trained.configs import MendConfig
 from factlab.editing.trained.gradients import last_matrices, target_nll_of, token_gradients
 from factlab.editing.trained.losses import changes_of
 from factlab.editing.trained.mend import Mend, RunningScale
 from factlab.editing.trained.states import Reading, States
-from factlab.models.substitution import substituted
+from factlab.models.changes.dense import substituted
+from factlab.models.changes.low_rank import carrying
 
 FACTS = [
     fl.Fact("Is {} in the city of", "the Space Needle", "Rome and Paris", "Seattle"),

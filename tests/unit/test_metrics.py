@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factlab.evaluation.measurement import Asked, Heard
-from factlab.evaluation.metrics import (
+from factlab.evaluation.measuring.rows import Asked, Heard
+from factlab.evaluation.scoring.metrics import (
     exact_match,
     harmonic_mean,
     magnitude,
@@ -17,7 +17,7 @@ from factlab.evaluation.metrics import (
     target_prob,
     token_accuracy,
 )
-from factlab.evaluation.resampling import (
+from factlab.evaluation.scoring.resampling import (
     mean_score,
     paired_p_value,
     paired_score_p_value,

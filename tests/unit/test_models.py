@@ -226,7 +226,7 @@ def test_training_mode_and_dropout_do_not_matter(make_model):
 
 
 def test_device_map(make_model, tmp_path):
-    from factlab.models.load import load
+    from factlab.models.loading import load
 
     lm = make_model("llama")
     lm.model.save_pretrained(tmp_path / "m")

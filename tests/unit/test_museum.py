@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 import factlab as fl
-from factlab.evaluation.report_formats import to_markdown
+from factlab.evaluation.reporting.formats import to_markdown
 
 MUSEUM = Path(__file__).parent.parent / "museum"
 ROOMS = sorted(path for path in MUSEUM.iterdir() if (path / "expected.json").is_file())
@@ -35,7 +35,7 @@ def logprobs(lm) -> list[float]:
 
 def model(room: Path, family: str) -> fl.LanguageModel:
     """With the weights of the day."""
-    lm = fl.tiny_model(family)
+    lm = fl.models.tiny_model(family)
     with torch.no_grad():
         for name, weight in load_file(room / "models" / f"{family}.safetensors").items():
             lm.model.get_parameter(name).copy_(weight)
@@ -79,7 +79,7 @@ def test_traces_and_attributions(room, expected):
     trace = fl.CausalTrace.load(room / "trace.json")
     position, layer, effect = expected["trace_peak"]
     assert trace.peak("mlp") == (position, layer, pytest.approx(effect, abs=1e-6))
-    neurons = fl.NeuronAttribution.load(room / "neurons.json")
+    neurons = fl.neurons.NeuronAttribution.load(room / "neurons.json")
     assert neurons.strongest == pytest.approx(expected["strongest_neuron"], abs=1e-6)
 
 
@@ -90,25 +90,25 @@ def test_an_average(room, expected):
 
 
 def test_runs(room, expected):
-    run = fl.load_run(room / "run")
+    run = fl.evaluation.load_run(room / "run")
     read = [row.model_dump(mode="json") for row in run.rows]
     for row, old in zip(read, expected["rows"], strict=True):
         assert {key: row[key] for key in old} == old
-    unfinished = fl.load_run(room / "unfinished-run")
+    unfinished = fl.evaluation.load_run(room / "unfinished-run")
     assert (len(unfinished.rows), unfinished.n_missing) == (2, 2)
-    assert "rome" in to_markdown(fl.build_report([run, unfinished]))
+    assert "rome" in to_markdown(fl.report([run, unfinished]))
 
 
 @pytest.mark.parametrize("kind", ["mend", "ke"])
 def test_trained_editors(room, kind):
-    editor = fl.load_editor(room / kind)
+    editor = fl.editing.load_editor(room / kind)
     assert editor.kind == kind
     seen = [editor.has_seen(fl.Fact("{} is in", f"Place {i}", "Rome")) for i in range(24)]
     assert 0 < sum(seen) < 24  # the others were kept for tests
 
 
 def test_second_moments(room):
-    moment = fl.SecondMoment.load(room / "second-moment.safetensors")
+    moment = fl.stats.SecondMoment.load(room / "second-moment.safetensors")
     assert (moment.layer, moment.n_tokens) == (0, 4 * 56)
     key = torch.ones(1, len(moment.matrix), dtype=torch.float64)
     torch.testing.assert_close(moment.solve(key) @ moment.matrix, key)

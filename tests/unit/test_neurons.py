@@ -7,20 +7,20 @@ import torch
 from PIL import Image
 
 import factlab as fl
-from factlab.editing.neurons import quadrature_of
-from factlab.editing.quadrature import Quadrature
 from factlab.errors import EditError, InvalidRequestError, StorageError, TokenizationError
+from factlab.neurons.attribution import quadrature_of
+from factlab.neurons.quadrature import Quadrature
 
 PROMPT = "The Space Needle is in the city of"
-QUICK = fl.NeuronConfig(steps=3, tolerance=None)
+QUICK = fl.neurons.NeuronConfig(steps=3, tolerance=None)
 
 
 @pytest.fixture
-def found(make_model) -> fl.NeuronAttribution:
+def found(make_model) -> fl.neurons.NeuronAttribution:
     return fl.attribute_neurons(make_model("llama"), PROMPT, "Rome", QUICK)
 
 
-def handmade(found, rows) -> fl.NeuronAttribution:
+def handmade(found, rows) -> fl.neurons.NeuronAttribution:
     n_layers = len(rows)
     return dataclasses.replace(
         found,
@@ -86,25 +86,27 @@ def test_the_whole_answer_or_its_first_token(make_model):
 
 def test_more_steps_where_a_layer_does_not_add_up(make_model, caplog):
     lm = make_model("llama", dtype=torch.float64)
-    rough = fl.attribute_neurons(lm, PROMPT, "Rome", fl.NeuronConfig(steps=1, tolerance=None))
+    rough = fl.attribute_neurons(
+        lm, PROMPT, "Rome", fl.neurons.NeuronConfig(steps=1, tolerance=None)
+    )
     gap = float(rough.gaps.abs().max() / rough.prob)
     assert not caplog.records
-    config = fl.NeuronConfig(steps=1, tolerance=gap / 2)
+    config = fl.neurons.NeuronConfig(steps=1, tolerance=gap / 2)
     closer = fl.attribute_neurons(lm, PROMPT, "Rome", config)
     assert float(closer.gaps.abs().max()) <= gap / 2 * closer.prob
     assert closer.steps.max() in (4, 16, 64, 256)
     still = rough.gaps.abs() <= gap / 2 * rough.prob
     assert torch.equal(closer.attributions[still], rough.attributions[still])
     assert (closer.steps[still] == 1).all()
-    short = fl.NeuronConfig(steps=1, tolerance=1e-12, max_steps=1)
+    short = fl.neurons.NeuronConfig(steps=1, tolerance=1e-12, max_steps=1)
     fl.attribute_neurons(lm, PROMPT, "Rome", short)
     assert "Raise max_steps" in caplog.text
 
 
 def test_a_single_token_prompt(make_model):
     lm = make_model("gpt2", dtype=torch.float64)
-    config = fl.NeuronConfig(steps=4, tolerance=None)
-    each = fl.attribute_neurons_each(lm, ["R", PROMPT], ["ome", "Rome"], config)
+    config = fl.neurons.NeuronConfig(steps=4, tolerance=None)
+    each = fl.neurons.attribute_neurons_each(lm, ["R", PROMPT], ["ome", "Rome"], config)
     alone = fl.attribute_neurons(lm, "R", "ome", config)
     assert torch.allclose(each[0].attributions, alone.attributions, atol=1e-12)
 
@@ -121,7 +123,7 @@ def test_a_single_token_prompt(make_model):
 )
 def test_what_cannot_be_attributed(make_model, args, error, message):
     with pytest.raises(error, match=message):
-        fl.attribute_neurons_each(make_model("gpt2"), *args, config=QUICK)
+        fl.neurons.attribute_neurons_each(make_model("gpt2"), *args, config=QUICK)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +131,7 @@ def test_what_cannot_be_attributed(make_model, args, error, message):
 )
 def test_settings_that_make_no_sense(wrong):
     with pytest.raises(InvalidRequestError):
-        fl.NeuronConfig(**wrong)
+        fl.neurons.NeuronConfig(**wrong)
 
 
 # -- choosing ----------------------------------------------------------------------------------
@@ -137,7 +139,10 @@ def test_settings_that_make_no_sense(wrong):
 
 def test_neurons_above_a_threshold(found):
     made = handmade(found, [[0.1, 0.5, -0.9], [0.0, 0.26, 0.24]])
-    assert made.top(2) == [fl.Neuron(0, 1, 0.5), fl.Neuron(1, 1, float(made.attributions[1, 1]))]
+    assert made.top(2) == [
+        fl.neurons.Neuron(0, 1, 0.5),
+        fl.neurons.Neuron(1, 1, float(made.attributions[1, 1])),
+    ]
     assert [(n.layer, n.index) for n in made.neurons(0.5)] == [(0, 1), (1, 1)]
     assert [(n.layer, n.index) for n in made.neurons(0.0)] == [(0, 1), (1, 1), (1, 2), (0, 0)]
     assert len(made.top(100)) == 6
@@ -155,38 +160,43 @@ def test_neurons_that_prompts_share(found):
         handmade(found, [[0.1, 1.0, 0.0], [0.6, 0.0, 0.0]]),
         handmade(found, [[0.0, 1.0, 0.4], [0.1, 0.0, 0.0]]),
     ]
-    places = lambda **kwargs: [(n.layer, n.index) for n in fl.shared_neurons(prompts, **kwargs)]  # noqa: E731
+
+    def places(**kwargs):
+        return [(n.layer, n.index) for n in fl.neurons.shared_neurons(prompts, **kwargs)]
+
     assert places(share=1.0) == [(0, 1)]
     assert places(share=0.6) == [(0, 1), (1, 0)]
     assert places(share=2 / 3) == [(0, 1), (1, 0)]
     assert places(share=0.3) == [(0, 1), (1, 0), (0, 0), (0, 2)]
     assert places(share=0.3, max_neurons=1) == [(0, 1)]
-    assert fl.shared_neurons(prompts, share=1.0)[0].attribution == pytest.approx(2.9 / 3)
+    assert fl.neurons.shared_neurons(prompts, share=1.0)[0].attribution == pytest.approx(2.9 / 3)
 
 
 def test_when_nothing_is_left(found):
     apart = [handmade(found, [[1.0, 0.0]]), handmade(found, [[0.0, 1.0]])]
     with pytest.raises(EditError, match=r"the\s+most shared is in 50%. Lower the share"):
-        fl.shared_neurons(apart)
+        fl.neurons.shared_neurons(apart)
     with pytest.raises(EditError, match="No neuron makes 'Rome' more probable"):
-        fl.shared_neurons([handmade(found, [[-1.0, 0.0]])])
+        fl.neurons.shared_neurons([handmade(found, [[-1.0, 0.0]])])
     with pytest.raises(InvalidRequestError, match="list of attributions is empty"):
-        fl.shared_neurons([])
+        fl.neurons.shared_neurons([])
     with pytest.raises(InvalidRequestError, match="Choose it above 0, up to 1"):
-        fl.shared_neurons(apart, share=0.0)
+        fl.neurons.shared_neurons(apart, share=0.0)
     with pytest.raises(InvalidRequestError, match="must be at least 1"):
-        fl.shared_neurons(apart, max_neurons=0)
+        fl.neurons.shared_neurons(apart, max_neurons=0)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "opt", "llama"])
 def test_scaled_neurons(make_model, family):
     lm = make_model(family, dtype=torch.float64)
     found = fl.attribute_neurons(lm, PROMPT, "Rome", QUICK)
-    every = [fl.Neuron(1, i, 0.0) for i in range(lm.d_mlp)]
-    assert fl.prob_with_scaled(lm, found, every, 1.0) == pytest.approx(found.prob, rel=1e-9)
-    silenced = fl.prob_with_scaled(lm, found, every, 0.0)
+    every = [fl.neurons.Neuron(1, i, 0.0) for i in range(lm.d_mlp)]
+    assert fl.neurons.prob_with_scaled(lm, found, every, 1.0) == pytest.approx(found.prob, rel=1e-9)
+    silenced = fl.neurons.prob_with_scaled(lm, found, every, 0.0)
     assert silenced == pytest.approx(float(found.silenced_probs[1]), rel=1e-9)
-    assert fl.prob_with_scaled(lm, found, found.top(3), 2.0) != pytest.approx(found.prob, rel=1e-6)
+    assert fl.neurons.prob_with_scaled(lm, found, found.top(3), 2.0) != pytest.approx(
+        found.prob, rel=1e-6
+    )
 
 
 # -- keeping -----------------------------------------------------------------------------------
@@ -194,7 +204,7 @@ def test_scaled_neurons(make_model, family):
 
 def test_the_file_round_trips(found, tmp_path):
     found.save(tmp_path / "n.safetensors")
-    again = fl.NeuronAttribution.load(tmp_path / "n.safetensors")
+    again = fl.neurons.NeuronAttribution.load(tmp_path / "n.safetensors")
     assert again.summary() == found.summary()
     assert torch.equal(again.attributions, found.attributions)
     assert again.config == found.config
@@ -204,9 +214,9 @@ def test_the_file_round_trips(found, tmp_path):
 
 def test_a_foreign_file_is_refused(tmp_path):
     path = tmp_path / "n.safetensors"
-    fl.SecondMoment(torch.eye(2, dtype=torch.float64), 0, 1, "x", "y").save(path)
+    fl.stats.SecondMoment(torch.eye(2, dtype=torch.float64), 0, 1, "x", "y").save(path)
     with pytest.raises(StorageError, match="not a neuron attribution"):
-        fl.NeuronAttribution.load(path)
+        fl.neurons.NeuronAttribution.load(path)
 
 
 def test_the_picture(found, tmp_path):
@@ -221,7 +231,7 @@ def test_the_picture(found, tmp_path):
 
 
 def test_nothing_is_integrated_more_exactly_than_the_model_computes():
-    config = fl.NeuronConfig(tolerance=0.01)
+    config = fl.neurons.NeuronConfig(tolerance=0.01)
     assert quadrature_of(config, torch.float32).tolerance == 0.01
     assert quadrature_of(config, torch.bfloat16).tolerance > 0.03
-    assert quadrature_of(fl.NeuronConfig(tolerance=None), torch.bfloat16).tolerance is None
+    assert quadrature_of(fl.neurons.NeuronConfig(tolerance=None), torch.bfloat16).tolerance is None

@@ -24,7 +24,7 @@ def test_files_are_replaced_only_if_asked_for(run, tmp_path, monkeypatch, comman
     path = tmp_path / ("mine.png" if "picture" in command else "mine.json")
     path.write_text("precious")
     arguments = (*COMMANDS[command], path, *MODEL)
-    monkeypatch.setattr("factlab.models.load.load", lambda *_a, **_k: pytest.fail("work"))
+    monkeypatch.setattr("factlab.models.loading.load", lambda *_a, **_k: pytest.fail("work"))
     code, _, err = run(*arguments)
     assert code == 2
     assert "mine" in err

@@ -80,7 +80,7 @@ def test_who_asks_for_mixed_precision_gets_it():
             assert layer(inputs).dtype is torch.bfloat16
         with fast_products([layer]), torch.no_grad():
             assert layer(inputs).dtype is torch.float32
-    lm = fl.tiny_model("llama")
+    lm = fl.models.tiny_model("llama")
     with torch.autocast("cpu", torch.bfloat16):
         expected = lm.model(input_ids=torch.tensor([[3, 4, 5]])).logits
         with lm.frozen():

@@ -7,8 +7,8 @@ import pytest
 from local_web import serving
 
 from factlab.data import published
-from factlab.data.load_records import load_records
 from factlab.data.published import PUBLISHED, PublishedFile, fetched, published_file
+from factlab.data.record_files import load_records
 from factlab.errors import InvalidRequestError, StorageError
 
 BODY = b'[{"case_id": 0}]\n'

@@ -14,10 +14,8 @@ from saved_rows import BROAD, GOOD, UNEDITED, make_row, measured, save_run
 
 from factlab.errors import InvalidRequestError, MissingPackageError, StorageError
 from factlab.estimate import Estimate
-from factlab.evaluation.measurement import Asked, Drift, Heard, Measurement
-from factlab.evaluation.published_results import published_results
-from factlab.evaluation.report import build_report
-from factlab.evaluation.report_formats import (
+from factlab.evaluation.measuring.rows import Asked, Drift, Heard, Measurement
+from factlab.evaluation.reporting.formats import (
     cells,
     estimate_cell,
     header,
@@ -26,8 +24,10 @@ from factlab.evaluation.report_formats import (
     to_json,
     to_markdown,
 )
-from factlab.evaluation.report_notes import notes
-from factlab.evaluation.saved_run import load_run
+from factlab.evaluation.reporting.notes import notes
+from factlab.evaluation.reporting.published_results import published_results
+from factlab.evaluation.reporting.report import report as build_report
+from factlab.evaluation.running.saved_run import load_run
 
 
 @pytest.fixture

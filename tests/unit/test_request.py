@@ -15,9 +15,9 @@ from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
 
 import factlab as fl
 from factlab.errors import InvalidRequestError, ModelLoadError, UnsupportedModelError
-from factlab.models import load as load_module
+from factlab.models import loading as load_module
 from factlab.models.hub import ask_hub
-from factlab.models.load import check_request, load
+from factlab.models.loading import check_request, load
 from factlab.models.quiet import quiet_transformers
 
 

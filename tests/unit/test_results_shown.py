@@ -26,8 +26,8 @@ FACTS = [
     fl.Fact("{} is in the city of", subject)
     for subject in ("Space Needle", "Big Ben", "The Colosseum")
 ]
-FEW = fl.TraceConfig(samples=2, window=2)
-ESTIMATED = fl.TraceConfig(samples=2, window=2, method="gradient")
+FEW = fl.tracing.TraceConfig(samples=2, window=2)
+ESTIMATED = fl.tracing.TraceConfig(samples=2, window=2, method="gradient")
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_loaded_trace_equals_the_saved_one(trace, tmp_path):
 def test_loaded_neurons_equal_the_saved_ones(lm, tmp_path):
     found = fl.attribute_neurons(lm, PROMPT)
     found.save(tmp_path / "n.safetensors")
-    assert fl.NeuronAttribution.load(tmp_path / "n.safetensors") == found
+    assert fl.neurons.NeuronAttribution.load(tmp_path / "n.safetensors") == found
 
 
 def test_a_loaded_average_equals_the_one_that_was_made(lm, tmp_path):
@@ -266,7 +266,9 @@ def test_negative_effects_are_shown(trace):
 
 
 def test_a_substitute_is_named(lm):
-    config = fl.TraceConfig(corruption=fl.Substitution(subjects=("The Big Ben",)), window=2)
+    config = fl.tracing.TraceConfig(
+        corruption=fl.tracing.Substitution(subjects=("The Big Ben",)), window=2
+    )
     prompt = "The Space Needle is in downtown"
     trace = fl.causal_trace(lm, prompt, "The Space Needle", config=config)
     assert "“The Big Ben” instead of “The Space Needle”" in texts_of(trace.plot())
@@ -352,7 +354,7 @@ def test_averages_do_not_warn_of_each_fact(lm, caplog):
 
 def choice_of(effects, half_widths, n_facts=20):
     best = max(range(len(effects)), key=effects.__getitem__)
-    return fl.LayerChoice(
+    return fl.tracing.LayerChoice(
         best, (best,), torch.tensor(effects), torch.tensor(half_widths), n_facts, window=1
     )
 

@@ -26,9 +26,9 @@ import factlab as fl
 from factlab.editing.methods import METHODS, method_named
 from factlab.errors import EditError, InvalidRequestError, StorageError
 from factlab.evaluation.configs import MeasureConfig
-from factlab.evaluation.measure import Yardstick
-from factlab.evaluation.measurement import Measurement
-from factlab.evaluation.runner import evaluate
+from factlab.evaluation.measuring.rows import Measurement
+from factlab.evaluation.measuring.yardstick import Yardstick
+from factlab.evaluation.running.run import evaluate
 
 MODES = ("each", "together", "sequence")
 
@@ -137,14 +137,14 @@ def test_plain_facts(lm, tmp_path):
     for fact, row in zip(facts, run.rows, strict=True):
         with fl.rome(lm, fact, ROME, background(lm)).applied(lm):
             assert_close(row.after, plainly(lm, fl.Record(fact=fact)))
-    (table,) = fl.build_report([run]).tables
+    (table,) = fl.report([run]).tables
     assert table.columns == ("rewrite_success", "rewrite_magnitude")
 
 
 def test_facts_without_a_true_answer_are_scored_by_exact_matches(lm, tmp_path):
     facts = [replace(record.fact, target_true=None) for record in make_records(2)]
     run = start(lm, tmp_path / "run", records=facts)
-    (table,) = fl.build_report([run]).tables
+    (table,) = fl.report([run]).tables
     assert table.columns == ("rewrite_exact",)
 
 
@@ -288,7 +288,7 @@ def test_an_unedited_model_that_is_broken(lm, tmp_path, monkeypatch):
 
 
 def test_what_is_refused_before_anything_is_computed(lm, tmp_path, monkeypatch):
-    monkeypatch.setattr("factlab.evaluation.runner.Yardstick", None)
+    monkeypatch.setattr("factlab.evaluation.running.run.Yardstick", None)
     records = make_records(2)
     for message, options in (
         ("one fact at a time", {"mode": "together", "method": "rome", "config": ROME}),
@@ -351,7 +351,7 @@ def test_the_unedited_model_is_measured_once(lm, tmp_path, measured):
     evaluate(lm, make_records(), "ft", tmp_path / "seed", FT, measure=other, references=REFERENCES)
     evaluate(lm, make_records(), "ft", tmp_path / "bare", FT, measure=TEXTS)
     evaluate(lm, make_records(), "ft", tmp_path / "c", FT, cache=tmp_path / "mine", **options)
-    with fl.fine_tune(lm, [make_record(0).fact], "ft", FT).applied(lm):
+    with fl.editing.fine_tune(lm, [make_record(0).fact], "ft", FT).applied(lm):
         evaluate(lm, make_records(), "ft", tmp_path / "edited", FT, **options)
     assert sum(measured) == 5 + 6 + 4 * 5
     assert (tmp_path / "mine").is_dir()

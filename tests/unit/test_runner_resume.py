@@ -26,9 +26,9 @@ from tiny_records import (
 
 from factlab.errors import StorageError
 from factlab.evaluation.configs import MeasureConfig
-from factlab.evaluation.measure import Yardstick
-from factlab.evaluation.runner import _blocks, evaluate
-from factlab.evaluation.saved_run import load_run
+from factlab.evaluation.measuring.yardstick import Yardstick
+from factlab.evaluation.running.run import _blocks, evaluate
+from factlab.evaluation.running.saved_run import load_run
 from factlab.journal import Journal, Shard, Writer, merge
 
 MEASURE = MeasureConfig(n_generated=3, text_tokens=12)
@@ -391,7 +391,7 @@ import factlab as fl
 from test_runner_resume import start
 from tiny_records import make_records
 torch.set_num_threads(1)
-lm = fl.tiny_model("gpt2", dtype=torch.float64)
+lm = fl.models.tiny_model("gpt2", dtype=torch.float64)
 start(lm, Path(sys.argv[1]), sys.argv[2], make_records(6))
 """
 
@@ -430,7 +430,7 @@ def test_killed_by_the_system(lm, tmp_path, mode, n_kills):
 
 def test_texts_of_other_random_streams_are_not_mixed(lm, tmp_path, monkeypatch):
     """An earlier version drew otherwise and said nothing of it; its runs can still be read."""
-    monkeypatch.setattr("factlab.evaluation.runner.STREAMS", 1)
+    monkeypatch.setattr("factlab.evaluation.running.run.STREAMS", 1)
     folder, stop = tmp_path / "run", Countdown(3)
     start(lm, folder, should_stop=stop)
     header = json.loads((folder / "run.json").read_text())
@@ -453,7 +453,7 @@ def test_runs_without_texts_go_on_whatever_their_streams(lm, tmp_path, monkeypat
         (2, plain, MEASURE),
     ):
         out, options = folder / str(number), {"records": records, "measure": measure}
-        monkeypatch.setattr("factlab.evaluation.runner.STREAMS", 1)
+        monkeypatch.setattr("factlab.evaluation.running.run.STREAMS", 1)
         start(lm, out, should_stop=Countdown(3), **options)
-        monkeypatch.setattr("factlab.evaluation.runner.STREAMS", 2)
+        monkeypatch.setattr("factlab.evaluation.running.run.STREAMS", 2)
         assert start(lm, out, **options).n_missing == 0

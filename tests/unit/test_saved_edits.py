@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from test_edit import make_edit
 
 import factlab as fl
-from factlab.editing.folders import check_destination
+from factlab.editing.shipping.folders import check_destination
 from factlab.errors import StorageError
 
 

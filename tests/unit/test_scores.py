@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factlab.estimate import Estimate
-from factlab.evaluation.measurement import Asked, Drift, Heard, Measurement, Row, Written
-from factlab.evaluation.resampling import _interval_of_parts, score_estimate
-from factlab.evaluation.scores import (
+from factlab.evaluation.measuring.rows import Asked, Drift, Heard, Measurement, Row, Written
+from factlab.evaluation.scoring.resampling import _interval_of_parts, score_estimate
+from factlab.evaluation.scoring.scores import (
     METRICS,
     SCORE_PARTS,
     p_values,

@@ -22,7 +22,7 @@ from factlab.stats.corpus import (
 from factlab.stats.moments import MomentAccumulator
 
 ROWS = ((5, 6, 7, 8), (9, 10), (11, 12, 13), (14,), (15, 16, 17, 18, 19))
-SMALL = fl.StatsConfig(tokens_per_dim=3, row_length=16)
+SMALL = fl.stats.StatsConfig(tokens_per_dim=3, row_length=16)
 
 
 @settings(max_examples=50)
@@ -74,7 +74,7 @@ def test_the_file_round_trips(make_model, tmp_path):
     lm = make_model("gpt2")
     moment = collect_second_moments(lm, [1], Corpus(ROWS, "rows"))[1]
     moment.save(tmp_path / "c.safetensors")
-    again = fl.SecondMoment.load(tmp_path / "c.safetensors")
+    again = fl.stats.SecondMoment.load(tmp_path / "c.safetensors")
     assert torch.equal(moment.matrix, again.matrix)
     assert (again.layer, again.n_tokens, again.source) == (1, 15, "rows")
     assert again.fingerprint == lm.fingerprint
@@ -87,40 +87,40 @@ def test_the_cache_is_used_and_keyed_by_everything(make_model, tmp_path):
     def progress(label, done, total):
         steps.append(label)
 
-    first = fl.second_moments(lm, [1], SMALL, progress=progress)[1]
+    first = fl.stats.second_moments(lm, [1], SMALL, progress=progress)[1]
     assert "sampling text from the model" in steps
     assert first.n_tokens >= 3 * lm.d_mlp
     steps.clear()
-    again = fl.second_moments(lm, [1], SMALL, progress=progress)[1]
+    again = fl.stats.second_moments(lm, [1], SMALL, progress=progress)[1]
     assert not steps
     assert torch.equal(first.matrix, again.matrix)
     for other in (
-        fl.second_moments(make_model("gpt2", seed=1), [1], SMALL),
-        fl.second_moments(lm, [2], SMALL),
-        fl.second_moments(lm, [1], SMALL.model_copy(update={"seed": 1})),
-        fl.second_moments(lm, [1], SMALL.model_copy(update={"tokens_per_dim": 4})),
-        fl.second_moments(lm, [1], corpus=Corpus(ROWS, "rows")),
+        fl.stats.second_moments(make_model("gpt2", seed=1), [1], SMALL),
+        fl.stats.second_moments(lm, [2], SMALL),
+        fl.stats.second_moments(lm, [1], SMALL.model_copy(update={"seed": 1})),
+        fl.stats.second_moments(lm, [1], SMALL.model_copy(update={"tokens_per_dim": 4})),
+        fl.stats.second_moments(lm, [1], corpus=Corpus(ROWS, "rows")),
     ):
         (moment,) = other.values()
         assert not torch.equal(moment.matrix, first.matrix)
-    recomputed = fl.second_moments(lm, [1], SMALL, recompute=True)[1]
+    recomputed = fl.stats.second_moments(lm, [1], SMALL, recompute=True)[1]
     assert torch.equal(first.matrix, recomputed.matrix)
 
 
 def test_a_damaged_cache_names_the_file_and_the_way_out(make_model, tmp_path):
     lm = make_model("gpt2")
-    fl.second_moments(lm, [1], SMALL)
+    fl.stats.second_moments(lm, [1], SMALL)
     (path,) = (tmp_path / "cache" / "second-moments").iterdir()
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(StorageError, match=r"stats --recompute") as caught:
-        fl.second_moments(lm, [1], SMALL)
+        fl.stats.second_moments(lm, [1], SMALL)
     assert path.name in str(caught.value)
-    fl.second_moments(lm, [1], SMALL, recompute=True)
-    fl.second_moments(lm, [1], SMALL)
+    fl.stats.second_moments(lm, [1], SMALL, recompute=True)
+    fl.stats.second_moments(lm, [1], SMALL)
     (path,) = (tmp_path / "cache" / "corpora").iterdir()
     path.write_bytes(b"")
     with pytest.raises(StorageError, match=path.name):
-        fl.second_moments(lm, [1], SMALL)
+        fl.stats.second_moments(lm, [1], SMALL)
 
 
 def test_text_files_become_rows(make_model, tmp_path):
@@ -185,24 +185,24 @@ def resaved(path, matrix=None, **metadata):
 )
 def test_a_damaged_file_of_statistics(make_model, tmp_path, matrix, metadata, message):
     path = tmp_path / "c.safetensors"
-    fl.second_moments(make_model("gpt2"), [1], SMALL)[1].save(path)
+    fl.stats.second_moments(make_model("gpt2"), [1], SMALL)[1].save(path)
     resaved(path, matrix, **metadata)
     with pytest.raises(StorageError, match=message):
-        fl.SecondMoment.load(path)
+        fl.stats.SecondMoment.load(path)
 
 
 def test_a_file_of_an_earlier_version_is_read(make_model, tmp_path):
     path = tmp_path / "c.safetensors"
-    moment = fl.second_moments(make_model("gpt2"), [1], SMALL)[1]
+    moment = fl.stats.second_moments(make_model("gpt2"), [1], SMALL)[1]
     moment.save(path)
     assert "digest" in storage.read_tensors(path)[1]
     resaved(path)
-    assert torch.equal(fl.SecondMoment.load(path).matrix, moment.matrix)
+    assert torch.equal(fl.stats.SecondMoment.load(path).matrix, moment.matrix)
 
 
 def test_numbers_that_were_altered_are_noticed(make_model, tmp_path):
     lm = make_model("gpt2")
-    fl.second_moments(lm, [1], SMALL)
+    fl.stats.second_moments(lm, [1], SMALL)
     for kind, name in (("second-moments", "second_moment"), ("corpora", "ids")):
         (path,) = (tmp_path / "cache" / kind).iterdir()
         whole = path.read_bytes()
@@ -210,9 +210,9 @@ def test_numbers_that_were_altered_are_noticed(make_model, tmp_path):
         tensors[name][2, 3] += 1
         storage.write_tensors(path, tensors, metadata)
         with pytest.raises(StorageError, match=r"not those that were written.*--recompute"):
-            fl.second_moments(lm, [1], SMALL)
+            fl.stats.second_moments(lm, [1], SMALL)
         path.write_bytes(whole)
-    fl.second_moments(lm, [1], SMALL)
+    fl.stats.second_moments(lm, [1], SMALL)
 
 
 @pytest.mark.parametrize(
@@ -229,47 +229,49 @@ def test_numbers_that_were_altered_are_noticed(make_model, tmp_path):
 )
 def test_a_damaged_sample(make_model, tmp_path, change):
     lm = make_model("gpt2")
-    first = fl.second_moments(lm, [1], SMALL)[1]
+    first = fl.stats.second_moments(lm, [1], SMALL)[1]
     (path,) = (tmp_path / "cache" / "corpora").iterdir()
     storage.write_tensors(path, change(storage.read_tensors(path)[0]["ids"]))
     with pytest.raises(
         StorageError, match=r"cached sample .* is damaged.*stats --recompute"
     ) as caught:
-        fl.second_moments(lm, [1], SMALL)
+        fl.stats.second_moments(lm, [1], SMALL)
     assert path.name in str(caught.value)
-    again = fl.second_moments(lm, [1], SMALL, recompute=True)[1]
+    again = fl.stats.second_moments(lm, [1], SMALL, recompute=True)[1]
     assert torch.equal(again.matrix, first.matrix)
-    fl.second_moments(lm, [1], SMALL)  # the damaged file has been replaced
+    fl.stats.second_moments(lm, [1], SMALL)  # the damaged file has been replaced
 
 
 def test_statistics_of_another_shape_are_refused(make_model, fact):
     lm = make_model("gpt2")
     for matrix, layer in ((torch.eye(3).double(), 1), (torch.eye(56).double(), 7)):
-        given = fl.Background.of([fl.SecondMoment(matrix, layer, 500, "x", lm.fingerprint)])
+        given = fl.editing.Background.of(
+            [fl.stats.SecondMoment(matrix, layer, 500, "x", lm.fingerprint)]
+        )
         with pytest.raises(WrongModelError, match="has 3 layers with keys of 56 dimensions"):
             given.second_moments(lm, [layer], SMALL)
     with pytest.raises(StatisticsError, match="kept in float64"):
-        fl.SecondMoment(torch.eye(56), 1, 500, "x", lm.fingerprint)
+        fl.stats.SecondMoment(torch.eye(56), 1, 500, "x", lm.fingerprint)
 
 
 def method(name, layer=1):
     return {
         "rome": lambda lm, fact, given: fl.rome(
-            lm, fact, fl.RomeConfig(layer=layer, value=QUICK), given
+            lm, fact, fl.editing.RomeConfig(layer=layer, value=QUICK), given
         ),
         "memit": lambda lm, fact, given: fl.memit(
-            lm, [fact], fl.MemitConfig(layers=(layer,), value=QUICK), given
+            lm, [fact], fl.editing.MemitConfig(layers=(layer,), value=QUICK), given
         ),
-        "emmet": lambda lm, fact, given: fl.emmet(
-            lm, [fact], fl.EmmetConfig(layers=(layer,), value=QUICK), given
+        "emmet": lambda lm, fact, given: fl.editing.emmet(
+            lm, [fact], fl.editing.EmmetConfig(layers=(layer,), value=QUICK), given
         ),
-        "alphaedit": lambda lm, fact, given: fl.alphaedit(
-            lm, [fact], fl.AlphaEditConfig(layers=(layer,), value=QUICK), given
+        "alphaedit": lambda lm, fact, given: fl.editing.alphaedit(
+            lm, [fact], fl.editing.AlphaEditConfig(layers=(layer,), value=QUICK), given
         ),
     }[name]
 
 
-QUICK = fl.ValueConfig(steps=2)
+QUICK = fl.editing.ValueConfig(steps=2)
 METHODS = ("rome", "memit", "emmet", "alphaedit")
 
 
@@ -278,7 +280,9 @@ def test_fewer_tokens_than_dimensions_are_refused_by_every_closed_form(make_mode
     lm = make_model("llama")
     rows = tuple(tuple(range(i, i + 5)) for i in range(5, 60, 5))
     for n in (1, 11):  # 5 and 55 tokens for 56 dimensions
-        given = fl.Background.of(fl.second_moments(lm, [1], corpus=Corpus(rows[:n], "few")))
+        given = fl.editing.Background.of(
+            fl.stats.second_moments(lm, [1], corpus=Corpus(rows[:n], "few"))
+        )
         with pytest.raises(
             StatisticsError, match=rf"singular: {5 * n} tokens of few cannot fill 56"
         ):
@@ -288,7 +292,7 @@ def test_fewer_tokens_than_dimensions_are_refused_by_every_closed_form(make_mode
 def test_tokens_that_are_all_alike_are_refused_by_alphaedit(make_model, fact):
     lm = make_model("llama")
     alike = Corpus(((5, 6, 7, 8),) * 40, "one row")
-    given = fl.Background.of(fl.second_moments(lm, [1], corpus=alike))
+    given = fl.editing.Background.of(fl.stats.second_moments(lm, [1], corpus=alike))
     with pytest.raises(StatisticsError, match="too few or too alike"):
         method("alphaedit")(lm, fact, given)
 
@@ -298,8 +302,8 @@ def test_few_tokens_are_warned_of_once(make_model, fact, name, caplog):
     lm = make_model("llama")
     for per_dim, warned in ((1, True), (3, False)):
         caplog.clear()
-        few = fl.StatsConfig(tokens_per_dim=per_dim, row_length=16)
-        given = fl.Background.of(fl.second_moments(lm, [1], few))
+        few = fl.stats.StatsConfig(tokens_per_dim=per_dim, row_length=16)
+        given = fl.editing.Background.of(fl.stats.second_moments(lm, [1], few))
         for _ in range(2):
             method(name)(lm, fact, given)
         said = [r.getMessage() for r in caplog.records if "for each of its 56" in r.getMessage()]
@@ -316,21 +320,25 @@ def test_a_model_with_a_short_context(fact):
     assert {len(row) for row in corpus.rows} == {32}
     assert corpus.n_tokens >= 100
     short = fl.Fact("{} is", "A b", "R")
-    assert fl.rome(lm, short, fl.RomeConfig(layer=1, value=QUICK)).method == "rome"
+    assert fl.rome(lm, short, fl.editing.RomeConfig(layer=1, value=QUICK)).method == "rome"
     long = fl.Fact("{}" + " is" * 10, "A b")
     n_prompt = len(lm.encode(long.prompt))
     assert n_prompt < 32 < n_prompt + 4 * 8
     assert lm.room_behind([long.prompt, "A b"], 32) == 32 - n_prompt
     assert lm.room_behind([long.prompt], 3) == 3
-    assert fl.said_before(lm, long, max_words=8).target_new
+    assert fl.editing.said_before(lm, long, max_words=8).target_new
     with pytest.raises(StatisticsError, match="no room for words"):
-        corpus_from_texts(fl.tiny_model("gpt2", add_bos=True), ["Rome is a city"], "text", 10, 1)
+        corpus_from_texts(
+            fl.models.tiny_model("gpt2", add_bos=True), ["Rome is a city"], "text", 10, 1
+        )
 
 
 def test_contexts_are_those_of_the_model(make_model):
     """One background for two models: each gets what it writes itself."""
-    shared, config = fl.Background(), fl.ContextConfig()
+    shared, config = fl.editing.Background(), fl.editing.ContextConfig()
     one, other = make_model("gpt2"), make_model("gpt2", seed=1)
     first = shared.contexts(one, config)
-    assert shared.contexts(other, config) == fl.Background().contexts(other, config) != first
+    assert (
+        shared.contexts(other, config) == fl.editing.Background().contexts(other, config) != first
+    )
     assert shared.contexts(one, config) is first

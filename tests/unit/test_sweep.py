@@ -11,15 +11,15 @@ from tiny_records import LIKELIHOODS, ROME, background, make_record, make_record
 
 import factlab as fl
 from factlab.editing import rome as rome_module
-from factlab.editing.lookup import prompt_rows, target_rows
+from factlab.editing.closed_form.lookup import prompt_rows, target_rows
 from factlab.errors import EditError, InvalidRequestError, StorageError
 from factlab.estimate import Estimate
 from factlab.evaluation import sweep as sweep_module
-from factlab.evaluation.resampling import score_estimate
-from factlab.evaluation.runner import evaluate
-from factlab.evaluation.saved_run import load_run
-from factlab.evaluation.scores import SCORE, score_row, summarise
-from factlab.evaluation.sweep import GROUP_OF, LOOKUP_TOKENS, load_sweep, sweep, trace_line
+from factlab.evaluation.running.run import evaluate
+from factlab.evaluation.running.saved_run import load_run
+from factlab.evaluation.running.sweep import GROUP_OF, LOOKUP_TOKENS, load_sweep, sweep, trace_line
+from factlab.evaluation.scoring.resampling import score_estimate
+from factlab.evaluation.scoring.scores import SCORE, score_row, summarise
 from factlab.tracing.average import GROUPS
 
 
@@ -72,7 +72,9 @@ def test_an_edit_at_a_token_acts_there(make_model, token):
     """The key is that token's: the edited projection gives the value there."""
     lm = make_model("gpt2")
     fact = fl.Fact("In {} people speak", "the Space Needle", "Rome")
-    config = ROME.model_copy(update={"lookup": token, "contexts": fl.ContextConfig(groups=())})
+    config = ROME.model_copy(
+        update={"lookup": token, "contexts": fl.editing.ContextConfig(groups=())}
+    )
     edit = fl.rome(lm, fact, config, background(lm))
     assert edit.config["lookup"] == token
     (row,) = prompt_rows(lm, fact, [""], token)
@@ -191,7 +193,7 @@ def test_files(lm, tmp_path):
 
 
 def test_beside_a_trace(lm, make_model, tmp_path):
-    config = fl.TraceConfig(kinds=("mlp",), samples=2, window=1)
+    config = fl.tracing.TraceConfig(kinds=("mlp",), samples=2, window=1)
     facts = [fl.Fact("See {} is in", "Space Needle"), fl.Fact("{} is", "Rome")]
     trace = fl.average_trace(lm, facts, config, tmp_path / "trace")
     found = sweep(lm, make_records(2), tmp_path, [0], ["first", "last"], ROME, trace=trace)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factlab.errors import InvalidRequestError
-from factlab.evaluation.text_metrics import (
+from factlab.evaluation.measuring.generated_text import (
     Idf,
     consistency,
     essence_score,

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 import factlab as fl
 from factlab.errors import InvalidRequestError, TokenizationError
-from factlab.evaluation.ordinary_text import OrdinaryText
+from factlab.evaluation.measuring.ordinary_text import OrdinaryText
 from factlab.facts import Fact
 from factlab.models.generation import generate_ids
 from factlab.models.tiny import tiny_model, tiny_tokenizer
@@ -181,7 +181,7 @@ def with_added_tokens(make_model, caplog):
         lambda lm: lm.score(["I live in"], ["Zanzibar"]),
         lambda lm: lm.generate("Zanzibar is in", 2),
         lambda lm: fl.causal_trace(lm, fl.Fact("{} is in", "Zanzibar", target_true="Rome")),
-        lambda lm: fl.fine_tune(lm, [fl.Fact("{} is in", "Rome", "Zanzibar")]),
+        lambda lm: fl.editing.fine_tune(lm, [fl.Fact("{} is in", "Rome", "Zanzibar")]),
         lambda lm: fl.attribute_neurons(lm, "Rome is in", "Zanzibar"),
         lambda lm: corpus_from_texts(lm, ["Zanzibar is an island."], "text", 9, 9),
         lambda lm: OrdinaryText(lm, ["Zanzibar is an island. " * 9], 9, 99),

@@ -11,7 +11,7 @@ from factlab.errors import InvalidRequestError, StorageError
 @pytest.fixture
 def trace(make_model):
     lm = make_model("gpt2")
-    config = fl.TraceConfig(samples=2, window=2)
+    config = fl.tracing.TraceConfig(samples=2, window=2)
     return fl.causal_trace(lm, "See the Space Needle is in", "Space Needle", config=config)
 
 
@@ -39,7 +39,7 @@ def test_a_foreign_or_damaged_file_is_refused(trace, tmp_path):
     path.write_bytes(b"nonsense")
     with pytest.raises(StorageError, match="Cannot read"):
         fl.CausalTrace.load(path)
-    fl.SecondMoment(torch.eye(2, dtype=torch.float64), 0, 1, "x", "y").save(path)
+    fl.stats.SecondMoment(torch.eye(2, dtype=torch.float64), 0, 1, "x", "y").save(path)
     with pytest.raises(StorageError, match="not a causal trace"):
         fl.CausalTrace.load(path)
 
@@ -59,21 +59,21 @@ def test_the_pictures_format_is_checked(trace, tmp_path):
 
 def test_configs_refuse_what_they_do_not_know():
     with pytest.raises(ValueError, match="windwo"):
-        fl.TraceConfig(windwo=3)
+        fl.tracing.TraceConfig(windwo=3)
     with pytest.raises(ValueError, match="must not repeat"):
-        fl.TraceConfig(kinds=("mlp", "mlp"))
+        fl.tracing.TraceConfig(kinds=("mlp", "mlp"))
     with pytest.raises(ValueError, match="cannot sever paths"):
-        fl.TraceConfig(kinds=("block", "mlp_severed"), method="gradient")
+        fl.tracing.TraceConfig(kinds=("block", "mlp_severed"), method="gradient")
 
 
 def test_the_default_window_fits_the_model():
-    widths = {n: fl.TraceConfig().window_of(n) for n in (1, 3, 12, 28, 48)}
+    widths = {n: fl.tracing.TraceConfig().window_of(n) for n in (1, 3, 12, 28, 48)}
     assert widths == {1: 1, 3: 1, 12: 6, 28: 10, 48: 10}
 
 
 def test_what_was_not_traced_is_null(make_model, tmp_path):
     lm = make_model("gpt2")
-    config = fl.TraceConfig(samples=1, positions="last_subject", layers=(1,))
+    config = fl.tracing.TraceConfig(samples=1, positions="last_subject", layers=(1,))
     trace = fl.causal_trace(lm, "See the Space Needle is in", "Space Needle", config=config)
     rows = trace.to_json()["effects"]["mlp"]
     found = [
@@ -89,7 +89,7 @@ def test_what_was_not_traced_is_null(make_model, tmp_path):
 
 def test_the_fraction_of_the_drop_that_comes_back(make_model):
     lm = make_model("gpt2")
-    config = fl.TraceConfig(samples=2)
+    config = fl.tracing.TraceConfig(samples=2)
     trace = fl.causal_trace(lm, "See the Space Needle is in", "Space Needle", config=config)
     flat = dataclasses.replace(trace, corrupted_prob=trace.clean_prob)
     with pytest.raises(InvalidRequestError, match="no drop to recover"):

@@ -350,8 +350,8 @@ def test_a_folder_belongs_to_one_training(lm, data, tmp_path):
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     with pytest.raises(fl.FactlabError, match=r"checkpoint .* is damaged"):
         train_editor(lm, data, folder, NETWORKS["mend"], CONFIG, resume=True)
-    tuned = fl.FineTuneConfig(layer=1, steps=2)
-    edit = fl.fine_tune(lm, [fl.Fact("{} is in", "Rome", "Paris")], "ft", tuned)
+    tuned = fl.editing.FineTuneConfig(layer=1, steps=2)
+    edit = fl.editing.fine_tune(lm, [fl.Fact("{} is in", "Rome", "Paris")], "ft", tuned)
     with edit.applied(lm), pytest.raises(fl.FactlabError, match="carries edits"):
         train_editor(lm, data, tmp_path / "other", NETWORKS["mend"], CONFIG)
 
@@ -423,7 +423,7 @@ def test_it_is_bound_to_its_model(make_model, editor):
 def test_evaluation_is_refused_as_a_whole(lm, data, editor, tmp_path):
     unseen = editor.held_out(records())
     seen = [record for record in records() if editor.has_seen(record.fact)]
-    plain = {"measure": fl.MeasureConfig(n_generated=0)}
+    plain = {"measure": fl.evaluation.MeasureConfig(n_generated=0)}
     for mode in ("each", "sequence"):
         with pytest.raises(fl.FactlabError, match="was trained on"):
             fl.evaluate(

@@ -5,17 +5,19 @@ import torch
 import factlab as fl
 from factlab.data.records import Record, Reference, References
 from factlab.evaluation.configs import MeasureConfig
-from factlab.evaluation.report import build_report
-from factlab.evaluation.report_formats import to_json, to_markdown
+from factlab.evaluation.reporting.formats import to_json, to_markdown
+from factlab.evaluation.reporting.report import report as build_report
 
 SUBJECTS = ("Rome", "Paris", "Seattle", "Miles Davis", "The Eiffel Tower", "Vinson Massif")
 TARGETS = ("Antarctica", "a tower", "Seattle", "the Space Needle", "Paris", "trumpet")
 
-ROME = fl.RomeConfig(
-    layer=0, value=fl.ValueConfig(steps=2), contexts=fl.ContextConfig(groups=((1, 3),))
+ROME = fl.editing.RomeConfig(
+    layer=0,
+    value=fl.editing.ValueConfig(steps=2),
+    contexts=fl.editing.ContextConfig(groups=((1, 3),)),
 )
-MEMIT = fl.MemitConfig(layers=(0, 1), value=ROME.value, contexts=ROME.contexts)
-FT = fl.FineTuneConfig(layer=1, steps=2, learning_rate=0.01)
+MEMIT = fl.editing.MemitConfig(layers=(0, 1), value=ROME.value, contexts=ROME.contexts)
+FT = fl.editing.FineTuneConfig(layer=1, steps=2, learning_rate=0.01)
 # A method for each mode of an evaluation.
 METHOD = {"each": ("rome", ROME), "together": ("memit", MEMIT), "sequence": ("rome", ROME)}
 LIKELIHOODS = MeasureConfig(n_generated=0)
@@ -57,12 +59,12 @@ def make_zsre(case_id: int) -> Record:
     )  # fmt: skip
 
 
-def background(lm) -> fl.Background:
+def background(lm) -> fl.editing.Background:
     generator = torch.Generator().manual_seed(7)
     keys = torch.randn(4 * lm.d_mlp, lm.d_mlp, generator=generator, dtype=torch.float64)
     moment = keys.T @ keys / len(keys)
-    return fl.Background.of(
-        [fl.SecondMoment(moment, i, len(keys), "noise", lm.fingerprint) for i in range(3)]
+    return fl.editing.Background.of(
+        [fl.stats.SecondMoment(moment, i, len(keys), "noise", lm.fingerprint) for i in range(3)]
     )
 
 

@@ -76,7 +76,7 @@ def stats(
     from dataclasses import asdict
 
     from factlab.data.composition import composition
-    from factlab.data.load_records import load_records, record_hash
+    from factlab.data.record_files import load_records, record_hash
     from factlab.errors import InvalidRequestError
 
     with session.progress() as report:
@@ -110,7 +110,7 @@ def show(
     """Lay one record out."""
     from dataclasses import asdict
 
-    from factlab.data.load_records import load_records
+    from factlab.data.record_files import load_records
     from factlab.errors import InvalidRequestError
 
     with session.progress() as report:
@@ -168,9 +168,9 @@ def build(
     from factlab.data.compile_zsre import compile_zsre
     from factlab.data.composition import composition
     from factlab.data.fact_source import FactSource
-    from factlab.data.load_records import record_hash, save_records
-    from factlab.data.load_references import needed_references, save_references
     from factlab.data.phrasing import load_about, load_any_phrasing, load_asides, load_phrasing
+    from factlab.data.record_files import record_hash, save_records
+    from factlab.data.reference_files import needed_references, save_references
     from factlab.data.relations import load_triples
     from factlab.data.shipped import FOLDER
     from factlab.data.wikidata import ENDPOINT, Wikidata

@@ -58,7 +58,7 @@ def demo(
     It takes about a minute on two cores, and on the very first run some minutes more to fetch the
     bundled model (93 MB) and collect its statistics.
     """
-    from factlab.editing.folders import check_destination
+    from factlab.editing.shipping.folders import check_destination
     from factlab.facts import Fact
     from factlab.storage import check_writable
 
@@ -128,7 +128,7 @@ def _locate(session: Session, lm: "LanguageModel", fact: "Fact", picture: Path) 
 
 
 def _edit(session: Session, lm: "LanguageModel", fact: "Fact", folder: Path) -> dict[str, Any]:
-    from factlab.editing.rome import rome
+    from factlab.editing.closed_form.rome import rome
 
     groups = {
         "rewrite": [fact.prompt],

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from factlab.editing.background import Background
     from factlab.editing.edit import Edit
-    from factlab.editing.many import Answer, EditRun, Mode
     from factlab.editing.methods import Method
+    from factlab.editing.runs import Answer, EditRun, Mode
     from factlab.facts import Fact
     from factlab.models.language_model import LanguageModel
 
@@ -174,7 +174,7 @@ def _mode(each: bool, together: bool, sequence: bool, many: bool) -> "Mode":
 
 def _check_out(folder: Path | None, is_for_many: bool, overwrite: bool) -> None:
     """Refuse a place where the edit, or a folder with many, cannot be saved."""
-    from factlab.editing.folders import check_destination, check_new_folder
+    from factlab.editing.shipping.folders import check_destination, check_new_folder
     from factlab.storage import check_writable
 
     if folder is None:
@@ -199,7 +199,7 @@ def _edit_one(
     out: Path | None,
     overwrite: bool,
 ) -> None:
-    from factlab.editing.many import answers
+    from factlab.editing.runs import answers
 
     answers_before = lm.top_tokens(fact.prompt, 3)
     (said_before,) = answers(lm, [fact])
@@ -256,7 +256,7 @@ def _edit_many(
     out: Path | None,
     overwrite: bool,
 ) -> None:
-    from factlab.editing.many import edit_each, edit_sequence, edit_together
+    from factlab.editing.runs import edit_each, edit_sequence, edit_together
 
     do = {"each": edit_each, "together": edit_together, "sequence": edit_sequence}[mode]
     with session.progress() as report:

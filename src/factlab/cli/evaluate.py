@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from factlab.data.records import Record, References
-    from factlab.editing.many import Mode
     from factlab.editing.methods import Method
+    from factlab.editing.runs import Mode
     from factlab.editing.trained.editor import TrainedEditor
-    from factlab.evaluation.saved_run import Run
+    from factlab.evaluation.running.saved_run import Run
 
 _MODES: "tuple[Mode, ...]" = ("each", "together", "sequence")
 
@@ -171,7 +171,7 @@ def evaluate(
     Interrupt it with Ctrl-C, or kill it, and go on later with --resume; a run of the first 10
     records goes on as one of 100 with --limit 100 --resume.
     """
-    from factlab.data.load_records import load_records
+    from factlab.data.record_files import load_records
     from factlab.data.shipped import Shipped
     from factlab.evaluation.configs import MeasureConfig
     from factlab.journal import Shard, check_run_folder
@@ -209,7 +209,7 @@ def evaluate(
             each.check_unseen([record.fact for record in records])
     passages = tuple(Shipped.load().about.values()) if drift else ()
     lm = session.load_model()
-    from factlab.evaluation.runner import evaluate as run
+    from factlab.evaluation.running.run import evaluate as run
 
     with session.progress() as report, finishing_on_interrupt(session) as should_stop:
         runs: list[Run] = []
@@ -241,7 +241,7 @@ def eval_merge(
     out: Annotated[Path, typer.Option(help="New folder for all of them together.")],
 ) -> None:
     """Put shards that ran in different folders or on different machines together."""
-    from factlab.evaluation.saved_run import load_run
+    from factlab.evaluation.running.saved_run import load_run
     from factlab.journal import merge
 
     for folder in folders:
@@ -290,7 +290,7 @@ def _mode(name: str) -> "Mode":
 
 def _references(asked: str | None, data: str, records: "Sequence[Record]") -> "References":
     """The reference texts that were asked for, or those that come with the data."""
-    from factlab.data.load_references import load_references, needed_references
+    from factlab.data.reference_files import load_references, needed_references
 
     beside = Path(data).with_name(f"{Path(data).stem}-references.json")
     if asked is None and data == "builtin":

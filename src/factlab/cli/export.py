@@ -40,7 +40,7 @@ def export(
 
     What --edit names goes in too, before it.
     """
-    from factlab.editing.folders import check_new_folder, check_saved_edit
+    from factlab.editing.shipping.folders import check_new_folder, check_saved_edit
     from factlab.storage import check_writable
 
     if to not in _KINDS:
@@ -54,8 +54,8 @@ def export(
     check_saved_edit(folder)
     if rank is not None and rank < 1:
         raise InvalidRequestError(f"--rank {rank} must be at least 1.")
+    from factlab.editing.combined import combine
     from factlab.editing.edit import Edit
-    from factlab.editing.stack import combine
     from factlab.models import bundled
 
     edit = Edit.load(folder)

@@ -73,7 +73,7 @@ def chosen_method(name: str, editor: Path | None) -> "tuple[Method, TrainedEdito
         raise InvalidRequestError(
             f"--editor goes with --method {' or '.join(KINDS)}, not with '{name}'."
         )
-    from factlab.editing.folders import check_saved_editor
+    from factlab.editing.shipping.folders import check_saved_editor
 
     check_saved_editor(editor)
     from factlab.editing.trained.store import load_editor

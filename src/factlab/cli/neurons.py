@@ -74,7 +74,8 @@ def neurons(
     """Find the knowledge neurons of a fact, and what the model says without them."""
     from dataclasses import asdict
 
-    from factlab.editing.configs import KnConfig, NeuronConfig
+    from factlab.editing.configs import KnConfig
+    from factlab.neurons.configs import NeuronConfig
     from factlab.pictures import check_picture_path
     from factlab.storage import check_new_file
 
@@ -99,8 +100,8 @@ def neurons(
         if path is not None:
             check_new_file(path, overwrite)
     lm = session.load_model()
-    from factlab.editing.neuron_choice import prob_with_scaled, shared_neurons
-    from factlab.editing.neurons import attribute_neurons_each
+    from factlab.neurons.attribution import attribute_neurons_each
+    from factlab.neurons.choice import prob_with_scaled, shared_neurons
 
     answers = [target] * len(texts)
     if target is None and texts[1:]:

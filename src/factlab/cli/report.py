@@ -14,8 +14,8 @@ from factlab.cli.terminal import visible
 from factlab.errors import InvalidRequestError, nearest
 
 if TYPE_CHECKING:
-    from factlab.evaluation.metrics import ProbForm
-    from factlab.evaluation.report_tables import EvalReport
+    from factlab.evaluation.reporting.tables import EvalReport
+    from factlab.evaluation.scoring.metrics import ProbForm
 
 
 def register(app: typer.Typer) -> None:
@@ -63,9 +63,9 @@ def report(
 
     The first line is the unedited model.
     """
-    from factlab.evaluation.report import build_report
-    from factlab.evaluation.report_formats import save_report, to_csv, to_json, to_markdown
-    from factlab.evaluation.saved_run import load_run
+    from factlab.evaluation.reporting.formats import save_report, to_csv, to_json, to_markdown
+    from factlab.evaluation.reporting.report import report as build_report
+    from factlab.evaluation.running.saved_run import load_run
 
     if session.as_json + markdown + as_csv > 1:
         raise InvalidRequestError(
@@ -94,9 +94,9 @@ def report(
 
 def show_report(session: Session, folders: list[Path]) -> None:
     """Print the report of some runs."""
-    from factlab.evaluation.report import build_report
-    from factlab.evaluation.report_formats import to_json
-    from factlab.evaluation.saved_run import load_run
+    from factlab.evaluation.reporting.formats import to_json
+    from factlab.evaluation.reporting.report import report as build_report
+    from factlab.evaluation.running.saved_run import load_run
 
     made = build_report([load_run(folder) for folder in folders])
     _show(session, made)
@@ -112,8 +112,8 @@ def _prob_form(form: str) -> "ProbForm":
 
 
 def _show(session: Session, made: "EvalReport") -> None:
-    from factlab.evaluation.report_formats import cells, header, table_title
-    from factlab.evaluation.report_notes import notes, short_legend
+    from factlab.evaluation.reporting.formats import cells, header, table_title
+    from factlab.evaluation.reporting.notes import notes, short_legend
 
     for part in made.tables:
         lines = [header(part), *(cells(part, row) for row in part.rows)]

@@ -43,7 +43,7 @@ class Session:
             ModelLoadError: the file or folder of the model is not there.
             StorageError: an edit is not there.
         """
-        from factlab.editing.folders import check_saved_edit
+        from factlab.editing.shipping.folders import check_saved_edit
         from factlab.models.request import check_request
 
         check_request(self.model, self.device or "cpu", self.dtype)
@@ -59,7 +59,7 @@ class Session:
 
             edits = [Edit.load(folder) for folder in self.edits]
             from factlab.models.allocator import keep_freed_memory
-            from factlab.models.load import load
+            from factlab.models.loading import load
 
             keep_freed_memory()
             lm = load(self.model, self.device, self.dtype, progress=report)

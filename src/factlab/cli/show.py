@@ -29,11 +29,11 @@ def show(
     """Describe a saved edit: facts, weights changed, and the model it is for."""
     from dataclasses import asdict
 
-    from factlab.editing.folders import check_saved_edit
+    from factlab.editing.shipping.folders import check_saved_edit
 
     check_saved_edit(folder)
     from factlab.editing.edit import Edit
-    from factlab.editing.update import LowRankUpdate
+    from factlab.models.changes.update import LowRankUpdate
 
     edit = Edit.load(folder)
     updates = [

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from factlab.editing.configs import LookupToken
-    from factlab.evaluation.sweep import Sweep
+    from factlab.evaluation.running.sweep import Sweep
     from factlab.models.language_model import LanguageModel
     from factlab.tracing.average import AverageTrace
 
@@ -86,7 +86,7 @@ def sweep(
 
     Interrupt it with Ctrl-C, or kill it, and go on later with --resume.
     """
-    from factlab.data.load_records import load_records
+    from factlab.data.record_files import load_records
     from factlab.editing.configs import RomeConfig
     from factlab.editing.methods import method_named
     from factlab.journal import Journal, check_new
@@ -102,7 +102,7 @@ def sweep(
     with session.progress() as report:
         wanted = load_records(data, offset, records, relation, seed, report)
     lm = session.load_model()
-    from factlab.evaluation.sweep import sweep as run
+    from factlab.evaluation.running.sweep import sweep as run
     from factlab.tracing.average import AverageTrace
 
     given = AverageTrace.load(trace) if trace is not None else None
@@ -201,8 +201,8 @@ def _layers(text: str | None) -> "Sequence[int]":
 
 
 def _show(session: Session, found: "Sweep") -> None:
-    from factlab.evaluation.plot_sweep import column_title
-    from factlab.evaluation.scores import SCORE
+    from factlab.evaluation.reporting.plot_sweep import column_title
+    from factlab.evaluation.scoring.scores import SCORE
 
     rows = [
         [str(layer), token, *(_percent(scores[name].mean) for name in found.columns)]

@@ -99,7 +99,7 @@ def train(
 
     Interrupt it with Ctrl-C, or kill it, and go on later with --resume.
     """
-    from factlab.data.load_records import load_records
+    from factlab.data.record_files import load_records
     from factlab.data.split import check_shares
     from factlab.editing.trained.configs import KINDS, TrainConfig
     from factlab.journal import check_run_folder

@@ -1,1 +1,5 @@
-"""Facts in files: what is read, what is shipped."""
+"""Facts and benchmark records: read, written, compiled, and those that come with factlab."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from factlab.config import Config
+from factlab.neurons.configs import NeuronConfig
 from factlab.stats.configs import StatsConfig
 
 # Which token is looked up. The paper's methods use the subject's last; figure 5 tries all four.
@@ -15,8 +16,6 @@ LookupToken = Literal["first", "last", "first_after_last", "end"]
 LOOKUP_TOKENS: tuple[LookupToken, ...] = ("first", "last", "first_after_last", "end")
 
 FineTuneMethod = Literal["ft", "ft+l", "attn"]
-
-Rule = Literal["gauss", "midpoint", "right", "left", "closed"]
 
 
 class ValueConfig(Config):
@@ -202,38 +201,6 @@ class FineTuneConfig(Config):
     stop_nll: NonNegativeFloat = 0.01
     erase: bool = False
     max_batch_tokens: PositiveInt = 1024
-
-
-class NeuronConfig(Config):
-    """How to attribute.
-
-    Attributes:
-        steps: m, how many gradients are summed for each layer.
-        rule: where on the way from 0 to w they are taken: `gauss`, Gauss and Legendre's nodes and
-            weights, which with ten are exact to four digits in nearly every layer; `midpoint`
-            (k−½)/m; `right` k/m, the paper's equation; `left` (k−1)/m, its code; `closed`
-            (k−1)/(m−1), the ROME paper's code. The last three err by about half a step.
-        tolerance: layers whose attributions miss P(w) − P(0) by more than this share of P(w) are
-            done again with four times the steps; None for the steps as they are. In bfloat16 at
-            least 3 %: more steps do not help against rounding.
-        max_steps: most of them.
-        answer: attribute the probability of the target's first token, or the product of its tokens'
-            probabilities. The first token is what the last token of the prompt decides.
-        max_batch_tokens: tokens to hold for one backward pass. Bounds memory and changes no result;
-            by default chosen for speed.
-    """
-
-    steps: PositiveInt = 10
-    rule: Rule = "gauss"
-    tolerance: PositiveFloat | None = 0.01
-    max_steps: PositiveInt = 640
-    answer: Literal["first_token", "product"] = "first_token"
-    max_batch_tokens: PositiveInt | None = None
-
-    @classmethod
-    def published(cls) -> "NeuronConfig":
-        """The paper's equation: 20 steps to the right."""
-        return cls(steps=20, rule="right", tolerance=None)
 
 
 class KnConfig(NeuronConfig):

@@ -7,9 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from factlab.editing.adapter import ExportedAdapter, read_adapter, write_adapter
-from factlab.editing.checkpoint import write_checkpoint
-from factlab.editing.document import (
+from factlab.editing.shipping.adapter import ExportedAdapter, read_adapter, write_adapter
+from factlab.editing.shipping.checkpoint import write_checkpoint
+from factlab.editing.shipping.document import (
     BaseModelInfo,
     EditDocument,
     FactEntry,
@@ -17,10 +17,10 @@ from factlab.editing.document import (
     read_edit,
     write_edit,
 )
-from factlab.editing.folders import check_destination, check_new_folder
-from factlab.editing.update import Update
+from factlab.editing.shipping.folders import check_destination, check_new_folder
 from factlab.errors import EditError, WrongModelError
 from factlab.facts import Fact
+from factlab.models.changes.update import Update
 from factlab.models.decoder import Decoder
 
 

@@ -70,14 +70,13 @@ class Method:
 
 
 def _built_in(name: str) -> Callable[..., Any]:
-    """A function of the module of its name, or `name_each` of module `name`; imported when called.
+    """A function of `factlab.editing`; imported when it is called.
 
     All of them take a model, facts, config, background and progress.
     """
-    module = f"factlab.editing.{name.removesuffix('_each')}"
 
     def call(*args: Any) -> Any:
-        return getattr(importlib.import_module(module), name)(*args)
+        return getattr(importlib.import_module("factlab.editing"), name)(*args)
 
     return call
 
@@ -111,7 +110,7 @@ def _fine_tuning(name: FineTuneMethod, about: str) -> Method:
         _background: "Background | None",
         progress: ProgressCallback,
     ) -> "list[Edit]":
-        from factlab.editing.fine_tune import fine_tune_each  # noqa: PLC0415 - imports PyTorch
+        from factlab.editing.fine_tuning.fine_tune import fine_tune_each  # noqa: PLC0415 - imports PyTorch
 
         return fine_tune_each(lm, facts, name, config, progress)
 
@@ -122,7 +121,7 @@ def _fine_tuning(name: FineTuneMethod, about: str) -> Method:
         _background: "Background | None",
         progress: ProgressCallback,
     ) -> "Edit":
-        from factlab.editing.fine_tune import fine_tune  # noqa: PLC0415 - imports PyTorch
+        from factlab.editing.fine_tuning.fine_tune import fine_tune  # noqa: PLC0415 - imports PyTorch
 
         return fine_tune(lm, facts, name, config, progress)
 

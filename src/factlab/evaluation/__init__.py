@@ -1,1 +1,10 @@
-"""Measuring edits: CounterFact and zsRE, run over many facts and methods."""
+"""Measure: CounterFact and zsRE, over many facts and methods.
+
+The rooms follow what happens: `measuring` asks an edited model, `running` does that for many
+records and keeps what was measured, `scoring` makes numbers of it, and `reporting` makes tables and
+pictures of them.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

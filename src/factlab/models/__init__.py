@@ -1,1 +1,5 @@
-"""Models: loading, checking, running any part of them, scoring and generating."""
+"""Language models: loaded, checked, run from any layer and token, and changed."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

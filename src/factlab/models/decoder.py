@@ -18,8 +18,8 @@ from factlab.facts import Fact, TokenSpan
 from factlab.families import Architecture, Layout
 from factlab.hooks import Site, Stream
 from factlab.models.accept import check_model, check_tokenizer
+from factlab.models.changes.board import PatchBoard
 from factlab.models.check import check_finite, check_structure, resolve
-from factlab.models.patches import PatchBoard
 from factlab.models.products import fast_products
 from factlab.models.replay import Frame, Hidden, Shell
 

@@ -1,1 +1,5 @@
-"""Statistics of ordinary text that closed-form editing needs: the second moment C of MLP keys."""
+"""Second moments of the MLPs' keys, and the text that they are collected from."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

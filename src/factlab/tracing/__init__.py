@@ -1,1 +1,5 @@
-"""Locate: causal tracing finds the states that carry a fact (ROME paper, section 2)."""
+"""Locate: causal tracing, over one fact or many."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

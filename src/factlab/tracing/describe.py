@@ -55,11 +55,11 @@ def _not_expected(trace: "CausalTrace") -> str:
     if trace.answer != trace.said:
         return (
             f"The model says {said} here, not {expected}: this is about an answer that it does not "
-            "give. Trace a fact that it knows (fl.knows)."
+            "give. Trace a fact that it knows (fl.tracing.knows)."
         )
     return (
         f"The model says {said} here, not {expected}: this is about a wrong answer. Follow the "
-        f"right one with answer={expected}, or trace a fact that it knows (fl.knows)."
+        f"right one with answer={expected}, or trace a fact that it knows (fl.tracing.knows)."
     )
 
 

@@ -13,8 +13,7 @@ from factlab.data.split import subject_hash
 from factlab.editing.background import Background
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.methods import Method
-from factlab.editing.targets import check_targets
-from factlab.editing.trained.carried import ChangeFactors
+from factlab.editing.requests import check_targets
 from factlab.editing.trained.configs import (
     DataKind,
     EditorKind,
@@ -29,10 +28,11 @@ from factlab.editing.trained.losses import changes_of
 from factlab.editing.trained.mend import Mend
 from factlab.editing.trained.network import EditorNetwork
 from factlab.editing.trained.states import Reading, States
-from factlab.editing.update import LowRankUpdate, summed
 from factlab.errors import InvalidRequestError, TokenizationError, WrongModelError, counted
 from factlab.facts import Fact
 from factlab.models.allocator import memory_bounded_by
+from factlab.models.changes.low_rank import ChangeFactors
+from factlab.models.changes.update import LowRankUpdate, summed
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.tokens import groups

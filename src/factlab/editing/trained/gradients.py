@@ -20,11 +20,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from factlab.architectures import mlp_inputs
-from factlab.editing.targets import target_logprobs
 from factlab.editing.trained.states import RowBatch
 from factlab.errors import InvalidRequestError, counted
 from factlab.families import Layout
 from factlab.models.decoder import Decoder
+from factlab.models.target_logprobs import target_logprobs
 
 
 class Matrix(NamedTuple):

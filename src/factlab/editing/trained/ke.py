@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.rnn import pack_sequence
 
-from factlab.editing.trained.carried import ChangeFactors
 from factlab.editing.trained.configs import KeConfig
 from factlab.editing.trained.gradients import Matrix, OuterProducts
 from factlab.editing.trained.network import EditorNetwork, Texts, seeded
+from factlab.models.changes.low_rank import ChangeFactors
 
 
 class Conditions(NamedTuple):

@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from factlab.editing.targets import target_logprobs
-from factlab.editing.trained.carried import ChangeFactors, carrying
 from factlab.editing.trained.examples import Example
 from factlab.editing.trained.gradients import token_gradients
 from factlab.editing.trained.network import EditorNetwork
 from factlab.editing.trained.states import RowBatch, States
+from factlab.models.changes.low_rank import ChangeFactors, carrying
 from factlab.models.language_model import LanguageModel
+from factlab.models.target_logprobs import target_logprobs
 
 
 @dataclass(frozen=True, slots=True)

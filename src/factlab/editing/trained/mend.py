@@ -23,10 +23,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from factlab.editing.trained.carried import ChangeFactors
 from factlab.editing.trained.configs import MendConfig
 from factlab.editing.trained.gradients import Matrix, OuterProducts
 from factlab.editing.trained.network import EditorNetwork, Texts, seeded
+from factlab.models.changes.low_rank import ChangeFactors
 
 # Dimensions that hardly ever vary are divided by this share of the mean scale, not by nearly zero.
 _FLOOR = 1e-2

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from factlab.documents import check_version, described, parse_json, validated
 from factlab.editing.edit import BaseModelInfo
-from factlab.editing.folders import EDITOR_JSON, check_saved_editor
+from factlab.editing.shipping.folders import EDITOR_JSON, check_saved_editor
 from factlab.editing.trained.configs import (
     DataKind,
     EditorKind,

@@ -1,0 +1,35 @@
+from . import data as data
+from . import editing as editing
+from . import errors as errors
+from . import evaluation as evaluation
+from . import hooks as hooks
+from . import models as models
+from . import neurons as neurons
+from . import stats as stats
+from . import tracing as tracing
+from .data.fact_files import load_facts as load_facts
+from .data.record_files import load_records as load_records
+from .data.records import Record as Record
+from .editing.closed_form.memit import memit as memit
+from .editing.closed_form.rome import rome as rome
+from .editing.edit import Edit as Edit
+from .editing.runs import edit_each as edit_each
+from .editing.runs import edit_sequence as edit_sequence
+from .editing.runs import edit_together as edit_together
+from .errors import FactlabError as FactlabError
+from .evaluation.reporting.report import report as report
+from .evaluation.running.run import evaluate as evaluate
+from .evaluation.running.sweep import sweep as sweep
+from .facts import Fact as Fact
+from .journal import Shard as Shard
+from .models.language_model import LanguageModel as LanguageModel
+from .models.loading import load as load
+from .neurons.attribution import attribute_neurons as attribute_neurons
+from .progress import progress_bar as progress_bar
+from .tracing.average import AverageTrace as AverageTrace
+from .tracing.average_run import average_trace as average_trace
+from .tracing.layers import recommend_layer as recommend_layer
+from .tracing.result import CausalTrace as CausalTrace
+from .tracing.trace import causal_trace as causal_trace
+
+__version__: str

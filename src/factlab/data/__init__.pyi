@@ -1,0 +1,14 @@
+from .fact_files import load_facts as load_facts
+from .fact_files import save_facts as save_facts
+from .known import KnownFact as KnownFact
+from .known import load_known as load_known
+from .known import save_known as save_known
+from .record_files import load_records as load_records
+from .record_files import record_hash as record_hash
+from .record_files import save_records as save_records
+from .records import Record as Record
+from .records import Reference as Reference
+from .records import References as References
+from .reference_files import load_references as load_references
+from .reference_files import needed_references as needed_references
+from .reference_files import save_references as save_references

@@ -1,0 +1,1 @@
+"""Edits by a formula: ROME, MEMIT, EMMET and AlphaEdit."""

@@ -1,0 +1,1 @@
+"""Edits by gradient steps on a weight: FT, FT+L and AttnEdit."""

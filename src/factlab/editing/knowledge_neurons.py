@@ -1,0 +1,262 @@
+"""KN: rewriting the values of knowledge neurons (Dai et al. 2022, section 5; ROME paper, E.2).
+
+The i-th column of W_proj is the *value* that neuron i writes into the residual stream. Out of the
+value of every knowledge neuron of a fact (`neurons`, `neuron_choice`) the old answer is taken, and
+the new one put in:
+
+    vᵢ ← vᵢ − λ₁ e(old) + λ₂ e(new)
+
+| paper | here |
+|---|---|
+| λ₁, λ₂ | `lambda_old`, `lambda_new` |
+| e | rows of the output embedding, see `KnConfig` |
+
+The paper says λ₁ = 1 and λ₂ = 8; its code counts them in lengths of vᵢ, with e of length one, and
+so do the defaults. Nothing is optimised: whether the model then says the new answer is luck.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from factlab.arguments import checked, listed
+from factlab.data.fact_files import check_conflicts
+from factlab.editing.background import Background
+from factlab.editing.configs import KnConfig
+from factlab.editing.edit import BaseModelInfo, Edit, current_versions
+from factlab.editing.requests import check_targets
+from factlab.errors import InvalidRequestError, UnsupportedModelError, counted
+from factlab.facts import Fact, fill
+from factlab.models.changes.update import LowRankUpdate
+from factlab.models.language_model import LanguageModel
+from factlab.neurons.attribution import Neuron, attribute_neurons_each
+from factlab.neurons.choice import prob_with_scaled, shared_neurons
+from factlab.neurons.configs import NeuronConfig
+from factlab.progress import ProgressCallback, silent
+
+
+@checked()
+def kn(
+    lm: LanguageModel,
+    facts: Fact | Sequence[Fact],
+    config: KnConfig | None = None,
+    background: Background | None = None,
+    progress: ProgressCallback = silent,
+    paraphrases: Sequence[Sequence[str]] | None = None,
+) -> Edit:
+    """Compute one edit that rewrites the knowledge neurons of all facts.
+
+    Every fact's neurons are found on the model as it is. A neuron of several facts gets the sum of
+    their changes.
+
+    Args:
+        lm: the model, left as it is.
+        facts: with a `target_new` each.
+        config: see `KnConfig`.
+        background: not used; every method takes one.
+        progress: True for a bar, or a function that is told what is going on.
+        paraphrases: for each fact other prompts with the same answer, with `{}` for the subject or
+            without; they refine the choice of neurons.
+
+    Returns:
+        An `Edit` with one change per layer that has such neurons, of their number as rank.
+
+    Raises:
+        InvalidRequestError: facts contradict each other, one has nothing to write, or there are not
+            as many lists of paraphrases as facts.
+        EditError: no neuron was found for a fact.
+        UnsupportedModelError: the embedding does not have the width of the residual stream.
+    """
+    facts = listed(facts)
+    del background
+    check_conflicts(facts)
+    return _edit(lm, _changes(lm, facts, config, progress, paraphrases), config)
+
+
+@checked()
+def kn_each(
+    lm: LanguageModel,
+    facts: Fact | Sequence[Fact],
+    config: KnConfig | None = None,
+    background: Background | None = None,
+    progress: ProgressCallback = silent,
+    paraphrases: Sequence[Sequence[str]] | None = None,
+) -> list[Edit]:
+    """Compute one edit per fact, each for the model as it is now; see `kn`."""
+    facts = listed(facts)
+    del background
+    changes = _changes(lm, facts, config, progress, paraphrases)
+    return [_edit(lm, [change], config) for change in changes]
+
+
+class _Change(NamedTuple):
+    """What one fact does to its neurons.
+
+    Attributes:
+        fact: as given.
+        neurons: chosen ones.
+        values: what is added to each neuron's value, a row each; float32 or wider, on the CPU.
+        diagnostics: what was measured on the way.
+    """
+
+    fact: Fact
+    neurons: list[Neuron]
+    values: Float[Tensor, "neuron d_model"]
+    diagnostics: dict[str, Any]
+
+
+def _changes(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    config: KnConfig | None,
+    progress: ProgressCallback,
+    paraphrases: Sequence[Sequence[str]] | None,
+) -> list[_Change]:
+    config = config or KnConfig()
+    check_targets(facts, config.erase)
+    embedding = _embedding(lm, config)
+    prompts = _prompts(facts, paraphrases)
+    # What `said` takes out, and what is attributed where the true answer is not known.
+    asked = [fact for fact in facts if config.old == "said" or fact.target_true is None]
+    said = dict(zip(asked, _said(lm, asked), strict=True))
+    answers = [
+        # Nothing for the prompt itself: the token may have no text of its own.
+        [fact.target_true, *([fact.target_true or lm.tokenizer.decode(said[fact])] * len(others))]
+        for fact, (_, *others) in zip(facts, prompts, strict=True)
+    ]
+    attribution = NeuronConfig(**{n: getattr(config, n) for n in NeuronConfig.model_fields})
+    found = iter(
+        attribute_neurons_each(
+            lm,
+            [prompt for some in prompts for prompt in some],
+            [answer for some in answers for answer in some],
+            attribution,
+            progress,
+        )
+    )
+    changes: list[_Change] = []
+    for fact, some in zip(facts, prompts, strict=True):
+        by_prompt = [next(found) for _ in some]
+        neurons = shared_neurons(by_prompt, config.threshold, config.share, config.max_neurons)
+        old = [said[fact]] if fact in said else _target_ids(lm, fact, str(fact.target_true))
+        values = _added_values(lm, config, embedding, fact, old, neurons)
+        diagnostics = {
+            "old": str(lm.tokenizer.decode(old)).strip(),
+            "attributed": by_prompt[0].target,
+            "prob": by_prompt[0].prob,
+            "silenced_prob": prob_with_scaled(lm, by_prompt[0], neurons, 0.0),
+            "n_prompts": len(by_prompt),
+            "n_coarse": [len(one.neurons(config.threshold)) for one in by_prompt],
+            "neurons": [[n.layer, n.index, n.attribution] for n in neurons],
+            "largest_gap": float(by_prompt[0].gaps.abs().max()),
+        }
+        changes.append(_Change(fact, neurons, values, diagnostics))
+    return changes
+
+
+def _prompts(facts: Sequence[Fact], paraphrases: Sequence[Sequence[str]] | None) -> list[list[str]]:
+    """Every fact's own prompt, and its paraphrases."""
+    if paraphrases is None:
+        return [[fact.prompt] for fact in facts]
+    if isinstance(paraphrases, str) or any(isinstance(texts, str) for texts in paraphrases):
+        raise InvalidRequestError(
+            "paraphrases holds a text where a list of them is taken, one list for each fact. Write "
+            '[["..."]] for one fact.'
+        )
+    if len(paraphrases) != len(facts):
+        raise InvalidRequestError(
+            f"{counted(len(facts), 'fact')} but {counted(len(paraphrases), 'list')} of "
+            "paraphrases. Give one list for each fact; it may be empty."
+        )
+    return [
+        [fact.prompt, *(fill(text, fact.subject) for text in texts)]
+        for fact, texts in zip(facts, paraphrases, strict=True)
+    ]
+
+
+def _said(lm: LanguageModel, facts: Sequence[Fact]) -> list[int]:
+    """The most probable next token after each prompt."""
+    if not facts:
+        return []
+    return lm.next_token_probs([fact.prompt for fact in facts]).argmax(1).tolist()
+
+
+def _target_ids(lm: LanguageModel, fact: Fact, target: str) -> list[int]:
+    whole, n_prompt = lm.encode_continuation(fact.prompt, target)
+    return list(whole.ids[n_prompt:])
+
+
+def _embedding(lm: LanguageModel, config: KnConfig) -> Float[Tensor, "vocab d_model"]:
+    """The matrix that answers are looked up in."""
+    module = lm.embedding if config.embedding == "input" else lm.model.get_output_embeddings()
+    if not isinstance(module, nn.Embedding | nn.Linear) or module.weight.shape[1] != lm.d_model:
+        raise UnsupportedModelError(
+            f"The {config.embedding} embedding of {lm.name} is no matrix of rows as wide as the "
+            f"residual stream ({lm.d_model}), so KN has nothing to write into values."
+        )
+    return module.weight.detach()
+
+
+def _added_values(
+    lm: LanguageModel,
+    config: KnConfig,
+    embedding: Float[Tensor, "vocab d_model"],
+    fact: Fact,
+    old: list[int],
+    neurons: Sequence[Neuron],
+) -> Float[Tensor, "neuron d_model"]:
+    """−λ₁ e(old) + λ₂ e(new), for each neuron."""
+    terms = [(-config.lambda_old, old)]
+    if not config.erase:
+        terms.append((config.lambda_new, _target_ids(lm, fact, str(fact.target_new))))
+    width = torch.promote_types(embedding.dtype, torch.float32)
+    change = torch.zeros(lm.d_model, dtype=width, device="cpu")
+    for factor, ids in terms:
+        rows = embedding[ids].to("cpu", width)
+        answer = rows.mean(0) if config.pooling == "mean" else rows.sum(0)
+        if config.lambda_unit == "value":
+            answer = answer / answer.norm().clamp(min=1e-12)
+        change += factor * answer
+    if config.lambda_unit == "embedding":
+        return change.expand(len(neurons), -1)
+    lengths = [float(_value(lm, neuron).norm()) for neuron in neurons]
+    return torch.tensor(lengths, dtype=width, device="cpu")[:, None] * change
+
+
+def _value(lm: LanguageModel, neuron: Neuron) -> Float[Tensor, " d_model"]:
+    """What a neuron writes into the residual stream: its column of W_proj."""
+    weight = lm.mlp_weight(neuron.layer).detach()
+    column = weight[:, neuron.index] if lm.mlp_layout == "out_in" else weight[neuron.index]
+    return column.to(torch.promote_types(column.dtype, torch.float32))
+
+
+def _edit(lm: LanguageModel, changes: Sequence[_Change], config: KnConfig | None) -> Edit:
+    """All changes as one edit: a column for each neuron, changes of one neuron added up."""
+    by_layer: dict[int, dict[int, Tensor]] = defaultdict(dict)
+    for change in changes:
+        for neuron, value in zip(change.neurons, change.values, strict=True):
+            columns = by_layer[neuron.layer]
+            columns[neuron.index] = columns.get(neuron.index, 0) + value
+    updates: list[LowRankUpdate] = []
+    for layer, columns in sorted(by_layer.items()):
+        left = torch.stack(list(columns.values()), dim=1)
+        right = nn.functional.one_hot(torch.tensor(list(columns), device="cpu"), lm.d_mlp).to(left)
+        updates.append(LowRankUpdate(lm.mlp_weight_name(layer), lm.mlp_layout, left, right))
+    return Edit(
+        method="kn",
+        facts=tuple(change.fact for change in changes),
+        updates=tuple(updates),
+        base=BaseModelInfo.of(lm),
+        config=(config or KnConfig()).model_dump(mode="json"),
+        diagnostics={
+            "layers": sorted(by_layer),
+            "n_neurons": sum(len(columns) for columns in by_layer.values()),
+            "update_norms": [update.norm for update in updates],
+            "facts": [change.diagnostics for change in changes],
+        },
+        versions=current_versions(),
+    )

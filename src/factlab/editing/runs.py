@@ -1,0 +1,327 @@
+"""Many facts: each in an edit of its own, all in one edit, or one edit on top of the other.
+
+| function | edits | each computed on |
+|---|---|---|
+| `edit_each` | one per fact, measured alone, as in the papers' tables | the model as it is |
+| `edit_together` | one with all facts | the model as it is |
+| `edit_sequence` | one per fact (or per `batch_size`), stacked | the model with all before |
+
+All three tell how the model answers before, right after each edit, and after the last one.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel
+
+from factlab.arguments import checked, listed
+from factlab.data.fact_files import check_conflicts
+from factlab.editing.background import Background
+from factlab.editing.combined import combine
+from factlab.editing.edit import Edit
+from factlab.editing.methods import Method, Together, method_named
+from factlab.editing.requests import check_targets
+from factlab.errors import InvalidRequestError, counted
+from factlab.facts import Fact, words_of
+from factlab.models.language_model import LanguageModel
+from factlab.progress import ProgressCallback, silent
+from factlab.writing import says
+
+Mode = Literal["each", "together", "sequence"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a model answers one fact's prompt.
+
+    Attributes:
+        said: what it goes on with, greedily, for one token more than the longest target has.
+        new_prob: length-normalised probability of `target_new`; None if there is none.
+        true_prob: of `target_true`; None if that is not known.
+        says_new: whether what it says begins with `target_new`, as whole words.
+    """
+
+    said: str
+    new_prob: float | None
+    true_prob: float | None
+    says_new: bool
+
+    @property
+    def prefers_new(self) -> bool | None:
+        """Whether the new target is more probable than the true one; None if one is not known."""
+        if self.new_prob is None or self.true_prob is None:
+            return None
+        return self.new_prob > self.true_prob
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class EditRun:
+    """Edits of many facts and what came of them.
+
+    Attributes:
+        mode: which of the three functions it was.
+        facts: as given.
+        edits: the edits, in order; each stands on those before it in a sequence only.
+        before: answers of the model as it was, by fact.
+        right_after: with the fact's own edit as the last one.
+        at_end: with all edits of a sequence; the same as `right_after` otherwise.
+    """
+
+    mode: Mode
+    facts: tuple[Fact, ...]
+    edits: tuple[Edit, ...]
+    before: tuple[Answer, ...]
+    right_after: tuple[Answer, ...]
+    at_end: tuple[Answer, ...]
+
+    def __repr__(self) -> str:
+        methods = ", ".join(dict.fromkeys(edit.method for edit in self.edits))
+        say_new = sum(answer.says_new for answer in self.at_end)
+        return (
+            f"EditRun({self.mode}, {methods}: {counted(len(self.facts), 'fact')} in "
+            f"{counted(len(self.edits), 'edit')}; "
+            f"{say_new} of {len(self.facts)} new targets said at the end)"
+        )
+
+    def combined(self) -> Edit:
+        """All edits of a sequence as one, to be saved and shipped.
+
+        Raises:
+            InvalidRequestError: the edits were made each for itself and are not meant to be
+                together.
+        """
+        if self.mode == "each":
+            raise InvalidRequestError(
+                "These edits were computed each for the unedited model, not on top of each other. "
+                "Save them one by one, or use edit_together or edit_sequence."
+            )
+        return self.edits[0] if len(self.edits) == 1 else combine(self.edits)
+
+
+@checked()
+def edit_each(
+    lm: LanguageModel,
+    facts: Fact | Sequence[Fact],
+    method: str | Method = "rome",
+    config: BaseModel | None = None,
+    background: Background | None = None,
+    progress: ProgressCallback = silent,
+) -> EditRun:
+    """One independent edit per fact.
+
+    Args:
+        lm: the model, left as it is.
+        facts: what to write; they may contradict each other.
+        method: see `METHODS`.
+        config: of that method.
+        background: statistics and contexts that are at hand.
+        progress: True for a bar, or a function that is told what is going on.
+
+    Raises:
+        InvalidRequestError: there is no such method, or a fact has nothing to write.
+        EditError: an edit failed.
+    """
+    facts = listed(facts)
+    chosen = method_named(method)
+    _check(facts, config, chosen.config)
+    before = answers(lm, facts)
+    edits = chosen.each(lm, facts, config, background, progress)
+    after: list[Answer] = []
+    for fact, edit in zip(facts, edits, strict=True):
+        progress("asking the edited models", len(after), len(facts))
+        with edit.applied(lm):
+            after += answers(lm, [fact])
+    progress("asking the edited models", len(after), len(facts))
+    return EditRun("each", tuple(facts), tuple(edits), before, tuple(after), tuple(after))
+
+
+@checked()
+def edit_together(
+    lm: LanguageModel,
+    facts: Fact | Sequence[Fact],
+    method: str | Method = "memit",
+    config: BaseModel | None = None,
+    background: Background | None = None,
+    progress: ProgressCallback = silent,
+) -> EditRun:
+    """One edit with all facts; arguments and errors as for `edit_each`.
+
+    Raises:
+        InvalidRequestError: also if the method writes one fact at a time, or facts contradict each
+            other.
+    """
+    facts = listed(facts)
+    chosen = method_named(method)
+    _check(facts, config, chosen.config)
+    check_conflicts(facts)
+    write = together_of(chosen)
+    before = answers(lm, facts)
+    edit = write(lm, facts, config, background, progress)
+    with edit.applied(lm):
+        after = answers(lm, facts)
+    return EditRun("together", tuple(facts), (edit,), before, after, after)
+
+
+def together_of(method: Method) -> Together:
+    """What writes many facts in one edit.
+
+    Raises:
+        InvalidRequestError: the method writes one fact at a time.
+    """
+    if method.together is None:
+        raise InvalidRequestError(
+            f"Method '{method.name}' writes one fact at a time. Write them in sequence with it "
+            "(--sequence, of 'factlab eval' --mode sequence), or use emmet, its form for many."
+        )
+    return method.together
+
+
+@checked()
+def edit_sequence(
+    lm: LanguageModel,
+    facts: Fact | Sequence[Fact],
+    method: str | Method = "rome",
+    config: BaseModel | None = None,
+    background: Background | None = None,
+    progress: ProgressCallback = silent,
+    batch_size: int = 1,
+) -> EditRun:
+    """One edit after another, each computed on the model with all before it.
+
+    Contexts and second moments are those of the model before the first edit.
+
+    Args:
+        lm: the model, left as it is.
+        facts: what to write, in this order; a later one may replace an earlier one.
+        method: see `METHODS`.
+        config: of that method.
+        background: statistics and contexts that are at hand.
+        progress: True for a bar, or a function that is called with facts done and in all.
+        batch_size: facts per edit.
+
+    Raises:
+        InvalidRequestError: as for `edit_each`, or the method cannot write so many at once.
+        EditError: an edit failed.
+    """
+    facts = listed(facts)
+    chosen = method_named(method)
+    _check(facts, config, chosen.config)
+    if batch_size < 1 or (batch_size > 1 and chosen.together is None):
+        raise InvalidRequestError(
+            f"Method '{chosen.name}' cannot write {batch_size} facts at a time."
+        )
+    for start in range(0, len(facts), batch_size):
+        check_conflicts(facts[start : start + batch_size])
+    before = answers(lm, facts)
+    right_after: list[Answer] = []
+    with EditSequence(lm, chosen, config, background) as sequence:
+        for start in range(0, len(facts), batch_size):
+            progress("editing in sequence", start, len(facts))
+            some = facts[start : start + batch_size]
+            sequence.write(some)
+            right_after += answers(lm, some)
+        progress("editing in sequence", len(facts), len(facts))
+        at_end = answers(lm, facts)
+    edits = tuple(sequence.edits)
+    return EditRun("sequence", tuple(facts), edits, before, tuple(right_after), at_end)
+
+
+class EditSequence:
+    """Edits of a model, each computed with all before it applied; undone at the end of the block.
+
+    Args:
+        lm: the model.
+        method: computes the edits.
+        config: of the method. What the first edit settles, such as a layer, holds for all.
+        background: of the model before the first edit.
+
+    Attributes:
+        edits: those that are applied, in order.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        method: Method,
+        config: BaseModel | None,
+        background: Background | None,
+    ) -> None:
+        self._lm, self._method, self._config = lm, method, config
+        self._background = background or Background()
+        self._applied = ExitStack()
+        self.edits: list[Edit] = []
+
+    def __enter__(self) -> "EditSequence":
+        return self
+
+    def __exit__(self, *_reason: object) -> None:
+        self._applied.close()
+
+    def write(self, facts: Sequence[Fact]) -> Edit:
+        """Compute an edit with some facts, and apply it.
+
+        Args:
+            facts: one, or several if the method can write them together.
+
+        Raises:
+            InvalidRequestError: there are none, or more than the method can write at once.
+            EditError: the edit failed; the sequence is as it was.
+        """
+        together = self._method.together
+        if not facts or (len(facts) > 1 and together is None):
+            raise InvalidRequestError(
+                f"Method '{self._method.name}' writes one fact at a time, not {len(facts)}. Write "
+                "them one after the other."
+                if facts
+                else "There are no facts to write. Give at least one."
+            )
+        config = self._config
+        if self.edits:
+            config = self._method.config.model_validate(self.edits[0].config)
+        if len(facts) > 1 and together is not None:
+            edit = together(self._lm, facts, config, self._background, silent)
+        else:
+            edit = self._method.each(self._lm, facts, config, self._background, silent)[0]
+        self.put(edit)
+        return edit
+
+    def put(self, edit: Edit) -> None:
+        """Apply an edit that is the next of this sequence and was computed earlier."""
+        self._applied.enter_context(edit.applied(self._lm))
+        self.edits.append(edit)
+        self._background = self._background.after(edit.facts)
+
+
+def answers(lm: LanguageModel, facts: Sequence[Fact]) -> tuple[Answer, ...]:
+    """How the model, as it is now, answers the prompts of some facts."""
+    asked: list[tuple[int, str, str]] = []
+    for i, fact in enumerate(facts):
+        for kind, target in (("new", fact.target_new), ("true", fact.target_true)):
+            if target is not None:
+                asked.append((i, kind, target))
+    prompts = [fact.prompt for fact in facts]
+    scores = lm.score([prompts[i] for i, _, _ in asked], [target for _, _, target in asked])
+    found: dict[tuple[int, str], float] = {}
+    longest = 1
+    for (i, kind, _), score in zip(asked, scores, strict=True):
+        found[i, kind] = score.length_normalised_prob
+        longest = max(longest, len(score.token_ids))
+    # One token more, which tells whether the last word ends there: "Russian" is not "Russia".
+    n_tokens = max(longest, lm.room_behind(prompts, longest + 1))
+    texts = lm.generate_batch(prompts, max_new_tokens=n_tokens)
+    result: list[Answer] = []
+    for i, (fact, text) in enumerate(zip(facts, texts, strict=True)):
+        said = text[len(fact.prompt) :].strip()
+        says_new = says(said, words_of(fact.target_new or ""))
+        result.append(Answer(said, found.get((i, "new")), found.get((i, "true")), says_new))
+    return tuple(result)
+
+
+def _check(facts: Sequence[Fact], config: BaseModel | None, expected: type[BaseModel]) -> None:
+    if config is not None and not isinstance(config, expected):
+        raise InvalidRequestError(
+            f"This method takes a {expected.__name__}, not a {type(config).__name__}."
+        )
+    check_targets(facts, erase=bool(getattr(config, "erase", False)))

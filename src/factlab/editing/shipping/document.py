@@ -1,0 +1,241 @@
+"""A saved edit on disk: `edit.json` says what it is, `edit.safetensors` holds the numbers.
+
+`edit.json` has a digest of every change, so that numbers that are not its own are noticed. When an
+edit replaces another, its numbers are first written as `edit-new.safetensors`; the moment at which
+`edit.json` is renamed is the moment of the change, and whenever a process is killed, one of the two
+edits is there as a whole.
+"""
+
+import contextlib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from factlab.documents import check_version, described, validated
+from factlab.editing.shipping.folders import JSON, NEW_TENSORS, TENSORS, check_saved_edit
+from factlab.errors import EditError, FactlabError, StorageError, counted
+from factlab.facts import Fact
+from factlab.families import Layout
+from factlab.models.changes.update import FLOATS, DenseUpdate, LowRankUpdate, Update
+from factlab.models.decoder import Decoder
+from factlab.storage import (
+    folder_written_atomically,
+    read_json,
+    read_tensors,
+    rename,
+    write_json,
+    write_tensors,
+)
+
+# 1 knew low-rank updates only; 2 says of each update which kind it is; 3 has their digests.
+_SCHEMA = 3
+_ADVICE = "Make the edit again."
+
+
+class BaseModelInfo(BaseModel):
+    """The model that an edit was made for.
+
+    Attributes:
+        name: as it was loaded.
+        family: its architecture.
+        fingerprint: of its weights without edits.
+        on_top_of: digests of the updates that were applied when the edit was computed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    family: str
+    fingerprint: str
+    on_top_of: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, lm: Decoder) -> "BaseModelInfo":
+        """Describe a model as it is now."""
+        active = [p.digest for p in lm.patches.active if isinstance(p, Update)]
+        return cls(
+            name=lm.name,
+            family=lm.architecture.family,
+            fingerprint=lm.fingerprint,
+            on_top_of=tuple(active),
+        )
+
+
+class FactEntry(BaseModel):
+    """A fact, as JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    template: str
+    subject: str
+    target_new: str | None
+    target_true: str | None
+
+
+class _UpdateEntry(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["low_rank", "dense"] = "low_rank"
+    weight_name: str
+    layout: Layout
+    sha256: str | None = None
+
+
+class EditDocument(BaseModel):
+    """`edit.json`, but for the list of updates, which goes with the tensors.
+
+    Attributes:
+        method: see `Edit`.
+        facts: see `Edit`.
+        base: see `Edit`.
+        config: see `Edit`.
+        diagnostics: see `Edit`.
+        versions: see `Edit`.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    method: str
+    facts: list[FactEntry]
+    base: BaseModelInfo
+    config: dict[str, Any]
+    diagnostics: dict[str, Any]
+    versions: dict[str, str]
+
+    def checked_facts(self) -> tuple[Fact, ...]:
+        """The facts themselves.
+
+        Raises:
+            InvalidRequestError: an entry is not a fact.
+        """
+        return tuple(Fact(**dict(entry)) for entry in self.facts)
+
+
+class _EditFile(EditDocument):
+    schema_version: int = _SCHEMA
+    updates: list[_UpdateEntry]
+
+
+def edit_digest(document: EditDocument, updates: tuple[Update, ...]) -> str:
+    """SHA-256 of all that is saved of an edit."""
+    content = [document.model_dump(mode="json"), [update.digest for update in updates]]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def write_edit(folder: Path, document: EditDocument, updates: tuple[Update, ...]) -> None:
+    """Write both files: all of it or nothing. An edit that was in the folder is gone then.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    entries: list[_UpdateEntry] = []
+    for i, update in enumerate(updates):
+        # Copies, since an edit that is there twice shares its tensors, which safetensors refuses.
+        if isinstance(update, LowRankUpdate):
+            kind = "low_rank"
+            tensors[f"{i}.left"] = update.left.clone()
+            tensors[f"{i}.right"] = update.right.clone()
+        else:
+            kind = "dense"
+            tensors[f"{i}.delta"] = update.delta.clone()
+        entries.append(
+            _UpdateEntry(
+                kind=kind,
+                weight_name=update.weight_name,
+                layout=update.layout,
+                sha256=update.digest,
+            )
+        )
+    file = _EditFile(**dict(document), updates=entries).model_dump(mode="json")
+    if (folder / JSON).exists():
+        _finish_replacing(folder)
+        write_tensors(folder / NEW_TENSORS, tensors)
+        write_json(folder / JSON, file)
+        _finish_replacing(folder)
+        return
+    with folder_written_atomically(folder) as unfinished:
+        write_tensors(unfinished / TENSORS, tensors)
+        write_json(unfinished / JSON, file)
+
+
+def _finish_replacing(folder: Path) -> None:
+    """Give the new numbers their final name, if `edit.json` means them; else take them away."""
+    new = folder / NEW_TENSORS
+    if not new.exists():
+        return
+    is_meant = False
+    with contextlib.suppress(FactlabError, KeyError):
+        file = _read_file(folder)
+        if any(entry.sha256 for entry in file.updates):
+            _updates(file, new)
+            is_meant = True
+    if is_meant:
+        rename(new, folder / TENSORS)
+    else:
+        new.unlink()
+
+
+def read_edit(folder: Path) -> tuple[EditDocument, tuple[Update, ...]]:
+    """Read what `write_edit` wrote, or an older factlab.
+
+    Raises:
+        StorageError: the folder is not an edit, is damaged, or is of a newer schema.
+    """
+    check_saved_edit(folder)
+    file = _read_file(folder)
+    try:
+        file.checked_facts()
+        try:
+            return file, _updates(file, folder / TENSORS)
+        except (KeyError, FactlabError):
+            if not (folder / NEW_TENSORS).exists():
+                raise
+        return file, _updates(file, folder / NEW_TENSORS)  # a kill kept it from being renamed
+    except (KeyError, FactlabError) as error:
+        reason = f"tensor {error} is missing" if isinstance(error, KeyError) else described(error)
+        raise StorageError(f"The edit in '{folder}' is damaged: {reason}. {_ADVICE}") from error
+
+
+def _read_file(folder: Path) -> _EditFile:
+    data, where = read_json(folder / JSON), f"'{folder / JSON}'"
+    check_version(data.get("schema_version"), _SCHEMA, where, _ADVICE)
+    return validated(_EditFile, data, where, _ADVICE)
+
+
+def _updates(file: _EditFile, path: Path) -> tuple[Update, ...]:
+    tensors, _ = read_tensors(path)
+    updates = tuple(_update(entry, i, tensors) for i, entry in enumerate(file.updates))
+    n_used = sum(2 if isinstance(update, LowRankUpdate) else 1 for update in updates)
+    if n_used != len(tensors):
+        raise EditError(
+            f"{path.name} holds {counted(len(tensors), 'tensor')}, and {JSON} lists {n_used}"
+        )
+    return updates
+
+
+def _update(entry: _UpdateEntry, number: int, tensors: dict[str, Tensor]) -> Update:
+    name = entry.weight_name
+    parts = ("delta",) if entry.kind == "dense" else ("left", "right")
+    for tensor in (tensors[f"{number}.{part}"] for part in parts):
+        if tensor.dtype not in FLOATS:
+            raise EditError(f"the change of '{name}' is of {tensor.dtype}, not of floats")
+        if not tensor.isfinite().all():
+            raise EditError(f"the change of '{name}' is not finite")
+    if entry.kind == "dense":
+        delta = tensors[f"{number}.delta"]
+        if delta.ndim != 2:
+            raise EditError(f"the change of '{name}' is not a matrix")
+        made = DenseUpdate(name, entry.layout, delta)
+    else:
+        left, right = tensors[f"{number}.left"], tensors[f"{number}.right"]
+        if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:
+            raise EditError(f"the factors of '{name}' do not fit together")
+        made = LowRankUpdate(name, entry.layout, left, right)
+    if entry.sha256 not in (None, made.digest):
+        raise EditError(f"the change of '{name}' is not the one that {JSON} describes")
+    return made

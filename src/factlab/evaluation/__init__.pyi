@@ -1,0 +1,9 @@
+from .configs import MeasureConfig as MeasureConfig
+from .reporting.report import report as report
+from .reporting.tables import EvalReport as EvalReport
+from .running.run import evaluate as evaluate
+from .running.saved_run import Run as Run
+from .running.saved_run import load_run as load_run
+from .running.sweep import Sweep as Sweep
+from .running.sweep import load_sweep as load_sweep
+from .running.sweep import sweep as sweep

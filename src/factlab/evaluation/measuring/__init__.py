@@ -1,0 +1,1 @@
+"""What is asked of one record on one edited model."""

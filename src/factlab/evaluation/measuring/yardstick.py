@@ -1,0 +1,271 @@
+"""Measuring records on differently edited models, many in one batch."""
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import pairwise
+
+from factlab.data.records import Record, References
+from factlab.data.reference_files import reference_key
+from factlab.editing.edit import Edit
+from factlab.errors import InvalidRequestError
+from factlab.evaluation.configs import MeasureConfig
+from factlab.evaluation.measuring.generated_text import Idf, consistency, weighted_entropy_bits
+from factlab.evaluation.measuring.likelihood import Question, hear
+from factlab.evaluation.measuring.ordinary_text import OrdinaryText, text_nlls
+from factlab.evaluation.measuring.rows import Asked, Drift, Group, Measurement, Written
+from factlab.models.allocator import memory_bounded_by
+from factlab.models.changes.rows import RowEdits
+from factlab.models.generation import cache_bytes_per_token, decode_continuation, generate_ids
+from factlab.models.language_model import LanguageModel
+
+# Random streams of a record's texts: more than any record has generation prompts.
+_STREAMS = 1000
+_ESSENCE_TOKENS = 100
+
+
+class Yardstick:
+    """What records are measured with, on one model.
+
+    Args:
+        lm: the model; it may have edits applied.
+        config: see `MeasureConfig`.
+        references: texts to compare generated ones with; without any there is no consistency.
+        ordinary_text: passages for the drift.
+        memory_gib: what the keys and values of all tokens that are in the model at once may take;
+            activations and logits come to about as much again.
+
+    Raises:
+        InvalidRequestError: there is not enough ordinary text, texts are to be longer than the
+            model can write, or the memory is not positive.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        config: MeasureConfig,
+        references: References,
+        ordinary_text: Sequence[str] = (),
+        memory_gib: float = 1.0,
+    ) -> None:
+        if not 0 < memory_gib < math.inf:
+            raise InvalidRequestError(
+                f"memory_gib={memory_gib} (--memory) must be a number of GiB, more than 0."
+            )
+        self.lm, self.config = lm, config
+        if config.n_generated != 0:
+            lm.check_length(config.text_tokens)
+        self._limit = max(1, int(memory_gib * 2**30 / cache_bytes_per_token(lm)))
+        self._references = references
+        texts = [reference.text for several in references.values() for reference in several]
+        self._idf = Idf.fit(texts) if texts else None
+        self._by_subject: dict[str, list[str]] = {}
+        for reference in (r for several in references.values() for r in several):
+            self._by_subject.setdefault(reference.subject, []).append(reference.text)
+        self._ordinary = (
+            OrdinaryText(lm, ordinary_text, config.drift_tokens, self._limit)
+            if config.drift_tokens
+            else None
+        )
+
+    def measure(
+        self, records: Sequence[Record], edits: Sequence[Edit] | None, generated: Sequence[bool]
+    ) -> list[Measurement]:
+        """Measure each record on its own edited model.
+
+        Args:
+            records: what to ask.
+            edits: one for each record; None for the model as it is, for all.
+            generated: for which records to generate texts.
+
+        Raises:
+            TokenizationError: a prompt is too long, or a target makes no token of its own.
+            MemoryLimitError: `memory_gib` is too large.
+        """
+        carried = None if edits is None else RowEdits(self.lm, [edit.updates for edit in edits])
+        owners = [0] * len(records) if edits is None else list(range(len(records)))
+        with memory_bounded_by("memory_gib (--memory)"), _active(carried):
+            asked = self._ask(records, owners, carried)
+            written = self._write(records, owners, generated, carried)
+            essence = self._essence(records, owners, carried)
+            drifts = self._drifts(records, carried)
+        return [
+            Measurement(
+                rewrite=tuple(a for group, a in own if group == "rewrite"),
+                paraphrase=tuple(a for group, a in own if group == "paraphrase"),
+                neighborhood=tuple(a for group, a in own if group == "neighborhood"),
+                written=written.get(i),
+                essence_nll=essence.get(i),
+                drift=drifts[i],
+            )
+            for i, own in enumerate(asked)
+        ]
+
+    def _ask(
+        self, records: Sequence[Record], owners: Sequence[int], edits: RowEdits | None
+    ) -> list[list[tuple[Group, Asked]]]:
+        lists = [
+            [
+                (ask, Question(ask.prompt, tuple(ask.targets.values()), owner))
+                for ask in asks(record)
+            ]
+            for record, owner in zip(records, owners, strict=True)
+        ]
+        flat = [question for own in lists for _, question in own]
+        heard = iter(hear(self.lm, flat, edits, self._limit))
+        return [
+            [
+                (ask.group, Asked(**dict(zip(ask.targets, next(heard), strict=True))))
+                for ask, _ in own
+            ]
+            for own in lists
+        ]
+
+    def _write(
+        self,
+        records: Sequence[Record],
+        owners: Sequence[int],
+        generated: Sequence[bool],
+        edits: RowEdits | None,
+    ) -> dict[int, Written]:
+        """Texts of the records that get some, all rows in few batches."""
+        rows: list[_TextRow] = []
+        for i, record in enumerate(records):
+            for n, prompt in enumerate(record.generation_prompts if generated[i] else ()):
+                ids = self.lm.encode(prompt).ids
+                rows.append(_TextRow(i, prompt, ids, record.case_id * _STREAMS + n))
+        texts: dict[int, list[str]] = {row.record: [] for row in rows}
+        by_row: dict[int, str] = {}
+        width = max([self.config.text_tokens, *(len(row.ids) for row in rows)])
+        n_batches = max(1, -(-len(rows) * width // self._limit))
+        for numbers in _equal_parts(len(rows), n_batches):
+            some = [rows[i] for i in numbers]
+            for i, row, new in zip(numbers, some, self._continue(some, owners, edits), strict=True):
+                by_row[i] = row.prompt.rstrip(" ") + decode_continuation(self.lm, row.ids, new)
+        for i, row in enumerate(rows):
+            texts[row.record].append(by_row[i])
+        return {i: self._judged(records[i], tuple(own)) for i, own in texts.items()}
+
+    def _continue(
+        self, rows: Sequence["_TextRow"], owners: Sequence[int], edits: RowEdits | None
+    ) -> list[list[int]]:
+        def tell(running: Sequence[int]) -> None:
+            if edits is not None:
+                edits.owners = [owners[rows[i].record] for i in running]
+
+        return generate_ids(
+            self.lm,
+            [row.ids for row in rows],
+            [max(0, self.config.text_tokens - len(row.ids)) for row in rows],
+            self.config.top_k,
+            self.config.seed,
+            streams=[row.stream for row in rows],
+            running=tell,
+        )
+
+    def _judged(self, record: Record, texts: tuple[str, ...]) -> Written:
+        key = reference_key(record)
+        references = [reference.text for reference in self._references.get(key, ())]
+        entropy = weighted_entropy_bits(texts)
+        if self._idf is None or not references:
+            # Reports count records by reason, so it must not be another for every record.
+            which = f" for some objects of relation {key[0]}" if self._references else ""
+            reason = f"there are no references{which}"
+            return Written(texts=texts, entropy=entropy, no_consistency=reason)
+        return Written(
+            texts=texts, entropy=entropy, consistency=consistency(self._idf, texts, references)
+        )
+
+    def _essence(
+        self, records: Sequence[Record], owners: Sequence[int], edits: RowEdits | None
+    ) -> dict[int, float]:
+        if not self.config.essence:
+            return {}
+        own = [self._by_subject.get(record.fact.subject, []) for record in records]
+        nlls = text_nlls(
+            self.lm,
+            [text for texts in own for text in texts],
+            [owner for owner, texts in zip(owners, own, strict=True) for _ in texts],
+            edits,
+            _ESSENCE_TOKENS,
+            self._limit,
+        )
+        found: dict[int, float] = {}
+        at = 0
+        for i, texts in enumerate(own):
+            known = [nll for nll in nlls[at : at + len(texts)] if nll is not None]
+            if known:
+                found[i] = math.fsum(known) / len(known)
+            at += len(texts)
+        return found
+
+    def _drifts(self, records: Sequence[Record], edits: RowEdits | None) -> Sequence[Drift | None]:
+        if self._ordinary is None:
+            return [None] * len(records)
+        if edits is None:  # one model for all
+            return self._ordinary.drift(1, None) * len(records)
+        return self._ordinary.drift(len(records), edits)
+
+
+def is_finite(found: Measurement) -> bool:
+    """Whether no number of a measurement is NaN or infinite, as a broken model makes them."""
+    asked = (*found.rewrite, *found.paraphrase, *found.neighborhood)
+    heard = [each for one in asked for each in (one.new, one.true) if each is not None]
+    values = [value for each in heard for value in each.logprobs]
+    if found.essence_nll is not None:
+        values.append(found.essence_nll)
+    if found.drift is not None:
+        values += [found.drift.kl, found.drift.nll]
+    return all(math.isfinite(value) for value in values)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One prompt of a record, and the targets that it is asked for.
+
+    Attributes:
+        group: which of the record's prompts it is.
+        prompt: the text.
+        targets: `new` and `true`, where they are asked for.
+    """
+
+    group: Group
+    prompt: str
+    targets: dict[str, str]
+
+
+def asks(record: Record) -> list[Ask]:
+    """All that a record asks: ROME paper, section 3.3; of zsRE, section 3.2."""
+    fact = record.fact
+    both = {"new": fact.target_new, "true": fact.target_true}
+    targets = {kind: target for kind, target in both.items() if target is not None}
+    found = [Ask("rewrite", fact.prompt, targets)]
+    found += [Ask("paraphrase", prompt, targets) for prompt in record.paraphrase_prompts]
+    answers = [{"true": answer} for answer in record.neighborhood_answers]
+    of_neighbours = answers or [targets] * len(record.neighborhood_prompts)
+    found += [
+        Ask("neighborhood", prompt, own)
+        for prompt, own in zip(record.neighborhood_prompts, of_neighbours, strict=True)
+    ]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _TextRow:
+    """A generation prompt, the number of its record, and its stream of random numbers."""
+
+    record: int
+    prompt: str
+    ids: tuple[int, ...]
+    stream: int
+
+
+def _equal_parts(count: int, n_parts: int) -> list[range]:
+    """Some numbers in parts of nearly the same size."""
+    bounds = [count * i // n_parts for i in range(n_parts + 1)]
+    return [range(a, b) for a, b in pairwise(bounds) if a < b]
+
+
+def _active(edits: RowEdits | None) -> AbstractContextManager[None]:
+    return nullcontext() if edits is None else edits.active()

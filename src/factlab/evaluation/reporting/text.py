@@ -1,0 +1,68 @@
+"""A report as plain text for a terminal, and as HTML for a notebook."""
+
+import html
+import textwrap
+from collections.abc import Sequence
+
+from factlab.evaluation.reporting.formats import cells, header, table_title
+from factlab.evaluation.reporting.notes import notes, short_legend
+from factlab.evaluation.reporting.tables import EvalReport, ReportTable
+
+_WIDTH = 100
+
+
+def to_text(report: EvalReport) -> str:
+    """Tables with their notes, lined up by spaces, and once what the columns mean."""
+    parts = [_table_text(table) for table in report.tables]
+    return "\n\n".join([*parts, textwrap.fill(short_legend(report.tables), _WIDTH)])
+
+
+def to_html(report: EvalReport) -> str:
+    """The same as HTML."""
+    parts = [_table_html(table) for table in report.tables]
+    return "\n".join([*parts, f"<p><small>{html.escape(short_legend(report.tables))}</small></p>"])
+
+
+def summary(report: EvalReport) -> str:
+    """What is in a report, in a line for each table."""
+    lines = [
+        f"{table_title(table)}: {', '.join(row.label for row in table.rows)}"
+        for table in report.tables
+    ]
+    shown = [textwrap.shorten(line, _WIDTH, placeholder=" ...") for line in lines]
+    return "\n".join(
+        ["EvalReport, to be printed, plotted or saved:", *(f"  {line}" for line in shown)]
+    )
+
+
+def _table_text(table: ReportTable) -> str:
+    lines = _lines(table)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = [
+        "  ".join([
+            line[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
+        ]).rstrip()
+        for line in lines
+    ]  # fmt: skip
+    said = [textwrap.fill(note, _WIDTH) for note in notes(table)]
+    for case in table.cases:
+        said += [f"\nCase {case.case_id}: {case.statement}"]
+        said += [f"  {label}: {text}" for label, text in case.lines()]
+    return "\n".join([table_title(table), *aligned, *said])
+
+
+def _table_html(table: ReportTable) -> str:
+    heads, *rows = _lines(table)
+    body = [_row_html("th", heads), *(_row_html("td", row) for row in rows)]
+    said = "".join(f"<p><small>{html.escape(note)}</small></p>" for note in notes(table))
+    title = f"<caption>{html.escape(table_title(table))}</caption>"
+    return f"<table>{title}{''.join(body)}</table>{said}"
+
+
+def _row_html(tag: str, values: Sequence[str]) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(value)}</{tag}>" for value in values) + "</tr>"
+
+
+def _lines(table: ReportTable) -> list[list[str]]:
+    return [header(table), *(cells(table, row) for row in table.rows)]

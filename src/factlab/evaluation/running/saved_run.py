@@ -1,0 +1,172 @@
+"""An evaluation as it lies on disk: what was asked for, and one row per record so far."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from factlab.data.records import Benchmark
+from factlab.documents import JsonValue, check_format, validated
+from factlab.evaluation.measuring.rows import Row
+from factlab.journal import Journal
+
+FORMAT = "factlab evaluation 1"
+ADVICE = "Run that evaluation again in a new folder."
+
+
+class RunModel(BaseModel):
+    """The model that was edited.
+
+    Attributes:
+        name: where it was loaded from.
+        fingerprint: of its weights.
+        dtype: of its weights.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    fingerprint: str
+    dtype: str
+
+
+class RunData(BaseModel):
+    """The records that were measured.
+
+    Attributes:
+        name: of the data set, or of its file.
+        sha256: of the records.
+        n_records: that were given to the run.
+        benchmark: which one it belongs to.
+        references: hash of the texts that generated ones were compared with.
+        ordinary_text: hash of the passages for the drift, if that was measured.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    sha256: str
+    n_records: int
+    benchmark: Benchmark
+    references: str = ""
+    ordinary_text: str | None = None
+
+
+class RunRequest(BaseModel):
+    """What a report needs to know of what was asked for.
+
+    Attributes:
+        model: what was edited.
+        data: what was measured.
+        method: what wrote the facts.
+        config: of the method; None for its defaults.
+        mode: `each` for one edited model per record, `together` or `sequence` for one with all.
+        generation: settings of the generated texts, if any.
+        drift_tokens: of ordinary text on which the drift was measured.
+        seed: of everything that is drawn.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    model: RunModel
+    data: RunData
+    method: str
+    config: JsonValue = None
+    mode: str = "each"
+    generation: JsonValue = None
+    drift_tokens: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Run:
+    """One evaluation, finished or not.
+
+    Attributes:
+        request: what was asked for.
+        versions: of what it ran with; several, with commas between, if it went on with others.
+        config: of the method, with what the first edit settled.
+        n_cases: how many records it is about.
+        n_unusable: how many more were given that cannot be asked of this model.
+        rows: of those that are done, by case.
+    """
+
+    request: RunRequest
+    versions: Mapping[str, str]
+    config: JsonValue
+    n_cases: int
+    n_unusable: int
+    rows: tuple[Row, ...]
+
+    def __repr__(self) -> str:
+        asked = self.request
+        done = f"{len(self.rows)} of {self.n_cases} records of {asked.data.name}"
+        return f"Run({asked.method}, {asked.mode}, {done}, {asked.model.name})"
+
+    def __hash__(self) -> int:
+        asked = self.request
+        return hash((asked.model.fingerprint, asked.data.sha256, asked.method, len(self.rows)))
+
+    def shares_table(self, other: "Run") -> bool:
+        """Whether both are of one model and one data set, perhaps of different parts of it."""
+        ours, theirs = self.request, other.request
+        return (
+            ours.data.benchmark == theirs.data.benchmark
+            and ours.model.fingerprint == theirs.model.fingerprint
+            and ours.model.dtype == theirs.model.dtype
+            and (ours.data.sha256 == theirs.data.sha256 or ours.data.name == theirs.data.name)
+        )
+
+    @property
+    def n_missing(self) -> int:
+        """Records not done yet."""
+        return self.n_cases - len(self.rows)
+
+    @property
+    def failed(self) -> tuple[Row, ...]:
+        """Records whose edit failed."""
+        return tuple(row for row in self.rows if row.failed)
+
+    @property
+    def n_edits(self) -> int:
+        """How many edits are in a model that was measured."""
+        return 1 if self.request.mode == "each" else self.n_cases
+
+
+def load_run(folder: str | Path) -> Run:
+    """Read the folder of an evaluation.
+
+    Raises:
+        StorageError: it holds no such run, or is damaged; names the record.
+    """
+    folder = Path(folder)
+    journal = Journal.load(folder)
+    found, where = journal.findings, f"'{folder / 'run.json'}'"
+    check_format(journal.request.get("format"), FORMAT, where, "of an evaluation")
+    request = validated(RunRequest, journal.request, where, ADVICE)
+    cases, unusable = journal.cases(request.data.n_records), found.get("unusable")
+    rows = [
+        validated(Row, journal.records[case], f"Case {case} of '{folder}'", ADVICE)
+        for case in sorted(journal.records)
+    ]
+    rows.sort(key=lambda row: row.case_id)
+    return Run(
+        request=request,
+        versions=_together(journal.versions),
+        config=found.get("config", request.config),
+        n_cases=len(cases),
+        n_unusable=len(unusable) if isinstance(unusable, dict) else 0,
+        rows=tuple(rows),
+    )
+
+
+def _together(sittings: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Every version of every program."""
+    found: dict[str, list[str]] = {}
+    for versions in sittings:
+        for name, version in versions.items():
+            known = found.setdefault(name, [])
+            if version not in known:
+                known.append(version)
+    return {name: ", ".join(known) for name, known in found.items()}

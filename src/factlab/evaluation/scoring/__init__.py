@@ -1,0 +1,1 @@
+"""Scores of what was measured, with their uncertainty."""

@@ -1,0 +1,14 @@
+from .average import AverageTrace as AverageTrace
+from .average_run import average_trace as average_trace
+from .configs import TraceConfig as TraceConfig
+from .corruption_kinds import GaussianNoise as GaussianNoise
+from .corruption_kinds import MultivariateNoise as MultivariateNoise
+from .corruption_kinds import StudentNoise as StudentNoise
+from .corruption_kinds import Substitution as Substitution
+from .corruption_kinds import UniformNoise as UniformNoise
+from .knowns import build_known as build_known
+from .knowns import knows as knows
+from .layers import LayerChoice as LayerChoice
+from .layers import recommend_layer as recommend_layer
+from .result import CausalTrace as CausalTrace
+from .trace import causal_trace as causal_trace
