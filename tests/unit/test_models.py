@@ -9,8 +9,8 @@ from conftest import FAMILIES, HABITS, SINGLE_INSIDE
 from factlab.errors import InvalidRequestError, TokenizationError, UnsupportedModelError
 from factlab.hooks import Site, Stream, intervene, record
 from factlab.models.cache import Prefix, RecordingCache
-from factlab.models.decoder import Decoder
 from factlab.models.generation import generate_ids
+from factlab.models.language_model import LanguageModel
 from factlab.tokens import pad
 
 PROMPTS = ["The Eiffel Tower is located in", "Rome", "Miles Davis plays the trumpet in Seattle"]
@@ -252,13 +252,12 @@ def test_an_unlisted_family_is_discovered(make_model, family, monkeypatch):
 
     known = make_model(family)
     monkeypatch.delitem(ARCHITECTURES, family)
-    found = Decoder(known.model, known.tokenizer).architecture
+    found = LanguageModel(known.model, known.tokenizer).architecture
     assert found == known.architecture
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_model_that_does_more_than_its_layers_is_refused(make_model, dtype):
-    from factlab.models.language_model import LanguageModel
 
     lm = make_model("llama", dtype=dtype)
     base, original = lm.model.model, lm.model.model.norm.forward
@@ -278,7 +277,6 @@ def test_a_model_that_does_more_than_its_layers_is_refused(make_model, dtype):
 
 def test_a_layer_that_cannot_be_run_by_itself_is_refused(make_model, monkeypatch):
     """Some releases of transformers give a layer a mask that only their own loop understands."""
-    from factlab.models.language_model import LanguageModel
 
     lm = make_model("llama")
     message = "The size of tensor a (6) must match\nthe size of tensor b (7) at dimension 3"
@@ -296,7 +294,6 @@ def test_a_layer_that_cannot_be_run_by_itself_is_refused(make_model, monkeypatch
 
 
 def test_wrapping_a_model_in_training_mode_changes_nothing(make_model):
-    from factlab.models.language_model import LanguageModel
 
     lm = make_model("biogpt")  # drops out of its embeddings when training
     expected = lm.next_token_probs(PROMPTS)
@@ -313,8 +310,6 @@ def test_wrapping_a_model_in_training_mode_changes_nothing(make_model):
 
 def test_mixtures_of_experts_and_encoders_are_refused(make_model):
     from transformers import BertConfig, BertForMaskedLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
-
-    from factlab.models.language_model import LanguageModel
 
     tokenizer = make_model("gpt2").tokenizer
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 400}

@@ -21,7 +21,7 @@ from factlab.editing.shipping.folders import check_destination, check_new_folder
 from factlab.errors import EditError, WrongModelError
 from factlab.facts import Fact
 from factlab.models.changes.update import Update
-from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +62,7 @@ class Edit:
     # -- on a model -------------------------------------------------------------------------
 
     @contextmanager
-    def applied(self, lm: Decoder, force: bool = False) -> Iterator[None]:
+    def applied(self, lm: LanguageModel, force: bool = False) -> Iterator[None]:
         """Apply inside the block and undo after it, to the bit, whatever happens inside.
 
         Edits nest, and may be undone in any order.
@@ -76,7 +76,7 @@ class Edit:
         finally:
             undo()
 
-    def apply_(self, lm: Decoder, force: bool = False) -> Callable[[], None]:
+    def apply_(self, lm: LanguageModel, force: bool = False) -> Callable[[], None]:
         """Change the model's weights.
 
         Args:
@@ -99,7 +99,7 @@ class Edit:
 
         return undo
 
-    def _check_model(self, lm: Decoder) -> None:
+    def _check_model(self, lm: LanguageModel) -> None:
         if self.base.fingerprint != lm.fingerprint:
             raise WrongModelError(
                 f"This edit was made for {self.base.name} (fingerprint "
@@ -158,7 +158,7 @@ class Edit:
 
     # -- for others -------------------------------------------------------------------------
 
-    def merge_into(self, lm: Decoder, folder: str | Path) -> None:
+    def merge_into(self, lm: LanguageModel, folder: str | Path) -> None:
         """Write the edited model as an ordinary Hugging Face checkpoint; `lm` stays as it is.
 
         Other edits that are on the model are written too.
@@ -206,7 +206,7 @@ class Edit:
         return write_adapter(self.updates, self.base.name, Path(folder), rank)
 
     @classmethod
-    def from_peft(cls, folder: str | Path, lm: Decoder) -> "Edit":
+    def from_peft(cls, folder: str | Path, lm: LanguageModel) -> "Edit":
         """Read a plain LoRA adapter as an edit; its method is `peft` and it lists no facts.
 
         Args:
@@ -235,5 +235,5 @@ def current_versions() -> dict[str, str]:
     return {name: version(name) for name in ("factlab", "torch", "transformers")}
 
 
-def _active_digests(lm: Decoder) -> set[str]:
+def _active_digests(lm: LanguageModel) -> set[str]:
     return {patch.digest for patch in lm.patches.active if isinstance(patch, Update)}

@@ -11,7 +11,6 @@ from factlab.data.well_known import WELL_KNOWN
 from factlab.editing.preset_table import PRESETS, Preset
 from factlab.errors import InvalidRequestError, nearest
 from factlab.facts import Fact
-from factlab.models.decoder import Decoder
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback
 from factlab.tracing.knowns import knows
@@ -23,7 +22,7 @@ _log = logging.getLogger(__name__)
 _XL = next(preset for preset in PRESETS if preset.model == "GPT-2 XL")
 
 
-def preset_of(lm: Decoder) -> Preset | None:
+def preset_of(lm: LanguageModel) -> Preset | None:
     """The preset of a model's family and size, if there is one."""
     shape = (lm.architecture.family, lm.n_layers, lm.d_model)
     for preset in PRESETS:

@@ -1,18 +1,21 @@
 """Conversations, in the words of a model's own chat template."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import jinja2
 
 from factlab.errors import InvalidRequestError
-from factlab.models.decoder import Decoder
 from factlab.models.generation import Sampling, decode_continuation, generate_ids
 from factlab.writing import check_text
+
+if TYPE_CHECKING:
+    from factlab.models.language_model import LanguageModel
 
 _FIELDS = ("role", "content")
 
 
-def chat_prompt(lm: Decoder, messages: str | Sequence[Mapping[str, str]]) -> str:
+def chat_prompt(lm: "LanguageModel", messages: str | Sequence[Mapping[str, str]]) -> str:
     """The text that the model answers; see `LanguageModel.chat_prompt`."""
     listed = _checked(messages)
     if not lm.tokenizer.chat_template:
@@ -32,7 +35,7 @@ def chat_prompt(lm: Decoder, messages: str | Sequence[Mapping[str, str]]) -> str
 
 
 def answer(
-    lm: Decoder,
+    lm: "LanguageModel",
     messages: str | Sequence[Mapping[str, str]],
     max_new_tokens: int,
     sampling: Sampling,

@@ -25,7 +25,7 @@ from factlab.tokens import pad
 from factlab.transformers_api import is_marked_as_recorded, remove_recorded_mark
 
 if TYPE_CHECKING:
-    from factlab.models.decoder import Decoder
+    from factlab.models.language_model import LanguageModel
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -108,7 +108,7 @@ def check_structure(model: PreTrainedModel, architecture: Architecture) -> bool:
 
 
 @torch.no_grad()
-def check_replay(lm: "Decoder") -> None:
+def check_replay(lm: "LanguageModel") -> None:
     """Compare the replay engine with the model's own forward pass.
 
     Raises:

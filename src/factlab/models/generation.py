@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -10,11 +11,13 @@ from torch import Tensor
 
 from factlab.errors import InvalidRequestError, TokenizationError
 from factlab.models.cache import Prefix, RecordingCache
-from factlab.models.decoder import Decoder
 from factlab.models.replay import select_rows
 from factlab.progress import ProgressCallback, silent
 from factlab.tokens import TokenBatch, pad, start_token_ids
 from factlab.writing import check_texts
+
+if TYPE_CHECKING:
+    from factlab.models.language_model import LanguageModel
 
 # How a row's random numbers follow from seed and row. A run that was begun with another number
 # cannot go on with this one: half of its texts would be others than those of an unbroken run.
@@ -60,7 +63,7 @@ class Sampling:
 
 
 def generate_text(
-    lm: Decoder, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling, seed: int
+    lm: "LanguageModel", prompts: Sequence[str], max_new_tokens: int, sampling: Sampling, seed: int
 ) -> list[str]:
     """Continue prompts; see `LanguageModel.generate_batch`."""
     check_texts(prompts, "prompts")
@@ -72,7 +75,7 @@ def generate_text(
     ]
 
 
-def decode_continuation(lm: Decoder, row: Sequence[int], new: Sequence[int]) -> str:
+def decode_continuation(lm: "LanguageModel", row: Sequence[int], new: Sequence[int]) -> str:
     """Text of the new tokens. Decoded with what precedes them: some decoders drop a first space."""
     before = str(lm.tokenizer.decode(list(row), skip_special_tokens=True))
     whole = str(lm.tokenizer.decode([*row, *new], skip_special_tokens=True))
@@ -81,7 +84,7 @@ def decode_continuation(lm: Decoder, row: Sequence[int], new: Sequence[int]) -> 
 
 @torch.no_grad()
 def generate_ids(
-    lm: Decoder,
+    lm: "LanguageModel",
     rows: Sequence[Sequence[int]],
     max_new_tokens: int | Sequence[int],
     sampling: Sampling | int,
@@ -159,7 +162,7 @@ def _nobody(_rows: Sequence[int]) -> None:
 
 
 def _prefill(
-    lm: Decoder, rows: Sequence[Sequence[int]], room: int
+    lm: "LanguageModel", rows: Sequence[Sequence[int]], room: int
 ) -> tuple[Float[Tensor, "batch d_model"], TokenBatch, RecordingCache]:
     """Run the prompts; then line their ends up in one column, with room for new tokens behind."""
     lengths = [len(row) for row in rows]
@@ -211,7 +214,7 @@ def _extended(batch: TokenBatch, chosen: Int[Tensor, " batch"]) -> TokenBatch:
     return TokenBatch(ids, is_token, batch.pads_left)
 
 
-def eos_ids(lm: Decoder) -> set[int]:
+def eos_ids(lm: "LanguageModel") -> set[int]:
     """Tokens that end a text, by the model's generation config and the tokenizer.
 
     An id that the model has no embedding for, such as GPT-2's in a smaller vocabulary, is none.
@@ -222,7 +225,7 @@ def eos_ids(lm: Decoder) -> set[int]:
     return {i for i in every if isinstance(i, int) and _has_embedding(lm, i)}
 
 
-def start_token_id(lm: Decoder) -> int:
+def start_token_id(lm: "LanguageModel") -> int:
     """The token from which a model samples text of its own: BOS, or else EOS or the like.
 
     Raises:
@@ -243,12 +246,12 @@ def start_token_id(lm: Decoder) -> int:
     )
 
 
-def _has_embedding(lm: Decoder, token_id: int) -> bool:
+def _has_embedding(lm: "LanguageModel", token_id: int) -> bool:
     return 0 <= token_id < lm.embedding.num_embeddings
 
 
 @torch.no_grad()
-def cache_bytes_per_token(lm: Decoder) -> int:
+def cache_bytes_per_token(lm: "LanguageModel") -> int:
     """Memory that the keys and values of one token take, all layers together."""
     cache = RecordingCache(lm.n_layers, 1)
     with lm.frozen():

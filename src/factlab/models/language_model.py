@@ -1,24 +1,30 @@
 """`LanguageModel`: the noun that everything else takes as its first argument."""
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from factlab import tokens
-from factlab.facts import Joint, joined_by
-from factlab.models import chat, generation, scoring
-from factlab.models.check import check_replay
-from factlab.models.decoder import Decoder
+from factlab.architectures import architecture_of, attention_inputs, layout_of
+from factlab.errors import InvalidRequestError
+from factlab.facts import Fact, Joint, TokenSpan, joined_by
+from factlab.families import Architecture, Layout
+from factlab.hooks import Site, Stream
+from factlab.models import chat, generation, scoring, texts
+from factlab.models.accept import check_model, check_tokenizer
+from factlab.models.changes.board import PatchBoard
+from factlab.models.check import check_finite, check_replay, check_structure, resolve
+from factlab.models.identity import Fingerprints
+from factlab.models.products import fast_products
+from factlab.models.replay import Frame, Hidden, Shell
 from factlab.writing import check_text, check_texts
 
-_log = logging.getLogger(__name__)
-_N_SHOWN = 5  # tokens that a message lists
 
-
-class LanguageModel(Decoder):
+class LanguageModel:
     """A Hugging Face causal language model with everything factlab knows about its structure.
 
     Works on objects you already have. They are used, never changed, except by an edit that you
@@ -44,9 +50,219 @@ class LanguageModel(Decoder):
         tokenizer: PreTrainedTokenizerBase,
         name: str | None = None,
     ) -> None:
-        super().__init__(model, tokenizer, name)
+        check_model(model)
+        check_tokenizer(tokenizer)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name = name or str(getattr(model.config, "name_or_path", "")) or type(model).__name__
+        self.architecture: Architecture = architecture_of(model)
+        check_finite(model)
+        returns_tuple = check_structure(model, self.architecture)
+        self.patches = PatchBoard(model)
+        self.shell = Shell(model, self.architecture, returns_tuple)
+        self._layers = list(model.get_submodule(self.architecture.layers).children())
+        self._fingerprints = Fingerprints(model)
         check_replay(self)
-        _warn_of_unknown_tokens(self)
+        texts.warn_of_unknown_tokens(self)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.name!r}, family={self.architecture.family!r}, "
+            f"n_layers={self.n_layers}, d_model={self.d_model}, d_mlp={self.d_mlp}, "
+            f"dtype={self.dtype}, device={str(self.device)!r})"
+        )
+
+    # -- dimensions -------------------------------------------------------------------------
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder layers."""
+        return len(self._layers)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self._mlp_shape(0)[0]
+
+    @property
+    def d_mlp(self) -> int:
+        """Width of the MLP's hidden layer: the length of a key."""
+        return self._mlp_shape(0)[1]
+
+    @property
+    def context_length(self) -> int | None:
+        """Longest sequence the model takes, if its config says."""
+        config = self.model.config.get_text_config(decoder=True)
+        length = getattr(config, "max_position_embeddings", None)
+        return length if isinstance(length, int) else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the token embedding is, and so where inputs go."""
+        return self.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Float type of the weights."""
+        return self.mlp_weight(0).dtype
+
+    def _mlp_shape(self, layer: int) -> tuple[int, int]:
+        """(d_model, d_mlp), whatever the layout."""
+        shape = tuple(self.mlp_weight(layer).shape)
+        return (shape[0], shape[1]) if self.mlp_layout == "out_in" else (shape[1], shape[0])
+
+    # -- parts ------------------------------------------------------------------------------
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The token embedding."""
+        return resolve(self.model, self.architecture.embed, nn.Embedding)
+
+    def layer(self, index: int) -> nn.Module:
+        """The decoder layer with this 0-based index.
+
+        Raises:
+            InvalidRequestError: there is no such layer.
+        """
+        if not 0 <= index < self.n_layers:
+            raise InvalidRequestError(
+                f"Layer {index} is out of range: {self.name} has layers 0 to {self.n_layers - 1}."
+            )
+        return self._layers[index]
+
+    def module(self, site: Site) -> nn.Module:
+        """The module whose output (for `MLP_HIDDEN`: input) is the state at `site`."""
+        if site.stream is Stream.EMBED:
+            return self.embedding
+        layer = self.layer(site.layer)
+        if site.stream is Stream.BLOCK:
+            return layer
+        path = (
+            self.architecture.attn_out if site.stream is Stream.ATTN else self.architecture.mlp_out
+        )
+        return layer.get_submodule(path)
+
+    def mlp_weight_name(self, layer: int) -> str:
+        """Parameter name of the layer's MLP output projection (W_proj of the ROME paper)."""
+        self.layer(layer)
+        return f"{self.architecture.layers}.{layer}.{self.architecture.mlp_out}.weight"
+
+    def mlp_weight(self, layer: int) -> nn.Parameter:
+        """That parameter, in the layer's own layout."""
+        return self.model.get_parameter(self.mlp_weight_name(layer))
+
+    def attn_weight_names(self, layer: int) -> list[str]:
+        """Parameter names of the projections that read into a layer's attention (q, k, v)."""
+        inside = attention_inputs(self.layer(layer), self.architecture)
+        return [f"{self.architecture.layers}.{layer}.{path}.weight" for path in inside]
+
+    def layout_of(self, weight_name: str) -> Layout:
+        """Orientation of a projection's weight."""
+        return layout_of(self.model.get_submodule(weight_name.removesuffix(".weight")))
+
+    @property
+    def mlp_layout(self) -> Layout:
+        """Orientation of MLP output projections: `out_in` (nn.Linear) or `in_out` (Conv1D)."""
+        return layout_of(self.module(Site(0, Stream.MLP)))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of config and weights, any applied edits taken off: what this model *is*."""
+        return self._fingerprints.of(self.patches.originals())
+
+    @property
+    def live_fingerprint(self) -> str:
+        """The same of the weights as they are now, applied edits included."""
+        return self._fingerprints.of({})
+
+    # -- running ----------------------------------------------------------------------------
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Evaluation mode, no parameter gradients, fast products inside the block; as before after.
+
+        Gradients still flow through the model to tensors that ask for them.
+        """
+        modes = [(module, module.training) for module in self.model.modules()]
+        flags = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
+        try:
+            for module, _ in modes:
+                module.training = False
+            for parameter, _ in flags:
+                parameter.requires_grad = False
+            with fast_products(module for module, _ in modes):
+                yield
+        finally:
+            for module, training in modes:
+                module.training = training
+            for parameter, requires_grad in flags:
+                parameter.requires_grad = requires_grad
+
+    def frame(
+        self,
+        batch: tokens.TokenBatch,
+        cache: Cache | None = None,
+        start: int = 0,
+        rows: int | None = None,
+    ) -> Frame:
+        """Make columns `start` onwards of a batch ready to enter the layers; see `Shell.frame`."""
+        return self.shell.frame(batch, cache, start, rows)
+
+    def step(self, frame: Frame, hidden: Hidden, layer: int) -> Hidden:
+        """Run one layer."""
+        args, kwargs = frame.calls[layer]
+        output = self._layers[layer](hidden, *args, **kwargs)
+        return output[0] if isinstance(output, tuple) else output
+
+    def run(
+        self, frame: Frame, hidden: Hidden | None = None, first: int = 0, stop: int | None = None
+    ) -> Hidden:
+        """Run layers `first` up to, not including, `stop`.
+
+        Args:
+            frame: what `frame()` returned.
+            hidden: input of layer `first`; the frame's own entry by default.
+            first: first layer to run.
+            stop: layer to stop before; all the rest by default.
+        """
+        state = frame.entry if hidden is None else hidden
+        for layer in range(first, self.n_layers if stop is None else stop):
+            state = self.step(frame, state, layer)
+        return state
+
+    def readout(self, hidden: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
+        """Logits of states that leave the last layer."""
+        return self.shell.readout(hidden)
+
+    # -- text -------------------------------------------------------------------------------
+
+    def tokenise(self, text: str) -> tokens.Tokens:
+        """Tokenise a text of any length; see `texts.tokenise`."""
+        return texts.tokenise(self, text)
+
+    def encode(self, text: str) -> tokens.Tokens:
+        """Tokenise a prompt and check that it fits; see `texts.encode`."""
+        return texts.encode(self, text)
+
+    def encode_fact(self, fact: Fact) -> tuple[tokens.Tokens, TokenSpan]:
+        """Tokenise a fact's prompt and find its subject; see `texts.encode_fact`."""
+        return texts.encode_fact(self, fact)
+
+    def encode_continuation(self, prompt: str, target: str) -> tuple[tokens.Tokens, int]:
+        """Tokenise a prompt and what follows it; see `tokens.encode_continuation`."""
+        return texts.encode_continuation(self, prompt, target)
+
+    def check_length(self, n_tokens: int) -> None:
+        """Refuse what the model cannot take; see `texts.check_length`."""
+        texts.check_length(self, n_tokens)
+
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """Refuse tokens that the model has no embedding for; see `texts.check_ids`."""
+        texts.check_ids(self, ids)
+
+    def room_behind(self, prompts: Sequence[str], wanted: int) -> int:
+        """How many tokens fit behind every prompt; see `texts.room_behind`."""
+        return texts.room_behind(self, prompts, wanted)
 
     def next_token_probs(
         self, prompts: Sequence[str], batch_size: int = 32
@@ -176,18 +392,3 @@ class LanguageModel(Decoder):
         """
         sampling = generation.Sampling.of(top_k, temperature, top_p)
         return chat.answer(self, messages, max_new_tokens, sampling, seed)
-
-
-def _warn_of_unknown_tokens(lm: LanguageModel) -> None:
-    n_rows = lm.embedding.num_embeddings
-    if len(lm.tokenizer) <= n_rows:  # as far as ids are consecutive
-        return
-    unknown = sorted((i, text) for text, i in lm.tokenizer.get_vocab().items() if i >= n_rows)
-    if unknown:
-        listed = ", ".join(f"{text!r} (id {i})" for i, text in unknown[:_N_SHOWN])
-        more = ", ..." if len(unknown) > _N_SHOWN else ""
-        _log.warning(
-            "%s has embeddings for %d tokens; its tokenizer has %d more: %s%s. Texts with them are "
-            "refused. If they were added, call model.resize_token_embeddings(%d) and train them.",
-            lm.name, n_rows, len(unknown), listed, more, unknown[-1][0] + 1,
-        )  # fmt: skip

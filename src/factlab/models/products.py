@@ -2,7 +2,7 @@
 
 torch multiplies float32 matrices on x86 with MKL, which on processors not made by Intel keeps to
 AVX2. oneDNN, which torch ships too and uses for bfloat16, goes by what the processor can do: on an
-AMD EPYC it is 2.2 times as fast, at the same precision. While a `Decoder` is frozen, its linear
+AMD EPYC it is 2.2 times as fast, at the same precision. While a model is frozen, its linear
 layers multiply through oneDNN.
 """
 

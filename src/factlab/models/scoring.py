@@ -3,16 +3,19 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from factlab.errors import InvalidRequestError, counted
-from factlab.models.decoder import Decoder
 from factlab.models.replay import select_rows
 from factlab.tokens import pad
 from factlab.writing import check_texts
+
+if TYPE_CHECKING:
+    from factlab.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ def _by_length(rows: Sequence[Sequence[int]], batch_size: int) -> list[list[int]
 
 @torch.no_grad()
 def next_token_probs(
-    lm: Decoder, prompts: Sequence[str], batch_size: int
+    lm: "LanguageModel", prompts: Sequence[str], batch_size: int
 ) -> Float[Tensor, "batch vocab"]:
     """Distribution of the token after each prompt, float32 on the CPU."""
     check_texts(prompts, "prompts")
@@ -79,7 +82,7 @@ def next_token_probs(
 
 @torch.no_grad()
 def score(
-    lm: Decoder, prompts: Sequence[str], targets: Sequence[str], batch_size: int
+    lm: "LanguageModel", prompts: Sequence[str], targets: Sequence[str], batch_size: int
 ) -> list[Continuation]:
     """Score each target after its prompt. Logits are computed where a target token is, only.
 

@@ -36,7 +36,7 @@ from factlab.documents import check_format, described, parse_json
 from factlab.equality import EqualByContent
 from factlab.errors import InvalidRequestError, StorageError, TokenizationError, counted
 from factlab.facts import Fact
-from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
 from factlab.neurons.batch import Question, integrated_gradients
 from factlab.neurons.configs import NeuronConfig
 from factlab.neurons.quadrature import Quadrature
@@ -276,7 +276,7 @@ def check_threshold(threshold: float) -> None:
 
 @checked(several="fl.neurons.attribute_neurons_each")
 def attribute_neurons(
-    lm: Decoder,
+    lm: LanguageModel,
     prompt: str | Fact,
     target: str | None = None,
     config: NeuronConfig | None = None,
@@ -300,7 +300,7 @@ def attribute_neurons(
 
 @checked()
 def attribute_neurons_each(
-    lm: Decoder,
+    lm: LanguageModel,
     prompts: Sequence[str | Fact],
     targets: Sequence[str | None] | None = None,
     config: NeuronConfig | None = None,
@@ -363,7 +363,7 @@ def _warn_of_gaps(found: NeuronAttribution, tolerance: float | None) -> None:
         )  # fmt: skip
 
 
-def _question(lm: Decoder, prompt: str, target: str | None, config: NeuronConfig) -> Question:
+def _question(lm: LanguageModel, prompt: str, target: str | None, config: NeuronConfig) -> Question:
     if target is None:
         return Question(lm.encode(prompt).ids)
     try:

@@ -26,7 +26,7 @@ from torch import Tensor
 from factlab.hooks import Site, Stream, intervene
 from factlab.models.allocator import memory_bounded_by
 from factlab.models.cache import Prefix, RecordingCache
-from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
 from factlab.models.replay import Hidden
 from factlab.models.target_logprobs import target_logprobs
 from factlab.neurons.quadrature import GROWTH, Nodes, Quadrature
@@ -80,7 +80,7 @@ class Integrated:
 
 @torch.inference_mode(False)
 def integrated_gradients(
-    lm: Decoder,
+    lm: LanguageModel,
     questions: Sequence[Question],
     quadrature: Quadrature,
     max_batch_tokens: int | None,
@@ -122,7 +122,9 @@ class _Batch:
     """
 
     @torch.no_grad()
-    def __init__(self, lm: Decoder, questions: Sequence[Question], shares_at_once: int) -> None:
+    def __init__(
+        self, lm: LanguageModel, questions: Sequence[Question], shares_at_once: int
+    ) -> None:
         self._lm, self._n, self._at_once = lm, len(questions), shares_at_once
         rows = [(*q.ids, *q.target_ids[:-1]) for q in questions]
         last = [len(q.ids) - 1 for q in questions]

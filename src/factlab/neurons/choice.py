@@ -14,7 +14,7 @@ from torch import Tensor
 from factlab.arguments import checked
 from factlab.errors import EditError, InvalidRequestError
 from factlab.hooks import Site, Stream, intervene
-from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
 from factlab.models.target_logprobs import target_logprobs
 from factlab.neurons.attribution import Neuron, NeuronAttribution, check_threshold
 from factlab.tokens import pad
@@ -89,7 +89,7 @@ def check_choice(threshold: float, share: float) -> None:
 @checked()
 @torch.no_grad()
 def prob_with_scaled(
-    lm: Decoder, found: NeuronAttribution, neurons: Sequence[Neuron], factor: float
+    lm: LanguageModel, found: NeuronAttribution, neurons: Sequence[Neuron], factor: float
 ) -> float:
     """Probability of an attributed answer when some neurons at the last token are scaled.
 

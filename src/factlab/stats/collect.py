@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from factlab.hooks import Site, Stream, record
-from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.stats.corpus import Corpus
 from factlab.stats.moments import MomentAccumulator, SecondMoment
@@ -14,7 +14,7 @@ from factlab.tokens import groups, pad
 
 @torch.no_grad()
 def collect_second_moments(
-    lm: Decoder,
+    lm: LanguageModel,
     layers: Sequence[int],
     corpus: Corpus,
     progress: ProgressCallback = silent,

@@ -7,7 +7,7 @@ from pydantic import Field, PositiveFloat
 from factlab.config import Config
 
 if TYPE_CHECKING:
-    from factlab.models.decoder import Decoder
+    from factlab.models.language_model import LanguageModel
 
 
 class StatsConfig(Config):
@@ -21,6 +21,6 @@ class StatsConfig(Config):
     row_length: int = Field(default=128, ge=8)
     seed: int = Field(default=0, ge=0, lt=2**32)
 
-    def n_tokens(self, lm: "Decoder") -> int:
+    def n_tokens(self, lm: "LanguageModel") -> int:
         """The budget for a model."""
         return round(self.tokens_per_dim * lm.d_mlp)

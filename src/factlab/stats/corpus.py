@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from factlab.errors import InvalidRequestError, StatisticsError, StorageError
-from factlab.models.decoder import Decoder
 from factlab.models.generation import eos_ids, generate_ids, start_token_id
+from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.storage import cache_dir, read_tensors, write_tensors
 
@@ -38,7 +38,7 @@ class Corpus:
 
 
 def corpus_from_texts(
-    lm: Decoder, texts: Iterable[str], source: str, n_tokens: int, row_length: int
+    lm: LanguageModel, texts: Iterable[str], source: str, n_tokens: int, row_length: int
 ) -> Corpus:
     """Tokenise texts and cut them into rows until there are enough tokens.
 
@@ -69,7 +69,7 @@ def corpus_from_texts(
     return Corpus(tuple(rows), source)
 
 
-def corpus_from_files(lm: Decoder, path: Path, n_tokens: int, row_length: int) -> Corpus:
+def corpus_from_files(lm: LanguageModel, path: Path, n_tokens: int, row_length: int) -> Corpus:
     """Text from one UTF-8 file, or from every `.txt` and `.md` file of a folder, in order of name.
 
     Raises:
@@ -102,7 +102,7 @@ def _paragraphs(files: Iterable[Path], characters: int = 4000) -> Iterator[str]:
 
 
 def corpus_from_dataset(
-    lm: Decoder, name: str, config: str | None, n_tokens: int, row_length: int
+    lm: LanguageModel, name: str, config: str | None, n_tokens: int, row_length: int
 ) -> Corpus:
     """Text from a Hugging Face data set, streamed: only what is used is downloaded.
 
@@ -131,7 +131,7 @@ def corpus_from_dataset(
 
 
 def corpus_from_model(
-    lm: Decoder,
+    lm: LanguageModel,
     n_tokens: int,
     row_length: int,
     seed: int,
@@ -173,7 +173,7 @@ def corpus_from_model(
 
 
 def _read_rows(
-    lm: Decoder, path: Path, start: int, shape: tuple[int, int]
+    lm: LanguageModel, path: Path, start: int, shape: tuple[int, int]
 ) -> tuple[tuple[int, ...], ...]:
     """The rows of a cached sample, if they are what was written.
 

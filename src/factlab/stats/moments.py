@@ -18,7 +18,7 @@ from torch import Tensor
 
 from factlab.documents import check_format
 from factlab.errors import StatisticsError, StorageError, WrongModelError
-from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
 from factlab.models.products import gram
 from factlab.storage import read_tensors, write_tensors
 
@@ -118,7 +118,7 @@ class SecondMoment:
         """
         return torch.cholesky_solve(keys.cpu().double().T, self._cholesky).T
 
-    def check_model(self, lm: Decoder) -> None:
+    def check_model(self, lm: LanguageModel) -> None:
         """Refuse statistics of another model. Those of the model before its edits will do.
 
         Raises:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from factlab.arguments import checked
 from factlab.errors import StorageError
-from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.stats.collect import collect_second_moments
 from factlab.stats.configs import StatsConfig
@@ -17,7 +17,7 @@ from factlab.storage import cache_dir
 
 @checked()
 def second_moments(
-    lm: Decoder,
+    lm: LanguageModel,
     layers: Sequence[int],
     config: StatsConfig | None = None,
     corpus: Corpus | None = None,
@@ -57,13 +57,13 @@ def second_moments(
     return {layer: found[layer] for layer in layers}
 
 
-def _path(lm: Decoder, layer: int, corpus: Corpus) -> Path:
+def _path(lm: LanguageModel, layer: int, corpus: Corpus) -> Path:
     recipe = f"moment 1|{lm.live_fingerprint}|{lm.dtype}|{layer}|{corpus.digest}"
     name = hashlib.sha256(recipe.encode()).hexdigest()[:24]
     return cache_dir() / "second-moments" / f"layer-{layer}-{name}.safetensors"
 
 
-def _load(path: Path, lm: Decoder, layer: int) -> SecondMoment:
+def _load(path: Path, lm: LanguageModel, layer: int) -> SecondMoment:
     try:
         moment = SecondMoment.load(path)
         if moment.layer != layer or len(moment.matrix) != lm.d_mlp:

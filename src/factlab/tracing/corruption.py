@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from factlab.facts import Fact, TokenSpan
-from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
 from factlab.tracing.corruption_kinds import (
     AnyNoise,
     EntrywiseNoise,
@@ -37,7 +37,7 @@ Noise = Float[Tensor, "sample corrupted_token width"]
 
 
 def with_level(
-    corruption: AnyNoise | Substitution, lm: Decoder, fact: Fact | None, facts: Sequence[Fact]
+    corruption: AnyNoise | Substitution, lm: LanguageModel, fact: Fact | None, facts: Sequence[Fact]
 ) -> AnyNoise | Substitution:
     """The same corruption with its level worked out, so that it no longer depends on any fact.
 
@@ -63,7 +63,7 @@ def with_level(
 
 
 @torch.no_grad()
-def embedding_sigma(lm: Decoder, facts: Sequence[Fact]) -> float:
+def embedding_sigma(lm: LanguageModel, facts: Sequence[Fact]) -> float:
     """σ: standard deviation of all entries of the embeddings of the facts' subject tokens."""
     ids: list[int] = []
     for fact in facts:
@@ -76,7 +76,7 @@ def embedding_sigma(lm: Decoder, facts: Sequence[Fact]) -> float:
 
 
 def draw_noise(
-    corruption: AnyNoise, lm: Decoder, samples: int, n_tokens: int, seed: int
+    corruption: AnyNoise, lm: LanguageModel, samples: int, n_tokens: int, seed: int
 ) -> tuple[Noise, float]:
     """The noise of every sample and corrupted token, and its size.
 
@@ -120,7 +120,7 @@ def draw_noise(
 
 
 @torch.no_grad()
-def _vocabulary(lm: Decoder) -> Float[Tensor, "vocab width"]:
+def _vocabulary(lm: LanguageModel) -> Float[Tensor, "vocab width"]:
     """The embedding of every token, with any scaling that the model applies."""
     n_tokens = lm.embedding.weight.shape[0]
     return lm.embedding(torch.arange(n_tokens, device=lm.device)).cpu().float()
@@ -132,7 +132,7 @@ _fitted: WeakKeyDictionary[nn.Module, tuple[tuple[int, int], tuple[Tensor, Tenso
 )
 
 
-def _fit_embeddings(lm: Decoder) -> tuple[Tensor, Tensor]:
+def _fit_embeddings(lm: LanguageModel) -> tuple[Tensor, Tensor]:
     """Mean of the token embeddings and the symmetric root of their covariance."""
     weight = lm.embedding.weight
     version, fit = _fitted.get(lm.embedding, (None, None))

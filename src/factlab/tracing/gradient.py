@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from factlab.hooks import Site, Stream, intervene
-from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback
 from factlab.tracing.configs import Kind, TraceConfig
 from factlab.tracing.corruption_kinds import Substitution
@@ -33,7 +33,7 @@ _STREAMS: dict[Kind, Stream] = {"block": Stream.BLOCK, "mlp": Stream.MLP, "attn"
 
 
 def gradient_effects(
-    lm: Decoder,
+    lm: LanguageModel,
     clean: CleanRun,
     runs: Sequence[CorruptedRun],
     positions: Sequence[int],
@@ -56,7 +56,7 @@ def gradient_effects(
 
 
 def _shares(
-    lm: Decoder, clean: CleanRun, run: CorruptedRun, config: TraceConfig
+    lm: LanguageModel, clean: CleanRun, run: CorruptedRun, config: TraceConfig
 ) -> dict[Site, Float[Tensor, " pos"]]:
     """Of every single state, summed over samples: difference times gradient, by position."""
     there, here = list(run.partner), list(run.partner.values())
@@ -72,7 +72,7 @@ def _shares(
 
 
 def _gradients(
-    lm: Decoder, clean: CleanRun, run: CorruptedRun, config: TraceConfig
+    lm: LanguageModel, clean: CleanRun, run: CorruptedRun, config: TraceConfig
 ) -> tuple[Float[Tensor, " sample"], dict[Site, Float[Tensor, "sample pos d_model"]]]:
     """P and ∂ log P/∂h of every state, each sample at its own place from clean to corrupted.
 

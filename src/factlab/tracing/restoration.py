@@ -26,7 +26,7 @@ from torch import Tensor
 
 from factlab.hooks import Site, Stream, intervene
 from factlab.models.cache import Prefix
-from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
 from factlab.models.replay import Frame
 from factlab.tracing.configs import Kind, TraceConfig
 from factlab.tracing.runs import CleanRun, CorruptedRun
@@ -75,7 +75,7 @@ class Restorer:
     """
 
     def __init__(
-        self, lm: Decoder, clean: CleanRun, corrupted: CorruptedRun, config: TraceConfig
+        self, lm: LanguageModel, clean: CleanRun, corrupted: CorruptedRun, config: TraceConfig
     ) -> None:
         self.lm, self.clean, self.corrupted = lm, clean, corrupted
         self.cells = cells_of(lm.n_layers, config)

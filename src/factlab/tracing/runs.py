@@ -11,7 +11,7 @@ from factlab.errors import InvalidRequestError, TokenizationError
 from factlab.facts import Fact, TokenSpan
 from factlab.hooks import Site, Stream, intervene, record
 from factlab.models.cache import RecordingCache
-from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
 from factlab.models.replay import Hidden
 from factlab.tokens import TokenBatch, Tokens, pad
 from factlab.tracing.configs import AnswerRule, TraceConfig
@@ -35,19 +35,19 @@ class Answer:
     rule: AnswerRule
 
     def probs(
-        self, lm: Decoder, states: Float[Tensor, "row read d_model"]
+        self, lm: LanguageModel, states: Float[Tensor, "row read d_model"]
     ) -> Float[Tensor, " row"]:
         """P(answer) of each row, given what leaves the last layer where answer tokens are read."""
         return self.logprobs(lm, states).exp()
 
     def logprobs(
-        self, lm: Decoder, states: Float[Tensor, "row read d_model"]
+        self, lm: LanguageModel, states: Float[Tensor, "row read d_model"]
     ) -> Float[Tensor, " row"]:
         """Log P(answer) of each row, on the CPU."""
         per_chunk = max(1, _READOUT_ROWS // len(self.ids))
         return torch.cat([self._logprobs(lm, chunk) for chunk in states.split(per_chunk)])
 
-    def _logprobs(self, lm: Decoder, states: Tensor) -> Tensor:
+    def _logprobs(self, lm: LanguageModel, states: Tensor) -> Tensor:
         logits = lm.readout(states.flatten(0, 1)).float().unflatten(0, states.shape[:2])
         ids = torch.tensor(self.ids, device=logits.device).expand(len(states), -1)
         logprobs = logits.gather(2, ids[..., None])[..., 0] - logits.logsumexp(-1)
@@ -102,7 +102,7 @@ class CorruptedRun:
 
 
 def no_effects(
-    lm: Decoder,
+    lm: LanguageModel,
     clean: CleanRun,
     runs: Sequence[CorruptedRun],
     positions: Sequence[int],
@@ -127,7 +127,7 @@ def no_effects(
     return effects, n_samples
 
 
-def run_clean(lm: Decoder, fact: Fact, answer: str | None, config: TraceConfig) -> CleanRun:
+def run_clean(lm: LanguageModel, fact: Fact, answer: str | None, config: TraceConfig) -> CleanRun:
     """Run the prompt, choose the answer that is followed, and keep every state.
 
     Raises:
@@ -167,7 +167,7 @@ def run_clean(lm: Decoder, fact: Fact, answer: str | None, config: TraceConfig) 
 
 
 def run_corrupted(
-    lm: Decoder, fact: Fact, clean: CleanRun, config: TraceConfig, facts: Sequence[Fact]
+    lm: LanguageModel, fact: Fact, clean: CleanRun, config: TraceConfig, facts: Sequence[Fact]
 ) -> list[CorruptedRun]:
     """Run the corrupted prompt: one batch of noise samples, or one run for each substitute."""
     corruption = with_level(config.corruption, lm, fact, facts)
@@ -185,7 +185,7 @@ def run_corrupted(
     return [_run(lm, batch, clean, {i: i for i in range(len(clean.tokens))}, corrupt, level)]
 
 
-def _substituted(lm: Decoder, fact: Fact, clean: CleanRun, subject: str) -> CorruptedRun:
+def _substituted(lm: LanguageModel, fact: Fact, clean: CleanRun, subject: str) -> CorruptedRun:
     other = Fact(fact.template, subject)
     tokens, span = lm.encode_fact(other)
     partner = _partners(clean, len(tokens), span)
@@ -212,7 +212,7 @@ def _partners(clean: CleanRun, n_tokens: int, span: TokenSpan) -> dict[int, int]
 
 
 def _run(
-    lm: Decoder,
+    lm: LanguageModel,
     batch: TokenBatch,
     clean: CleanRun,
     partner: dict[int, int],

@@ -23,7 +23,6 @@ from torch import Tensor
 from factlab.arguments import checked
 from factlab.errors import InvalidRequestError, TokenizationError
 from factlab.facts import Fact
-from factlab.models.decoder import Decoder
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.tokens import encode_continuation, shown
@@ -125,7 +124,7 @@ def _says(lm: LanguageModel, fact: Fact, expected: str | None, said_id: int) -> 
 
 
 def _exact_effects(
-    lm: Decoder,
+    lm: LanguageModel,
     clean: CleanRun,
     runs: Sequence[CorruptedRun],
     positions: Sequence[int],

@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from factlab.editing.configs import ContextConfig
-from factlab.models.decoder import Decoder
 from factlab.models.generation import generate_ids, start_token_id
+from factlab.models.language_model import LanguageModel
 
 
-def sample_contexts(lm: Decoder, config: ContextConfig) -> list[str]:
+def sample_contexts(lm: LanguageModel, config: ContextConfig) -> list[str]:
     """Texts to put in front of a prompt; the first one is empty: the bare prompt itself.
 
     Raises:

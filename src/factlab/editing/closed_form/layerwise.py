@@ -36,7 +36,6 @@ from factlab.facts import Fact
 from factlab.hooks import Site, Stream, record
 from factlab.models.changes.dense import substituted
 from factlab.models.changes.update import DenseUpdate, LowRankUpdate, Update
-from factlab.models.decoder import Decoder
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback
 from factlab.tokens import groups, pad
@@ -136,7 +135,7 @@ def _of_values(values: Sequence[OptimisedValue]) -> dict[str, Any]:
 
 @torch.no_grad()
 def _write(
-    lm: Decoder,
+    lm: LanguageModel,
     rows: "_Rows",
     deltas: Float[Tensor, "fact d_model"],
     layers: Sequence[int],
@@ -165,7 +164,7 @@ def _write(
 
 
 def _update(
-    lm: Decoder, layer: int, residuals: Float[Tensor, "fact d_model"], duals: Keys
+    lm: LanguageModel, layer: int, residuals: Float[Tensor, "fact d_model"], duals: Keys
 ) -> Update:
     """Rᵀ D, thin while there are fewer facts than dimensions."""
     name, precision = lm.mlp_weight_name(layer), torch.promote_types(lm.dtype, torch.float32)
@@ -183,7 +182,7 @@ class _Rows:
 
     def __init__(
         self,
-        lm: Decoder,
+        lm: LanguageModel,
         facts: Sequence[Fact],
         contexts: Sequence[str],
         weights: Float[Tensor, " context"],
@@ -219,7 +218,7 @@ class _Rows:
 class _Waiting:
     """Rows of texts up to their lookup tokens, in batches, at the input of a layer."""
 
-    def __init__(self, lm: Decoder, rows: Sequence[LookupRow], layer: int) -> None:
+    def __init__(self, lm: LanguageModel, rows: Sequence[LookupRow], layer: int) -> None:
         self._lm, self._rows = lm, rows
         texts = [row.ids[: row.position + 1] for row in rows]
         self._batches = groups([len(ids) for ids in texts], BATCH_TOKENS)

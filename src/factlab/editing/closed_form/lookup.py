@@ -12,7 +12,7 @@ from factlab.editing.configs import LookupToken
 from factlab.errors import TokenizationError
 from factlab.facts import Fact, TokenSpan
 from factlab.hooks import Site, Stream, record
-from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
 from factlab.tokens import context_place, groups, pad, subject_span
 
 # Tokens per batch where no gradients are kept.
@@ -35,28 +35,32 @@ class LookupRow:
 
 
 def prompt_rows(
-    lm: Decoder, fact: Fact, contexts: Sequence[str], lookup: LookupToken = "last"
+    lm: LanguageModel, fact: Fact, contexts: Sequence[str], lookup: LookupToken = "last"
 ) -> list[LookupRow]:
     """The fact's prompt behind each context."""
     return _rows(lm, fact, contexts, None, lookup)
 
 
 def target_rows(
-    lm: Decoder, fact: Fact, contexts: Sequence[str], target: str, lookup: LookupToken = "last"
+    lm: LanguageModel,
+    fact: Fact,
+    contexts: Sequence[str],
+    target: str,
+    lookup: LookupToken = "last",
 ) -> list[LookupRow]:
     """The fact's prompt behind each context, followed by a target."""
     return _rows(lm, fact, contexts, target, lookup)
 
 
 def _rows(
-    lm: Decoder, fact: Fact, contexts: Sequence[str], target: str | None, lookup: LookupToken
+    lm: LanguageModel, fact: Fact, contexts: Sequence[str], target: str | None, lookup: LookupToken
 ) -> list[LookupRow]:
     place = context_place(lm.tokenizer, fact) if any(contexts) else 0
     return [_row(lm, context, place, fact, target, lookup) for context in contexts]
 
 
 def _row(
-    lm: Decoder, context: str, place: int, fact: Fact, target: str | None, lookup: LookupToken
+    lm: LanguageModel, context: str, place: int, fact: Fact, target: str | None, lookup: LookupToken
 ) -> LookupRow:
     text = fact.prompt[:place] + context + fact.prompt[place:]
     start = len(context) + fact.subject_start
@@ -96,7 +100,7 @@ class KeysAndOutputs(NamedTuple):
 
 
 @torch.no_grad()
-def keys_and_outputs(lm: Decoder, rows: Sequence[LookupRow], layer: int) -> KeysAndOutputs:
+def keys_and_outputs(lm: LanguageModel, rows: Sequence[LookupRow], layer: int) -> KeysAndOutputs:
     """Keys k = σ(W_fc γ(a + h)) and outputs m = W_proj k + b at the lookup tokens (eq. 3).
 
     Nothing right of the lookup token and nothing above the layer is run.
@@ -119,7 +123,7 @@ def keys_and_outputs(lm: Decoder, rows: Sequence[LookupRow], layer: int) -> Keys
 
 @torch.no_grad()
 def mean_keys(
-    lm: Decoder,
+    lm: LanguageModel,
     facts: Sequence[Fact],
     contexts: Sequence[str],
     layer: int,

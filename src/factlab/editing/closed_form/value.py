@@ -32,7 +32,7 @@ from factlab.editing.requests import ValueRequest
 from factlab.errors import EditError
 from factlab.hooks import Site
 from factlab.models.allocator import memory_bounded_by
-from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent, tell_step
 from factlab.tokens import groups
 
@@ -86,7 +86,7 @@ class OptimisedValue:
 
 @torch.inference_mode(False)
 def optimise_values(
-    lm: Decoder,
+    lm: LanguageModel,
     requests: Sequence[ValueRequest],
     contexts: Sequence[str],
     site: Site,
@@ -130,7 +130,7 @@ def optimise_values(
 
 
 def _optimise(
-    lm: Decoder,
+    lm: LanguageModel,
     batch: ValueBatch,
     group: Sequence[PreparedRequest],
     config: ValueConfig,

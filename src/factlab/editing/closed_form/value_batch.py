@@ -29,7 +29,7 @@ from factlab.errors import TokenizationError
 from factlab.facts import Fact
 from factlab.hooks import Site, Stream, intervene, record
 from factlab.models.cache import Prefix, RecordingCache
-from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
 from factlab.models.replay import Hidden
 from factlab.models.target_logprobs import target_logprobs, target_nll
 from factlab.tokens import pad
@@ -74,7 +74,7 @@ class PreparedRequest:
 
 
 def prepare_requests(
-    lm: Decoder,
+    lm: LanguageModel,
     requests: Sequence[ValueRequest],
     contexts: Sequence[str],
     lookup: LookupToken = "last",
@@ -110,7 +110,7 @@ class SharedContexts:
     """
 
     def __init__(
-        self, lm: Decoder, contexts: Sequence[str], prepared: Sequence[PreparedRequest]
+        self, lm: LanguageModel, contexts: Sequence[str], prepared: Sequence[PreparedRequest]
     ) -> None:
         texts = [lm.tokenise(c.rstrip()).ids if c.strip() else () for c in contexts]
         shared = [
@@ -156,7 +156,7 @@ class ValueBatch:
     @torch.no_grad()
     def __init__(
         self,
-        lm: Decoder,
+        lm: LanguageModel,
         prepared: Sequence[PreparedRequest],
         shared: SharedContexts,
         site: Site,
@@ -295,7 +295,7 @@ def _reads(prepared: Sequence[PreparedRequest]) -> _Reads:
 
 
 def _left_of_lookup(
-    lm: Decoder,
+    lm: LanguageModel,
     inputs: Sequence[Sequence[int]],
     positions: Sequence[int],
     shared: SharedContexts,

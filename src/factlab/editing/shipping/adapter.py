@@ -22,7 +22,7 @@ from factlab.errors import EditError, StorageError, UnsupportedModelError
 from factlab.families import ARCHITECTURES
 from factlab.models import bundled
 from factlab.models.changes.update import FLOATS, LowRankUpdate, Update, factors, summed
-from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
 from factlab.storage import (
     folder_written_atomically,
     read_json,
@@ -212,7 +212,7 @@ def _matches(pattern: str, module: str) -> bool:
     ) from cause
 
 
-def read_adapter(folder: Path, lm: Decoder) -> ReadAdapter:
+def read_adapter(folder: Path, lm: LanguageModel) -> ReadAdapter:
     """Read a plain LoRA adapter for a model.
 
     Raises:
@@ -273,7 +273,7 @@ def _not_plain(folder: Path, reason: str) -> EditError:
     )
 
 
-def _update(lm: Decoder, config: _Config, module: str, a: Tensor, b: Tensor) -> LowRankUpdate:
+def _update(lm: LanguageModel, config: _Config, module: str, a: Tensor, b: Tensor) -> LowRankUpdate:
     name = f"{module}.weight"
     try:
         layout = layout_of(lm.model.get_submodule(module))

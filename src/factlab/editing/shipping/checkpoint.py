@@ -8,12 +8,12 @@ import torch
 from factlab.editing.shipping.folders import check_new_folder
 from factlab.errors import EditError
 from factlab.models.accept import foreign_layers
-from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
 from factlab.models.quiet import quiet_transformers
 from factlab.storage import folder_written_atomically
 
 
-def check_ordinary(lm: Decoder) -> None:
+def check_ordinary(lm: LanguageModel) -> None:
     """Refuse a model whose weights are not those that its config stands for.
 
     Whoever loads a checkpoint makes the model of its config and fills in the weights by name: what
@@ -44,7 +44,7 @@ def check_ordinary(lm: Decoder) -> None:
             )
 
 
-def write_checkpoint(lm: Decoder, folder: Path) -> None:
+def write_checkpoint(lm: LanguageModel, folder: Path) -> None:
     """Write weights (safetensors), config and tokenizer: all of it or nothing.
 
     Raises:

@@ -15,7 +15,7 @@ from factlab.arguments import checked
 from factlab.editing.closed_form.lookup import keys_and_outputs, prompt_rows
 from factlab.errors import InvalidRequestError
 from factlab.facts import Fact
-from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 
 _TEMPLATE = "{} is"
@@ -86,8 +86,8 @@ class ModelDiff(BaseModel):
 
 @checked()
 def compare(
-    base: Decoder,
-    edited: Decoder,
+    base: LanguageModel,
+    edited: LanguageModel,
     subjects: Sequence[str] = (),
     progress: ProgressCallback = silent,
 ) -> ModelDiff:
@@ -132,7 +132,9 @@ def compare(
     )
 
 
-def _checked_weights(base: Decoder, edited: Decoder) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _checked_weights(
+    base: LanguageModel, edited: LanguageModel
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     families = (base.architecture.family, edited.architecture.family)
     if families[0] != families[1]:
         raise InvalidRequestError(

@@ -21,7 +21,7 @@ from factlab.errors import EditError, FactlabError, StorageError, counted
 from factlab.facts import Fact
 from factlab.families import Layout
 from factlab.models.changes.update import FLOATS, DenseUpdate, LowRankUpdate, Update
-from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
 from factlab.storage import (
     folder_written_atomically,
     read_json,
@@ -54,7 +54,7 @@ class BaseModelInfo(BaseModel):
     on_top_of: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, lm: Decoder) -> "BaseModelInfo":
+    def of(cls, lm: LanguageModel) -> "BaseModelInfo":
         """Describe a model as it is now."""
         active = [p.digest for p in lm.patches.active if isinstance(p, Update)]
         return cls(

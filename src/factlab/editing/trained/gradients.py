@@ -23,7 +23,7 @@ from factlab.architectures import mlp_inputs
 from factlab.editing.trained.states import RowBatch
 from factlab.errors import InvalidRequestError, counted
 from factlab.families import Layout
-from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
 from factlab.models.target_logprobs import target_logprobs
 
 
@@ -68,7 +68,7 @@ class OuterProducts:
         return self.grads.mT @ self.inputs
 
 
-def last_matrices(lm: Decoder, n_blocks: int) -> tuple[Matrix, ...]:
+def last_matrices(lm: LanguageModel, n_blocks: int) -> tuple[Matrix, ...]:
     """The MLP's projections in the last blocks, inputs before output.
 
     Raises:
@@ -90,7 +90,7 @@ def last_matrices(lm: Decoder, n_blocks: int) -> tuple[Matrix, ...]:
     return tuple(found)
 
 
-def target_nll_of(lm: Decoder, batch: RowBatch) -> Float[Tensor, " row"]:
+def target_nll_of(lm: LanguageModel, batch: RowBatch) -> Float[Tensor, " row"]:
     """Mean −log P per token of each row's target."""
     n_rows = len(batch.readings)
     logprobs, counts = target_logprobs(batch.logits(lm), batch.wanted, batch.rows, n_rows)
@@ -112,7 +112,7 @@ class _Watched:
 
 @torch.inference_mode(False)
 def token_gradients(
-    lm: Decoder, batch: RowBatch, matrices: Sequence[Matrix]
+    lm: LanguageModel, batch: RowBatch, matrices: Sequence[Matrix]
 ) -> dict[str, OuterProducts]:
     """Gradients of each row's own loss, all rows in one forward and one backward pass.
 

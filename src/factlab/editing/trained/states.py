@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from factlab.editing.trained.configs import MAX_BATCH_TOKENS
-from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
 from factlab.models.replay import Frame, Hidden
 from factlab.progress import ProgressCallback, silent
 from factlab.tokens import groups, pad
@@ -33,7 +33,7 @@ class Reading:
     wanted: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, lm: Decoder, prompt: str, target: str | None = None) -> "Reading":
+    def of(cls, lm: LanguageModel, prompt: str, target: str | None = None) -> "Reading":
         """A prompt with its target, or read at its end.
 
         Raises:
@@ -98,13 +98,13 @@ class RowBatch:
     columns: Int[Tensor, " read"]
     wanted: Int[Tensor, " wanted"]
 
-    def logits(self, lm: Decoder) -> Float[Tensor, "read vocab"]:
+    def logits(self, lm: LanguageModel) -> Float[Tensor, "read vocab"]:
         """Run the last blocks; what comes next at each read, in at least float32."""
         hidden = lm.run(self.frame, self.entry, first=self.first)
         rows, columns = self.rows.to(hidden.device), self.columns.to(hidden.device)
         return _wide(lm.readout(hidden[rows, columns]))
 
-    def unedited_logits(self, lm: Decoder) -> Float[Tensor, "read vocab"]:
+    def unedited_logits(self, lm: LanguageModel) -> Float[Tensor, "read vocab"]:
         """The same of the unedited model; no block runs for it."""
         return _wide(lm.readout(self.final))
 
@@ -126,7 +126,7 @@ class States:
 
     def __init__(
         self,
-        lm: Decoder,
+        lm: LanguageModel,
         first: int,
         readings: Iterable[Reading] = (),
         memory_gib: float = 0.0,

@@ -15,7 +15,7 @@ from torch import Tensor
 from factlab.evaluation.measuring.rows import Heard
 from factlab.models.cache import Prefix, RecordingCache
 from factlab.models.changes.rows import RowEdits
-from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
 from factlab.tokens import groups, pad
 
 # Tokens in a batch that keep a CPU busy.
@@ -74,7 +74,7 @@ class _Branches:
 
 @torch.no_grad()
 def hear(
-    lm: Decoder,
+    lm: LanguageModel,
     questions: Sequence[Question],
     edits: RowEdits | None,
     max_batch_tokens: int,
@@ -105,7 +105,7 @@ def hear(
     return [tuple(by_question[question]) for question in questions]
 
 
-def _branches(lm: Decoder, question: Question) -> _Branches:
+def _branches(lm: LanguageModel, question: Question) -> _Branches:
     paths: list[_Path] = []
     for target in question.targets:
         whole, n_prompt = lm.encode_continuation(question.prompt, target)
@@ -115,7 +115,7 @@ def _branches(lm: Decoder, question: Question) -> _Branches:
 
 
 def _hear_batch(
-    lm: Decoder, batch: Sequence[_Branches], edits: RowEdits | None
+    lm: LanguageModel, batch: Sequence[_Branches], edits: RowEdits | None
 ) -> list[list[Heard]]:
     twigs = [(row, number) for row, branch in enumerate(batch) for number in branch.twigs]
     stems = pad([branch.stem.ids[:-1] for branch in batch], lm.device)
@@ -138,7 +138,7 @@ def _hear_batch(
 
 
 def _run_twigs(
-    lm: Decoder,
+    lm: LanguageModel,
     batch: Sequence[_Branches],
     twigs: Sequence[tuple[int, int]],
     cache: RecordingCache,
@@ -159,7 +159,7 @@ def _run_twigs(
 
 
 def _read(
-    lm: Decoder, states: Sequence[Float[Tensor, "_ d_model"]], wanted: Sequence[int]
+    lm: LanguageModel, states: Sequence[Float[Tensor, "_ d_model"]], wanted: Sequence[int]
 ) -> list[Heard]:
     """What the states before each target's tokens say of these tokens."""
     logprobs: list[float] = []

@@ -10,7 +10,7 @@ from torch import Tensor
 from factlab.errors import InvalidRequestError, counted
 from factlab.evaluation.measuring.rows import Drift
 from factlab.models.changes.rows import RowEdits
-from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
 from factlab.tokens import groups, pad
 from factlab.writing import check_texts
 
@@ -18,7 +18,7 @@ _PIECE = 64  # tokens of a row of ordinary text, BOS included
 
 
 def text_nlls(
-    lm: Decoder,
+    lm: LanguageModel,
     texts: Sequence[str],
     owners: Sequence[int],
     edits: RowEdits | None,
@@ -63,7 +63,7 @@ class OrdinaryText:
     """
 
     def __init__(
-        self, lm: Decoder, passages: Sequence[str], n_tokens: int, max_batch_tokens: int
+        self, lm: LanguageModel, passages: Sequence[str], n_tokens: int, max_batch_tokens: int
     ) -> None:
         if n_tokens < 2:
             raise InvalidRequestError(
@@ -116,7 +116,7 @@ class OrdinaryText:
 
 @torch.no_grad()
 def _last_states(
-    lm: Decoder,
+    lm: LanguageModel,
     rows: Sequence[Sequence[int]],
     owners: Sequence[int],
     edits: RowEdits | None,
@@ -137,7 +137,9 @@ def _last_states(
 
 
 @torch.no_grad()
-def _logprobs(lm: Decoder, states: Float[Tensor, "read d_model"]) -> Float[Tensor, "read vocab"]:
+def _logprobs(
+    lm: LanguageModel, states: Float[Tensor, "read d_model"]
+) -> Float[Tensor, "read vocab"]:
     logits = lm.readout(states)
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 

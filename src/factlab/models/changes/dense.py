@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from factlab.architectures import layout_of
-from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
 
 
 @contextmanager
-def substituted(lm: Decoder, weights: Mapping[str, Tensor]) -> Iterator[None]:
+def substituted(lm: LanguageModel, weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Let projections use other weights inside the block.
 
     Args:

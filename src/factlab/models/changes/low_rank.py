@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
 
 
 class ChangeFactors(NamedTuple):
@@ -32,7 +32,7 @@ class ChangeFactors(NamedTuple):
 
 
 @contextmanager
-def carrying(lm: Decoder, changes: Mapping[str, ChangeFactors]) -> Iterator[None]:
+def carrying(lm: LanguageModel, changes: Mapping[str, ChangeFactors]) -> Iterator[None]:
     """Let rows carry changes inside the block: equal runs of rows each belong to one fact.
 
     Args:

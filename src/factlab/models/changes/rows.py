@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from factlab.models.changes.update import LowRankUpdate, Update, summed
-from factlab.models.decoder import Decoder
+from factlab.models.language_model import LanguageModel
 
 
 class RowEdits:
@@ -30,7 +30,7 @@ class RowEdits:
             every forward pass.
     """
 
-    def __init__(self, lm: Decoder, edits: Sequence[Sequence[Update]]) -> None:
+    def __init__(self, lm: LanguageModel, edits: Sequence[Sequence[Update]]) -> None:
         self._lm = lm
         self.owners: Sequence[int] = ()
         by_weight: dict[str, dict[int, list[Update]]] = {}
@@ -78,7 +78,9 @@ class _Change(ABC):
 class _LowRankChange(_Change):
     """ΔW x = left (right x), factors padded with zeros to the largest rank."""
 
-    def __init__(self, lm: Decoder, name: str, updates: dict[int, LowRankUpdate], n: int) -> None:
+    def __init__(
+        self, lm: LanguageModel, name: str, updates: dict[int, LowRankUpdate], n: int
+    ) -> None:
         d_out, d_in = next(iter(updates.values())).shape
         rank = max(update.rank for update in updates.values())
         weight = lm.model.get_parameter(name)
@@ -98,7 +100,7 @@ class _LowRankChange(_Change):
 class _DenseChange(_Change):
     """ΔW x, the rows of each edit in turn."""
 
-    def __init__(self, lm: Decoder, name: str, updates: dict[int, Update]) -> None:
+    def __init__(self, lm: LanguageModel, name: str, updates: dict[int, Update]) -> None:
         weight = lm.model.get_parameter(name)
         dtype = torch.promote_types(weight.dtype, torch.float32)
         self._deltas = {n: u.matrix(dtype, weight.device).T for n, u in updates.items()}
@@ -116,7 +118,9 @@ class _DenseChange(_Change):
         return added
 
 
-def _change(lm: Decoder, name: str, several: dict[int, list[Update]], n_edits: int) -> _Change:
+def _change(
+    lm: LanguageModel, name: str, several: dict[int, list[Update]], n_edits: int
+) -> _Change:
     updates = {number: summed(own) for number, own in several.items()}
     thin = {n: u for n, u in updates.items() if isinstance(u, LowRankUpdate)}
     if len(thin) == len(updates):
@@ -124,6 +128,6 @@ def _change(lm: Decoder, name: str, several: dict[int, list[Update]], n_edits: i
     return _DenseChange(lm, name, updates)
 
 
-def _module_of(lm: Decoder, weight_name: str) -> nn.Module:
+def _module_of(lm: LanguageModel, weight_name: str) -> nn.Module:
     lm.layout_of(weight_name)  # a plain projection, or an error that says what it is
     return lm.model.get_submodule(weight_name.removesuffix(".weight"))

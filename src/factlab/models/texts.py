@@ -1,0 +1,115 @@
+"""Texts for a model: tokens that it has embeddings for, and no more of them than it takes."""
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from factlab import tokens
+from factlab.errors import TokenizationError
+from factlab.facts import Fact, TokenSpan
+
+if TYPE_CHECKING:
+    from factlab.models.language_model import LanguageModel
+
+_log = logging.getLogger(__name__)
+_N_SHOWN = 5  # tokens that a message lists
+
+
+def tokenise(lm: "LanguageModel", text: str) -> tokens.Tokens:
+    """Tokenise a text of any length.
+
+    Raises:
+        TokenizationError: it is empty, or has a token that the model has no embedding for.
+    """
+    return _known(lm, tokens.encode(lm.tokenizer, text))
+
+
+def encode(lm: "LanguageModel", text: str) -> tokens.Tokens:
+    """Tokenise a prompt and check that it fits.
+
+    Raises:
+        TokenizationError: as `tokenise`, or it is longer than the model's context.
+    """
+    return _fitting(lm, tokenise(lm, text))
+
+
+def encode_fact(lm: "LanguageModel", fact: Fact) -> tuple[tokens.Tokens, TokenSpan]:
+    """Tokenise a fact's prompt, find its subject, and check that it fits."""
+    encoded, span = tokens.encode_fact(lm.tokenizer, fact)
+    return _fitting(lm, _known(lm, encoded)), span
+
+
+def encode_continuation(lm: "LanguageModel", prompt: str, target: str) -> tuple[tokens.Tokens, int]:
+    """Tokenise a prompt and what follows it; see `tokens.encode_continuation`."""
+    whole, n_prompt = tokens.encode_continuation(lm.tokenizer, prompt, target)
+    return _known(lm, whole), n_prompt
+
+
+def check_length(lm: "LanguageModel", n_tokens: int) -> None:
+    """Refuse what the model cannot take.
+
+    Raises:
+        TokenizationError: more tokens than the context holds.
+    """
+    limit = lm.context_length
+    if limit is not None and n_tokens > limit:
+        raise TokenizationError(
+            f"The text has {n_tokens} tokens but {lm.name} takes at most {limit}. Shorten it."
+        )
+
+
+def check_ids(lm: "LanguageModel", ids: Sequence[int]) -> None:
+    """Refuse tokens that the model has no embedding for.
+
+    Raises:
+        TokenizationError: an id is not one of the embedding's rows.
+    """
+    n_rows = lm.embedding.num_embeddings
+    if ids and (max(ids) >= n_rows or min(ids) < 0):
+        unknown = next(i for i in ids if not 0 <= i < n_rows)
+        raise TokenizationError(
+            f"Token {tokens.shown(lm.tokenizer, [unknown])[0]!r} has the id {unknown}, but "
+            f"{lm.name} has embeddings for the ids below {n_rows} only. Use the tokenizer "
+            "that belongs to the model; if tokens were added to it, call "
+            f"model.resize_token_embeddings({max(len(lm.tokenizer), unknown + 1)}) and train "
+            "them."
+        )
+
+
+def room_behind(lm: "LanguageModel", prompts: Sequence[str], wanted: int) -> int:
+    """How many tokens fit behind the longest of several prompts, but no more than are wanted.
+
+    For lengths that nobody asked for. At least 1: a prompt that fills the context is refused
+    where it is continued.
+    """
+    limit = lm.context_length
+    if limit is None:
+        return wanted
+    longest = max((len(encode(lm, prompt)) for prompt in prompts), default=0)
+    return max(1, min(wanted, limit - longest))
+
+
+def warn_of_unknown_tokens(lm: "LanguageModel") -> None:
+    """Log which tokens of the tokenizer the model has no embedding for."""
+    n_rows = lm.embedding.num_embeddings
+    if len(lm.tokenizer) <= n_rows:  # as far as ids are consecutive
+        return
+    unknown = sorted((i, text) for text, i in lm.tokenizer.get_vocab().items() if i >= n_rows)
+    if unknown:
+        listed = ", ".join(f"{text!r} (id {i})" for i, text in unknown[:_N_SHOWN])
+        more = ", ..." if len(unknown) > _N_SHOWN else ""
+        _log.warning(
+            "%s has embeddings for %d tokens; its tokenizer has %d more: %s%s. Texts with them are "
+            "refused. If they were added, call model.resize_token_embeddings(%d) and train them.",
+            lm.name, n_rows, len(unknown), listed, more, unknown[-1][0] + 1,
+        )  # fmt: skip
+
+
+def _known(lm: "LanguageModel", encoded: tokens.Tokens) -> tokens.Tokens:
+    check_ids(lm, encoded.ids)
+    return encoded
+
+
+def _fitting(lm: "LanguageModel", encoded: tokens.Tokens) -> tokens.Tokens:
+    check_length(lm, len(encoded))
+    return encoded
