@@ -10,11 +10,10 @@ import torch
 from tiny_records import LIKELIHOODS, ROME, background, make_record, make_records, make_zsre
 
 import factlab as fl
-from factlab.editing import rome as rome_module
-from factlab.editing.closed_form.lookup import prompt_rows, target_rows
+from factlab.editing.closed_form.lookup import mean_keys, prompt_rows, target_rows
 from factlab.errors import EditError, InvalidRequestError, StorageError
 from factlab.estimate import Estimate
-from factlab.evaluation import sweep as sweep_module
+from factlab.evaluation.running import sweep as sweep_module
 from factlab.evaluation.running.run import evaluate
 from factlab.evaluation.running.saved_run import load_run
 from factlab.evaluation.running.sweep import GROUP_OF, LOOKUP_TOKENS, load_sweep, sweep, trace_line
@@ -81,7 +80,7 @@ def test_an_edit_at_a_token_acts_there(make_model, token):
     outputs = []
     for applied in (False, True):
         undo = edit.apply_(lm) if applied else lambda: None
-        found = rome_module.mean_keys(lm, [fact], [""], 0, torch.ones(1).double(), token)
+        found = mean_keys(lm, [fact], [""], 0, torch.ones(1).double(), token)
         undo()
         outputs.append(found.outputs[0])
     moved = (outputs[1] - outputs[0]).norm()
