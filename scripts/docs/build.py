@@ -5,6 +5,7 @@ reference does not find, and anything that a page would fetch from another host 
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import links
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
 
 def main() -> int:
@@ -24,7 +26,8 @@ def main() -> int:
         command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True
     )
     if built.returncode:
-        sys.stderr.write(built.stdout + built.stderr)
+        said = _COLOUR.sub("", built.stdout + built.stderr)
+        sys.stderr.write(said.split("Traceback", maxsplit=1)[0] if "issue" in said else said)
         return built.returncode
     if code := links.main(ROOT / "site"):
         return code

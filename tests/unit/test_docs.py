@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Sizes that are for real models and spare minutes.
 SMALLER = {
+    "fl.recommend_layer(lm, limit=10)": "fl.recommend_layer(lm, [fl.Fact(fact.template, 'Rome')])",
     'load_records("builtin", limit=50': 'load_records("builtin", limit=2',
     'load_records("builtin", limit=100)': 'load_records("builtin", limit=2)',
     'load_records("builtin"))': 'load_records("builtin", limit=24))',
