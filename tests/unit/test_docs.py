@@ -76,3 +76,10 @@ def test_files_that_examples_name_exist():
     for page in PAGES:
         for name in re.findall(r"examples/[\w./-]+", page.read_text(encoding="utf-8")):
             assert (ROOT / name).exists(), f"{page.name} names {name}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_what_readme_links_to_is_there(page):
+    """`make docs` follows the links of the site; these pages are not in it."""
+    for address in re.findall(r"\]\(([^)#\s]+)[^)]*\)", (ROOT / page).read_text(encoding="utf-8")):
+        assert "://" in address or (ROOT / address).exists(), address
