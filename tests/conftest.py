@@ -26,8 +26,9 @@ FAMILIES = tuple(family for family in ARCHITECTURES if family not in _OWN_FAULTS
 # One of each habit: Conv1D, parallel blocks, alibi, flat MLP, gated MLP, norms behind the MLP.
 HABITS = ("gpt2", "gptj", "bloom", "opt", "llama", "gemma2")
 
-# These compute attention in float32 whatever the weights are.
-SINGLE_INSIDE = ("gptj", "codegen", "gpt_neo", "mpt", "gemma2")
+# These compute attention, or its softmax, in float32 whatever the weights are. How that rounds
+# depends on how wide the row is and on how many numbers the machine adds up at once.
+SINGLE_INSIDE = ("gptj", "codegen", "gpt_neo", "mpt", "gemma2", "bloom")
 
 MakeModel = Callable[..., fl.LanguageModel]
 

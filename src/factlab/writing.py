@@ -28,6 +28,15 @@ _PARTICLES = re.compile(
 )
 
 
+def joined(prompt: str, continuation: str) -> str:
+    """A prompt as it is, and what was written after it; a space that both have stands once.
+
+    >>> joined("Rome is in ", " Italy.")
+    'Rome is in Italy.'
+    """
+    return prompt + (continuation.removeprefix(" ") if prompt.endswith(" ") else continuation)
+
+
 def short_repr(value: object) -> str:
     """A value as Python writes it, cut off where it is too long for a sentence."""
     text = repr(value)

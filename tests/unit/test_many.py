@@ -239,15 +239,36 @@ def test_a_sequence_drops_no_fact(lm):
 def test_a_longer_word_is_another_word(lm, monkeypatch, said, target, says_new):
     asked = []
 
-    def generate(prompts, max_new_tokens):
+    def generate(prompts, max_new_tokens, return_full_text):
+        assert not return_full_text
         asked.append(max_new_tokens)
-        return [f"{prompt} {said}" for prompt in prompts]
+        return [f" {said}" for _ in prompts]
 
     monkeypatch.setattr(lm, "generate_batch", generate)
     fact = fl.Fact("{} lives in", "She", target)
     assert answers(lm, [fact])[0].says_new == says_new
     n_target = len(lm.score([fact.prompt], [target])[0].token_ids)
     assert asked == [n_target + 1], "one more, to see where the last word ends"
+
+
+@pytest.mark.parametrize("spaces", [1, 2, 3])
+def test_spaces_at_the_end_of_a_template_change_no_answer(lm, spaces):
+    plain = fl.Fact("{} is located in the city of", "The Eiffel Tower", "Rome")
+    spaced = fl.Fact(plain.template + " " * spaces, plain.subject, plain.target_new)
+    assert answers(lm, [spaced]) == answers(lm, [plain])
+    said = [fl.editing.said_before(lm, fact).target_new for fact in (plain, spaced)]
+    assert said[0] == said[1] != "The"
+
+
+def test_a_continuation_without_a_space_is_whole(lm, monkeypatch):
+    monkeypatch.setattr(
+        "factlab.models.generation.decode_continuation", lambda _lm, _row, _new: "北京"
+    )
+    fact = fl.Fact("{}的首都是 ", "中国", "北京")
+    (answer,) = answers(lm, [fact])
+    assert answer.said == "北京"
+    assert answer.says_new
+    assert fl.editing.said_before(lm, fact).target_new == "北京"
 
 
 def test_a_prompt_that_fills_the_context_is_still_answered(lm):

@@ -202,6 +202,11 @@ def test_generated_text_begins_with_the_prompt(make_model):
     assert texts[0].startswith("Rome is")
     assert texts[1].startswith("The Space Needle")
     assert lm.generate("Rome is", 0) == "Rome is"
+    alone = lm.generate_batch(["Rome is"], 5, top_k=3, seed=1, return_full_text=False)
+    assert texts[0] == "Rome is" + alone[0]
+    for spaces in (" ", "   "):  # the prompt as it was given, then what follows the words of it
+        (spaced,) = lm.generate_batch(["Rome is" + spaces], 5, top_k=3, seed=1)
+        assert spaced == "Rome is" + spaces + alone[0].removeprefix(" ")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -90,11 +90,10 @@ def _said(lm: LanguageModel, facts: Sequence[Fact], max_words: int) -> list[str]
         return []
     with lm.patches.lifted():
         n_tokens = lm.room_behind(prompts, 4 * max_words)
-        texts = lm.generate_batch(prompts, max_new_tokens=n_tokens)
-    found: list[str] = []
+        texts = lm.generate_batch(prompts, max_new_tokens=n_tokens, return_full_text=False)
+    answers: list[str] = []
     for prompt, text in zip(prompts, texts, strict=True):
-        words = text.removeprefix(prompt).split()[:max_words]
-        found.append(" ".join(words).strip(".,;:!?\"'"))
-        if not found[-1]:
+        answers.append(" ".join(text.split()[:max_words]).strip(".,;:!?\"'"))
+        if not answers[-1]:
             raise InvalidRequestError(f"The model says nothing after '{prompt}'.")
-    return found
+    return answers

@@ -310,10 +310,10 @@ def answers(lm: LanguageModel, facts: Sequence[Fact]) -> tuple[Answer, ...]:
         longest = max(longest, len(score.token_ids))
     # One token more, which tells whether the last word ends there: "Russian" is not "Russia".
     n_tokens = max(longest, lm.room_behind(prompts, longest + 1))
-    texts = lm.generate_batch(prompts, max_new_tokens=n_tokens)
+    texts = lm.generate_batch(prompts, max_new_tokens=n_tokens, return_full_text=False)
     result: list[Answer] = []
     for i, (fact, text) in enumerate(zip(facts, texts, strict=True)):
-        said = text[len(fact.prompt) :].strip()
+        said = text.strip()
         says_new = says(said, words_of(fact.target_new or ""))
         result.append(Answer(said, found.get((i, "new")), found.get((i, "true")), says_new))
     return tuple(result)

@@ -62,17 +62,17 @@ class Sampling:
         return cls(top_k, temperature, top_p)
 
 
-def generate_text(
+def continue_texts(
     lm: "LanguageModel", prompts: Sequence[str], max_new_tokens: int, sampling: Sampling, seed: int
 ) -> list[str]:
-    """Continue prompts; see `LanguageModel.generate_batch`."""
+    """What the model writes after each prompt, the prompt itself not included.
+
+    Spaces at the end of a prompt make no difference: the continuation brings its own.
+    """
     check_texts(prompts, "prompts")
     rows = [lm.encode(prompt).ids for prompt in prompts]
     continued = generate_ids(lm, rows, max_new_tokens, sampling, seed)
-    return [
-        prompt.rstrip(" ") + decode_continuation(lm, row, new)
-        for prompt, row, new in zip(prompts, rows, continued, strict=True)
-    ]
+    return [decode_continuation(lm, row, new) for row, new in zip(rows, continued, strict=True)]
 
 
 def decode_continuation(lm: "LanguageModel", row: Sequence[int], new: Sequence[int]) -> str:

@@ -21,7 +21,7 @@ from factlab.models.check import check_finite, check_replay, check_structure, re
 from factlab.models.identity import Fingerprints
 from factlab.models.products import fast_products
 from factlab.models.replay import Frame, Hidden, Shell
-from factlab.writing import check_text, check_texts
+from factlab.writing import check_text, check_texts, joined
 
 
 class LanguageModel:
@@ -314,10 +314,13 @@ class LanguageModel:
         seed: int = 0,
         temperature: float = 1.0,
         top_p: float = 1.0,
+        return_full_text: bool = True,
     ) -> str:
         """Continue a prompt; see `generate_batch`. Returns prompt and continuation."""
         check_text(prompt, "prompt")
-        return self.generate_batch([prompt], max_new_tokens, top_k, seed, temperature, top_p)[0]
+        return self.generate_batch(
+            [prompt], max_new_tokens, top_k, seed, temperature, top_p, return_full_text
+        )[0]
 
     def generate_batch(
         self,
@@ -327,6 +330,7 @@ class LanguageModel:
         seed: int = 0,
         temperature: float = 1.0,
         top_p: float = 1.0,
+        return_full_text: bool = True,
     ) -> list[str]:
         """Continue prompts with a key/value cache, each until it ends or is long enough.
 
@@ -339,15 +343,21 @@ class LanguageModel:
                 depend on which other rows are in the batch.
             temperature: logits are divided by it before a token is drawn.
             top_p: sample among the most probable tokens that together have this probability.
+            return_full_text: whether to put the prompt, as it was given, before its continuation.
 
         Returns:
-            For each prompt the prompt itself followed by its continuation.
+            For each prompt the prompt itself followed by its continuation, with one space between
+            them where the prompt ends in a space and the continuation begins with one; or the
+            continuation alone, which begins with a space where a new word begins.
 
         Raises:
             InvalidRequestError: prompts are no list of texts, or a number is out of range.
         """
         sampling = generation.Sampling.of(top_k, temperature, top_p)
-        return generation.generate_text(self, prompts, max_new_tokens, sampling, seed)
+        written = generation.continue_texts(self, prompts, max_new_tokens, sampling, seed)
+        if not return_full_text:
+            return written
+        return [joined(*pair) for pair in zip(prompts, written, strict=True)]
 
     def chat_prompt(self, messages: str | Sequence[Mapping[str, str]]) -> str:
         """What a model that was trained on conversations reads before it answers.

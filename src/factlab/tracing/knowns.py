@@ -94,11 +94,11 @@ def _ask(
             continue
         prompts = [fact.prompt for fact in asked.values()]
         n_tokens = lm.room_behind(prompts, _MAX_NEW_TOKENS)
-        texts = lm.generate_batch(prompts, max_new_tokens=n_tokens)
+        texts = lm.generate_batch(prompts, max_new_tokens=n_tokens, return_full_text=False)
         candidates = {
             i: known
             for (i, fact), text in zip(asked.items(), texts, strict=True)
-            if (known := _read(fact, triples[i], text[len(fact.prompt.rstrip(" ")) :])) is not None
+            if (known := _read(fact, triples[i], text)) is not None
         }
         # Cut off before the object, the prompt may split into other tokens: ask once more.
         confirmed = knows(lm, [known.fact for known in candidates.values()]) if candidates else []
