@@ -162,7 +162,7 @@ def test_a_batch_is_each_fact_alone(make_model, family, rule):
     together = optimise_values(lm, requests, CONTEXTS, site, config)
     small = config.model_copy(update={"max_batch_tokens": 40})
     # Bloom's positional bias is in single precision.
-    tolerance = 1e-2 if family in SINGLE_INSIDE else 1e-4 if family == "bloom" else 1e-8
+    tolerance = 1e-2 if family in SINGLE_INSIDE else 1e-8
     assert len({len(value.history) for value in together}) > 1
     for others in (
         optimise_values(lm, requests, CONTEXTS, site, small),
