@@ -112,6 +112,11 @@ class Fact:
     Raises:
         InvalidRequestError: the template does not hold exactly one `{}`, or a string is empty, no
             text, or not valid Unicode.
+
+    Examples:
+        >>> fact = fl.Fact("{} is in", "The Louvre", target_new="Rome", target_true="Paris")
+        >>> fact.prompt
+        'The Louvre is in'
     """
 
     template: str
@@ -179,6 +184,10 @@ class Fact:
         Raises:
             InvalidRequestError: prompt or subject is empty, or the subject does not occur in the
                 prompt, or not so often.
+
+        Examples:
+            >>> fl.Fact.from_prompt("The capital of Japan is", "Japan").template
+            'The capital of {} is'
         """
         check_text(prompt, "prompt")
         check_text(subject, "subject")

@@ -64,8 +64,15 @@ def intervene(
 
     States have shape (batch, pos, width) whatever the module's own habits are.
 
-    Example:
-        `with intervene(lm, {Site(3, Stream.MLP): lambda state: 0 * state}): lm.model(**inputs)`
+    Examples:
+        Without the MLP of layer 1, the model says something else:
+
+        >>> site = fl.hooks.Site(1, fl.hooks.Stream.MLP)
+        >>> inputs = lm.tokenizer("The Eiffel Tower is in", return_tensors="pt")
+        >>> with fl.hooks.intervene(lm, {site: lambda state: 0 * state}):
+        ...     changed = lm.model(**inputs).logits
+        >>> bool((changed == lm.model(**inputs).logits).all())
+        False
     """
     with ExitStack() as stack:
         for site, function in interventions.items():
@@ -77,7 +84,16 @@ def intervene(
 @checked()
 @contextmanager
 def record(lm: HasModules, sites: Iterable[Site]) -> Iterator[dict[Site, State]]:
-    """Collect copies of states while the model runs; the dict fills as the sites are reached."""
+    """Collect copies of states while the model runs; the dict fills as the sites are reached.
+
+    Examples:
+        >>> site = fl.hooks.Site(1, fl.hooks.Stream.MLP)
+        >>> inputs = lm.tokenizer("The Eiffel Tower is in", return_tensors="pt")
+        >>> with fl.hooks.record(lm, [site]) as states:
+        ...     _ = lm.model(**inputs)
+        >>> states[site].shape[-1] == lm.d_model
+        True
+    """
     states: dict[Site, State] = {}
     with intervene(lm, {site: partial(_keep, states, site) for site in sites}):
         yield states
