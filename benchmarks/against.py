@@ -4,14 +4,15 @@
     python benchmarks/against.py /tmp/other            # every case
     python benchmarks/against.py /tmp/other rome trace # some
 
-One process per version holds the bundled model and does one case when it is told to, so that the two
-take turns of a second or so on the same machine and share whatever else it is busy with. The first
-turn of each is not counted. What is compared is the median over turns of the ratio new / old, with
-the smallest time of each beside it.
+One process per version holds the bundled model and does one case when it is told to, so that the
+two take turns of a second or so on the same machine and share whatever else it is busy with. The
+first turn of each is not counted. What is compared is the median over turns of the ratio new / old,
+with the smallest time of each beside it.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -72,9 +73,9 @@ class Worker:
 
 
 def _environment() -> dict[str, str]:
-    import os
-
-    return {name: os.environ[name] for name in ("HOME", "PATH", "OMP_NUM_THREADS") if name in os.environ}
+    return {
+        name: os.environ[name] for name in ("HOME", "PATH", "OMP_NUM_THREADS") if name in os.environ
+    }
 
 
 def work() -> None:
@@ -98,7 +99,7 @@ class Cases:
     """Each method prepares a case and gives what is to be timed."""
 
     def __init__(self) -> None:
-        import factlab as fl
+        import factlab as fl  # noqa: PLC0415 - of the version that this process is for
 
         self._fl, self._lm = fl, fl.load()
         self._records = self._named("load_records")("builtin", limit=12)
@@ -108,7 +109,8 @@ class Cases:
     def _named(self, name: str):
         """A public name, wherever this version has it."""
         fl = self._fl
-        spaces = [fl, *(getattr(fl, s, None) for s in ("editing", "evaluation", "neurons", "stats", "data", "models", "tracing"))]  # fmt: skip
+        names = ("editing", "evaluation", "neurons", "stats", "data", "models", "tracing")
+        spaces = [fl, *(getattr(fl, name, None) for name in names)]
         return next(getattr(space, name) for space in spaces if hasattr(space, name))
 
     def _edit(self, method: str, facts) -> Callable[[], object]:
@@ -167,8 +169,8 @@ class Cases:
     def _evaluate(self, records, measure) -> None:
         with tempfile.TemporaryDirectory() as folder:
             self._fl.evaluate(
-                self._lm, records, "rome", f"{folder}/run", measure=measure, cache=f"{folder}/cache",
-                background=self._background,
+                self._lm, records, "rome", f"{folder}/run", measure=measure,
+                cache=f"{folder}/cache", background=self._background,
             )  # fmt: skip
 
     def train(self) -> Callable[[], object]:

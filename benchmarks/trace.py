@@ -29,7 +29,7 @@ from machine import layer_operations, matmul_flops
 
 import factlab as fl
 from factlab.data.well_known import WELL_KNOWN
-from factlab.tracing.restoration import cells_of, trunks_of
+from factlab.tracing.restoration import cells_of, parents_of
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "reference"))
 from slow_trace import slow_effects, trace_modules
@@ -111,11 +111,11 @@ def useful_operations(lm: fl.LanguageModel, trace: fl.CausalTrace) -> float:
     layer = layer_operations(lm, n_tokens)
     readout = 2 * lm.d_model * lm.embedding.weight.shape[0]
     cells = cells_of(lm.n_layers, config)
-    trunks = trunks_of(cells)
+    parents = parents_of(cells)
     total = 0.0
     for position in range(trace.subject_span.start, n_tokens):
         for cell in cells:
-            joins = cell.stop if cell in trunks else cell.first + 1
+            joins = cell.stop if cell in parents else cell.first + 1
             through = max(0, lm.n_layers - 1 - joins) * (n_tokens - position) * layer
             last = layer if joins < lm.n_layers else 0.0
             total += config.samples * (through + last + readout)

@@ -26,8 +26,9 @@ from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback
 from factlab.tracing.configs import Kind, TraceConfig
 from factlab.tracing.corruption_kinds import Substitution
+from factlab.tracing.effects import Effects
 from factlab.tracing.restoration import cells_of
-from factlab.tracing.runs import CleanRun, CorruptedRun, no_effects
+from factlab.tracing.runs import CleanRun, CorruptedRun
 
 _STREAMS: dict[Kind, Stream] = {"block": Stream.BLOCK, "mlp": Stream.MLP, "attn": Stream.ATTN}
 
@@ -41,33 +42,34 @@ def gradient_effects(
     progress: ProgressCallback,
 ) -> dict[str, Tensor]:
     """First-order indirect effects, as `causal_trace` returns them."""
-    effects, n_samples = no_effects(lm, clean, runs, positions, config)
+    effects = Effects(lm, clean, runs, positions, config)
     for done, run in enumerate(runs):
         progress("estimating", done, len(runs))
         shares = _shares(lm, clean, run, config)
-        here = [i for i in positions if i in run.partner and i >= clean.span.start]
+        changing = [i for i in positions if i in run.aligned and i >= clean.span.start]
         for cell in cells_of(lm.n_layers, config):
             of_window = [shares[Site(i, _STREAMS[cell.kind])] for i in range(cell.first, cell.stop)]
             total = torch.stack(of_window).sum(0)
-            for i in here:
-                effects[cell.kind][i, cell.layer] += float(total[run.partner[i]]) / n_samples[i]
+            for position in changing:
+                summed = float(total[run.aligned[position]])
+                effects.add(cell.kind, position, cell.layer, summed)
     progress("estimating", len(runs), len(runs))
-    return effects
+    return effects.by_kind
 
 
 def _shares(
     lm: LanguageModel, clean: CleanRun, run: CorruptedRun, config: TraceConfig
 ) -> dict[Site, Float[Tensor, " pos"]]:
     """Of every single state, summed over samples: difference times gradient, by position."""
-    there, here = list(run.partner), list(run.partner.values())
+    in_clean, in_corrupted = list(run.aligned), list(run.aligned.values())
     shares: dict[Site, Tensor] = {}
     probs, gradients = _gradients(lm, clean, run, config)
     for site, gradient in gradients.items():
         corrupted = run.inputs[site.layer + 1] if site.stream is Stream.BLOCK else run.states[site]
-        difference = clean.states[site][there] - corrupted[:, here]
+        difference = clean.states[site][in_clean] - corrupted[:, in_corrupted]
         shares[site] = torch.zeros(run.batch.width, dtype=torch.float32, device="cpu")
-        by_sample = (difference.float() * gradient[:, here].float()).sum(2).cpu()
-        shares[site][here] = probs @ by_sample
+        by_sample = (difference.float() * gradient[:, in_corrupted].float()).sum(2).cpu()
+        shares[site][in_corrupted] = probs @ by_sample
     return shares
 
 

@@ -28,7 +28,9 @@ from factlab.hooks import Site, Stream, intervene
 from factlab.models.cache import Prefix
 from factlab.models.language_model import LanguageModel
 from factlab.models.replay import Frame
+from factlab.progress import ProgressCallback
 from factlab.tracing.configs import Kind, TraceConfig
+from factlab.tracing.effects import Effects
 from factlab.tracing.runs import CleanRun, CorruptedRun
 
 _RESTORED: dict[Kind, Stream] = {"mlp": Stream.MLP, "attn": Stream.ATTN}
@@ -64,6 +66,29 @@ def cells_of(n_layers: int, config: TraceConfig) -> list[Cell]:
     return sorted(cells, key=lambda cell: (cell.first, -cell.stop))
 
 
+def exact_effects(
+    lm: LanguageModel,
+    clean: CleanRun,
+    runs: Sequence[CorruptedRun],
+    positions: Sequence[int],
+    config: TraceConfig,
+    progress: ProgressCallback,
+) -> dict[str, Float[Tensor, "pos layer"]]:
+    """Indirect effects, every restoration by a run of its own, as `causal_trace` has them."""
+    effects = Effects(lm, clean, runs, positions, config)
+    changing = [position for position in positions if position >= clean.span.start]
+    n_steps = len(runs) * len(changing)
+    for i, run in enumerate(runs):
+        restorer = Restorer(lm, clean, run, config)
+        for step, position in enumerate(changing, start=i * len(changing)):
+            progress("tracing", step, n_steps)
+            if position in run.aligned:
+                for cell, effect in restorer.effects(position):
+                    effects.add(cell.kind, position, cell.layer, float(effect.sum()))
+    progress("tracing", n_steps, n_steps)
+    return effects.by_kind
+
+
 class Restorer:
     """Runs restorations of one clean run into one corrupted run.
 
@@ -87,14 +112,12 @@ class Restorer:
 
     def effects(self, position: int) -> Iterator[tuple[Cell, Float[Tensor, " sample"]]]:
         """P(answer) with restoration minus without, of every cell at a position of the prompt."""
-        place = self.corrupted.partner[position]
-        width = self.corrupted.batch.width - place
+        width = self.corrupted.batch.width - self.corrupted.aligned[position]
         at_once = max(1, _PIECES_HELD * self.piece // (self.samples * width))
         for i in range(0, len(self.cells), at_once):
-            cells = self.cells[i : i + at_once]
-            walk = _Walk(self, position, place, cells)
+            walk = _Walk(self, position, self.cells[i : i + at_once])
             reads = walk.run()[:, -len(self.clean.answer.ids) :]
-            probs = self.clean.answer.probs(self.lm, reads).view(len(cells), self.samples)
+            probs = self.clean.answer.probs(self.lm, reads).view(-1, self.samples)
             yield from zip(walk.cells, probs - self.corrupted.probs, strict=True)
 
     def _first_steps(self) -> dict[tuple[Stream, int], Float[Tensor, "sample pos d_model"]]:
@@ -104,52 +127,64 @@ class Restorer:
         the same way whatever the others do. So one run of the layer with all tokens put back gives
         the first step of the windows at every position.
         """
-        pairs = self.corrupted.partner
-        here, there = list(pairs.values()), list(pairs)
+        in_clean = list(self.corrupted.aligned)
+        in_corrupted = list(self.corrupted.aligned.values())
         opened: dict[tuple[Stream, int], Tensor] = {}
         frame = self.lm.frame(self.corrupted.batch)
         windows = [cell for cell in self.cells if cell.kind in _RESTORED]
         for stream, first in sorted({(_RESTORED[c.kind], c.first) for c in windows}):
             site = Site(first, stream)
-            clean = self.clean.states[site][there]
-
-            def put_back(state: Tensor, clean: Tensor = clean) -> Tensor:
-                restored = state.clone()
-                restored[:, here] = clean
-                return restored
-
+            put_back = partial(_put_back, in_corrupted, self.clean.states[site][in_clean])
             with intervene(self.lm, {site: put_back}):
                 out = self.lm.step(frame, self.corrupted.inputs[first], first)
             opened[stream, first] = out
         return opened
 
 
-class _Walk:
-    """Some cells of one position on their way up."""
+def _put_back(positions: Sequence[int], clean: Tensor, state: Tensor) -> Tensor:
+    restored = state.clone()
+    restored[:, positions] = clean
+    return restored
 
-    def __init__(self, owner: Restorer, position: int, place: int, cells: Sequence[Cell]) -> None:
-        self._lm, self._clean, self._corrupted = owner.lm, owner.clean, owner.corrupted
-        self._opened, self._samples = owner.opened, owner.samples
-        self._position, self._place = position, place
-        self._prefix = Prefix.of(self._corrupted.cache, place)
-        self._width = self._corrupted.batch.width - place
-        self._at_once = max(1, owner.piece // (self._samples * self._width))
-        self._trunks = trunks_of(cells)
+
+class _Walk:
+    """Some cells of one position on their way up.
+
+    Args:
+        restorer: whose cells they are.
+        position: of the clean prompt.
+        cells: some of those that are restored there.
+
+    Attributes:
+        cells: in the order in which they join.
+    """
+
+    def __init__(self, restorer: Restorer, position: int, cells: Sequence[Cell]) -> None:
+        self._restorer = restorer
+        self._lm, self._clean, self._corrupted = restorer.lm, restorer.clean, restorer.corrupted
+        self._position, self._column = position, self._corrupted.aligned[position]
+        self._prefix = Prefix.of(self._corrupted.cache, self._column)
+        width = self._corrupted.batch.width - self._column
+        self._at_once = max(1, restorer.piece // (restorer.samples * width))
+        self._parents = parents_of(cells)
         self.cells = sorted(cells, key=self._joins)
         self._frames: dict[int, Frame] = {}
 
     def _joins(self, cell: Cell) -> int:
         """The first layer that has to be run for a cell of its own."""
-        return cell.stop if cell in self._trunks else cell.first + 1
+        return cell.stop if cell in self._parents else cell.first + 1
 
     def run(self) -> Float[Tensor, "row pos d_model"]:
         """What leaves the last layer, rows being (cell, sample) in the order of `self.cells`."""
-        example = self._corrupted.inputs[-1][:, self._place :]
+        example = self._corrupted.inputs[-1][:, self._column :]
         states = example.new_empty(len(self.cells), *example.shape)
+        row_of = {cell: row for row, cell in enumerate(self.cells)}
         joined = 0
         for layer in range(self._joins(self.cells[0]), self._lm.n_layers + 1):
             while joined < len(self.cells) and self._joins(self.cells[joined]) == layer:
-                states[joined] = self._start(self.cells[joined], states)
+                cell = self.cells[joined]
+                parent = self._parents.get(cell)
+                states[joined] = self._start(cell) if parent is None else states[row_of[parent]]
                 joined += 1
             if layer < self._lm.n_layers:
                 for i in range(0, joined, self._at_once):
@@ -157,13 +192,12 @@ class _Walk:
                     states[i:stop] = self._step(states[i:stop], self.cells[i:stop], layer)
         return states.flatten(0, 1)
 
-    def _start(self, cell: Cell, states: Tensor) -> Float[Tensor, "sample pos d_model"]:
-        """The states with which a cell joins."""
-        if cell in self._trunks:
-            return states[self.cells.index(self._trunks[cell])]
-        start = self._corrupted.inputs[cell.first + 1][:, self._place :].clone()
+    def _start(self, cell: Cell) -> Float[Tensor, "sample pos d_model"]:
+        """The states with which a cell joins that branches off no other."""
+        start = self._corrupted.inputs[cell.first + 1][:, self._column :].clone()
         if cell.kind in _RESTORED:
-            start[:, 0] = self._opened[_RESTORED[cell.kind], cell.first][:, self._place]
+            restored = self._restorer.opened[_RESTORED[cell.kind], cell.first]
+            start[:, 0] = restored[:, self._column]
         else:
             start[:, 0] = self._clean.states[Site(cell.layer, Stream.BLOCK)][self._position]
         return start
@@ -171,10 +205,10 @@ class _Walk:
     def _step(
         self, states: Float[Tensor, "cell sample pos d_model"], cells: Sequence[Cell], layer: int
     ) -> Float[Tensor, "cell sample pos d_model"]:
-        rows = len(cells) * self._samples
+        rows = len(cells) * self._restorer.samples
         if rows not in self._frames:
             self._frames[rows] = self._lm.frame(
-                self._corrupted.batch, self._prefix, self._place, rows
+                self._corrupted.batch, self._prefix, self._column, rows
             )
         with intervene(self._lm, self._interventions(cells, layer)):
             out = self._lm.step(self._frames[rows], states.flatten(0, 1), layer)
@@ -197,10 +231,12 @@ class _Walk:
         self, site: Site, is_open: list[bool], is_severed: list[bool]
     ) -> Callable[[Tensor], Tensor]:
         clean = self._clean.states[site][self._position]
-        corrupted = self._corrupted.states[site][:, self._place]
+        corrupted = self._corrupted.states[site][:, self._column]
 
         # A projection's result belongs to nobody else, so it is changed where it is.
-        return partial(_overwrite, self._samples, ((is_open, clean), (is_severed, corrupted)))
+        return partial(
+            _overwrite, self._restorer.samples, ((is_open, clean), (is_severed, corrupted))
+        )
 
 
 def _overwrite(
@@ -214,13 +250,16 @@ def _overwrite(
     return state
 
 
-def trunks_of(cells: Sequence[Cell]) -> dict[Cell, Cell]:
-    """For each window the longest other one that begins at the same layer, if there is one."""
+def parents_of(cells: Sequence[Cell]) -> dict[Cell, Cell]:
+    """For each window the longest other one that begins at the same layer, if there is one.
+
+    Until the shorter one ends, the two are one and the same run.
+    """
     longest: dict[tuple[Kind, int], Cell] = {}
-    trunks: dict[Cell, Cell] = {}
+    parents: dict[Cell, Cell] = {}
     for cell in sorted(cells, key=lambda cell: -cell.stop):
         if cell.kind in _RESTORED:
-            trunk = longest.setdefault((cell.kind, cell.first), cell)
-            if trunk is not cell:
-                trunks[cell] = trunk
-    return trunks
+            parent = longest.setdefault((cell.kind, cell.first), cell)
+            if parent is not cell:
+                parents[cell] = parent
+    return parents

@@ -82,7 +82,7 @@ class CorruptedRun:
 
     Attributes:
         batch: its tokens, those of the answer that are read included, once per sample.
-        partner: for each position of the clean prompt that has one, the position here.
+        aligned: the position in this run of each position of the clean prompt that it has.
         embedded: what the token embedding gives, corruption included, (sample, pos, width).
         inputs: the input of each layer, and of the readout, (sample, pos, d_model).
         cache: keys and values of all tokens.
@@ -92,39 +92,13 @@ class CorruptedRun:
     """
 
     batch: TokenBatch
-    partner: dict[int, int]
+    aligned: dict[int, int]
     embedded: Float[Tensor, "sample pos width"]
     inputs: list[Hidden]
     cache: RecordingCache
     states: dict[Site, Tensor]
     probs: Float[Tensor, " sample"]
     noise_level: float | None
-
-
-def no_effects(
-    lm: LanguageModel,
-    clean: CleanRun,
-    runs: Sequence[CorruptedRun],
-    positions: Sequence[int],
-    config: TraceConfig,
-) -> tuple[dict[str, Float[Tensor, "pos layer"]], dict[int, int]]:
-    """Effects of zero for a method to add to, and over how many samples each position averages.
-
-    Positions without a partner in any corrupted run stay NaN, like those not asked for.
-    """
-    layers = list(config.layers_of(lm.n_layers))
-    n_samples = {i: sum(run.batch.n_rows for run in runs if i in run.partner) for i in positions}
-    effects = {
-        k: torch.full(
-            (len(clean.tokens), lm.n_layers), torch.nan, dtype=torch.float32, device="cpu"
-        )
-        for k in config.kinds
-    }
-    for kind in config.kinds:
-        for position in positions:
-            if n_samples[position]:
-                effects[kind][position, layers] = 0.0
-    return effects, n_samples
 
 
 def run_clean(lm: LanguageModel, fact: Fact, answer: str | None, config: TraceConfig) -> CleanRun:
@@ -188,8 +162,8 @@ def run_corrupted(
 def _substituted(lm: LanguageModel, fact: Fact, clean: CleanRun, subject: str) -> CorruptedRun:
     other = Fact(fact.template, subject)
     tokens, span = lm.encode_fact(other)
-    partner = _partners(clean, len(tokens), span)
-    if partner is None:
+    aligned = _aligned(clean, len(tokens), span)
+    if aligned is None:
         raise TokenizationError(
             f"With '{subject}' for '{fact.subject}' the text around the subject splits into "
             f"{len(tokens) - (span.stop - span.start)} tokens instead of "
@@ -197,10 +171,10 @@ def _substituted(lm: LanguageModel, fact: Fact, clean: CleanRun, subject: str) -
         )
     batch = pad([[*tokens.ids, *clean.answer.ids[:-1]]], lm.device)
     lm.check_length(batch.width)
-    return _run(lm, batch, clean, partner, lambda embedded: embedded, None)
+    return _run(lm, batch, clean, aligned, lambda embedded: embedded, None)
 
 
-def _partners(clean: CleanRun, n_tokens: int, span: TokenSpan) -> dict[int, int] | None:
+def _aligned(clean: CleanRun, n_tokens: int, span: TokenSpan) -> dict[int, int] | None:
     """Positions of a sentence with another subject, by positions of the clean one."""
     before, after = clean.span.start, len(clean.tokens) - clean.span.stop
     if (before, after) != (span.start, n_tokens - span.stop):
@@ -215,7 +189,7 @@ def _run(
     lm: LanguageModel,
     batch: TokenBatch,
     clean: CleanRun,
-    partner: dict[int, int],
+    aligned: dict[int, int],
     corrupt: Callable[[Tensor], Tensor],
     level: float | None,
 ) -> CorruptedRun:
@@ -230,7 +204,7 @@ def _run(
             inputs.append(lm.step(frame, inputs[-1], layer))
     return CorruptedRun(
         batch=batch,
-        partner=partner,
+        aligned=aligned,
         embedded=embedded[at_embedding],
         inputs=inputs,
         cache=cache,

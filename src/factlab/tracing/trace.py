@@ -18,7 +18,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from factlab.arguments import checked
 from factlab.errors import InvalidRequestError, TokenizationError
@@ -28,9 +27,9 @@ from factlab.progress import ProgressCallback, silent
 from factlab.tokens import encode_continuation, shown
 from factlab.tracing.configs import TraceConfig
 from factlab.tracing.gradient import gradient_effects
-from factlab.tracing.restoration import Restorer
+from factlab.tracing.restoration import exact_effects
 from factlab.tracing.result import CausalTrace
-from factlab.tracing.runs import CleanRun, CorruptedRun, no_effects, run_clean, run_corrupted
+from factlab.tracing.runs import run_clean, run_corrupted
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +91,7 @@ def trace_fact(
             )
         positions = config.positions_of(clean.span, len(clean.tokens))
         runs = run_corrupted(lm, fact, clean, config, sigma_facts or [])
-        measure = _exact_effects if config.method == "exact" else gradient_effects
+        measure = exact_effects if config.method == "exact" else gradient_effects
         effects = measure(lm, clean, runs, positions, config, progress)
     return CausalTrace(
         prompt=clean.tokens.text,
@@ -121,29 +120,6 @@ def _says(lm: LanguageModel, fact: Fact, expected: str | None, said_id: int) -> 
     except TokenizationError:  # an answer that is not followed need not have tokens of its own
         return None
     return whole.ids[n_prompt] == said_id
-
-
-def _exact_effects(
-    lm: LanguageModel,
-    clean: CleanRun,
-    runs: Sequence[CorruptedRun],
-    positions: Sequence[int],
-    config: TraceConfig,
-    progress: ProgressCallback,
-) -> dict[str, Tensor]:
-    """Run every restoration, and average over all samples of all corrupted runs."""
-    effects, n_samples = no_effects(lm, clean, runs, positions, config)
-    changing = [i for i in positions if i >= clean.span.start]
-    for done, run in enumerate(runs):
-        restorer = Restorer(lm, clean, run, config)
-        for i, position in enumerate(changing):
-            progress("tracing", done * len(changing) + i, len(runs) * len(changing))
-            if position in run.partner:
-                for cell, effect in restorer.effects(position):
-                    share = float(effect.sum()) / n_samples[position]
-                    effects[cell.kind][position, cell.layer] += share
-    progress("tracing", len(runs) * len(changing), len(runs) * len(changing))
-    return effects
 
 
 def _as_fact(fact_or_prompt: Fact | str, subject: str | None) -> Fact:

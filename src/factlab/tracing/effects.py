@@ -1,0 +1,54 @@
+"""Indirect effects, added up over noise samples and substitutes while a trace is made."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from factlab.models.language_model import LanguageModel
+from factlab.tracing.configs import Kind, TraceConfig
+from factlab.tracing.runs import CleanRun, CorruptedRun
+
+
+class Effects:
+    """Effects of restored states: zero where one was asked for and NaN elsewhere, to begin with.
+
+    A position that no corrupted run has, as where a substitute has fewer tokens, stays NaN.
+
+    Args:
+        lm: the model.
+        clean: the clean run.
+        runs: the corrupted runs; an effect is averaged over all their samples.
+        positions: of the prompt, that were asked for.
+        config: says which kinds and layers were.
+
+    Attributes:
+        by_kind: for each kind the effects.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        clean: CleanRun,
+        runs: Sequence[CorruptedRun],
+        positions: Sequence[int],
+        config: TraceConfig,
+    ) -> None:
+        layers = list(config.layers_of(lm.n_layers))
+        self._n_samples = {
+            position: sum(run.batch.n_rows for run in runs if position in run.aligned)
+            for position in positions
+        }
+        shape = len(clean.tokens), lm.n_layers
+        self.by_kind: dict[str, Float[Tensor, "pos layer"]] = {}
+        for kind in config.kinds:
+            effects = torch.full(shape, torch.nan, dtype=torch.float32, device="cpu")
+            for position, n_samples in self._n_samples.items():
+                if n_samples:
+                    effects[position, layers] = 0.0
+            self.by_kind[kind] = effects
+
+    def add(self, kind: Kind, position: int, layer: int, total: float) -> None:
+        """Add what some samples contribute, summed over them."""
+        self.by_kind[kind][position, layer] += total / self._n_samples[position]
