@@ -20,6 +20,10 @@ class Shard(NamedTuple):
 
         Raises:
             InvalidRequestError: it is not such a pair, or out of range.
+
+        Examples:
+            >>> fl.Shard.parse("2/4")
+            Shard(number=2, total=4)
         """
         number, _, total = text.partition("/")
         digits = len(str(_MOST_SHARDS))

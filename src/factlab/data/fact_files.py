@@ -50,6 +50,11 @@ def load_facts(path: str | Path) -> list[Fact]:
         StorageError: the file is missing, not UTF-8, of an unknown kind, broken or empty; or a fact
             has a misspelled field, lacks one, is not a valid `Fact`, or came before with the same
             template, subject and target_new. The message names the line.
+
+    Examples:
+        >>> fl.data.save_facts(facts, "facts.csv")
+        >>> fl.load_facts("facts.csv") == facts
+        True
     """
     return [record.fact for record in load_fact_records(path)]
 

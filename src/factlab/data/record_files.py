@@ -57,6 +57,11 @@ def load_records(
             says what left nothing.
         StorageError: the source cannot be read, or a record in it is wrong; names the line, the
             record and the field.
+
+    Examples:
+        >>> records = fl.load_records("builtin", limit=3, seed=1)
+        >>> records[0].fact.target_new is not None
+        True
     """
     if offset < 0 or (limit is not None and limit < 1):
         raise InvalidRequestError(

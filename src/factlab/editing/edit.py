@@ -69,6 +69,15 @@ class Edit:
 
         Raises:
             WrongModelError: as `apply_`.
+
+        Examples:
+            >>> edit = fl.rome(lm, fact)
+            >>> before = lm.top_tokens(fact.prompt)
+            >>> with edit.applied(lm):
+            ...     lm.top_tokens(fact.prompt) == before
+            False
+            >>> lm.top_tokens(fact.prompt) == before
+            True
         """
         undo = self.apply_(lm, force)
         try:
@@ -89,6 +98,10 @@ class Edit:
 
         Raises:
             WrongModelError: the edit was made for another model, and `force` is not set.
+
+        Examples:
+            >>> undo = fl.rome(lm, fact).apply_(lm)
+            >>> undo()
         """
         if not force:
             self._check_model(lm)
@@ -124,6 +137,12 @@ class Edit:
         Raises:
             StorageError: the folder holds an edit and `overwrite` is not set, or holds something
                 else, or cannot be written.
+
+        Examples:
+            >>> edit = fl.rome(lm, fact)
+            >>> edit.save("eiffel-in-rome")
+            >>> fl.Edit.load("eiffel-in-rome") == edit
+            True
         """
         check_destination(Path(folder), overwrite)
         write_edit(Path(folder), self._document(), self.updates)

@@ -294,6 +294,12 @@ def attribute_neurons(
     Raises:
         InvalidRequestError: the prompt or the target is empty.
         TokenizationError: the target makes no token of its own, or the text is too long.
+
+    Examples:
+        >>> attribution = fl.attribute_neurons(lm, fact)
+        >>> strongest = attribution.neurons(threshold=0.5)
+        >>> all(neuron.layer < lm.n_layers for neuron in strongest)
+        True
     """
     return attribute_neurons_each(lm, [prompt], [target], config, progress)[0]
 

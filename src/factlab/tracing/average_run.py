@@ -53,6 +53,12 @@ def average_trace(
     Raises:
         InvalidRequestError: no fact is left, or the config or the shard cannot be used.
         StorageError: the folder is not empty, belongs to another run, or cannot be written.
+
+    Examples:
+        >>> asked = [fl.Fact(fact.template, "The Louvre"), fl.Fact(fact.template, "Big Ben")]
+        >>> average = fl.average_trace(lm, asked, folder="traces")
+        >>> average.n_facts
+        2
     """
     config = config or TraceConfig()
     config.check(lm.n_layers)

@@ -171,6 +171,11 @@ def recommend_layer(
 
     Raises:
         InvalidRequestError: the model knows none of the facts.
+
+    Examples:
+        >>> choice = fl.recommend_layer(lm, [fl.Fact(fact.template, fact.subject)])
+        >>> choice.layer in choice.candidates
+        True
     """
     # Narrow windows: wide ones are cut off at the first layers, which moves the peak inwards.
     window = max(1, lm.n_layers // 5)

@@ -63,6 +63,12 @@ def causal_trace(
 
     Warns through `logging` where the trace says little, as of a fact that the model does not know;
     see `CausalTrace.notes`.
+
+    Examples:
+        >>> trace = fl.causal_trace(lm, fact)
+        >>> position, layer, effect = trace.peak("mlp")
+        >>> trace.effects["mlp"].shape == (len(trace.tokens), lm.n_layers)
+        True
     """
     trace = trace_fact(lm, _as_fact(fact_or_prompt, subject), answer, config, sigma_facts, progress)
     for note in trace.notes:
