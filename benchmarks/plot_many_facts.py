@@ -1,4 +1,4 @@
-"""Draw docs/images/many-facts.png from the table in docs/editing.md."""
+"""Draw docs/images/many-facts.png from the table in docs/results/editing.md."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ MARKERS = "os^Dvx"
 
 
 def main() -> None:
-    text = (DOCS / "editing.md").read_text(encoding="utf-8")
+    text = (DOCS / "results" / "editing.md").read_text(encoding="utf-8")
     table = text.split("### Many facts in one model")[1].split("![")[0].strip().splitlines()
     counts = [int(cell) for cell in cells(table[0])[1:-1]]
     figure = new_picture(7.6, 4.0)
