@@ -1,11 +1,16 @@
 """`Config`: what all settings have in common, and how a wrong one is told."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from factlab.documents import JsonValue
 from factlab.errors import InvalidRequestError, nearest
+
+# Settings of earlier versions that bounded memory. No result ever depended on them: what a file
+# says of them is left out when it is read or compared.
+RETIRED = frozenset({"max_batch_tokens", "memory_gib", "examples_at_once"})
 
 
 class _Explaining(type(BaseModel)):
@@ -18,6 +23,7 @@ class _Explaining(type(BaseModel)):
     if not TYPE_CHECKING:  # a type checker takes the arguments from the fields
 
         def __call__(cls, *args, **values):
+            refuse_retired(values, cls.model_fields)
             try:
                 return super().__call__(*args, **values)
             except ValidationError as error:
@@ -32,6 +38,47 @@ class Config(BaseModel, metaclass=_Explaining):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, values: Any) -> Any:
+        """Leave out what a file of an earlier version says of memory."""
+        if not isinstance(values, Mapping):
+            return values
+        gone = RETIRED - cls.model_fields.keys()
+        return {name: value for name, value in values.items() if name not in gone}
+
+
+def refuse_retired(values: Mapping[str, Any], known: Container[str] = ()) -> None:
+    """Refuse settings of earlier versions where a person gives them.
+
+    Args:
+        values: what is given, by name; of settings inside a setting likewise.
+        known: names that mean something all the same.
+
+    Raises:
+        InvalidRequestError: says what has taken their place.
+    """
+    for name, value in values.items():
+        if name in RETIRED and name not in known:
+            raise InvalidRequestError(
+                f"'{name}' is no setting any more: how much memory may be used is said once, for "
+                "all that a model does. Use --memory-gib on the command line, and in Python "
+                "fl.load(..., memory_gib=4) or lm.memory_gib = 4."
+            )
+        if isinstance(value, Mapping):
+            refuse_retired(value)
+
+
+def without_retired(value: JsonValue) -> JsonValue:
+    """A JSON value without the settings of earlier versions that bounded memory.
+
+    Two runs that differ in nothing else are the same run.
+    """
+    if isinstance(value, dict):
+        kept = {name: inner for name, inner in value.items() if name not in RETIRED}
+        return {name: without_retired(inner) for name, inner in kept.items()}
+    return [without_retired(inner) for inner in value] if isinstance(value, list) else value
 
 
 def config_problem(

@@ -29,6 +29,7 @@ from factlab.appending import (
     keep_lines,
     read_lines,
 )
+from factlab.config import without_retired
 from factlab.documents import JsonValue, NewerVersionError, check_format, newer
 from factlab.errors import InvalidRequestError, StorageError
 from factlab.shards import Shard
@@ -182,7 +183,8 @@ class Journal:
             raise
         except StorageError:
             pass  # of another kind altogether, or none, which is said below
-        difference = _first_difference(self.request, json.loads(json.dumps(request)))
+        old, new = (without_retired(each) for each in (self.request, request))
+        difference = _first_difference(old, json.loads(json.dumps(new)))
         if difference is not None:
             raise StorageError(
                 f"'{self.folder}' belongs to another run: {difference}. "

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from factlab.cli.prose import print_prose
 from factlab.cli.terminal import Terminal, json_line
-from factlab.config import config_problem, with_none
+from factlab.config import config_problem, refuse_retired, with_none
 from factlab.errors import FactlabError, InvalidRequestError, StorageError
 from factlab.progress import ProgressBar
 
@@ -156,6 +156,7 @@ def validated_settings(
     Raises:
         InvalidRequestError: a setting is unknown, or its value not allowed.
     """
+    refuse_retired(values, kind.model_fields)
     try:
         return kind.model_validate(with_none(kind, values))
     except ValidationError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from factlab.config import without_retired
 from factlab.data.records import Benchmark
 from factlab.documents import JsonValue, check_format, validated
 from factlab.evaluation.measuring.rows import Row
@@ -154,7 +155,7 @@ def load_run(folder: str | Path) -> Run:
     return Run(
         request=request,
         versions=_together(journal.versions),
-        config=found.get("config", request.config),
+        config=without_retired(found.get("config", request.config)),
         n_cases=len(cases),
         n_unusable=len(unusable) if isinstance(unusable, dict) else 0,
         rows=tuple(rows),
