@@ -233,13 +233,16 @@ def test_the_gradient_of_a_window_is_the_sum_over_its_layers(make_model):
     assert torch.allclose(windows, expected, atol=1e-7)
 
 
-@pytest.mark.parametrize("max_batch_tokens", [1, 50, 10_000])
-def test_batch_size_changes_nothing(make_model, max_batch_tokens):
+@pytest.mark.parametrize("method", ["exact", "gradient"])
+@pytest.mark.parametrize("memory_gib", [1e-9, 1e-3, 4.0])
+def test_memory_changes_nothing(make_model, method, memory_gib):
     lm = make_model("llama", dtype=torch.float64)
     fact = fl.Fact("{} is in", "Space Needle")
-    whole = fl.causal_trace(lm, fact, config=fl.tracing.TraceConfig(samples=3, window=3))
-    config = fl.tracing.TraceConfig(samples=3, window=3, max_batch_tokens=max_batch_tokens)
+    config = fl.tracing.TraceConfig(samples=5, window=3, method=method)
+    whole = fl.causal_trace(lm, fact, config=config)
+    lm.memory_gib = memory_gib
     parts = fl.causal_trace(lm, fact, config=config)
+    assert parts.corrupted_prob == pytest.approx(whole.corrupted_prob, rel=1e-6)
     for kind in whole.effects:
         assert torch.allclose(whole.effects[kind], parts.effects[kind], atol=1e-7)
 

@@ -16,17 +16,18 @@ for is not counted: weights, second moments of keys, and a single prompt that is
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import torch
 
-from factlab.errors import InvalidRequestError
+from factlab.errors import FactlabError, InvalidRequestError, MemoryLimitError
 from factlab.models.free_memory import free_bytes
 
 if TYPE_CHECKING:
-    from factlab.models.decoder import Decoder
+    from factlab.models.language_model import LanguageModel
 
 GIB = 2**30
 
@@ -60,7 +61,7 @@ class Sizes:
     logits: int
 
     @classmethod
-    def of(cls, lm: "Decoder", cached: int) -> "Sizes":
+    def of(cls, lm: "LanguageModel", cached: int) -> "Sizes":
         """Those of a model.
 
         Args:
@@ -159,3 +160,47 @@ def default_gib(devices: Iterable[torch.device]) -> float:
     if not free:
         return _UNKNOWN
     return max(_LEAST, 2.0 ** math.floor(math.log2(max(1, min(free)) * _SHARE / GIB)))
+
+
+class MemoryLimit:
+    """`memory_gib` of a model: what was set, or else what is found free when it is first needed."""
+
+    @overload
+    def __get__(self, lm: None, owner: type) -> "MemoryLimit": ...
+    @overload
+    def __get__(self, lm: "LanguageModel", owner: type) -> float: ...
+    def __get__(self, lm: "LanguageModel | None", owner: type) -> "float | MemoryLimit":
+        if lm is None:
+            return self
+        if vars(lm)["_memory_gib"] is None:
+            vars(lm)["_memory_gib"] = default_gib({p.device for p in lm.model.parameters()})
+        return vars(lm)["_memory_gib"]
+
+    def __set__(self, lm: "LanguageModel", gib: float | None) -> None:
+        if gib is not None:
+            check_gib(gib)
+        vars(lm)["_memory_gib"] = gib
+
+
+@contextmanager
+def told_of_memory(lm: "LanguageModel") -> Iterator[None]:
+    """Where memory runs out inside the block, say how much less to allow.
+
+    Raises:
+        MemoryLimitError: memory ran out.
+    """
+    try:
+        yield
+    except FactlabError:
+        raise
+    except (RuntimeError, MemoryError) as error:
+        # torch has a class of its own for GPUs only.
+        is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if is_memory or "allocate memory" in str(error) or "not enough memory" in str(error):
+            gib = lm.memory_gib
+            raise MemoryLimitError(
+                f"Memory ran out, with {gib:g} GiB allowed besides the model's weights. Allow "
+                f"less: --memory-gib {gib / 2:g} on the command line, lm.memory_gib = {gib / 2:g} "
+                "in Python. A run that was begun can be resumed with it."
+            ) from error
+        raise

@@ -108,8 +108,11 @@ def check_structure(model: PreTrainedModel, architecture: Architecture) -> bool:
 
 
 @torch.no_grad()
-def check_replay(lm: "LanguageModel") -> None:
+def check_replay(lm: "LanguageModel") -> int:
     """Compare the replay engine with the model's own forward pass.
+
+    Returns:
+        How many numbers the keys and values of a token are, all layers together.
 
     Raises:
         UnsupportedModelError: the logits differ.
@@ -132,6 +135,7 @@ def check_replay(lm: "LanguageModel") -> None:
                 "does not give the model's own logits; its forward pass does more than call them "
                 "in order. Tracing and editing this model would be wrong."
             )
+    return sum(x.numel() for pair in cache.keys_values for x in pair) // _PROBE_LENGTH
 
 
 def resolve(root: nn.Module, path: str, kind: type[M]) -> M:

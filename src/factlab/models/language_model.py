@@ -16,6 +16,7 @@ from factlab.families import Architecture, Layout
 from factlab.hooks import Site, Stream
 from factlab.models import chat, generation, scoring, texts
 from factlab.models.accept import check_model, check_tokenizer
+from factlab.models.budget import Budget, MemoryLimit, Sizes, told_of_memory
 from factlab.models.changes.board import PatchBoard
 from factlab.models.check import check_finite, check_replay, check_structure, resolve
 from factlab.models.identity import Fingerprints
@@ -35,21 +36,32 @@ class LanguageModel:
         tokenizer: its fast tokenizer. Where it has tokens that the model has no embedding for, that
             is logged; a text with one of them is refused.
         name: what to call it in reports; the config's own name by default.
+        memory_gib: see the attribute.
+
+    Attributes:
+        memory_gib: memory in GiB that may be used besides the weights; by default half of what is
+            free where the model is. The size of every batch follows from it, and no result but by
+            rounding. It may be set at any time; None is the default.
 
     Raises:
-        InvalidRequestError: the model is none, or the tokenizer is none or has no offsets.
+        InvalidRequestError: the model is none, or the tokenizer is none or has no offsets; or the
+            memory is not above 0.
         UnsupportedModelError: a part was not found where the family keeps it, or the model is
             wrapped, quantised, without a head, or of layers that differ, or the replay engine
             does not reproduce the model's own forward pass.
         ModelLoadError: a weight is NaN or infinite.
     """
 
+    memory_gib: MemoryLimit = MemoryLimit()
+
     def __init__(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         name: str | None = None,
+        memory_gib: float | None = None,
     ) -> None:
+        self.memory_gib = memory_gib
         check_model(model)
         check_tokenizer(tokenizer)
         self.model = model
@@ -62,7 +74,7 @@ class LanguageModel:
         self.shell = Shell(model, self.architecture, returns_tuple)
         self._layers = list(model.get_submodule(self.architecture.layers).children())
         self._fingerprints = Fingerprints(model)
-        check_replay(self)
+        self._n_cached = check_replay(self)
         texts.warn_of_unknown_tokens(self)
 
     def __repr__(self) -> str:
@@ -177,11 +189,19 @@ class LanguageModel:
 
     # -- running ----------------------------------------------------------------------------
 
+    @property
+    def budget(self) -> Budget:
+        """How many tokens go through the model at once; follows from `memory_gib`."""
+        return Budget(self.memory_gib, Sizes.of(self, self._n_cached), self.device.type == "cpu")
+
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Evaluation mode, no parameter gradients, fast products inside the block; as before after.
 
         Gradients still flow through the model to tensors that ask for them.
+
+        Raises:
+            MemoryLimitError: memory ran out inside the block; says how much less to allow.
         """
         modes = [(module, module.training) for module in self.model.modules()]
         flags = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
@@ -190,7 +210,7 @@ class LanguageModel:
                 module.training = False
             for parameter, _ in flags:
                 parameter.requires_grad = False
-            with fast_products(module for module, _ in modes):
+            with told_of_memory(self), fast_products(module for module, _ in modes):
                 yield
         finally:
             for module, training in modes:

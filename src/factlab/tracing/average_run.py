@@ -77,13 +77,13 @@ def average_trace(
             raise InvalidRequestError("A shard needs a folder in which to leave its records.")
         findings = select()
         cases = selected_cases(findings, len(facts), "what was found out")
-        traced = _trace_each(lm, facts, _settled(findings, config), cases, progress)
+        traced = _trace_each(lm, facts, _settled(findings), cases, progress)
         return average_records(request, findings, dict(traced))
     may_go_on = resume or shard.total > 1
     if may_go_on:
         request["limit"] = _go_on_to(Path(folder), request, select)
     journal = Journal.open(Path(folder), request, select, resume=may_go_on)
-    settled = _settled(journal.findings, config)
+    settled = _settled(journal.findings)
     with journal.writing(shard) as writer:
         selected = shard.of(journal.cases(len(facts)))
         cases = [i for i in selected if i not in journal.records]
@@ -131,7 +131,7 @@ def _go_on_to(folder: Path, request: Record, select: Callable[[], Record]) -> Js
 def _request(
     lm: LanguageModel, facts: Sequence[Fact], config: TraceConfig, limit: int | None
 ) -> Record:
-    """What makes two runs the same run. How many tokens go at once does not."""
+    """What makes two runs the same run."""
     listed = json.dumps([asdict(fact) for fact in facts], ensure_ascii=False)
     return {
         "format": FORMAT,
@@ -139,7 +139,7 @@ def _request(
         "facts": hashlib.sha256(listed.encode()).hexdigest(),
         "n_facts": len(facts),
         "limit": limit,
-        "config": config.model_dump(mode="json", exclude={"max_batch_tokens"}),
+        "config": config.model_dump(mode="json"),
     }
 
 
@@ -176,7 +176,7 @@ def _select(
         "n_wrong": len(usable) - len(selected),
         "unusable": unusable,
         "cases": [*selected[:limit]],
-        "config": settled.model_dump(mode="json", exclude={"max_batch_tokens"}),
+        "config": settled.model_dump(mode="json"),
     }
 
 
@@ -193,11 +193,10 @@ def _unusable(lm: LanguageModel, facts: Sequence[Fact]) -> Record:
     return reasons
 
 
-def _settled(findings: Record, config: TraceConfig) -> TraceConfig:
-    """The config with all that was worked out; memory is this process's own matter."""
+def _settled(findings: Record) -> TraceConfig:
+    """The config with all that was worked out."""
     where, advice = "The config in the run.json of the run", "Begin again in a new folder."
-    settled = validated(TraceConfig, findings.get("config"), where, advice)
-    return settled.model_copy(update={"max_batch_tokens": config.max_batch_tokens})
+    return validated(TraceConfig, findings.get("config"), where, advice)
 
 
 def _trace_each(

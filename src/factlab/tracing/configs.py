@@ -51,8 +51,6 @@ class TraceConfig(Config):
         method: `exact` runs every restoration; `gradient` estimates all of them from one backward
             pass (`factlab.tracing.gradient`).
         seed: of the noise.
-        max_batch_tokens: how many tokens of restored runs go through a layer at once; sixteen times
-            as many are held. Bounds memory and changes no result; by default chosen for speed.
     """
 
     samples: PositiveInt = 10
@@ -65,7 +63,6 @@ class TraceConfig(Config):
     answer: AnswerRule = "first_token"
     method: Literal["exact", "gradient"] = "exact"
     seed: int = Field(default=0, ge=0, lt=2**32)
-    max_batch_tokens: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "TraceConfig":

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from factlab.models.language_model import LanguageModel
 from factlab.tracing.configs import Kind, TraceConfig
-from factlab.tracing.runs import CleanRun, CorruptedRun
+from factlab.tracing.runs import CleanRun, CorruptedRun, PlannedRun
 
 
 class Effects:
@@ -19,7 +19,7 @@ class Effects:
     Args:
         lm: the model.
         clean: the clean run.
-        runs: the corrupted runs; an effect is averaged over all their samples.
+        planned: the corrupted runs; an effect is averaged over all their samples.
         positions: of the prompt, that were asked for.
         config: says which kinds and layers were.
 
@@ -31,13 +31,13 @@ class Effects:
         self,
         lm: LanguageModel,
         clean: CleanRun,
-        runs: Sequence[CorruptedRun],
+        planned: Sequence[PlannedRun],
         positions: Sequence[int],
         config: TraceConfig,
     ) -> None:
         layers = list(config.layers_of(lm.n_layers))
         self._n_samples = {
-            position: sum(run.batch.n_rows for run in runs if position in run.aligned)
+            position: sum(len(run.samples) for run in planned if position in run.aligned)
             for position in positions
         }
         shape = len(clean.tokens), lm.n_layers
@@ -48,6 +48,18 @@ class Effects:
                 if n_samples:
                     effects[position, layers] = 0.0
             self.by_kind[kind] = effects
+
+        self._probs: list[Tensor] = []
+
+    def of(self, run: CorruptedRun) -> CorruptedRun:
+        """Take note of P(answer) in a run whose effects are about to be added; returns the run."""
+        self._probs.append(run.probs)
+        return run
+
+    @property
+    def corrupted_prob(self) -> float:
+        """P(answer) in the mean over all samples."""
+        return float(torch.cat(self._probs).mean())
 
     def add(self, kind: Kind, position: int, layer: int, total: float) -> None:
         """Add what some samples contribute, summed over them."""

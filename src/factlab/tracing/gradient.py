@@ -12,7 +12,6 @@ P is far from linear in h, so where the gradient is taken matters. The corrupted
 on a plateau where the answer is hopeless; the clean run is on another. Here every noise sample has
 its own place on the way between them, from half to wholly corrupted, spread evenly over the
 samples. How well this ranks cells is in `docs/tracing.md`; sizes are rougher than ranks.
-All samples go through the model at once, so `max_batch_tokens` plays no part.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +27,7 @@ from factlab.tracing.configs import Kind, TraceConfig
 from factlab.tracing.corruption_kinds import Substitution
 from factlab.tracing.effects import Effects
 from factlab.tracing.restoration import cells_of
-from factlab.tracing.runs import CleanRun, CorruptedRun
+from factlab.tracing.runs import CleanRun, CorruptedRun, PlannedRun
 
 _STREAMS: dict[Kind, Stream] = {"block": Stream.BLOCK, "mlp": Stream.MLP, "attn": Stream.ATTN}
 
@@ -36,25 +35,25 @@ _STREAMS: dict[Kind, Stream] = {"block": Stream.BLOCK, "mlp": Stream.MLP, "attn"
 def gradient_effects(
     lm: LanguageModel,
     clean: CleanRun,
-    runs: Sequence[CorruptedRun],
+    planned: Sequence[PlannedRun],
     positions: Sequence[int],
     config: TraceConfig,
     progress: ProgressCallback,
-) -> dict[str, Tensor]:
+) -> Effects:
     """First-order indirect effects, as `causal_trace` returns them."""
-    effects = Effects(lm, clean, runs, positions, config)
-    for done, run in enumerate(runs):
-        progress("estimating", done, len(runs))
-        shares = _shares(lm, clean, run, config)
-        changing = [i for i in positions if i in run.aligned and i >= clean.span.start]
+    effects = Effects(lm, clean, planned, positions, config)
+    for done, plan in enumerate(planned):
+        progress("estimating", done, len(planned))
+        shares = _shares(lm, clean, effects.of(plan.run(lm, clean)), config)
+        changing = [i for i in positions if i in plan.aligned and i >= clean.span.start]
         for cell in cells_of(lm.n_layers, config):
             of_window = [shares[Site(i, _STREAMS[cell.kind])] for i in range(cell.first, cell.stop)]
             total = torch.stack(of_window).sum(0)
             for position in changing:
-                summed = float(total[run.aligned[position]])
+                summed = float(total[plan.aligned[position]])
                 effects.add(cell.kind, position, cell.layer, summed)
-    progress("estimating", len(runs), len(runs))
-    return effects.by_kind
+    progress("estimating", len(planned), len(planned))
+    return effects
 
 
 def _shares(
@@ -83,10 +82,8 @@ def _gradients(
     embedded = run.embedded
     if not isinstance(config.corruption, Substitution):
         start = clean.states[Site(0, Stream.EMBED)]
-        samples = len(embedded)
-        share = (
-            0.5 + 0.5 * (torch.arange(samples, dtype=torch.float32, device="cpu") + 0.5) / samples
-        )
+        places = torch.tensor(run.samples, dtype=torch.float32, device="cpu")
+        share = 0.5 + 0.5 * (places + 0.5) / config.samples
         embedded = start + share.to(embedded)[:, None, None] * (embedded - start)
     streams = {_STREAMS[kind] for kind in config.kinds}
     sites = [Site(layer, stream) for layer in range(lm.n_layers) for stream in sorted(streams)]

@@ -31,14 +31,12 @@ from factlab.models.replay import Frame
 from factlab.progress import ProgressCallback
 from factlab.tracing.configs import Kind, TraceConfig
 from factlab.tracing.effects import Effects
-from factlab.tracing.runs import CleanRun, CorruptedRun
+from factlab.tracing.runs import CleanRun, CorruptedRun, PlannedRun
 
 _RESTORED: dict[Kind, Stream] = {"mlp": Stream.MLP, "attn": Stream.ATTN}
 _SEVERED: dict[Kind, Stream] = {"mlp_severed": Stream.MLP, "attn_severed": Stream.ATTN}
 
-# Tokens per piece: on a CPU about what its caches hold, on a GPU enough to keep it busy.
-_CPU_PIECE, _GPU_PIECE = 1280, 16_384
-# States kept between layers, in pieces.
+# States kept between layers, in pieces that go through a layer together.
 _PIECES_HELD = 16
 
 
@@ -69,24 +67,26 @@ def cells_of(n_layers: int, config: TraceConfig) -> list[Cell]:
 def exact_effects(
     lm: LanguageModel,
     clean: CleanRun,
-    runs: Sequence[CorruptedRun],
+    planned: Sequence[PlannedRun],
     positions: Sequence[int],
     config: TraceConfig,
     progress: ProgressCallback,
-) -> dict[str, Float[Tensor, "pos layer"]]:
+) -> Effects:
     """Indirect effects, every restoration by a run of its own, as `causal_trace` has them."""
-    effects = Effects(lm, clean, runs, positions, config)
+    effects = Effects(lm, clean, planned, positions, config)
     changing = [position for position in positions if position >= clean.span.start]
-    n_steps = len(runs) * len(changing)
-    for i, run in enumerate(runs):
-        restorer = Restorer(lm, clean, run, config)
+    n_steps = len(planned) * len(changing)
+    restorer = None
+    for i, plan in enumerate(planned):
+        del restorer  # the states that a run keeps go before those of the next come
+        restorer = Restorer(lm, clean, effects.of(plan.run(lm, clean)), config)
         for step, position in enumerate(changing, start=i * len(changing)):
             progress("tracing", step, n_steps)
-            if position in run.aligned:
+            if position in plan.aligned:
                 for cell, effect in restorer.effects(position):
                     effects.add(cell.kind, position, cell.layer, float(effect.sum()))
     progress("tracing", n_steps, n_steps)
-    return effects.by_kind
+    return effects
 
 
 class Restorer:
@@ -105,15 +105,14 @@ class Restorer:
         self.lm, self.clean, self.corrupted = lm, clean, corrupted
         self.cells = cells_of(lm.n_layers, config)
         self.samples = corrupted.batch.n_rows
-        self.piece = config.max_batch_tokens or (
-            _CPU_PIECE if lm.device.type == "cpu" else _GPU_PIECE
-        )
+        self.piece = lm.budget.piece_tokens
+        self.held = min(_PIECES_HELD * self.piece, _states_held(lm))
         self.opened = self._first_steps()
 
     def effects(self, position: int) -> Iterator[tuple[Cell, Float[Tensor, " sample"]]]:
         """P(answer) with restoration minus without, of every cell at a position of the prompt."""
         width = self.corrupted.batch.width - self.corrupted.aligned[position]
-        at_once = max(1, _PIECES_HELD * self.piece // (self.samples * width))
+        at_once = max(1, self.held // (self.samples * width))
         for i in range(0, len(self.cells), at_once):
             walk = _Walk(self, position, self.cells[i : i + at_once])
             reads = walk.run()[:, -len(self.clean.answer.ids) :]
@@ -145,6 +144,11 @@ def _put_back(positions: Sequence[int], clean: Tensor, state: Tensor) -> Tensor:
     restored = state.clone()
     restored[:, positions] = clean
     return restored
+
+
+def _states_held(lm: LanguageModel) -> int:
+    """How many states, as they are between layers, fit into a quarter of the memory."""
+    return lm.budget.at_most(2 * lm.budget.sizes.state, 0.25)
 
 
 class _Walk:
@@ -246,7 +250,9 @@ def _overwrite(
     by_cell = state.view(-1, samples, *state.shape[1:])
     for is_cell, replacement in replacements:
         if any(is_cell):
-            by_cell[torch.tensor(is_cell, device="cpu"), :, 0] = replacement.to(state)
+            # By number: a mask makes a GPU wait until it is known how many cells there are.
+            cells = torch.tensor([i for i, one in enumerate(is_cell) if one], device=state.device)
+            by_cell[cells, :, 0] = replacement.to(state)
     return state
 
 

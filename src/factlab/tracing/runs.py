@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -17,9 +18,6 @@ from factlab.tokens import TokenBatch, Tokens, pad
 from factlab.tracing.configs import AnswerRule, TraceConfig
 from factlab.tracing.corruption import draw_noise, put_noise, with_level
 from factlab.tracing.corruption_kinds import Substitution
-
-# Logits of this many tokens at a time: 25 MB of them with the bundled model's vocabulary.
-_READOUT_ROWS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ class Answer:
         self, lm: LanguageModel, states: Float[Tensor, "row read d_model"]
     ) -> Float[Tensor, " row"]:
         """Log P(answer) of each row, on the CPU."""
-        per_chunk = max(1, _READOUT_ROWS // len(self.ids))
+        per_chunk = max(1, lm.budget.readout_tokens // len(self.ids))
         return torch.cat([self._logprobs(lm, chunk) for chunk in states.split(per_chunk)])
 
     def _logprobs(self, lm: LanguageModel, states: Tensor) -> Tensor:
@@ -81,6 +79,7 @@ class CorruptedRun:
     """Rows of one corrupted prompt that differ in their noise.
 
     Attributes:
+        samples: which of the noise samples they are.
         batch: its tokens, those of the answer that are read included, once per sample.
         aligned: the position in this run of each position of the clean prompt that it has.
         embedded: what the token embedding gives, corruption included, (sample, pos, width).
@@ -91,6 +90,7 @@ class CorruptedRun:
         noise_level: size of the noise; None where there is none.
     """
 
+    samples: range
     batch: TokenBatch
     aligned: dict[int, int]
     embedded: Float[Tensor, "sample pos width"]
@@ -140,10 +140,55 @@ def run_clean(lm: LanguageModel, fact: Fact, answer: str | None, config: TraceCo
     return CleanRun(tokens, span, followed, prob, said_id, kept)
 
 
-def run_corrupted(
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """A corrupted run that is yet to be made.
+
+    Attributes:
+        samples: which of the noise samples it is of.
+        ids: of its prompt, and of the answer's tokens that are read.
+        aligned: for each position of the clean prompt that has one, the position here.
+        corrupt: what is done to the embeddings.
+        noise_level: size of the noise; None where there is none.
+    """
+
+    samples: range
+    ids: tuple[int, ...]
+    aligned: dict[int, int]
+    corrupt: Callable[[Tensor], Tensor]
+    noise_level: float | None
+
+    def run(self, lm: LanguageModel, clean: CleanRun) -> CorruptedRun:
+        """Run it, and keep what restorations need of it."""
+        batch = pad([self.ids] * len(self.samples), lm.device)
+        cache = RecordingCache(lm.n_layers, batch.width)
+        at_embedding = Site(0, Stream.EMBED)
+        with intervene(lm, {at_embedding: self.corrupt}), record(lm, [at_embedding]) as embedded:
+            frame = lm.frame(batch, cache)
+        sites = [
+            Site(i, stream) for i in range(lm.n_layers) for stream in (Stream.MLP, Stream.ATTN)
+        ]
+        inputs = [frame.entry]
+        with record(lm, sites) as states:
+            for layer in range(lm.n_layers):
+                inputs.append(lm.step(frame, inputs[-1], layer))
+        return CorruptedRun(
+            samples=self.samples,
+            batch=batch,
+            aligned=self.aligned,
+            embedded=embedded[at_embedding],
+            inputs=inputs,
+            cache=cache,
+            states=states,
+            probs=clean.answer.probs(lm, inputs[-1][:, -len(clean.answer.ids) :]),
+            noise_level=self.noise_level,
+        )
+
+
+def plan_corrupted(
     lm: LanguageModel, fact: Fact, clean: CleanRun, config: TraceConfig, facts: Sequence[Fact]
-) -> list[CorruptedRun]:
-    """Run the corrupted prompt: one batch of noise samples, or one run for each substitute."""
+) -> list[PlannedRun]:
+    """How to run the corrupted prompt: the noise samples in batches, or a run per substitute."""
     corruption = with_level(config.corruption, lm, fact, facts)
     tail = clean.answer.ids[:-1]
     if isinstance(corruption, Substitution):
@@ -151,15 +196,29 @@ def run_corrupted(
     span = corruption.corrupted_span(clean.span, len(clean.tokens))
     noise, level = draw_noise(corruption, lm, config.samples, span.stop - span.start, config.seed)
     noise = noise.to(lm.device)
-    batch = pad([[*clean.tokens.ids, *tail]] * config.samples, lm.device)
+    ids = (*clean.tokens.ids, *tail)
+    aligned = {i: i for i in range(len(clean.tokens))}
+    at_once = _samples_at_once(lm, len(ids), config)
+    planned: list[PlannedRun] = []
+    for start in range(0, config.samples, at_once):
+        samples = range(start, min(start + at_once, config.samples))
+        some = noise[samples.start : samples.stop]
+        corrupt = partial(put_noise, noise=some, span=span, replace=corruption.replace)
+        planned.append(PlannedRun(samples, ids, aligned, corrupt, level))
+    return planned
 
-    def corrupt(embedded: Tensor) -> Tensor:
-        return put_noise(embedded, noise, span, corruption.replace)
 
-    return [_run(lm, batch, clean, {i: i for i in range(len(clean.tokens))}, corrupt, level)]
+def _samples_at_once(lm: LanguageModel, width: int, config: TraceConfig) -> int:
+    """Noise samples whose run fits into half of the memory, of which much is kept."""
+    sizes = lm.budget.sizes
+    # The input of every layer, outputs of attention and MLP, and each of these put back once.
+    kept = (5 * lm.n_layers + 2) * sizes.state + sizes.cached
+    if config.method == "gradient":
+        kept += sizes.gradient
+    return lm.budget.at_most(width * kept, 0.5)
 
 
-def _substituted(lm: LanguageModel, fact: Fact, clean: CleanRun, subject: str) -> CorruptedRun:
+def _substituted(lm: LanguageModel, fact: Fact, clean: CleanRun, subject: str) -> PlannedRun:
     other = Fact(fact.template, subject)
     tokens, span = lm.encode_fact(other)
     aligned = _aligned(clean, len(tokens), span)
@@ -169,9 +228,13 @@ def _substituted(lm: LanguageModel, fact: Fact, clean: CleanRun, subject: str) -
             f"{len(tokens) - (span.stop - span.start)} tokens instead of "
             f"{len(clean.tokens) - (clean.span.stop - clean.span.start)}. Choose another subject."
         )
-    batch = pad([[*tokens.ids, *clean.answer.ids[:-1]]], lm.device)
-    lm.check_length(batch.width)
-    return _run(lm, batch, clean, aligned, lambda embedded: embedded, None)
+    ids = (*tokens.ids, *clean.answer.ids[:-1])
+    lm.check_length(len(ids))
+    return PlannedRun(range(1), ids, aligned, _as_it_is, None)
+
+
+def _as_it_is(embedded: Tensor) -> Tensor:
+    return embedded
 
 
 def _aligned(clean: CleanRun, n_tokens: int, span: TokenSpan) -> dict[int, int] | None:
@@ -183,32 +246,3 @@ def _aligned(clean: CleanRun, n_tokens: int, span: TokenSpan) -> dict[int, int] 
     pairs = {i: i for i in range(before)}
     behind = range(1, after + shared + 1)
     return pairs | {len(clean.tokens) - i: n_tokens - i for i in reversed(behind)}
-
-
-def _run(
-    lm: LanguageModel,
-    batch: TokenBatch,
-    clean: CleanRun,
-    aligned: dict[int, int],
-    corrupt: Callable[[Tensor], Tensor],
-    level: float | None,
-) -> CorruptedRun:
-    cache = RecordingCache(lm.n_layers, batch.width)
-    at_embedding = Site(0, Stream.EMBED)
-    with intervene(lm, {at_embedding: corrupt}), record(lm, [at_embedding]) as embedded:
-        frame = lm.frame(batch, cache)
-    sites = [Site(i, stream) for i in range(lm.n_layers) for stream in (Stream.MLP, Stream.ATTN)]
-    inputs = [frame.entry]
-    with record(lm, sites) as states:
-        for layer in range(lm.n_layers):
-            inputs.append(lm.step(frame, inputs[-1], layer))
-    return CorruptedRun(
-        batch=batch,
-        aligned=aligned,
-        embedded=embedded[at_embedding],
-        inputs=inputs,
-        cache=cache,
-        states=states,
-        probs=clean.answer.probs(lm, inputs[-1][:, -len(clean.answer.ids) :]),
-        noise_level=level,
-    )

@@ -29,7 +29,7 @@ from factlab.tracing.configs import TraceConfig
 from factlab.tracing.gradient import gradient_effects
 from factlab.tracing.restoration import exact_effects
 from factlab.tracing.result import CausalTrace
-from factlab.tracing.runs import run_clean, run_corrupted
+from factlab.tracing.runs import plan_corrupted, run_clean
 
 _log = logging.getLogger(__name__)
 
@@ -96,18 +96,18 @@ def trace_fact(
                 f"The model's probabilities are not numbers in {lm.dtype}. Load it in float32."
             )
         positions = config.positions_of(clean.span, len(clean.tokens))
-        runs = run_corrupted(lm, fact, clean, config, sigma_facts or [])
+        planned = plan_corrupted(lm, fact, clean, config, sigma_facts or [])
         measure = exact_effects if config.method == "exact" else gradient_effects
-        effects = measure(lm, clean, runs, positions, config, progress)
+        effects = measure(lm, clean, planned, positions, config, progress)
     return CausalTrace(
         prompt=clean.tokens.text,
         tokens=tuple(shown(lm.tokenizer, clean.tokens.ids)),
         subject_span=clean.span,
         answer="".join(shown(lm.tokenizer, clean.answer.ids)),
         clean_prob=clean.prob,
-        corrupted_prob=float(torch.cat([run.probs for run in runs]).mean()),
-        effects=effects,
-        noise_level=runs[0].noise_level,
+        corrupted_prob=effects.corrupted_prob,
+        effects=effects.by_kind,
+        noise_level=planned[0].noise_level,
         config=config,
         model_name=lm.name,
         fingerprint=lm.live_fingerprint,
