@@ -126,7 +126,7 @@ def test_left_right_and_no_padding_agree(make_model, family):
 def test_scores_equal_plain_log_softmax(make_model, family):
     lm = make_model(family, dtype=torch.float64, add_bos=True)
     targets = ["Paris, France", "trumpet", "a museum"]
-    scores = lm.score(PROMPTS, targets, batch_size=2)
+    scores = lm.score(PROMPTS, targets)
     for prompt, target, score in zip(PROMPTS, targets, scores, strict=True):
         ids = lm.encode(f"{prompt} {target}").ids
         logprobs = lm.model(torch.tensor([ids])).logits[0].log_softmax(-1)

@@ -118,10 +118,13 @@ class Budget:
         """
         return min(enough[0] if self.on_cpu else enough[1], self.at_most(bytes_each, share))
 
-    @property
-    def pass_tokens(self) -> int:
-        """Tokens of a forward pass of which little is kept."""
-        return self.limit(_PASS, self.sizes.layer + 2 * self.sizes.state, 0.5)
+    def pass_tokens(self, kept: int = 0) -> int:
+        """Tokens of a forward pass without gradients.
+
+        Args:
+            kept: bytes that are kept of each, besides what leaves the last layer.
+        """
+        return self.limit(_PASS, self.sizes.layer + 2 * self.sizes.state + kept, 0.5)
 
     @property
     def piece_tokens(self) -> int:

@@ -1,7 +1,7 @@
 """`LanguageModel`: the noun that everything else takes as its first argument."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from jaxtyping import Float
@@ -14,13 +14,12 @@ from factlab.errors import InvalidRequestError
 from factlab.facts import Fact, Joint, TokenSpan, joined_by
 from factlab.families import Architecture, Layout
 from factlab.hooks import Site, Stream
-from factlab.models import chat, generation, scoring, texts
+from factlab.models import chat, freezing, generation, scoring, texts
 from factlab.models.accept import check_model, check_tokenizer
-from factlab.models.budget import Budget, MemoryLimit, Sizes, told_of_memory
+from factlab.models.budget import Budget, MemoryLimit, Sizes
 from factlab.models.changes.board import PatchBoard
 from factlab.models.check import check_finite, check_replay, check_structure, resolve
 from factlab.models.identity import Fingerprints
-from factlab.models.products import fast_products
 from factlab.models.replay import Frame, Hidden, Shell
 from factlab.writing import check_text, check_texts, joined
 
@@ -39,9 +38,9 @@ class LanguageModel:
         memory_gib: see the attribute.
 
     Attributes:
-        memory_gib: memory in GiB that may be used besides the weights; by default half of what is
-            free where the model is. The size of every batch follows from it, and no result but by
-            rounding. It may be set at any time; None is the default.
+        memory_gib: GiB that may be used besides the weights; by default half of what is free where
+            the model is. It may be set at any time, to None for the default: the size of every
+            batch follows from it, and no result but by rounding.
 
     Raises:
         InvalidRequestError: the model is none, or the tokenizer is none or has no offsets; or the
@@ -194,29 +193,9 @@ class LanguageModel:
         """How many tokens go through the model at once; follows from `memory_gib`."""
         return Budget(self.memory_gib, Sizes.of(self, self._n_cached), self.device.type == "cpu")
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Evaluation mode, no parameter gradients, fast products inside the block; as before after.
-
-        Gradients still flow through the model to tensors that ask for them.
-
-        Raises:
-            MemoryLimitError: memory ran out inside the block; says how much less to allow.
-        """
-        modes = [(module, module.training) for module in self.model.modules()]
-        flags = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
-        try:
-            for module, _ in modes:
-                module.training = False
-            for parameter, _ in flags:
-                parameter.requires_grad = False
-            with told_of_memory(self), fast_products(module for module, _ in modes):
-                yield
-        finally:
-            for module, training in modes:
-                module.training = training
-            for parameter, requires_grad in flags:
-                parameter.requires_grad = requires_grad
+    def frozen(self) -> AbstractContextManager[None]:
+        """Evaluation mode and no gradients of weights inside the block; see `freezing.frozen`."""
+        return freezing.frozen(self)
 
     def frame(
         self,
@@ -284,15 +263,13 @@ class LanguageModel:
         """How many tokens fit behind every prompt; see `texts.room_behind`."""
         return texts.room_behind(self, prompts, wanted)
 
-    def next_token_probs(
-        self, prompts: Sequence[str], batch_size: int = 32
-    ) -> Float[Tensor, "batch vocab"]:
+    def next_token_probs(self, prompts: Sequence[str]) -> Float[Tensor, "batch vocab"]:
         """Distribution of the next token after each prompt, float32 on the CPU.
 
         Raises:
             InvalidRequestError: prompts are no list of texts, or there are none.
         """
-        return scoring.next_token_probs(self, prompts, batch_size)
+        return scoring.next_token_probs(self, prompts, 32)
 
     def top_tokens(self, prompt: str, k: int = 10) -> list[tuple[str, float]]:
         """The k most probable next tokens, as text, with their probabilities."""
@@ -306,7 +283,6 @@ class LanguageModel:
         self,
         prompts: Sequence[str],
         targets: Sequence[str],
-        batch_size: int = 32,
         joint: Joint | None = None,
     ) -> list[scoring.Continuation]:
         """Log-probability of each target after its prompt, token by token.
@@ -314,7 +290,6 @@ class LanguageModel:
         Args:
             prompts: texts.
             targets: one for each prompt.
-            batch_size: how many pairs go through the model at once.
             joint: what goes between prompt and target: "space" or "none"; by default a space where
                 a writer would put one, or the white space that the target begins with.
 
@@ -324,7 +299,7 @@ class LanguageModel:
         """
         check_texts(targets, "targets")
         joined = [joined_by(target, joint) for target in targets]
-        return scoring.score(self, prompts, joined, batch_size)
+        return scoring.score(self, prompts, joined, 32)
 
     def generate(
         self,

@@ -7,6 +7,7 @@ from torch import nn
 
 from factlab.arguments import checked
 from factlab.models import bundled
+from factlab.models.budget import check_gib
 from factlab.models.gguf import read_gguf
 from factlab.models.language_model import LanguageModel
 from factlab.models.pretrained import read_pretrained
@@ -25,6 +26,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
+    memory_gib: float | None = None,
     progress: ProgressCallback = silent,
 ) -> LanguageModel:
     """Load a language model.
@@ -39,31 +41,36 @@ def load(
             CUDA if there is any. A small random model or a GGUF file goes onto one device.
         dtype: `"float32"` (default), `"bfloat16"`, `"float16"`, `"float64"`.
         revision: branch, tag or commit on the Hub.
+        memory_gib: memory in GiB that may be used besides the weights; by default half of what is
+            free where the model is. It may be changed later: `lm.memory_gib = 4`.
         progress: True for a bar, or a function that is told about the bundled model's download.
 
     Raises:
-        InvalidRequestError: unknown device or dtype.
+        InvalidRequestError: unknown device or dtype, or no memory.
         ModelLoadError: the model cannot be found, downloaded or read.
         UnsupportedModelError: its structure is not understood.
     """
+    if memory_gib is not None:
+        check_gib(memory_gib)
     asked = check_request(name_or_path, device, dtype)
     torch_dtype, name = DTYPES[asked.dtype], asked.name or bundled.NAME
     match asked.kind:
         case "tiny":
             toy = tiny_model(name.removeprefix(TINY), dtype=torch_dtype)
             nn.Module.to(toy.model, _one_device(asked.placement))
+            toy.memory_gib = memory_gib
             return toy
         case "gguf":
             path = Path(name)
             model, tokenizer = read_gguf(path, torch_dtype)
             nn.Module.to(model, _one_device(asked.placement))
-            return LanguageModel(model.eval(), tokenizer, name=path.stem)
+            return LanguageModel(model.eval(), tokenizer, path.stem, memory_gib)
         case "bundled":
             place, revision = str(bundled.bundled_folder(progress)), None
         case _:
             place = name
     model, tokenizer = read_pretrained(place, torch_dtype, asked.placement, revision, name)
-    return LanguageModel(model.eval(), tokenizer, name=name)
+    return LanguageModel(model.eval(), tokenizer, name, memory_gib)
 
 
 def _one_device(placement: str) -> torch.device:

@@ -21,12 +21,12 @@ _MAX_NEW_TOKENS = 10
 
 
 @checked()
-def knows(lm: LanguageModel, facts: Sequence[Fact], batch_size: int = 32) -> list[bool]:
+def knows(lm: LanguageModel, facts: Sequence[Fact]) -> list[bool]:
     """Whether the model's most probable next token is the first of each fact's true target.
 
     A fact without a `target_true` has no wrong answer.
     """
-    top = lm.next_token_probs([fact.prompt for fact in facts], batch_size).argmax(-1).tolist()
+    top = lm.next_token_probs([fact.prompt for fact in facts]).argmax(-1).tolist()
     known: list[bool] = []
     for fact, token_id in zip(facts, top, strict=True):
         if fact.target_true is None:

@@ -1,0 +1,36 @@
+"""Running a model without leaving a trace on it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from factlab.models.budget import told_of_memory
+from factlab.models.products import fast_products
+
+if TYPE_CHECKING:
+    from factlab.models.language_model import LanguageModel
+
+
+@contextmanager
+def frozen(lm: "LanguageModel") -> Iterator[None]:
+    """Evaluation mode, no parameter gradients, fast products inside the block; as before after.
+
+    Gradients still flow through the model to tensors that ask for them.
+
+    Raises:
+        MemoryLimitError: memory ran out inside the block; says how much less to allow.
+    """
+    modes = [(module, module.training) for module in lm.model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in lm.model.parameters()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        for parameter, _ in flags:
+            parameter.requires_grad = False
+        with told_of_memory(lm), fast_products(module for module, _ in modes):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad in flags:
+            parameter.requires_grad = requires_grad
