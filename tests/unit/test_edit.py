@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import sys
 import warnings
 
 import pytest
@@ -12,7 +13,8 @@ import factlab as fl
 from conftest import HABITS
 from factlab.editing.edit import BaseModelInfo, current_versions
 from factlab.errors import EditError, InvalidRequestError, StorageError, WrongModelError
-from factlab.models.changes.update import DenseUpdate, LowRankUpdate, factors, summed
+from factlab.models.changes.algebra import factors, summed
+from factlab.models.changes.update import DenseUpdate, LowRankUpdate
 
 
 def make_edit(lm, seed: int, *layers: int, size: float = 0.1, dense: bool = False) -> fl.Edit:
@@ -439,3 +441,54 @@ def test_a_model_that_its_config_does_not_describe_is_not_merged(tmp_path):
     lm.model.model.layers[0].extra = torch.nn.Linear(2, 3, device="meta").to_empty(device="cpu")
     with pytest.raises(EditError, match=r"config stands for no such weight"):
         make_edit(lm, 0).merge_into(lm, tmp_path / "merged")
+
+
+# -- interrupts ----------------------------------------------------------------------------------
+
+
+def test_an_interrupt_wherever_it_falls_leaves_no_edit_on(make_model):
+    """As Ctrl-C may come at any line of what applies and undoes."""
+    lm = make_model("llama")
+    edit, other = make_edit(lm, 0, 0, 1, 2), make_edit(lm, 1, 1)
+    other.apply_(lm)
+    before = {name: weight.detach().clone() for name, weight in lm.model.named_parameters()}
+    files = ("changes/board.py", "editing/edit.py")
+    at, done = 0, False
+    while not done:
+        at += 5
+        line = itertools.count(1)
+
+        def step(frame, event, _argument, line=line, at=at):
+            if event == "line" and next(line) == at:
+                raise KeyboardInterrupt
+            return step if frame.f_code.co_filename.endswith(files) else None
+
+        before_trace = sys.gettrace()
+        try:
+            sys.settrace(step)
+            with edit.applied(lm):
+                pass
+            done = True
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before_trace)
+        for name, weight in lm.model.named_parameters():
+            assert torch.equal(weight, before[name])
+        assert lm.patches.active == list(other.updates)
+    lm.patches.remove(other.updates)
+    assert at > 100
+
+
+def test_a_sequence_goes_off_at_once_to_the_bit(make_model):
+    lm = make_model("gpt2")
+    before = lm.mlp_weight(1).detach().clone()
+    under = make_edit(lm, 99)
+    with under.applied(lm):
+        alone = lm.mlp_weight(1).detach().clone()
+        with fl.editing.EditSequence(lm, fl.editing.METHODS["rome"], None, None) as sequence:
+            for i in range(12):
+                sequence.put(make_edit(lm, i))
+            assert len(lm.patches.active) == 13
+        assert torch.equal(lm.mlp_weight(1), alone)
+    assert torch.equal(lm.mlp_weight(1), before)

@@ -33,13 +33,12 @@ def show(
 
     check_saved_edit(folder)
     from factlab.editing.edit import Edit
-    from factlab.models.changes.update import LowRankUpdate
 
     edit = Edit.load(folder)
     updates = [
         {
             "weight": update.weight_name,
-            "kind": "low rank" if isinstance(update, LowRankUpdate) else "dense",
+            "kind": update.kind.replace("_", " "),
             "shape": list(update.shape),
             "rank": update.rank,
             "norm": update.norm,
@@ -55,7 +54,7 @@ def show(
         [
             u.weight_name,
             f"{u.shape[0]} × {u.shape[1]}",
-            str(u.rank) if isinstance(u, LowRankUpdate) else "dense",
+            u.kind if u.thin is None else str(u.rank),
             f"{u.norm:.3f}",
         ]
         for u in edit.updates

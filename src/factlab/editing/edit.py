@@ -1,8 +1,9 @@
 """`Edit`: a change of a model as a thing of its own: applied, undone, saved, shared, exported."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from factlab.editing.shipping.document import (
 from factlab.editing.shipping.folders import check_destination, check_new_folder
 from factlab.errors import EditError, WrongModelError
 from factlab.facts import Fact
-from factlab.models.changes.update import Update
+from factlab.models.changes.board import Pile
+from factlab.models.changes.change import Change
 from factlab.models.language_model import LanguageModel
 
 
@@ -42,7 +44,7 @@ class Edit:
 
     method: str
     facts: tuple[Fact, ...]
-    updates: tuple[Update, ...]
+    updates: tuple[Change, ...]
     base: BaseModelInfo
     config: dict[str, Any]
     diagnostics: dict[str, Any]
@@ -61,14 +63,15 @@ class Edit:
 
     # -- on a model -------------------------------------------------------------------------
 
-    @contextmanager
-    def applied(self, lm: LanguageModel, force: bool = False) -> Iterator[None]:
+    def applied(self, lm: LanguageModel, force: bool = False) -> AbstractContextManager[Pile]:
         """Apply inside the block and undo after it, to the bit, whatever happens inside.
 
-        Edits nest, and may be undone in any order.
+        Edits nest, and may be undone in any order. An interrupt (Ctrl-C), wherever it falls, leaves
+        the model without the edit.
 
         Raises:
             WrongModelError: as `apply_`.
+            EditError: an updated weight was changed by other code, or would have NaN.
 
         Examples:
             >>> edit = fl.rome(lm, fact)
@@ -79,14 +82,12 @@ class Edit:
             >>> lm.top_tokens(fact.prompt) == before
             True
         """
-        undo = self.apply_(lm, force)
-        try:
-            yield
-        finally:
-            undo()
+        if not force:
+            self.check_model(lm)
+        return lm.patches.applied(self.updates)
 
     def apply_(self, lm: LanguageModel, force: bool = False) -> Callable[[], None]:
-        """Change the model's weights.
+        """Change the model's weights: all that the edit changes, or in an error none.
 
         Args:
             lm: the model.
@@ -104,15 +105,16 @@ class Edit:
             >>> undo()
         """
         if not force:
-            self._check_model(lm)
-        applied = lm.patches.add(self.updates)
+            self.check_model(lm)
+        return partial(lm.patches.remove, lm.patches.add(self.updates))
 
-        def undo() -> None:
-            lm.patches.remove(applied)
+    def check_model(self, lm: LanguageModel) -> None:
+        """Refuse a model that the edit was not made for.
 
-        return undo
-
-    def _check_model(self, lm: LanguageModel) -> None:
+        Raises:
+            WrongModelError: its weights without edits are others, or it lacks the edits that this
+                one was computed on top of.
+        """
         if self.base.fingerprint != lm.fingerprint:
             raise WrongModelError(
                 f"This edit was made for {self.base.name} (fingerprint "
@@ -255,4 +257,4 @@ def current_versions() -> dict[str, str]:
 
 
 def _active_digests(lm: LanguageModel) -> set[str]:
-    return {patch.digest for patch in lm.patches.active if isinstance(patch, Update)}
+    return {change.digest for change in lm.patches.active}

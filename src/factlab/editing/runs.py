@@ -251,6 +251,7 @@ class EditSequence:
         self._lm, self._method, self._config = lm, method, config
         self._background = background or Background()
         self._applied = ExitStack()
+        self._pile = self._applied.enter_context(lm.patches.applied())
         self.edits: list[Edit] = []
 
     def __enter__(self) -> "EditSequence":
@@ -289,7 +290,8 @@ class EditSequence:
 
     def put(self, edit: Edit) -> None:
         """Apply an edit that is the next of this sequence and was computed earlier."""
-        self._applied.enter_context(edit.applied(self._lm))
+        edit.check_model(self._lm)
+        self._pile.add(edit.updates)
         self.edits.append(edit)
         self._background = self._background.after(edit.facts)
 

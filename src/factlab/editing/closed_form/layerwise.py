@@ -34,8 +34,9 @@ from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.requests import value_requests
 from factlab.facts import Fact
 from factlab.hooks import Site, Stream, record
+from factlab.models.changes.change import Change
 from factlab.models.changes.dense import substituted
-from factlab.models.changes.update import DenseUpdate, LowRankUpdate, Update
+from factlab.models.changes.update import DenseUpdate, LowRankUpdate
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback
 from factlab.tokens import groups, pad
@@ -140,9 +141,9 @@ def _write(
     deltas: Float[Tensor, "fact d_model"],
     layers: Sequence[int],
     dual_keys: DualKeys,
-) -> tuple[list[Update], list[float]]:
+) -> tuple[list[Change], list[float]]:
     """The updates, layer by layer, and how much of δ was missing before each and at the end."""
-    updates: list[Update] = []
+    updates: list[Change] = []
     changed: dict[str, Tensor] = {}
     with lm.frozen():
         start = rows.outputs(layers[0], layers[-1])
@@ -165,7 +166,7 @@ def _write(
 
 def _update(
     lm: LanguageModel, layer: int, residuals: Float[Tensor, "fact d_model"], duals: Keys
-) -> Update:
+) -> Change:
     """Rᵀ D, thin while there are fewer facts than dimensions."""
     name, precision = lm.mlp_weight_name(layer), torch.promote_types(lm.dtype, torch.float32)
     if len(duals) < residuals.shape[1]:

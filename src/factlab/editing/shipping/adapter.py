@@ -21,7 +21,9 @@ from factlab.documents import described
 from factlab.errors import EditError, StorageError, UnsupportedModelError
 from factlab.families import ARCHITECTURES
 from factlab.models import bundled
-from factlab.models.changes.update import FLOATS, LowRankUpdate, Update, factors, summed
+from factlab.models.changes.algebra import factors, summed
+from factlab.models.changes.change import FLOATS, Change
+from factlab.models.changes.update import LowRankUpdate
 from factlab.models.language_model import LanguageModel
 from factlab.storage import (
     folder_written_atomically,
@@ -88,7 +90,7 @@ class ReadAdapter:
 
 
 def write_adapter(
-    updates: Sequence[Update], base_name: str, folder: Path, rank: int | None = None
+    updates: Sequence[Change], base_name: str, folder: Path, rank: int | None = None
 ) -> ExportedAdapter:
     """Write the sum of the updates of each weight as a LoRA adapter: all of it or nothing.
 
@@ -103,7 +105,7 @@ def write_adapter(
         InvalidRequestError: the rank is below 1.
         StorageError: the folder cannot be written.
     """
-    by_module: dict[str, list[Update]] = {}
+    by_module: dict[str, list[Change]] = {}
     for update in updates:
         by_module.setdefault(_module_of(update.weight_name), []).append(update)
     if not updates:

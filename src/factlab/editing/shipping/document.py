@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
@@ -20,7 +20,8 @@ from factlab.editing.shipping.folders import JSON, NEW_TENSORS, TENSORS, check_s
 from factlab.errors import EditError, FactlabError, StorageError, counted
 from factlab.facts import Fact
 from factlab.families import Layout
-from factlab.models.changes.update import FLOATS, DenseUpdate, LowRankUpdate, Update
+from factlab.models.changes.change import Change
+from factlab.models.changes.update import KINDS, read_change
 from factlab.models.language_model import LanguageModel
 from factlab.storage import (
     folder_written_atomically,
@@ -56,12 +57,11 @@ class BaseModelInfo(BaseModel):
     @classmethod
     def of(cls, lm: LanguageModel) -> "BaseModelInfo":
         """Describe a model as it is now."""
-        active = [p.digest for p in lm.patches.active if isinstance(p, Update)]
         return cls(
             name=lm.name,
             family=lm.architecture.family,
             fingerprint=lm.fingerprint,
-            on_top_of=tuple(active),
+            on_top_of=tuple(change.digest for change in lm.patches.active),
         )
 
 
@@ -79,7 +79,7 @@ class FactEntry(BaseModel):
 class _UpdateEntry(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    kind: Literal["low_rank", "dense"] = "low_rank"
+    kind: str = "low_rank"
     weight_name: str
     layout: Layout
     sha256: str | None = None
@@ -120,13 +120,13 @@ class _EditFile(EditDocument):
     updates: list[_UpdateEntry]
 
 
-def edit_digest(document: EditDocument, updates: tuple[Update, ...]) -> str:
+def edit_digest(document: EditDocument, updates: tuple[Change, ...]) -> str:
     """SHA-256 of all that is saved of an edit."""
     content = [document.model_dump(mode="json"), [update.digest for update in updates]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def write_edit(folder: Path, document: EditDocument, updates: tuple[Update, ...]) -> None:
+def write_edit(folder: Path, document: EditDocument, updates: tuple[Change, ...]) -> None:
     """Write both files: all of it or nothing. An edit that was in the folder is gone then.
 
     Raises:
@@ -136,16 +136,10 @@ def write_edit(folder: Path, document: EditDocument, updates: tuple[Update, ...]
     entries: list[_UpdateEntry] = []
     for i, update in enumerate(updates):
         # Copies, since an edit that is there twice shares its tensors, which safetensors refuses.
-        if isinstance(update, LowRankUpdate):
-            kind = "low_rank"
-            tensors[f"{i}.left"] = update.left.clone()
-            tensors[f"{i}.right"] = update.right.clone()
-        else:
-            kind = "dense"
-            tensors[f"{i}.delta"] = update.delta.clone()
+        tensors |= {f"{i}.{part}": tensor.clone() for part, tensor in update.tensors().items()}
         entries.append(
             _UpdateEntry(
-                kind=kind,
+                kind=update.kind,
                 weight_name=update.weight_name,
                 layout=update.layout,
                 sha256=update.digest,
@@ -180,7 +174,7 @@ def _finish_replacing(folder: Path) -> None:
         new.unlink()
 
 
-def read_edit(folder: Path) -> tuple[EditDocument, tuple[Update, ...]]:
+def read_edit(folder: Path) -> tuple[EditDocument, tuple[Change, ...]]:
     """Read what `write_edit` wrote, or an older factlab.
 
     Raises:
@@ -207,10 +201,10 @@ def _read_file(folder: Path) -> _EditFile:
     return validated(_EditFile, data, where, _ADVICE)
 
 
-def _updates(file: _EditFile, path: Path) -> tuple[Update, ...]:
+def _updates(file: _EditFile, path: Path) -> tuple[Change, ...]:
     tensors, _ = read_tensors(path)
     updates = tuple(_update(entry, i, tensors) for i, entry in enumerate(file.updates))
-    n_used = sum(2 if isinstance(update, LowRankUpdate) else 1 for update in updates)
+    n_used = sum(len(update.parts) for update in updates)
     if n_used != len(tensors):
         raise EditError(
             f"{path.name} holds {counted(len(tensors), 'tensor')}, and {JSON} lists {n_used}"
@@ -218,24 +212,10 @@ def _updates(file: _EditFile, path: Path) -> tuple[Update, ...]:
     return updates
 
 
-def _update(entry: _UpdateEntry, number: int, tensors: dict[str, Tensor]) -> Update:
-    name = entry.weight_name
-    parts = ("delta",) if entry.kind == "dense" else ("left", "right")
-    for tensor in (tensors[f"{number}.{part}"] for part in parts):
-        if tensor.dtype not in FLOATS:
-            raise EditError(f"the change of '{name}' is of {tensor.dtype}, not of floats")
-        if not tensor.isfinite().all():
-            raise EditError(f"the change of '{name}' is not finite")
-    if entry.kind == "dense":
-        delta = tensors[f"{number}.delta"]
-        if delta.ndim != 2:
-            raise EditError(f"the change of '{name}' is not a matrix")
-        made = DenseUpdate(name, entry.layout, delta)
-    else:
-        left, right = tensors[f"{number}.left"], tensors[f"{number}.right"]
-        if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:
-            raise EditError(f"the factors of '{name}' do not fit together")
-        made = LowRankUpdate(name, entry.layout, left, right)
+def _update(entry: _UpdateEntry, number: int, tensors: dict[str, Tensor]) -> Change:
+    parts = KINDS[entry.kind].parts if entry.kind in KINDS else ()
+    own = {part: tensors[f"{number}.{part}"] for part in parts}
+    made = read_change(entry.kind, entry.weight_name, entry.layout, own)
     if entry.sha256 not in (None, made.digest):
-        raise EditError(f"the change of '{name}' is not the one that {JSON} describes")
+        raise EditError(f"the change of '{entry.weight_name}' is not the one that {JSON} describes")
     return made

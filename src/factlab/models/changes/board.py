@@ -1,41 +1,45 @@
 """Changing weights so that the change can be taken back to the bit, in any order.
 
-A `PatchBoard` keeps, for every weight that is currently changed, its original bits and the patches
-on it in order. The live weight is always the original with the active patches applied one after
-another, so removing one patch leaves exactly what applying only the others would have given.
+The live weight is always the original with the active changes applied one after another, so taking
+one off leaves exactly what applying only the others would have given.
+
+For every changed weight a `PatchBoard` keeps the original, a copy of what it wrote last, and the
+weight as it was after at most two smaller numbers of changes. So
+
+* whether somebody else changed the weight is seen by comparing it with the copy, in whatever
+  arithmetic the changes are undone;
+* putting a change on is one sum, however many are on already;
+* taking the last one off is a copy; several one by one, last first, takes some sums each, since the
+  weight is made anew from the nearest state that was kept; one from the middle, a sum for each
+  after it; all at once, none;
+* memory is four matrices for each changed weight at most (two for a weight that is changed once).
+
+Nothing is written before all of it has been computed. Whoever is interrupted while weights are
+written (a Ctrl-C, say) leaves them as they were: what they were is at hand until all are written,
+and is written back at once, or if that is interrupted as well, when the board is used next.
 """
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from factlab.errors import EditError
+from factlab.models.changes.change import Change
 
-
-@runtime_checkable
-class Patch(Protocol):
-    """A change to one weight of a model."""
-
-    @property
-    def weight_name(self) -> str:
-        """Parameter name in the model."""
-        ...
-
-    def patched(self, weight: Tensor) -> Tensor:
-        """The changed weight, as a new tensor like the given one."""
-        ...
+# States of a weight that are kept, beside its original and what is written.
+_KEPT = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Application:
-    """One time that a patch was put on. The same patch may be on several times."""
+    """One time that a change was put on. The same change may be on several times."""
 
-    patch: Patch
+    patch: Change
 
     @property
     def weight_name(self) -> str:
@@ -43,119 +47,307 @@ class Application:
         return self.patch.weight_name
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Patched:
+    """A changed weight.
+
+    Attributes:
+        original: without changes.
+        active: the changes, in order.
+        states: the weight after some numbers of changes, at least after all of them.
+    """
+
     original: Tensor
-    active: list[Application] = field(default_factory=list[Application])
+    active: tuple[Application, ...] = ()
+    states: Mapping[int, Tensor] = field(default_factory=dict[int, Tensor])
+
+    @property
+    def written(self) -> Tensor:
+        """What the live weight is to the bit."""
+        return self.states[len(self.active)] if self.active else self.original
+
+    def having(self, active: tuple[Application, ...]) -> "_Patched":
+        """The same weight with other changes on it; made from the last state that both share."""
+        pairs = enumerate(zip(self.active, active, strict=False))
+        shared = next((i for i, (one, other) in pairs if one is not other), None)
+        shared = min(len(self.active), len(active)) if shared is None else shared
+        states = {n: state for n, state in self.states.items() if n <= shared}
+        begin = max(states, default=0)
+        weight = states.get(begin, self.original)
+        for number, application in enumerate(active[begin:], begin + 1):
+            weight = application.patch.patched(weight)
+            states[number] = weight
+            _forget_some(states)
+        return _Patched(self.original, active, states)
+
+
+def _forget_some(states: dict[int, Tensor]) -> None:
+    """Of the states before the last keep a few, closer together the later they are."""
+    while len(states) > _KEPT + 1:
+        *earlier, last = sorted(states)
+        pairs = zip([0, *earlier], earlier, [*earlier[1:], last], strict=False)
+        gaps = {at: (above - below) / (last - at) for below, at, above in pairs}
+        del states[min(gaps, key=gaps.__getitem__)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Position:
+    """Where the board is.
+
+    Attributes:
+        weights: those that are changed.
+        before: while weights are being written, what they were.
+    """
+
+    weights: Mapping[str, _Patched] = field(default_factory=dict[str, _Patched])
+    before: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 class PatchBoard:
-    """The patches that are on a model now."""
+    """The changes that are on a model now."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
-        self._weights: dict[str, _Patched] = {}
+        self._position = _Position()
+        self._lock = threading.RLock()  # nobody takes another thread's writing for an interrupt
 
     @property
-    def active(self) -> list[Patch]:
-        """All patches that are on, weight by weight."""
-        return [applied.patch for entry in self._weights.values() for applied in entry.active]
+    def active(self) -> list[Change]:
+        """All changes that are on, weight by weight."""
+        return [each.patch for entry in self._weights.values() for each in entry.active]
 
     def originals(self) -> dict[str, Tensor]:
-        """The unpatched values of the weights that are patched now."""
+        """The unchanged values of the weights that are changed now."""
         return {name: entry.original for name, entry in self._weights.items()}
 
-    def add(self, patches: Sequence[Patch]) -> list[Application]:
-        """Put patches on: all of them, or none if one does not fit.
+    def written(self) -> dict[str, Tensor]:
+        """What was written to the weights that are changed now, and they should be still."""
+        return {name: entry.written for name, entry in self._weights.items()}
+
+    # -- on and off -------------------------------------------------------------------------
+
+    def add(self, patches: Sequence[Change]) -> list[Application]:
+        """Put changes on: all of them, or none if one does not fit.
 
         Returns:
-            What `remove` takes to take off these, and not the same patches put on at another time.
+            What `remove` takes to take off these, and not the same changes put on at another time.
 
         Raises:
             EditError: a weight is missing, a result has NaN, or a weight was changed by others.
         """
-        planned: dict[str, list[Application]] = {}
-        applied = [Application(patch) for patch in patches]
-        for each in applied:
-            name = each.weight_name
-            if name not in planned:
-                planned[name] = self._untouched(name)
-            planned[name].append(each)
-        self._set(planned)
+        applied: list[Application] = []
+        self._put(patches, applied)
         return applied
 
-    def remove(self, patches: Sequence[Patch | Application]) -> None:
-        """Take patches off, whatever was put on since.
+    def remove(self, patches: Sequence[Change | Application]) -> None:
+        """Take changes off, whatever was put on since.
 
         Args:
-            patches: what `add` returned; for a patch itself its last application is taken off.
+            patches: what `add` returned; for a change itself its last application is taken off.
 
         Raises:
             EditError: one is not on the model, or a weight was changed by others meanwhile.
         """
         planned: dict[str, list[Application]] = {}
-        for patch in patches:
+        for patch in reversed(patches):
             name = patch.weight_name
             if name not in planned:
-                planned[name] = self._untouched(name)
-            places = [
-                i for i, each in enumerate(planned[name]) if each is patch or each.patch is patch
-            ]
-            if not places:
+                planned[name] = self._checked(name)
+            on = planned[name]
+            last = len(on) - 1
+            while last >= 0 and on[last] is not patch and on[last].patch is not patch:
+                last -= 1
+            if last < 0:
                 raise EditError(
                     f"The edit of '{name}' is not applied to this model (any more). An undo "
                     "function can be called once; applying the edit again gives another."
                 )
-            del planned[name][places[-1]]
+            del on[last]
         self._set(planned)
 
     @contextmanager
-    def lifted(self) -> Iterator[None]:
-        """Take all patches off inside the block; on again after it, to the bit."""
-        planned = {name: self._untouched(name) for name in self._weights}
-        try:
-            self._set({name: [] for name in planned})
-            yield
-        finally:
-            self._set(planned)
+    def applied(self, patches: Sequence[Change] = ()) -> Generator["Pile", None, None]:
+        """Put changes on inside the block and take them off after it, whatever happens inside.
 
-    def _untouched(self, name: str) -> list[Application]:
-        """The patches on a weight, if it is to the bit what they make of the original."""
+        An interrupt at any moment leaves the weights without them.
+
+        Yields:
+            A pile, to which more can be added; they are all taken off together.
+
+        Raises:
+            EditError: as `add`, and after the block as `remove`.
+        """
+        pile = Pile(self)
+        try:
+            try:
+                self._put(patches, pile.applications)
+                yield pile
+            except Exception:
+                self.remove(pile.applications)
+                raise
+            self.remove(pile.applications)
+        except BaseException as error:
+            if not isinstance(error, Exception):  # an interrupt, which may have come in between
+                self._take_off(pile.applications)
+            raise
+
+    @contextmanager
+    def lifted(self) -> Generator[None, None, None]:
+        """Take all changes off inside the block; on again after it, to the bit.
+
+        Changes that are put on inside the block and are still on at its end stay on, above the
+        others.
+
+        Raises:
+            EditError: a weight was changed by other code before or inside the block.
+        """
+        for name in self._weights:
+            self._checked(name)
+        lifted = self._weights
+        try:
+            try:
+                self._set({name: [] for name in lifted})
+                yield
+            except Exception:
+                self._put_back(lifted)
+                raise
+            self._put_back(lifted)
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                self._put_back(lifted)
+            raise
+
+    # -- inside -----------------------------------------------------------------------------
+
+    @property
+    def _weights(self) -> Mapping[str, _Patched]:
+        self._recover()
+        return self._position.weights
+
+    def _put(self, patches: Sequence[Change], applied: list[Application]) -> None:
+        """Put changes on; noted in the list first, so that whoever is interrupted knows them."""
+        new = [Application(patch) for patch in patches]
+        planned: dict[str, list[Application]] = {}
+        for each in new:
+            name = each.weight_name
+            if name not in planned:
+                planned[name] = self._checked(name)
+            planned[name].append(each)
+        applied += new
+        try:
+            self._set(planned)
+        except Exception:
+            del applied[len(applied) - len(new) :]
+            raise
+
+    def _take_off(self, applications: Sequence[Application]) -> None:
+        """Take off those that are on."""
+        self.remove([each for each in applications if self._is_on(each)])
+
+    def _is_on(self, application: Application) -> bool:
+        entry = self._weights.get(application.weight_name)
+        return entry is not None and application in entry.active
+
+    def _put_back(self, lifted: Mapping[str, _Patched]) -> None:
+        """Put what was lifted below what is on now, unless it is there already."""
+        weights = dict(self._weights)
+        written: dict[str, Tensor] = {}
+        for name, entry in lifted.items():
+            now = weights.get(name)
+            if now is None:
+                self._check(name, entry.original)
+                weights[name] = entry
+            elif now.active[: len(entry.active)] != entry.active:
+                self._check(name, now.written)
+                weights[name] = _finite(name, entry.having(entry.active + now.active))
+            else:
+                continue
+            written[name] = weights[name].written
+        self._write(written, weights)
+
+    def _checked(self, name: str) -> list[Application]:
+        """The changes on a weight, if it is to the bit what was written."""
         if name not in self._weights:
             return []
-        active = list(self._weights[name].active)
-        if not torch.equal(self._parameter(name), self._patched(name, active)):
+        self._check(name, self._weights[name].written)
+        return list(self._weights[name].active)
+
+    def _check(self, name: str, written: Tensor) -> None:
+        live = self._parameter(name).detach()
+        same_kind = (live.shape, live.dtype, live.device) == (
+            written.shape,
+            written.dtype,
+            written.device,
+        )
+        if not same_kind or not torch.equal(live, written):
             raise EditError(
                 f"'{name}' was changed by other code while an edit was applied, so the edit "
                 "cannot be undone exactly. Undo edits before training or loading weights."
             )
-        return active
 
-    def _set(self, planned: dict[str, list[Application]]) -> None:
-        """Give weights these patches; whatever can go wrong does so before the first write."""
-        results = {name: self._patched(name, active) for name, active in planned.items()}
-        for name, active in planned.items():
-            parameter = self._parameter(name)
-            if name not in self._weights:
-                with torch.inference_mode(False):  # its changes must be countable
-                    self._weights[name] = _Patched(parameter.detach().clone())
-            with torch.no_grad():
-                parameter.copy_(results[name])
-            self._weights[name].active = active
-            if not active:
-                del self._weights[name]
+    def _set(self, planned: Mapping[str, Sequence[Application]]) -> None:
+        """Give weights these changes; whatever can go wrong does so before the first write."""
+        weights = dict(self._weights)
+        written: dict[str, Tensor] = {}
+        with torch.inference_mode(False):  # originals must be tensors whose changes are counted
+            for name, active in planned.items():
+                entry = weights.get(name) or _Patched(self._parameter(name).detach().clone())
+                changed = _finite(name, entry.having(tuple(active)))
+                written[name] = changed.written
+                if active:
+                    weights[name] = changed
+                else:
+                    weights.pop(name, None)
+        self._write(written, weights)
 
-    def _patched(self, name: str, active: list[Application]) -> Tensor:
-        entry = self._weights.get(name)
-        weight = entry.original if entry is not None else self._parameter(name).detach()
-        for applied in active:
-            weight = applied.patch.patched(weight)
-        if not torch.isfinite(weight).all():
-            raise EditError(f"The edited weight '{name}' has NaN or infinite entries.")
-        return weight
+    def _write(self, written: Mapping[str, Tensor], weights: Mapping[str, _Patched]) -> None:
+        """Write weights and note what is on them then: all of it or nothing."""
+        old = self._position.weights
+        before = {
+            name: old[name].written if name in old else weights[name].original for name in written
+        }
+        with self._lock:
+            try:
+                self._position = _Position(old, before)
+                for name, bits in written.items():
+                    self._parameter(name).detach().copy_(bits)
+                self._position = _Position(weights)
+            except BaseException:
+                self._recover()
+                raise
+
+    def _recover(self) -> None:
+        """Write back what an interrupt left half written."""
+        with self._lock:
+            for name, bits in self._position.before.items():
+                self._parameter(name).detach().copy_(bits)
+            if self._position.before:
+                self._position = _Position(self._position.weights)
 
     def _parameter(self, name: str) -> nn.Parameter:
         try:
             return self._model.get_parameter(name)
         except AttributeError as error:
             raise EditError(f"The model has no weight '{name}'.") from error
+
+
+class Pile:
+    """Changes that are taken off together.
+
+    Attributes:
+        applications: those that were put on.
+    """
+
+    def __init__(self, board: PatchBoard) -> None:
+        self._board = board
+        self.applications: list[Application] = []
+
+    def add(self, patches: Sequence[Change]) -> None:
+        """Put more changes on; see `PatchBoard.add`."""
+        self._board._put(patches, self.applications)
+
+
+def _finite(name: str, entry: _Patched) -> _Patched:
+    if not all(torch.isfinite(end) for end in torch.aminmax(entry.written)):
+        raise EditError(f"The edited weight '{name}' has NaN or infinite entries.")
+    return entry

@@ -14,7 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from factlab.models.changes.update import LowRankUpdate, Update, summed
+from factlab.models.changes.algebra import summed
+from factlab.models.changes.change import Change
+from factlab.models.changes.update import LowRankUpdate
 from factlab.models.language_model import LanguageModel
 
 
@@ -30,10 +32,10 @@ class RowEdits:
             every forward pass.
     """
 
-    def __init__(self, lm: LanguageModel, edits: Sequence[Sequence[Update]]) -> None:
+    def __init__(self, lm: LanguageModel, edits: Sequence[Sequence[Change]]) -> None:
         self._lm = lm
         self.owners: Sequence[int] = ()
-        by_weight: dict[str, dict[int, list[Update]]] = {}
+        by_weight: dict[str, dict[int, list[Change]]] = {}
         for number, edit in enumerate(edits):
             for update in edit:
                 by_weight.setdefault(update.weight_name, {}).setdefault(number, []).append(update)
@@ -100,7 +102,7 @@ class _LowRankChange(_Change):
 class _DenseChange(_Change):
     """ΔW x, the rows of each edit in turn."""
 
-    def __init__(self, lm: LanguageModel, name: str, updates: dict[int, Update]) -> None:
+    def __init__(self, lm: LanguageModel, name: str, updates: dict[int, Change]) -> None:
         weight = lm.model.get_parameter(name)
         dtype = torch.promote_types(weight.dtype, torch.float32)
         self._deltas = {n: u.matrix(dtype, weight.device).T for n, u in updates.items()}
@@ -119,7 +121,7 @@ class _DenseChange(_Change):
 
 
 def _change(
-    lm: LanguageModel, name: str, several: dict[int, list[Update]], n_edits: int
+    lm: LanguageModel, name: str, several: dict[int, list[Change]], n_edits: int
 ) -> _Change:
     updates = {number: summed(own) for number, own in several.items()}
     thin = {n: u for n, u in updates.items() if isinstance(u, LowRankUpdate)}
