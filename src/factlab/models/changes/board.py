@@ -26,7 +26,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from factlab.errors import EditError
 from factlab.models.changes.change import Change
@@ -106,7 +105,7 @@ class _Position:
 class PatchBoard:
     """The changes that are on a model now."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._position = _Position()
         self._lock = threading.RLock()  # nobody takes another thread's writing for an interrupt

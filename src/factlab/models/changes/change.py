@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -66,7 +66,9 @@ class Change(ABC):
 
     @classmethod
     @abstractmethod
-    def of_tensors(cls, weight_name: str, layout: Layout, tensors: Mapping[str, Tensor]) -> Self:
+    def of_tensors(
+        cls, weight_name: str, layout: Layout, tensors: Mapping[str, Tensor]
+    ) -> "Change":
         """What `tensors` gave as a change again.
 
         Raises:

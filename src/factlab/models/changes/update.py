@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -31,7 +31,7 @@ class LowRankUpdate(Change):
     right: Float[Tensor, "rank d_in"]
 
     @classmethod
-    def of_tensors(cls, weight_name: str, layout: Layout, tensors: Mapping[str, Tensor]) -> Self:
+    def of_tensors(cls, weight_name: str, layout: Layout, tensors: Mapping[str, Tensor]) -> Change:
         """See `Change`."""
         left, right = tensors["left"], tensors["right"]
         if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:
@@ -84,7 +84,7 @@ class DenseUpdate(Change):
     delta: Float[Tensor, "d_out d_in"]
 
     @classmethod
-    def of_tensors(cls, weight_name: str, layout: Layout, tensors: Mapping[str, Tensor]) -> Self:
+    def of_tensors(cls, weight_name: str, layout: Layout, tensors: Mapping[str, Tensor]) -> Change:
         """See `Change`."""
         if tensors["delta"].ndim != 2:
             raise EditError(f"the change of '{weight_name}' is not a matrix")
