@@ -44,11 +44,22 @@ def test_no_keys_no_moment():
         MomentAccumulator(3).mean()
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 6, 100])
+def test_sums_stay_where_the_keys_are(monkeypatch):
+    # autocast, which gram() switches off, does not know this device
+    monkeypatch.setattr("factlab.stats.moments.gram", lambda rows: rows.T @ rows)
+    sums = MomentAccumulator(3, "meta")
+    for _ in range(2):  # a product that left its device would raise here
+        sums.add(torch.ones(5, 3, device="meta"))
+    assert sums.n_tokens == 10
+    assert MomentAccumulator(3, "mps")._sum.device.type == "cpu"  # which has no float64
+
+
+@pytest.mark.parametrize("memory_gib", [1e-9, 1e-4, 1.0])
 @pytest.mark.parametrize("family", HABITS)
-def test_collected_from_every_token_of_every_row(make_model, family, batch_tokens):
+def test_collected_from_every_token_of_every_row(make_model, family, memory_gib):
     lm = make_model(family, dtype=torch.float64)
-    moments = collect_second_moments(lm, [0, 2], Corpus(ROWS, "x"), batch_tokens=batch_tokens)
+    lm.memory_gib = memory_gib
+    moments = collect_second_moments(lm, [0, 2], Corpus(ROWS, "x"))
     for layer, moment in moments.items():
         keys = []
         for row in ROWS:

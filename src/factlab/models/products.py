@@ -79,6 +79,8 @@ def gram(rows: Float[Tensor, "row width"]) -> Float[Tensor, "width width"]:
     if rows.dtype is torch.float32 and rows.device.type == "cpu" and _is_worthwhile():
         return _multiply(columns, columns, None)
     with torch.autocast(rows.device.type, enabled=False):  # sums over thousands of rows
+        if rows.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest":
+            return columns.to(torch.float64) @ rows.to(torch.float64)  # not in TF32
         return columns @ rows
 
 

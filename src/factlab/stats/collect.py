@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from factlab.hooks import Site, Stream, record
+from factlab.models.budget import GIB
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.stats.corpus import Corpus
@@ -18,7 +19,6 @@ def collect_second_moments(
     layers: Sequence[int],
     corpus: Corpus,
     progress: ProgressCallback = silent,
-    batch_tokens: int = 4096,
 ) -> dict[int, SecondMoment]:
     """E[k kᵀ] of every key that a corpus produces at some layers.
 
@@ -27,12 +27,13 @@ def collect_second_moments(
         layers: 0-based; the forward pass stops above the highest.
         corpus: the text.
         progress: called with tokens done and in all.
-        batch_tokens: most tokens per batch.
     """
     sites = {layer: Site(layer, Stream.MLP_HIDDEN) for layer in layers}
-    sums = {layer: MomentAccumulator(lm.d_mlp) for layer in layers}
     done, stop = 0, max(layers) + 1
     lm.layer(stop - 1)
+    sums = _accumulators(lm, layers)
+    # Of each token a key for every layer, as it is recorded and as it is added.
+    batch_tokens = lm.budget.pass_tokens(kept=(len(sites) + 2) * lm.budget.sizes.hidden)
     with lm.frozen(), record(lm, sites.values()) as states:
         for numbers in groups([len(row) for row in corpus.rows], batch_tokens):
             batch = pad([corpus.rows[i] for i in numbers], lm.device)
@@ -46,4 +47,15 @@ def collect_second_moments(
     return {
         layer: SecondMoment(total.mean(), layer, total.n_tokens, corpus.source, fingerprint)
         for layer, total in sums.items()
+    }
+
+
+def _accumulators(lm: LanguageModel, layers: Sequence[int]) -> dict[int, MomentAccumulator]:
+    """Where the keys are, if sums of all layers fit into half of the memory; else on the CPU."""
+    held = len(layers) * MomentAccumulator.bytes_of(lm.d_mlp)
+    fits = held <= lm.budget.gib * GIB / 2
+    cpu = torch.device("cpu")
+    return {
+        layer: MomentAccumulator(lm.d_mlp, lm.mlp_weight(layer).device if fits else cpu)
+        for layer in layers
     }

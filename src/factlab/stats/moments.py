@@ -193,25 +193,38 @@ class MomentAccumulator:
 
     Keys in single or half precision are multiplied in single precision, some thousand at a time, so
     that rounding stays far below the noise of any sample of text.
+
+    Args:
+        width: of the keys.
+        device: where the sum is; the CPU in place of one without float64 (Apple's MPS).
     """
 
-    def __init__(self, width: int) -> None:
-        self._sum = torch.zeros(width, width, dtype=torch.float64, device="cpu")
+    def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
+        device = torch.device(device)
+        has_double = device.type != "mps"
+        self._sum = torch.zeros(
+            width, width, dtype=torch.float64, device=device if has_double else "cpu"
+        )
         self.n_tokens = 0
+
+    @staticmethod
+    def bytes_of(width: int) -> int:
+        """What the sum takes, and a product on its way there."""
+        return (8 + 4) * width**2
 
     def add(self, keys: Float[Tensor, "token width"]) -> None:
         """Count in more keys."""
         precise = keys.to(torch.promote_types(keys.dtype, torch.float32))
         for some in precise.split(_KEYS_AT_ONCE):
-            self._sum += gram(some).cpu().double()
+            self._sum += gram(some).to(self._sum.device)
         self.n_tokens += len(keys)
 
     def mean(self) -> Float[Tensor, "width width"]:
-        """The second moment so far.
+        """The second moment so far, on the CPU.
 
         Raises:
             StatisticsError: no key was added.
         """
         if self.n_tokens == 0:
             raise StatisticsError("No keys were collected: the corpus is empty.")
-        return self._sum / self.n_tokens
+        return (self._sum / self.n_tokens).cpu()
