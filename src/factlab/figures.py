@@ -1,9 +1,7 @@
 """What all figures have in common: their look, their files, and how a notebook shows them."""
 
 import base64
-import html
 import io
-from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -39,14 +37,10 @@ def save_picture(figure: Figure, path: str | Path | None) -> None:
         write_atomically(Path(path), figure.savefig)
 
 
-def shown_in_notebook(text: str, figures: Sequence[Picture]) -> str:
-    """A text and figures below it as HTML."""
-    images = "".join(
-        '<img style="max-width: 100%" src="data:image/png;base64,'
-        f'{base64.b64encode(figure._repr_png_()).decode()}"/>'
-        for figure in figures
-    )
-    return f"<pre>{html.escape(text)}</pre>{images}"
+def as_html(figure: Picture) -> str:
+    """A figure as an image of HTML."""
+    data = base64.b64encode(figure._repr_png_()).decode()
+    return f'<img style="max-width: 100%" src="data:image/png;base64,{data}"/>'
 
 
 # -- look --------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from factlab.errors import InvalidRequestError, StorageError
 from factlab.estimate import Estimate
 from factlab.facts import TokenSpan
 from factlab.journal import Shard, merge
-from factlab.tracing.average import GROUPS, LAST, LAST_SUBJECT, group_positions
+from factlab.tracing.groups import GROUPS, LAST, LAST_SUBJECT, group_positions
 
 FACTS = [
     fl.Fact("See {} is in", "Space Needle"),

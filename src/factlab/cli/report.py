@@ -14,7 +14,7 @@ from factlab.cli.terminal import visible
 from factlab.errors import InvalidRequestError, nearest
 
 if TYPE_CHECKING:
-    from factlab.evaluation.reporting.tables import EvalReport
+    from factlab.evaluation.reporting.eval_report import EvalReport
     from factlab.evaluation.scoring.metrics import ProbForm
 
 

@@ -41,6 +41,7 @@ from factlab.neurons.batch import Question, integrated_gradients
 from factlab.neurons.configs import NeuronConfig
 from factlab.neurons.quadrature import Quadrature
 from factlab.progress import ProgressCallback, silent
+from factlab.results import Drawn, Tabular
 from factlab.storage import read_tensors, write_tensors
 from factlab.tokens import shown
 
@@ -73,7 +74,7 @@ class Neuron:
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class NeuronAttribution(EqualByContent):
+class NeuronAttribution(Tabular, Drawn, EqualByContent):
     """How much each neuron accounts for an answer.
 
     `print(found)` says the main things in a few lines; a notebook adds the picture. Two are equal
@@ -118,11 +119,6 @@ class NeuronAttribution(EqualByContent):
             f"{counted(n_layers, 'layer')} of {counted(d_mlp, 'neuron')}\n"
             f"  {len(self.neurons()):,} above 0.2 of the largest attribution; strongest: {strong}"
         )
-
-    def _repr_html_(self) -> str:
-        from factlab.figures import shown_in_notebook  # noqa: PLC0415 - matplotlib when drawing
-
-        return shown_in_notebook(repr(self), [self.plot()])
 
     @property
     def strongest(self) -> float:

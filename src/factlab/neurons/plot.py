@@ -7,6 +7,7 @@ it in too few of them. Such neurons have a colour of their own.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -23,7 +24,9 @@ from factlab.figures import (
     save_picture,
     shortened,
 )
-from factlab.neurons.attribution import Neuron, NeuronAttribution
+
+if TYPE_CHECKING:
+    from factlab.neurons.attribution import Neuron, NeuronAttribution
 
 _CHOSEN, _LEFT_OUT, _OTHERS = "#1a7f4b", "#e08214", "0.72"
 _LABELLED = 6
@@ -31,9 +34,9 @@ _DASHES = (0, (4, 3))
 
 
 def plot_neurons(
-    found: Sequence[NeuronAttribution],
+    found: Sequence["NeuronAttribution"],
     path: str | Path | None = None,
-    chosen: Sequence[Neuron] | None = None,
+    chosen: "Sequence[Neuron] | None" = None,
     threshold: float = 0.2,
 ) -> Picture:
     """Draw each neuron as a dot over its layer, the chosen ones in colour, and sums below.
@@ -76,7 +79,7 @@ def plot_neurons(
     return figure
 
 
-def _counts(found: Sequence[NeuronAttribution], threshold: float) -> Tensor:
+def _counts(found: Sequence["NeuronAttribution"], threshold: float) -> Tensor:
     """In how many prompts each neuron is above the threshold."""
     counts = torch.zeros(found[0].attributions.shape, dtype=torch.int64, device="cpu")
     for one in found:
@@ -90,7 +93,7 @@ def _draw_dots(
     mean: Float[Tensor, "layer d_mlp"],
     marked: Tensor,
     left_out: Tensor,
-    found: Sequence[NeuronAttribution],
+    found: Sequence["NeuronAttribution"],
     threshold: float,
 ) -> None:
     n_layers, d_mlp = mean.shape
@@ -141,7 +144,7 @@ def _label(panel: Axes, mean: Tensor, marked: Tensor, places: Tensor) -> None:
         )  # fmt: skip
 
 
-def _draw_sums(panel: Axes, mean: Tensor, found: Sequence[NeuronAttribution]) -> None:
+def _draw_sums(panel: Axes, mean: Tensor, found: Sequence["NeuronAttribution"]) -> None:
     layers = list(range(len(mean)))
     panel.bar(layers, mean.sum(1).tolist(), color="0.8", label="sum of attributions")
     removed = torch.stack([one.prob - one.silenced_probs for one in found]).mean(0)
@@ -154,7 +157,7 @@ def _draw_sums(panel: Axes, mean: Tensor, found: Sequence[NeuronAttribution]) ->
     panel.set_xlim(-0.8, len(mean) - 0.2)
 
 
-def _title(found: Sequence[NeuronAttribution], n_chosen: int) -> str:
+def _title(found: Sequence["NeuronAttribution"], n_chosen: int) -> str:
     said = "".join(found[0].target_tokens).strip() or "␣"
     prob = sum(one.prob for one in found) / len(found)
     several = len(found) > 1
@@ -164,7 +167,7 @@ def _title(found: Sequence[NeuronAttribution], n_chosen: int) -> str:
     )
 
 
-def _footnote(found: Sequence[NeuronAttribution]) -> str:
+def _footnote(found: Sequence["NeuronAttribution"]) -> str:
     first = f"{shortened(found[0].prompt, 70)} …"
     if len(found) > 1:
         first += f" and {counted(len(found) - 1, 'other prompt')}, means over all"

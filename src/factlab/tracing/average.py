@@ -16,31 +16,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from factlab.data_frames import data_frame
 from factlab.documents import check_format, validated
 from factlab.equality import EqualByContent
 from factlab.errors import FactlabError, StorageError
 from factlab.estimate import Estimate
 from factlab.facts import TokenSpan
 from factlab.journal import Journal
+from factlab.results import Drawn, Tabular
 from factlab.storage import write_json
 from factlab.tracing.configs import TraceConfig
 from factlab.tracing.describe import average_in_words
+from factlab.tracing.groups import GROUPS, LAST_SUBJECT, group_positions
 
 if TYPE_CHECKING:
-    import pandas  # pyright: ignore[reportMissingImports]
-
     from factlab.figures import Picture
-
-GROUPS = (
-    "first subject token",
-    "middle subject tokens",
-    "last subject token",
-    "first subsequent token",
-    "further tokens",
-    "last token",
-)
-LAST_SUBJECT, LAST = GROUPS.index("last subject token"), GROUPS.index("last token")
 
 FORMAT = "factlab average trace 1"
 _DIGITS = 7  # of a number in a record: more than float32 results are good for
@@ -50,7 +39,7 @@ FigureName = Literal["heatmaps", "lines", "severed"]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class AverageTrace(EqualByContent):
+class AverageTrace(Tabular, Drawn, EqualByContent):
     """Average indirect effects by token group and layer.
 
     With `config.method == "gradient"` they are averages of estimates, which may be larger than any
@@ -93,11 +82,10 @@ class AverageTrace(EqualByContent):
     def __repr__(self) -> str:
         return average_in_words(self)
 
-    def _repr_html_(self) -> str:
-        from factlab.figures import shown_in_notebook  # noqa: PLC0415 - matplotlib when drawing
-        from factlab.tracing.plot_average import average_figures  # noqa: PLC0415
+    def _pictures(self) -> "Sequence[Picture]":
+        from factlab.tracing.plot_average import average_figures  # noqa: PLC0415 - when drawing only
 
-        return shown_in_notebook(repr(self), [*average_figures(self).values()])
+        return [*average_figures(self).values()]
 
     def peak(self, kind: str, group: int) -> tuple[int, Estimate]:
         """The layer with the largest mean effect of a group, and that effect."""
@@ -150,14 +138,6 @@ class AverageTrace(EqualByContent):
             if not math.isnan(effect)
         ]  # fmt: skip
 
-    def to_pandas(self) -> "pandas.DataFrame":
-        """`rows` as a data frame.
-
-        Raises:
-            MissingPackageError: pandas, which factlab itself does not need, is not installed.
-        """
-        return data_frame(self.rows())
-
     def plot(self, path: str | Path | None = None, name: FigureName | None = None) -> "Picture":
         """Draw one of the figures; see `factlab.tracing.plot_average`.
 
@@ -199,19 +179,6 @@ class AverageTrace(EqualByContent):
 
 
 # -- averaging --------------------------------------------------------------------------------
-
-
-def group_positions(span: TokenSpan, n_tokens: int) -> list[range]:
-    """The positions of each of the six `GROUPS` in a prompt."""
-    last = n_tokens - 1
-    return [
-        range(span.start, span.start + 1),
-        range(span.start + 1, span.last),
-        range(span.last, span.last + 1),
-        range(span.stop, min(span.stop + 1, last)),
-        range(span.stop + 1, last),
-        range(last, n_tokens),
-    ]
 
 
 def average_records(

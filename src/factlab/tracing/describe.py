@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from factlab.errors import counted
 from factlab.tracing.configs import KIND_NAMES, TraceConfig
 from factlab.tracing.corruption_kinds import Substitution
+from factlab.tracing.groups import GROUPS, LAST, LAST_SUBJECT
 
 if TYPE_CHECKING:
     from factlab.tracing.average import AverageTrace
@@ -65,8 +66,6 @@ def _not_expected(trace: "CausalTrace") -> str:
 
 def average_in_words(average: "AverageTrace") -> str:
     """A few lines: how many facts, their probabilities, the strongest layer of each kind."""
-    from factlab.tracing.average import GROUPS, LAST, LAST_SUBJECT  # noqa: PLC0415 - it needs this
-
     lines = [
         f"AverageTrace of {counted(average.n_facts, 'fact')} ({average.model_name})"
         + (f", {average.n_missing} still to do" if average.n_missing else "")

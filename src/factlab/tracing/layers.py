@@ -12,21 +12,19 @@ from torch import Tensor
 
 from factlab.arguments import checked
 from factlab.data.well_known import WELL_KNOWN
-from factlab.data_frames import data_frame
 from factlab.equality import EqualByContent
 from factlab.errors import counted
 from factlab.estimate import Estimate
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
-from factlab.tracing.average import LAST_SUBJECT
+from factlab.results import Drawn, Tabular
 from factlab.tracing.average_run import average_trace
 from factlab.tracing.configs import TraceConfig
+from factlab.tracing.groups import LAST_SUBJECT
 from factlab.words import listed_ranges
 
 if TYPE_CHECKING:
-    import pandas  # pyright: ignore[reportMissingImports]
-
     from factlab.figures import Picture
 
 _MEMIT_LAYERS = 5
@@ -34,7 +32,7 @@ _FEW_FACTS = 10
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class LayerChoice(EqualByContent):
+class LayerChoice(Tabular, Drawn, EqualByContent):
     """Where to edit a model.
 
     The peak of a noisy curve is a layer in any case; `candidates` says which others it may as well
@@ -68,11 +66,6 @@ class LayerChoice(EqualByContent):
                 *(f"  {note}" for note in self.notes),
             ]
         )
-
-    def _repr_html_(self) -> str:
-        from factlab.figures import shown_in_notebook  # noqa: PLC0415 - matplotlib when drawing
-
-        return shown_in_notebook(repr(self), [self.plot()])
 
     def estimate(self, layer: int) -> Estimate:
         """The mean effect of a layer and its 95 % confidence interval."""
@@ -125,13 +118,17 @@ class LayerChoice(EqualByContent):
             )
         ]
 
-    def to_pandas(self) -> "pandas.DataFrame":
-        """`rows` as a data frame.
-
-        Raises:
-            MissingPackageError: pandas, which factlab itself does not need, is not installed.
-        """
-        return data_frame(self.rows())
+    def to_json(self) -> dict[str, Any]:
+        """Everything, ready for JSON; null where there is no interval."""
+        return {
+            "layer": self.layer,
+            "memit_layers": list(self.memit_layers),
+            "window": self.window,
+            "n_facts": self.n_facts,
+            "effects": self.effects.tolist(),
+            "half_widths": [None if isnan(width) else width for width in self.half_widths.tolist()],
+            "candidates": list(self.candidates),
+        }
 
     def plot(self, path: str | Path | None = None) -> "Picture":
         """Draw the effect by layer with its intervals, candidates in colour.

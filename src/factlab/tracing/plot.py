@@ -7,6 +7,7 @@ to be compared and share a scale; every panel says its own maximum.
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from matplotlib.axes import Axes
@@ -27,8 +28,10 @@ from factlab.figures import (
 from factlab.tracing.configs import TraceConfig
 from factlab.tracing.corruption_kinds import Substitution
 from factlab.tracing.describe import kind_in_words, noise_in_words
-from factlab.tracing.result import CausalTrace
 from factlab.tracing.scales import COLOURED_LIKE, Scale, scales
+
+if TYPE_CHECKING:
+    from factlab.tracing.result import CausalTrace
 
 # A negative and a positive colour for each family of kinds, told apart by the colour-blind too.
 _COLOURS = {
@@ -39,7 +42,7 @@ _COLOURS = {
 _BAR_INCHES, _BAR_WIDTH_INCHES = 2.6, 0.12
 
 
-def plot_trace(trace: CausalTrace, path: str | Path | None = None) -> Picture:
+def plot_trace(trace: "CausalTrace", path: str | Path | None = None) -> Picture:
     """Draw one panel per kind of state, side by side.
 
     Args:
@@ -68,7 +71,7 @@ def plot_trace(trace: CausalTrace, path: str | Path | None = None) -> Picture:
     return figure
 
 
-def _title(trace: CausalTrace, n_characters: int) -> str:
+def _title(trace: "CausalTrace", n_characters: int) -> str:
     estimated = "   gradient estimate" if trace.config.is_estimate else ""
     return (
         f"{shortened(trace.prompt, n_characters)} …\n"
@@ -77,7 +80,7 @@ def _title(trace: CausalTrace, n_characters: int) -> str:
     )
 
 
-def _maximum(trace: CausalTrace, kind: str) -> str:
+def _maximum(trace: "CausalTrace", kind: str) -> str:
     if trace.effects[kind].isnan().all():
         return "not traced"
     position, layer, effect = trace.peak(kind)
@@ -85,7 +88,7 @@ def _maximum(trace: CausalTrace, kind: str) -> str:
     return f"{about} {effect:.3f} at “{trace.token_labels[position]}”, layer {layer}"
 
 
-def _footnote(trace: CausalTrace, shown: Iterable[Scale]) -> str:
+def _footnote(trace: "CausalTrace", shown: Iterable[Scale]) -> str:
     corruption = trace.config.corruption
     how = noise_in_words(trace.config, trace.noise_level)
     if isinstance(corruption, Substitution):
@@ -154,7 +157,7 @@ def panel_title(panel: Axes, kind: str, config: TraceConfig, maximum: str) -> No
     clear_spines(panel)
 
 
-def _label_tokens(panel: Axes, trace: CausalTrace) -> None:
+def _label_tokens(panel: Axes, trace: "CausalTrace") -> None:
     start, stop = trace.corrupted_span
     labels = [printable(label) for label in trace.token_labels]
     panel.set_yticks(range(len(labels)), labels=labels)

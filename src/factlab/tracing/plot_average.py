@@ -4,15 +4,19 @@ After figures 2 and 3 of the ROME paper and the line plots of its appendix B.2.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from factlab.errors import InvalidRequestError, counted, nearest
 from factlab.figures import Picture, clear_spines, footnote, new_picture, save_picture
-from factlab.tracing.average import GROUPS, LAST, LAST_SUBJECT, AverageTrace
 from factlab.tracing.describe import noise_in_words
+from factlab.tracing.groups import GROUPS, LAST, LAST_SUBJECT
 from factlab.tracing.plot import heat, panel_title
 from factlab.tracing.scales import scales
+
+if TYPE_CHECKING:
+    from factlab.tracing.average import AverageTrace
 
 _LINES = {"block": "#6a51a3", "mlp": "#238b45", "attn": "#cb181d"}
 # Far apart in lightness as well as in hue.
@@ -24,7 +28,7 @@ _BAR_NAMES = {
 }
 
 
-def average_figures(average: AverageTrace) -> dict[str, Picture]:
+def average_figures(average: "AverageTrace") -> dict[str, Picture]:
     """Every figure that the traced kinds and tokens allow: `heatmaps`, `lines`, `severed`."""
     if not average.n_facts:
         return {}
@@ -38,7 +42,7 @@ def average_figures(average: AverageTrace) -> dict[str, Picture]:
     return figures
 
 
-def plot_average(average: AverageTrace, folder: Path) -> list[Path]:
+def plot_average(average: "AverageTrace", folder: Path) -> list[Path]:
     """Draw all of them as PNG files in a folder, and give the files."""
     figures = {folder / f"{name}.png": one for name, one in average_figures(average).items()}
     for path, figure in figures.items():
@@ -46,7 +50,7 @@ def plot_average(average: AverageTrace, folder: Path) -> list[Path]:
     return [*figures]
 
 
-def plot_figure(average: AverageTrace, path: str | Path | None, name: str | None) -> Picture:
+def plot_figure(average: "AverageTrace", path: str | Path | None, name: str | None) -> Picture:
     """One figure; see `AverageTrace.plot`."""
     figures = average_figures(average)
     name = next(iter(figures), "heatmaps") if name is None else name
@@ -59,11 +63,11 @@ def plot_figure(average: AverageTrace, path: str | Path | None, name: str | None
     return figures[name]
 
 
-def _is_severed(average: AverageTrace) -> bool:
+def _is_severed(average: "AverageTrace") -> bool:
     return any(kind.endswith("severed") for kind in average.effects)
 
 
-def _heatmaps(average: AverageTrace) -> Picture:
+def _heatmaps(average: "AverageTrace") -> Picture:
     """A row for each group of tokens, one panel per kind."""
     kinds, config = list(average.effects), average.config
     # Where every subject is one token, its first token is its last, and its row would be the same.
@@ -93,7 +97,7 @@ def _heatmaps(average: AverageTrace) -> Picture:
     return figure
 
 
-def _lines(average: AverageTrace) -> Picture:
+def _lines(average: "AverageTrace") -> Picture:
     """Effect by layer at the last subject token and at the last token, with 95 % bands."""
     kinds = [kind for kind in average.effects if kind in _LINES]
     figure = new_picture(1.0 + 3.9 * len(kinds), 3.2)
@@ -114,7 +118,7 @@ def _lines(average: AverageTrace) -> Picture:
     return figure
 
 
-def _severed_bars(average: AverageTrace) -> Picture:
+def _severed_bars(average: "AverageTrace") -> Picture:
     """Effect of a hidden state at the last subject token, its paths whole and severed."""
     kinds = [kind for kind in _BARS if kind in average.effects]
     figure = new_picture(8.6, 3.2)
@@ -134,17 +138,17 @@ def _severed_bars(average: AverageTrace) -> Picture:
     return figure
 
 
-def _row(average: AverageTrace, kind: str, group: int) -> tuple[np.ndarray, np.ndarray]:
+def _row(average: "AverageTrace", kind: str, group: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean effects and half-widths by layer."""
     return average.effects[kind][group].numpy(), average.half_widths[kind][group].numpy()
 
 
-def _bands(average: AverageTrace, before: str = "") -> str:
+def _bands(average: "AverageTrace", before: str = "") -> str:
     """What the bands are; one fact has none."""
     return f"{before}mean and 95 % interval" if average.n_facts > 1 else f"{before}one fact"
 
 
-def _caption(average: AverageTrace) -> str:
+def _caption(average: "AverageTrace") -> str:
     level = getattr(average.config.corruption, "level", None)
     parts = [
         f"{average.config.effect_name} on p(answer)",

@@ -1,15 +1,18 @@
 """A picture of a `LayerChoice`: the effect of each layer, and which cannot be told apart."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from factlab.errors import counted
 from factlab.figures import Picture, clear_spines, footnote, new_picture, save_picture
-from factlab.tracing.layers import LayerChoice
+
+if TYPE_CHECKING:
+    from factlab.tracing.layers import LayerChoice
 
 _CHOSEN, _CANDIDATE, _OTHER = "#00682a", "#a1d99b", "0.82"
 
 
-def plot_layers(choice: LayerChoice, path: str | Path | None = None) -> Picture:
+def plot_layers(choice: "LayerChoice", path: str | Path | None = None) -> Picture:
     """Draw a bar for each layer; see `LayerChoice.plot`."""
     layers = range(len(choice.effects))
     colours = [

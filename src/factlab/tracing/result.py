@@ -10,25 +10,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from factlab.data_frames import data_frame
 from factlab.documents import check_format, described, parse_json
 from factlab.equality import EqualByContent
 from factlab.errors import InvalidRequestError, StorageError
 from factlab.facts import TokenSpan
+from factlab.results import Drawn, Tabular
 from factlab.storage import read_tensors, write_tensors
 from factlab.tracing.configs import KINDS, TraceConfig
 from factlab.tracing.describe import trace_in_words, trace_notes
 
 if TYPE_CHECKING:
-    import pandas  # pyright: ignore[reportMissingImports]
-
     from factlab.figures import Picture
 
 _FORMAT = "factlab causal trace 2"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class CausalTrace(EqualByContent):
+class CausalTrace(Tabular, Drawn, EqualByContent):
     """Where a model's answer comes from: indirect effects by position and layer.
 
     The indirect effect of a state is P(answer) in the corrupted run with that state restored, minus
@@ -73,11 +71,6 @@ class CausalTrace(EqualByContent):
 
     def __repr__(self) -> str:
         return trace_in_words(self)
-
-    def _repr_html_(self) -> str:
-        from factlab.figures import shown_in_notebook  # noqa: PLC0415 - matplotlib when drawing
-
-        return shown_in_notebook(repr(self), [self.plot()])
 
     @property
     def subject(self) -> str:
@@ -204,14 +197,6 @@ class CausalTrace(EqualByContent):
             for layer, effect in enumerate(row)
             if not isnan(effect)
         ]
-
-    def to_pandas(self) -> "pandas.DataFrame":
-        """`rows` as a data frame.
-
-        Raises:
-            MissingPackageError: pandas, which factlab itself does not need, is not installed.
-        """
-        return data_frame(self.rows())
 
     def plot(self, path: str | Path | None = None) -> "Picture":
         """Draw the heat maps; see `factlab.tracing.plot`.

@@ -5,14 +5,17 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from factlab.data.records import Benchmark
 from factlab.estimate import Estimate
 from factlab.evaluation.reporting.notes import legend, notes
-from factlab.evaluation.reporting.tables import Cell, EvalReport, ReportRow, ReportTable
+from factlab.evaluation.reporting.tables import Cell, ReportRow, ReportTable
 from factlab.evaluation.scoring.scores import METRICS, SCORE
 from factlab.storage import write_json, write_text
+
+if TYPE_CHECKING:
+    from factlab.evaluation.reporting.eval_report import EvalReport
 
 FORMAT = "factlab report 1"
 _HUGE = 1e5
@@ -94,7 +97,7 @@ def _seconds(table: ReportTable) -> list[str]:
 # -- Markdown ---------------------------------------------------------------------------------
 
 
-def to_markdown(report: EvalReport) -> str:
+def to_markdown(report: "EvalReport") -> str:
     """Tables with their notes, then texts of single cases."""
     parts: list[str] = []
     for table in report.tables:
@@ -128,7 +131,7 @@ def _plain(text: str) -> str:
 # -- rows and CSV -----------------------------------------------------------------------------
 
 
-def to_rows(report: EvalReport) -> list[dict[str, Cell]]:
+def to_rows(report: "EvalReport") -> list[dict[str, Cell]]:
     """One row per table, line and metric, each with the columns of `report.csv`.
 
     Values are as measured, not times 100; None where there is no number.
@@ -152,7 +155,7 @@ def to_rows(report: EvalReport) -> list[dict[str, Cell]]:
     return rows
 
 
-def to_csv(report: EvalReport) -> str:
+def to_csv(report: "EvalReport") -> str:
     """`to_rows` as a table with commas."""
     text = io.StringIO()
     writer = csv.DictWriter(text, _CSV_COLUMNS, lineterminator="\n")
@@ -164,7 +167,7 @@ def to_csv(report: EvalReport) -> str:
 # -- JSON -------------------------------------------------------------------------------------
 
 
-def to_json(report: EvalReport) -> dict[str, Any]:
+def to_json(report: "EvalReport") -> dict[str, Any]:
     """Everything, ready for JSON; null where there is no number."""
     return {
         "format": FORMAT,
@@ -173,7 +176,7 @@ def to_json(report: EvalReport) -> dict[str, Any]:
     }
 
 
-def _table_json(table: ReportTable, report: EvalReport) -> dict[str, Any]:
+def _table_json(table: ReportTable, report: "EvalReport") -> dict[str, Any]:
     return {
         "model": table.model.model_dump(mode="json"),
         "data": table.data.model_dump(mode="json"),
@@ -269,7 +272,7 @@ def _estimate(estimate: Estimate) -> dict[str, float | None]:
 # -- files ------------------------------------------------------------------------------------
 
 
-def save_report(report: EvalReport, folder: str | Path) -> list[Path]:
+def save_report(report: "EvalReport", folder: str | Path) -> list[Path]:
     """Write `report.md`, `report.csv`, `report.json` and the figures into a folder.
 
     Returns:

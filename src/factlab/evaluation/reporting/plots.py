@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -11,9 +12,12 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from factlab.data.records import Benchmark
 from factlab.data.relation_names import relation_label
 from factlab.errors import InvalidRequestError, counted, nearest
-from factlab.evaluation.reporting.tables import EvalReport, FigureName, ReportRow, ReportTable
+from factlab.evaluation.reporting.tables import FigureName, ReportRow, ReportTable
 from factlab.evaluation.scoring.scores import SCORE, SCORE_PARTS
 from factlab.figures import Picture, clear_spines, footnote, new_picture, save_picture
+
+if TYPE_CHECKING:
+    from factlab.evaluation.reporting.eval_report import EvalReport
 
 _BARS = ("0.35", "#0072b2", "#009e73", "#e69f00")  # told apart by the colour-blind too
 _LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -35,7 +39,7 @@ _MEANINGS: Mapping[Benchmark, tuple[str, str, str, str]] = {
 }
 
 
-def plot_report(report: EvalReport, folder: Path) -> list[Path]:
+def plot_report(report: "EvalReport", folder: Path) -> list[Path]:
     """Draw what the runs of each table allow, as PNG files in a folder.
 
     Returns:
@@ -55,7 +59,7 @@ def plot_report(report: EvalReport, folder: Path) -> list[Path]:
 
 
 def plot_figure(
-    report: EvalReport, path: str | Path | None, name: FigureName, number: int
+    report: "EvalReport", path: str | Path | None, name: FigureName, number: int
 ) -> Picture:
     """One figure of one table; see `EvalReport.plot`."""
     if name not in _FIGURES:

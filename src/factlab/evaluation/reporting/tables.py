@@ -1,23 +1,14 @@
-"""`EvalReport` and what it is made of: tables of lines, which print, plot and save themselves."""
+"""The tables of a report: one for each model and data set, with a line for each run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from factlab.data.records import Benchmark
-from factlab.data_frames import data_frame
-from factlab.documents import JsonValue
 from factlab.estimate import Estimate
 from factlab.evaluation.reporting.case_texts import CaseTexts
 from factlab.evaluation.running.saved_run import Run, RunData, RunModel
-from factlab.evaluation.scoring.metrics import ProbForm
 from factlab.evaluation.scoring.scores import RecordScores, Summary
-
-if TYPE_CHECKING:
-    import pandas  # pyright: ignore[reportMissingImports]
-
-    from factlab.figures import Picture
 
 SIGNIFICANT = 0.05
 
@@ -83,115 +74,3 @@ class ReportTable:
     def benchmark(self) -> Benchmark:
         """Which benchmark the data belong to."""
         return self.data.benchmark
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class EvalReport:
-    """Scores of runs, with intervals, and all that says where they come from.
-
-    `print(report)` shows its tables; a notebook shows them by itself.
-
-    Attributes:
-        form: of probabilities.
-        tables: one for each model and data set.
-    """
-
-    form: ProbForm
-    tables: tuple[ReportTable, ...]
-
-    def __str__(self) -> str:
-        from factlab.evaluation.reporting import text  # noqa: PLC0415 - it needs this module
-
-        return text.to_text(self)
-
-    def __repr__(self) -> str:
-        from factlab.evaluation.reporting import text  # noqa: PLC0415 - it needs this module
-
-        return text.summary(self)
-
-    def _repr_html_(self) -> str:
-        from factlab.evaluation.reporting import text  # noqa: PLC0415 - it needs this module
-
-        return text.to_html(self)
-
-    def __eq__(self, other: object) -> bool:
-        """Whether both say the same, to the decimals that files keep."""
-        if not isinstance(other, EvalReport):
-            return NotImplemented
-        return self.to_json() == other.to_json()
-
-    def __hash__(self) -> int:
-        return hash((self.form, tuple(table.model.fingerprint for table in self.tables)))
-
-    def to_markdown(self) -> str:
-        """The tables as Markdown, with what their columns mean."""
-        from factlab.evaluation.reporting import formats  # noqa: PLC0415 - it needs this module
-
-        return formats.to_markdown(self)
-
-    def to_csv(self) -> str:
-        """One line per score; see `rows`."""
-        from factlab.evaluation.reporting import formats  # noqa: PLC0415 - it needs this module
-
-        return formats.to_csv(self)
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """Everything, ready for JSON; null where there is no number."""
-        from factlab.evaluation.reporting import formats  # noqa: PLC0415 - it needs this module
-
-        return formats.to_json(self)
-
-    def rows(self) -> list[dict[str, Cell]]:
-        """One dictionary per score.
-
-        Its keys: model, data, benchmark, row, kind, metric, value, half_width, low and high (ends
-        of the 95 % interval), n, unscored, p_value, against. Values are as measured, not times 100;
-        None where there is no number.
-        """
-        from factlab.evaluation.reporting import formats  # noqa: PLC0415 - it needs this module
-
-        return formats.to_rows(self)
-
-    def to_pandas(self) -> "pandas.DataFrame":
-        """`rows` as a data frame.
-
-        Raises:
-            MissingPackageError: pandas, which factlab itself does not need, is not installed.
-        """
-        return data_frame(self.rows())
-
-    def plot(
-        self, path: str | Path | None = None, name: FigureName = "scores", table: int = 0
-    ) -> "Picture":
-        """Draw one of the report's figures.
-
-        Args:
-            path: where to write it too, as .png, .pdf or .svg.
-            name: `scores`: S and its parts of each line; `scores-by-edits`: S against the number of
-                edits in the model; `scores-by-relation`: S of each relation.
-            table: which of the report's tables to draw, from 0.
-
-        Returns:
-            A matplotlib figure, to be changed or shown; a notebook shows it by itself.
-
-        Raises:
-            InvalidRequestError: there is no such table or figure, the runs have not enough for
-                it, or the file name's ending is none of these.
-            StorageError: the file cannot be written.
-        """
-        from factlab.evaluation.reporting import plots  # noqa: PLC0415 - matplotlib when drawing
-
-        return plots.plot_figure(self, path, name, table)
-
-    def save(self, folder: str | Path) -> list[Path]:
-        """Write `report.md`, `report.csv`, `report.json` and the figures into a folder.
-
-        Returns:
-            The files.
-
-        Raises:
-            StorageError: one of them cannot be written.
-        """
-        from factlab.evaluation.reporting import formats  # noqa: PLC0415 - it needs this module
-
-        return formats.save_report(self, folder)

@@ -3,27 +3,31 @@
 import html
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from factlab.evaluation.reporting.formats import cells, header, table_title
 from factlab.evaluation.reporting.notes import notes, short_legend
-from factlab.evaluation.reporting.tables import EvalReport, ReportTable
+from factlab.evaluation.reporting.tables import ReportTable
+
+if TYPE_CHECKING:
+    from factlab.evaluation.reporting.eval_report import EvalReport
 
 _WIDTH = 100
 
 
-def to_text(report: EvalReport) -> str:
+def to_text(report: "EvalReport") -> str:
     """Tables with their notes, lined up by spaces, and once what the columns mean."""
     parts = [_table_text(table) for table in report.tables]
     return "\n\n".join([*parts, textwrap.fill(short_legend(report.tables), _WIDTH)])
 
 
-def to_html(report: EvalReport) -> str:
+def to_html(report: "EvalReport") -> str:
     """The same as HTML."""
     parts = [_table_html(table) for table in report.tables]
     return "\n".join([*parts, f"<p><small>{html.escape(short_legend(report.tables))}</small></p>"])
 
 
-def summary(report: EvalReport) -> str:
+def summary(report: "EvalReport") -> str:
     """What is in a report, in a line for each table."""
     lines = [
         f"{table_title(table)}: {', '.join(row.label for row in table.rows)}"

@@ -1,0 +1,26 @@
+"""What a token is to its fact: the groups by which effects of many facts are averaged."""
+
+from factlab.facts import TokenSpan
+
+GROUPS = (
+    "first subject token",
+    "middle subject tokens",
+    "last subject token",
+    "first subsequent token",
+    "further tokens",
+    "last token",
+)
+LAST_SUBJECT, LAST = GROUPS.index("last subject token"), GROUPS.index("last token")
+
+
+def group_positions(span: TokenSpan, n_tokens: int) -> list[range]:
+    """The positions of each of the six `GROUPS` in a prompt."""
+    last = n_tokens - 1
+    return [
+        range(span.start, span.start + 1),
+        range(span.start + 1, span.last),
+        range(span.last, span.last + 1),
+        range(span.stop, min(span.stop + 1, last)),
+        range(span.stop + 1, last),
+        range(last, n_tokens),
+    ]
