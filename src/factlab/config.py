@@ -92,6 +92,9 @@ def config_problem(
         options: settings that a person gave by another name, such as a command's option.
     """
     first = error.errors(include_url=False)[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, InvalidRequestError):
+        return str(cause)  # a sentence of its own
     path = [str(part) for part in first["loc"]]
     name, reason = ".".join(path), first["msg"].removeprefix("Value error, ")
     reason = (reason[:1].lower() + reason[1:]).replace("input should", "it must", 1)

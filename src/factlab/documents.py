@@ -70,6 +70,14 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
         raise StorageError(f"{where} is not valid TOML: {error}.") from error
 
 
+def toml_value(text: str) -> Any:
+    """A value as TOML writes it; what is none is a word without quotes."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (RecursionError, ValueError):
+        return text
+
+
 def check_unicode(value: JsonValue, where: str) -> None:
     """Refuse halves of surrogate pairs, which no file can hold.
 

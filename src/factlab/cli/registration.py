@@ -7,9 +7,10 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 from rich.markup import escape
@@ -146,14 +147,17 @@ def command(
 
     Args:
         app: what it becomes a command of.
-        function: its parameters are the command's, its docstring is the help.
+        function: its parameters are the command's, its docstring is the help. A parameter that is a
+            dataclass stands for an option for each of its fields.
         name: of the command.
         group: panel of the overview it is shown in.
         takes: which of the options about the model it takes: those that mean something to it.
         examples: commands to show in its help.
         aliases: former names of options, by parameter: hidden, and still accepted.
     """
-    parameters = [_shown(p) for p in list(inspect.signature(function).parameters.values())[1:]]
+    wanted = [*inspect.signature(function).parameters.values()][1:]
+    groups = {p.name: p.annotation for p in wanted if _is_group(p.annotation)}
+    parameters = [_shown(inner) for parameter in wanted for inner in _options_of(parameter)]
     by_name = {parameter.name: parameter for parameter in parameters}
     renamed = {old.replace("-", "_"): new for old, new in (aliases or {}).items()}
 
@@ -164,6 +168,9 @@ def command(
         for old, new in renamed.items():
             if (value := values.pop(old)) is not None:
                 values[new] = value
+        for parameter, kind in groups.items():
+            given = {field.name: values.pop(field.name) for field in fields(kind)}
+            values[parameter] = kind(**given)
         session = Session(model, device, dtype, edits or [], as_json)
         with _log_messages_shown(session):
             try:
@@ -193,6 +200,21 @@ def command(
         rich_help_panel=group,
         cls=_Command,
     )(wrapper)
+
+
+def _is_group(annotation: Any) -> bool:
+    return isinstance(annotation, type) and is_dataclass(annotation)
+
+
+def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    """The parameter itself, or one for each field if it is a group of options."""
+    group = parameter.annotation
+    if not _is_group(group):
+        return [parameter]
+    annotations = get_type_hints(group, include_extras=True)
+    # What a group adds to another comes first, as what it is about.
+    of_group = sorted(fields(group), key=lambda field: field.name not in group.__annotations__)
+    return [_keyword(f.name, annotations[f.name], f.default) for f in of_group]
 
 
 def _panel_number(parameter: inspect.Parameter) -> int:

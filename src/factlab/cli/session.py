@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from rich.console import Console
 
 from factlab.cli.prose import print_prose
 from factlab.cli.terminal import Terminal, json_line
-from factlab.config import config_problem, refuse_retired, with_none
-from factlab.errors import FactlabError, InvalidRequestError, StorageError
+from factlab.errors import FactlabError, StorageError
 from factlab.progress import ProgressBar
+from factlab.settings import made_of
 
 if TYPE_CHECKING:
     from factlab.models.language_model import LanguageModel
@@ -107,60 +107,51 @@ def check_readable(file: Path) -> None:
         raise StorageError(f"There is no file '{file}'. Check the name.")
 
 
-def check_not_empty(text: str, what: str) -> None:
-    """Refuse a text without a word in it.
+def check_outputs(picture: Path | None, numbers: Path | None, overwrite: bool) -> None:
+    """Refuse names under which a picture and a file of numbers cannot be written.
 
     Raises:
-        InvalidRequestError: it is empty.
+        InvalidRequestError: no picture format belongs to the name.
+        StorageError: a file cannot be written, or is there and may not be replaced.
     """
-    if not text.strip():
-        raise InvalidRequestError(f"The {what} is empty.")
+    from factlab.pictures import check_picture_path
+    from factlab.storage import check_new_file
+
+    if picture is not None:
+        check_picture_path(picture)
+    for path in (picture, numbers):
+        if path is not None:
+            check_new_file(path, overwrite)
 
 
-def validated(kind: type[Config], **values: Any) -> Config:
+def validated(
+    kind: type[Config], /, options: Mapping[str, str] | None = None, **values: Any
+) -> Config:
     """Make a config of options, leaving out those that were not given.
 
-    The word none stands for None, where a setting may be that.
+    Args:
+        kind: of config.
+        options: names of options that are not the settings' own.
+        values: what was given; the word none stands for None, where a setting may be that.
 
     Raises:
-        InvalidRequestError: a value is not allowed.
+        InvalidRequestError: a value is not allowed; names the option.
     """
     given = {name: value for name, value in values.items() if value is not None}
-    flags = {name: f"--{_FLAGS.get(name, name).replace('_', '-')}" for name in given}
-    return validated_settings(kind, given, flags)
+    called = {name: f"--{_OPTIONS.get(name, name).replace('_', '-')}" for name in given}
+    return made_of(kind, given, {**called, **(options or {})})
 
 
 # Settings whose option has another name.
-_FLAGS = {
+_OPTIONS = {
     "kinds": "kind",
     "positions": "tokens",
     "corruption": "noise",
     "answer": "answer-rule",
     "n_generated": "generate",
     "drift_tokens": "drift",
-    "layers": "layer",
     "max_steps": "steps",
 }
-
-
-def validated_settings(
-    kind: type[Config], values: dict[str, Any], flags: Mapping[str, str] | None = None
-) -> Config:
-    """Make a config of settings, some of which a person gave by an option.
-
-    Args:
-        kind: of config.
-        values: settings; the word none stands for None, where a setting may be that.
-        flags: options that settings were given by.
-
-    Raises:
-        InvalidRequestError: a setting is unknown, or its value not allowed.
-    """
-    refuse_retired(values, kind.model_fields)
-    try:
-        return kind.model_validate(with_none(kind, values))
-    except ValidationError as error:
-        raise InvalidRequestError(config_problem(kind, error, flags)) from error
 
 
 def complain(error: Exception) -> int:

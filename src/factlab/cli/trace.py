@@ -5,24 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from factlab.cli.options import OverwriteOption, TraceOptions
 from factlab.cli.registration import LOCATE, command
-from factlab.cli.run_options import OverwriteOption
-from factlab.cli.session import Session
-from factlab.cli.trace_options import (
-    AnswerRuleOption,
-    ConventionOption,
-    KindOption,
-    LayersOption,
-    MemoryOption,
-    MethodOption,
-    NoiseOption,
-    SamplesOption,
-    SeedOption,
-    SeveredOption,
-    TokensOption,
-    WindowOption,
-    trace_config,
-)
+from factlab.cli.session import Session, check_outputs
 
 if TYPE_CHECKING:
     from factlab.tracing.result import CausalTrace
@@ -47,6 +32,7 @@ def register(app: typer.Typer) -> None:
 
 def trace(
     session: Session,
+    *,
     prompt: Annotated[str, typer.Argument(help="A text that ends where the answer would follow.")],
     subject: Annotated[str, typer.Option(help="What to corrupt, as written in the prompt.")],
     occurrence: Annotated[
@@ -55,18 +41,7 @@ def trace(
     target: Annotated[
         str | None, typer.Option(help="Answer to follow; by default what the model says.")
     ] = None,
-    answer_rule: AnswerRuleOption = None,
-    kind: KindOption = None,
-    severed: SeveredOption = None,
-    noise: NoiseOption = None,
-    samples: SamplesOption = None,
-    window: WindowOption = None,
-    window_convention: ConventionOption = None,
-    tokens: TokensOption = None,
-    layers: LayersOption = None,
-    method: MethodOption = None,
-    seed: SeedOption = None,
-    max_batch_tokens: MemoryOption = None,
+    options: TraceOptions,
     out: Annotated[
         Path | None, typer.Option(help="Draw the heat maps here (.png .pdf .svg).")
     ] = None,
@@ -75,20 +50,10 @@ def trace(
 ) -> None:
     """Trace a fact: where in the model is the answer held?"""
     from factlab.facts import Fact
-    from factlab.pictures import check_picture_path
-    from factlab.storage import check_new_file
 
     fact = Fact.from_prompt(prompt, subject, occurrence=occurrence)
-    config = trace_config(
-        samples=samples, window=window, window_convention=window_convention, noise=noise,
-        kind=kind, severed=severed, method=method, answer_rule=answer_rule, tokens=tokens,
-        layers=layers, seed=seed, max_batch_tokens=max_batch_tokens,
-    )  # fmt: skip
-    if out is not None:
-        check_picture_path(out)
-    for path in (out, save):
-        if path is not None:
-            check_new_file(path, overwrite)
+    config = options.config()
+    check_outputs(out, save, overwrite)
     lm = session.load_model()
     from factlab.cli.heatmap import heatmap
     from factlab.tracing.trace import causal_trace

@@ -5,25 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from factlab.cli.options import ResumeOption, ShardOption, TraceOptions
 from factlab.cli.registration import LOCATE, NO_MODEL, command
-from factlab.cli.run_options import ResumeOption, ShardOption
 from factlab.cli.session import Session
 from factlab.cli.tables import table
-from factlab.cli.trace_options import (
-    AnswerRuleOption,
-    ConventionOption,
-    KindOption,
-    LayersOption,
-    MemoryOption,
-    MethodOption,
-    NoiseOption,
-    SamplesOption,
-    SeedOption,
-    SeveredOption,
-    TokensOption,
-    WindowOption,
-    trace_config,
-)
 from factlab.errors import InvalidRequestError, counted
 
 if TYPE_CHECKING:
@@ -55,6 +40,7 @@ def register(app: typer.Typer) -> None:
 
 def trace_average(
     session: Session,
+    *,
     facts: Annotated[Path, typer.Argument(help="File of known facts (.json or .jsonl).")],
     out: Annotated[Path, typer.Option(help="Folder for records, summary and figures.")],
     limit: Annotated[
@@ -62,18 +48,7 @@ def trace_average(
     ] = None,
     resume: ResumeOption = False,
     shard: ShardOption = None,
-    answer_rule: AnswerRuleOption = None,
-    kind: KindOption = None,
-    severed: SeveredOption = None,
-    noise: NoiseOption = None,
-    samples: SamplesOption = None,
-    window: WindowOption = None,
-    window_convention: ConventionOption = None,
-    tokens: TokensOption = None,
-    layers: LayersOption = None,
-    method: MethodOption = None,
-    seed: SeedOption = None,
-    max_batch_tokens: MemoryOption = None,
+    options: TraceOptions,
 ) -> None:
     """Average causal traces over many facts, by kind of token, with 95 % confidence intervals.
 
@@ -82,12 +57,7 @@ def trace_average(
     from factlab.data.known import load_known
     from factlab.journal import Shard, check_run_folder
 
-    config = trace_config(
-        samples=samples, window=window, window_convention=window_convention, noise=noise,
-        kind=kind, severed=severed, method=method, answer_rule=answer_rule,
-        tokens=tokens or ("last-subject" if severed else None),
-        layers=layers, seed=seed, max_batch_tokens=max_batch_tokens,
-    )  # fmt: skip
+    config = options.config(tokens="last-subject" if options.severed else None)
     part = Shard.parse(shard) if shard is not None else Shard()
     if limit is not None and limit < 1:
         raise InvalidRequestError(f"--limit {limit} must be at least 1.")
@@ -121,8 +91,8 @@ _REASONS_SHOWN = 5
 
 
 def _finish(session: Session, average: "AverageTrace", out: Path) -> None:
-    from factlab.tracing.average import GROUPS, LAST, LAST_SUBJECT
     from factlab.tracing.configs import KIND_NAMES
+    from factlab.tracing.groups import GROUPS, LAST, LAST_SUBJECT
 
     average.save(out)
     effect = average.total_effect

@@ -1,20 +1,23 @@
 """How to trace: the kinds of states and the settings; nothing here needs PyTorch."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Collection, Sequence
+from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from factlab.config import Config
-from factlab.errors import InvalidRequestError
+from factlab.errors import InvalidRequestError, nearest
 from factlab.facts import TokenSpan
-from factlab.tracing.corruption_kinds import Corruption, GaussianNoise
+from factlab.tracing.corruption_kinds import Corruption, GaussianNoise, parse_corruption
+from factlab.words import NumberList, numbers_listed
 
 Kind = Literal["block", "mlp", "attn", "mlp_severed", "attn_severed"]
 
 KINDS: tuple[Kind, ...] = ("block", "mlp", "attn", "mlp_severed", "attn_severed")
 
 ORDINARY_KINDS: tuple[Kind, ...] = ("block", "mlp", "attn")
+
+SEVERED: dict[str, Kind] = {"mlp": "mlp_severed", "attn": "attn_severed"}
 
 KIND_NAMES: dict[str, str] = {
     "block": "hidden state",
@@ -40,12 +43,14 @@ class TraceConfig(Config):
             half of the model if that is less. Windows are clipped to the model.
         window_convention: which layers a window of 10 around layer l covers: [l−5, l+4] as in the
             paper's code, or [l−4, l+5] as in its text. Odd windows are the same in both.
-        corruption: what is done to the subject; see `factlab.tracing.corruption`.
+        corruption: what is done to the subject; see `factlab.tracing.corruption`. A text is read
+            by `parse_corruption`: `3s`, `uniform:3s`, `subject:Another Name`.
         kinds: which states to restore. `block` is a single hidden state; `mlp` and `attn` are
             windows of outputs; `mlp_severed` and `attn_severed` are a single hidden state while the
             MLP (attention) outputs of its token keep their corrupted values in all later layers.
-        positions: tokens to restore: all, the subject's last, or these.
-        layers: layers to restore (centres of windows); all by default.
+        positions: tokens to restore: all, the subject's last, or these, as numbers or as a text
+            such as `0,3-5`.
+        layers: layers to restore (centres of windows), likewise; all by default.
         answer: follow the answer's first token, the product of its tokens' probabilities, or their
             geometric mean.
         method: `exact` runs every restoration; `gradient` estimates all of them from one backward
@@ -59,10 +64,23 @@ class TraceConfig(Config):
     corruption: Corruption = GaussianNoise()
     kinds: tuple[Kind, ...] = Field(default=ORDINARY_KINDS, min_length=1)
     positions: Literal["all", "last_subject"] | tuple[NonNegativeInt, ...] = "all"
-    layers: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
+    layers: NumberList | None = Field(default=None, min_length=1)
     answer: AnswerRule = "first_token"
     method: Literal["exact", "gradient"] = "exact"
     seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @field_validator("corruption", mode="before")
+    @classmethod
+    def _written(cls, value: Any) -> Any:
+        return parse_corruption(value) if isinstance(value, str) else value
+
+    @field_validator("positions", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        name = value.replace("-", "_")
+        return name if name in {"all", "last_subject"} else numbers_listed(value)
 
     @model_validator(mode="after")
     def _consistent(self) -> "TraceConfig":
@@ -128,3 +146,34 @@ class TraceConfig(Config):
                 f"Token {outside[0]} is out of range: the prompt has tokens 0 to {n_tokens - 1}."
             )
         return sorted(set(self.positions))
+
+
+def kinds_with_severed(kinds: Collection[str], severed: Collection[str]) -> tuple[str, ...] | None:
+    """What to restore, if paths are to be severed: hidden states, whole and with each path cut.
+
+    Args:
+        kinds: of states that were asked for, if any.
+        severed: paths to cut: `mlp`, `attn` or both.
+
+    Returns:
+        Kinds for a `TraceConfig`; None where nothing was asked for.
+
+    Raises:
+        InvalidRequestError: there is no such path, or other states than hidden ones were asked for
+            too.
+    """
+    if not severed:
+        return tuple(kinds) or None
+    unknown = [path for path in severed if path not in SEVERED]
+    if unknown:
+        raise InvalidRequestError(
+            f"There is no path '{unknown[0]}' to sever. Choose from {', '.join(SEVERED)}."
+            f"{nearest(unknown[0], SEVERED)}"
+        )
+    others = [kind for kind in kinds if kind != "block"]
+    if others:
+        raise InvalidRequestError(
+            "Severing restores hidden states, so --severed goes with --kind block or with no "
+            f"--kind, not with --kind {others[0]}."
+        )
+    return ("block", *(SEVERED[path] for path in severed))

@@ -119,7 +119,7 @@ _PARSER: TypeAdapter[AnyNoise | Substitution] = TypeAdapter(Corruption)
 
 
 def parse_corruption(text: str) -> AnyNoise | Substitution:
-    """Read a corruption as it is written on the command line.
+    """Read a corruption as it is written in a setting or on the command line.
 
     | text | meaning |
     |---|---|
