@@ -19,7 +19,7 @@ from .editing.runs import edit_together as edit_together
 from .errors import FactlabError as FactlabError
 from .evaluation.reporting.report import report as report
 from .evaluation.running.run import evaluate as evaluate
-from .evaluation.running.sweep import sweep as sweep
+from .evaluation.sweeping.sweep import sweep as sweep
 from .facts import Fact as Fact
 from .journal import Shard as Shard
 from .models.language_model import LanguageModel as LanguageModel

@@ -12,7 +12,7 @@ import pytest
 from tiny_records import REFERENCES, make_record, make_records, make_zsre
 
 import factlab as fl
-from factlab.cli.evaluate import finishing_on_interrupt
+from factlab.cli.interrupt import finishing_on_interrupt
 from factlab.cli.session import Session
 from factlab.data.record_files import save_records
 from factlab.data.reference_files import save_references
@@ -202,14 +202,15 @@ def test_a_run_of_few_records_goes_on_as_one_of_more(run, layer, tmp_path):
 
 
 def test_a_sweep_traces_few_facts_first(run, files, tmp_path, monkeypatch):
-    monkeypatch.setattr("factlab.tracing.knowns.knows", lambda lm, facts: [True] * len(facts))
+    beside = "factlab.evaluation.sweeping.trace_beside"
+    monkeypatch.setattr(f"{beside}.knows", lambda lm, facts: [True] * len(facts))
     traced = []
 
     def average_trace(lm, facts, config, folder, limit, **_):
         traced.append(limit)
         raise fl.FactlabError("enough")
 
-    monkeypatch.setattr("factlab.tracing.average_run.average_trace", average_trace)
+    monkeypatch.setattr(f"{beside}.average_trace", average_trace)
     command = ["sweep", *files, "--layers", "0", "--tokens", "last", "--out", tmp_path / "s"]
     code, text, _ = run(*command, "--records", 2)
     assert code == 2
@@ -262,12 +263,15 @@ def test_sweep(run, files, tmp_path):
 
 BAD: dict[str, tuple[list[str], str]] = {
     "method": (["--method", "roma"], "Unknown method 'roma'. Did you mean 'rome'?"),
-    "mode": (["--mode", "eech"], "--mode cannot be 'eech'. Choose each, together or sequence."),
+    "mode": (
+        ["--mode", "eech"],
+        "--mode cannot be 'eech': it must be 'each', 'together' or 'sequence'.",
+    ),
     "data": (["--data", "biultin"], "No data set is called 'biultin'"),
     "no file": (["--data", "missing.json"], "missing.json"),
     "empty name": (["--data", ""], "Error: "),
     "empty slice": (["--offset", "5"], "Offset 5 leaves nothing of the 5 records"),
-    "limit": (["--limit", "0"], "limit=0"),
+    "limit": (["--limit", "0"], "--limit cannot be 0"),
     "relation": (["--relation", "P37"], "5 records, none of relation"),
     "together": (["--mode", "together"], "'rome' writes one fact at a time"),
     "shard": (["--shard", "two"], "Shard 'two' is not understood"),
@@ -334,10 +338,10 @@ def test_a_folder_of_another_run(run, layer, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--layers", "x"], "--layers: 'x' is not understood"),
-        (["--layers", "²"], "--layers: '²' is not understood"),
-        (["--layers", "0-2:0"], "--layers: '0-2:0' is not understood"),
-        (["--layers", "2-0"], "--layers: '2-0' names no layer"),
+        (["--layers", "x"], "--layers cannot be 'x': 'x' is no number or range"),
+        (["--layers", "²"], "--layers cannot be '²': '²' is no number"),
+        (["--layers", "0-2:0"], "--layers cannot be '0-2:0': '0-2:0' is no number or range"),
+        (["--layers", "2-0"], "--layers cannot be '2-0': '2-0' names nothing"),
         (["--layers", "0-9"], "Layer 3 is out of range"),
         (["--tokens", "lest"], "--tokens: 'lest' is none of first, last"),
         (["--records", "0"], "Invalid value for '--records'"),

@@ -12,11 +12,10 @@ from PIL import Image
 
 import factlab as fl
 from factlab.cli.heatmap import heatmap
-from factlab.cli.layers import _beside_preset
-from factlab.editing.presets import PRESETS
+from factlab.editing.presets import PRESETS, beside_preset
 from factlab.equality import same
 from factlab.errors import InvalidRequestError, MissingPackageError
-from factlab.tracing.average import GROUPS, LAST_SUBJECT
+from factlab.tracing.groups import GROUPS, LAST_SUBJECT
 from factlab.tracing.plot import plot_trace
 from factlab.tracing.plot_average import average_figures
 from factlab.tracing.scales import scales
@@ -383,7 +382,7 @@ def test_the_command_says_whether_the_preset_agrees(best, sentence):
     effects = [0.0] * 10
     effects[best] = 0.5
     preset = next(one for one in PRESETS if one.rome_layer == 3)
-    said = _beside_preset(choice_of(effects, [0.05] * 10), preset)
+    said = beside_preset(choice_of(effects, [0.05] * 10), preset)
     assert f"uses layer 3, the preset of {preset.model}" in said
     assert sentence in said
-    assert "There is no preset" in _beside_preset(choice_of(effects, [0.05] * 10), None)
+    assert "There is no preset" in beside_preset(choice_of(effects, [0.05] * 10), None)

@@ -1,6 +1,7 @@
 """Sweeps of layers and tokens, and the tokens that ROME looks up."""
 
 import csv
+import dataclasses
 import json
 import math
 
@@ -11,15 +12,18 @@ from tiny_records import LIKELIHOODS, ROME, background, make_record, make_record
 
 import factlab as fl
 from factlab.editing.closed_form.lookup import mean_keys, prompt_rows, target_rows
+from factlab.editing.configs import LOOKUP_TOKENS
 from factlab.errors import EditError, InvalidRequestError, StorageError
 from factlab.estimate import Estimate
-from factlab.evaluation.running import sweep as sweep_module
 from factlab.evaluation.running.run import evaluate
 from factlab.evaluation.running.saved_run import load_run
-from factlab.evaluation.running.sweep import GROUP_OF, LOOKUP_TOKENS, load_sweep, sweep, trace_line
 from factlab.evaluation.scoring.resampling import score_estimate
 from factlab.evaluation.scoring.scores import SCORE, score_row, summarise
-from factlab.tracing.average import GROUPS
+from factlab.evaluation.sweeping import grid as grid_module
+from factlab.evaluation.sweeping.groups import GROUP_OF
+from factlab.evaluation.sweeping.result import Cell, Sweep
+from factlab.evaluation.sweeping.sweep import sweep
+from factlab.tracing.groups import GROUPS
 
 
 @pytest.fixture
@@ -134,17 +138,17 @@ def test_a_sweep_goes_on_where_it_was_stopped(lm, tmp_path, monkeypatch):
     assert 0 < len(measured) < 4
     assert len(part.scores) == 4
     evaluated = []
-    real = sweep_module.evaluate
+    real = grid_module.evaluate
 
     def counted(*args, **kwargs):
         evaluated.append(args[3].name)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(sweep_module, "evaluate", counted)
+    monkeypatch.setattr(grid_module, "evaluate", counted)
     again = sweep(lm, records, tmp_path / "part", [0, 1], ["first", "last"], ROME)
-    assert again.to_json() == whole.to_json() == load_sweep(tmp_path / "part").to_json()
+    assert again.to_json() == whole.to_json() == Sweep.load(tmp_path / "part").to_json()
     assert evaluated == ["layer-00-first", "layer-00-last", "layer-01-first", "layer-01-last"]
-    assert again == whole == load_sweep(tmp_path / "part")
+    assert again == whole == Sweep.load(tmp_path / "part")
     assert again != part
     assert hash(again) == hash(whole)
     assert len(repr(again)) < 200
@@ -168,7 +172,7 @@ def test_where_nothing_can_be_written_is_a_gap(lm, tmp_path):
     document = json.loads(files[0].read_text(), parse_constant=pytest.fail)
     assert document["impossible"][0]["layer"] == 2
     assert not any(document["cells"][2]["score"].values())
-    with pytest.raises(EditError, match="Nothing could be swept"):
+    with pytest.raises(EditError, match="Nothing could be evaluated"):
         sweep(lm, records, tmp_path / "nothing", [2], ["first", "last"], ROME)
 
 
@@ -197,12 +201,12 @@ def test_beside_a_trace(lm, make_model, tmp_path):
     trace = fl.average_trace(lm, facts, config, tmp_path / "trace")
     found = sweep(lm, make_records(2), tmp_path, [0], ["first", "last"], ROME, trace=trace)
     found.save(tmp_path)
-    line = trace_line(trace, "last")
+    line = found.trace_line("last")
     assert line == trace.effects["mlp"][GROUPS.index("last subject token")].tolist()
     assert {GROUP_OF[token] for token in LOOKUP_TOKENS} <= set(GROUPS)
-    assert load_sweep(tmp_path).trace.n_facts == 2
+    assert Sweep.load(tmp_path).trace.n_facts == 2
     blocks = fl.average_trace(lm, facts, config.model_copy(update={"kinds": ("block",)}))
-    assert trace_line(blocks, "last") == []
+    assert dataclasses.replace(found, trace=blocks).trace_line("last") == []
     with pytest.raises(InvalidRequestError, match=r"The trace is of tiny-gpt2 .* Trace this model"):
         sweep(make_model("gpt2", seed=3), make_records(1), tmp_path / "x", [0], trace=trace)
 
@@ -230,13 +234,13 @@ def test_what_cannot_be_swept(lm, tmp_path, layers, tokens, message):
 
 def test_a_folder_without_a_sweep(tmp_path):
     with pytest.raises(StorageError, match="holds no sweep"):
-        load_sweep(tmp_path)
+        Sweep.load(tmp_path)
 
 
 # -- what is as good, and the figure --------------------------------------------------------------
 
 
-def made(n: int) -> sweep_module.Sweep:
+def made(n: int) -> Sweep:
     """Of records that are all won at layer 1, and nearly all at layer 0."""
     columns = ("score", "rewrite_success", "paraphrase_success", "neighborhood_success")
 
@@ -245,10 +249,10 @@ def made(n: int) -> sweep_module.Sweep:
         part = dict.fromkeys(columns[1:], Estimate.of_shares(values))
         return {SCORE: score_estimate(np.array([values] * 3).T), **part}
 
-    cells: list[sweep_module.Cell] = [(0, "last"), (1, "last"), (2, "last")]
+    cells: list[Cell] = [(0, "last"), (1, "last"), (2, "last")]
     won = zip(cells, (n - 1, n, 0), strict=True)
     by_cell = {cell: scores(count) for cell, count in won}
-    return sweep_module.Sweep((0, 1, 2), ("last",), n, columns, by_cell, scores(1), "tiny")
+    return Sweep((0, 1, 2), ("last",), n, columns, by_cell, scores(1), "tiny")
 
 
 def test_a_best_place_is_told_with_those_that_are_as_good():

@@ -1,29 +1,26 @@
 """`factlab data`: what benchmark records hold, and compiling them."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factlab.cli.data_options import (
+from factlab.cli.options import (
     LimitOption,
     OffsetOption,
+    OverwriteOption,
     RelationOption,
-    SeedOption,
+    ShuffleOption,
     SourceArgument,
 )
 from factlab.cli.registration import MODELS, NO_MODEL, Commands, command
-from factlab.cli.run_options import OverwriteOption
-from factlab.cli.session import Session
+from factlab.cli.session import Session, validated
 from factlab.cli.tables import table
-from factlab.errors import counted
+from factlab.errors import InvalidRequestError, counted
 
 if TYPE_CHECKING:
     from factlab.data.composition import Composition
     from factlab.data.records import Record
-    from factlab.models.language_model import LanguageModel
-    from factlab.progress import ProgressCallback
 
 _PROMPTS = ("paraphrase prompts", "neighborhood prompts", "generation prompts")
 
@@ -63,7 +60,7 @@ def stats(
     offset: OffsetOption = 0,
     limit: LimitOption = None,
     relation: RelationOption = None,
-    seed: SeedOption = None,
+    seed: ShuffleOption = None,
     known: Annotated[
         bool, typer.Option(help="Ask the model which of the true facts it knows.")
     ] = False,
@@ -77,7 +74,6 @@ def stats(
 
     from factlab.data.composition import composition
     from factlab.data.record_files import load_records, record_hash
-    from factlab.errors import InvalidRequestError
 
     with session.progress() as report:
         records = load_records(source, offset, limit, relation, seed, report)
@@ -88,8 +84,10 @@ def stats(
                 "--known asks for the true object, and zsRE records have none. Leave it out."
             )
         lm = session.load_model()
+        from factlab.tracing.knowns import knows
+
         with session.progress() as report:
-            flags, model = _known(lm, records, report), lm.name
+            flags, model = knows(lm, [record.fact for record in records], progress=report), lm.name
     found, digest = composition(records, flags), record_hash(records)
     for shown in _tables(found):
         session.say(shown)
@@ -111,7 +109,6 @@ def show(
     from dataclasses import asdict
 
     from factlab.data.record_files import load_records
-    from factlab.errors import InvalidRequestError
 
     with session.progress() as report:
         records = load_records(source, limit=1 if case is None else None, progress=report)
@@ -164,78 +161,31 @@ def build(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Compile records from facts and patterns, as CounterFact was, and the texts beside them."""
-    from factlab.data.compile import compile_counterfact, compile_references
-    from factlab.data.compile_zsre import compile_zsre
+    from factlab.data.build import BuildRequest, build_records
     from factlab.data.composition import composition
-    from factlab.data.fact_source import FactSource
-    from factlab.data.phrasing import load_about, load_any_phrasing, load_asides, load_phrasing
-    from factlab.data.record_files import record_hash, save_records
-    from factlab.data.reference_files import needed_references, save_references
-    from factlab.data.relations import load_triples
-    from factlab.data.shipped import FOLDER
-    from factlab.data.wikidata import ENDPOINT, Wikidata
-    from factlab.errors import InvalidRequestError
+    from factlab.data.reference_files import references_beside
     from factlab.storage import check_new_file
 
     if out.suffix != ".json":
         raise InvalidRequestError(f"--out '{out}' must end with .json.")
-    if zsre and (wikidata or asides or about):
-        raise InvalidRequestError("--zsre goes without --wikidata, --asides and --about.")
-    if endpoint is not None and not wikidata:
-        raise InvalidRequestError("--endpoint goes with --wikidata only.")
-    beside = out.with_name(f"{out.stem}-references.json")
+    request = validated(
+        BuildRequest, facts=facts, patterns=patterns, zsre=zsre, seed=seed, limit=limit,
+        asides=asides, about=about, wikidata=wikidata, endpoint=endpoint,
+    )  # fmt: skip
+    beside = references_beside(out)
     for path in (out, beside):
         check_new_file(path, overwrite)
-    shipped = load_phrasing(FOLDER / "templates.tsv")
-    triples, phrasing = load_triples(facts), load_any_phrasing(patterns, shipped)
-    sentences = load_asides(asides) if asides else ()
-    passages = load_about(about) if about else {}
-    if wikidata and not any(triple.object_id for triple in triples):
-        raise InvalidRequestError(
-            f"--wikidata needs identifiers, and '{facts}' has none. Add a column object_id with "
-            "ids such as Q90."
-        )
-    n_references = 0
-    if zsre:
-        records = compile_zsre(triples, phrasing, seed, limit)
-    else:
-        asked = Wikidata(endpoint or ENDPOINT).names_with if wikidata else None
-        with session.progress() as report:
-            records = compile_counterfact(triples, phrasing, seed, limit, sentences, asked, report)
-        references = compile_references(triples, phrasing, passages, needed_references(records))
-        save_references(references, beside)
-        n_references = sum(map(len, references.values()))
-    save_records(records, out)
-    skipped = FactSource.of(triples, phrasing).skipped
-    session.say(_tables(composition(records))[0])
-    session.say(f"{counted(len(records), 'record')}: {out}")
-    if n_references:
-        session.say(f"{n_references} reference texts: {beside}")
-    for why, count in skipped.items():
+    with session.progress() as report:
+        built = build_records(request, report)
+    built.save(out)
+    session.say(_tables(composition(built.records))[0])
+    session.say(f"{counted(len(built.records), 'record')}: {out}")
+    if built.n_references:
+        session.say(f"{built.n_references} reference texts: {beside}")
+    for why, count in built.skipped.items():
         session.say(f"{counted(count, 'fact')} left out: {why}")
-    session.emit(
-        {
-            "out": str(out),
-            "n_records": len(records),
-            "sha256": record_hash(records),
-            "references": str(beside) if n_references else None,
-            "n_references": n_references,
-            "skipped": dict(skipped),
-        }
-    )
-
-
-def _known(
-    lm: "LanguageModel", records: "Sequence[Record]", report: "ProgressCallback"
-) -> list[bool]:
-    from factlab.tracing.knowns import knows
-
-    facts, step = [record.fact for record in records], 64
-    found: list[bool] = []
-    for i in range(0, len(facts), step):
-        report("asking the model", i, len(facts))
-        found += knows(lm, facts[i : i + step])
-    return found
+    written = str(beside) if built.n_references else None
+    session.emit({"out": str(out), "references": written} | built.to_json())
 
 
 def _tables(found: "Composition") -> list[object]:

@@ -3,30 +3,21 @@
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factlab.cli.method_options import (
-    EditorOption,
-    LayerOption,
-    SetOption,
-    SettingsOption,
-    chosen_method,
-    method_config,
-)
+from factlab.cli.options import MethodSettings
 from factlab.cli.registration import EDIT, FACT, MANY, METHOD, command
 from factlab.cli.session import Session, check_readable
 from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError, counted
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from factlab.editing.background import Background
-    from factlab.editing.edit import Edit
-    from factlab.editing.methods import Method
-    from factlab.editing.runs import Answer, EditRun, Mode
+    from factlab.editing.configs import Mode
+    from factlab.editing.edit_run import EditRun
+    from factlab.editing.method_choice import MethodChoice
     from factlab.facts import Fact
     from factlab.models.language_model import LanguageModel
 
@@ -51,6 +42,7 @@ def register(app: typer.Typer) -> None:
 
 def edit(
     session: Session,
+    *,
     template: Annotated[
         str | None, typer.Argument(help="A sentence with {} where the subject goes.")
     ] = None,
@@ -90,10 +82,7 @@ def edit(
         typer.Option(help="See 'factlab methods'.", show_default="rome; memit for many facts",
                      rich_help_panel=METHOD),
     ] = None,
-    editor: EditorOption = None,
-    layer: LayerOption = None,
-    settings: SettingsOption = None,
-    assignments: SetOption = None,
+    more: MethodSettings,
     erase: Annotated[
         bool,
         typer.Option(help="Make the true answer improbable; needs no --target.",
@@ -119,8 +108,7 @@ def edit(
     wanted = _facts(single, facts, erase)
     mode = _mode(each, together, sequence, many=facts is not None)
     default = "memit" if facts is not None and mode != "each" else "rome"
-    chosen, _ = chosen_method(method or default, editor)
-    config = method_config(chosen, layer, settings, erase, max_batch_tokens, assignments)
+    chosen = more.of(method or default, erase, max_batch_tokens).chosen()
     _check_out(out, mode == "each" and facts is not None, overwrite)
     if stats is not None:
         check_readable(stats)
@@ -130,9 +118,9 @@ def edit(
     background = Background.of([SecondMoment.load(stats)] if stats is not None else [])
     lm = session.load_model()
     if facts is None:
-        _edit_one(session, lm, wanted[0], chosen, config, background, out, overwrite)
+        _edit_one(session, lm, wanted[0], chosen, background, out, overwrite)
     else:
-        _edit_many(session, lm, wanted, mode, chosen, config, background, out, overwrite)
+        _edit_many(session, lm, wanted, mode, chosen, background, out, overwrite)
 
 
 # -- reading the options ----------------------------------------------------------------------
@@ -193,56 +181,28 @@ def _edit_one(
     session: Session,
     lm: "LanguageModel",
     fact: "Fact",
-    method: "Method",
-    config: "BaseModel",
+    chosen: "MethodChoice",
     background: "Background",
     out: Path | None,
     overwrite: bool,
 ) -> None:
-    from factlab.editing.runs import answers
+    from factlab.editing.one_fact import edit_fact
 
-    answers_before = lm.top_tokens(fact.prompt, 3)
-    (said_before,) = answers(lm, [fact])
     with session.progress() as report:
-        made = method.each(lm, [fact], config, background, report)[0]
-    with made.applied(lm):
-        answers_after = lm.top_tokens(fact.prompt, 3)
+        made = edit_fact(lm, fact, chosen.method, chosen.config, background, report)
     if out is not None:
-        made.save(out, overwrite)
-
-    document: dict[str, Any] = {
-        "prompt": fact.prompt,
-        "before": [{"token": t, "prob": p} for t, p in answers_before],
-        "after": [{"token": t, "prob": p} for t, p in answers_after],
-        "already_said": said_before.says_new,
-        "folder": str(out) if out is not None else None,
-        "edit": {"method": made.method, "config": made.config, "diagnostics": made.diagnostics},
-    }
-    if document["already_said"]:
-        session.say(f"Note: the model said {said_before.said!r} already.")
+        made.edit.save(out, overwrite)
+    if made.already_said is not None:
+        session.say(f"Note: the model said {made.already_said!r} already.")
     rows = [
-        [f"{a[0]!r} {a[1]:.3f}", f"{b[0]!r} {b[1]:.3f}"]
-        for a, b in zip(answers_before, answers_after, strict=True)
+        [f"{was!r} {prob_was:.3f}", f"{now!r} {prob_now:.3f}"]
+        for (was, prob_was), (now, prob_now) in zip(made.before, made.after, strict=True)
     ]
     session.say(f"{fact.prompt} …")
     session.say(table(["before", "after"], rows))
-    session.say(_sizes(lm, made))
+    session.say(made.changes_in_words())
     _say_where(session, out, fact.prompt)
-    session.emit(document)
-
-
-def _sizes(lm: "LanguageModel", made: "Edit") -> str:
-    """Where the edit is and how large."""
-    parts: list[str] = []
-    for update in made.updates:
-        weight = lm.model.get_parameter(update.weight_name).detach().cpu().double().norm()
-        parts.append(f"{update.weight_name} by {update.norm / float(weight):.1%} of its norm")
-    how: list[str] = []
-    if source := made.diagnostics.get("layer_source"):
-        how.append(f"layer: {source}")
-    if steps := len(made.diagnostics.get("loss", [])):
-        how.append(counted(steps, "step"))
-    return f"Changed: {'; '.join(parts)}" + (f" ({'; '.join(how)})." if how else ".")
+    session.emit(made.to_json() | {"folder": str(out) if out is not None else None})
 
 
 def _edit_many(
@@ -250,8 +210,7 @@ def _edit_many(
     lm: "LanguageModel",
     facts: "Sequence[Fact]",
     mode: "Mode",
-    method: "Method",
-    config: "BaseModel",
+    chosen: "MethodChoice",
     background: "Background",
     out: Path | None,
     overwrite: bool,
@@ -260,31 +219,10 @@ def _edit_many(
 
     do = {"each": edit_each, "together": edit_together, "sequence": edit_sequence}[mode]
     with session.progress() as report:
-        run = do(lm, facts, method, config, background, report)
-    folders: list[str] = []
-    if out is not None and mode == "each":
-        for number, made in enumerate(run.edits, start=1):
-            folders.append(str(out / f"{number:0{len(str(len(facts)))}d}"))
-            made.save(folders[-1])
-    elif out is not None:
-        folders = [str(out)]
-        run.combined().save(out, overwrite)
+        run = do(lm, facts, chosen.method, chosen.config, background, report)
+    folders = [] if out is None else run.save(out, overwrite)
     _show_run(session, run, out)
-    session.emit(
-        {
-            "mode": run.mode,
-            "method": method.name,
-            "folders": folders,
-            "facts": [
-                {"prompt": fact.prompt, "target_new": fact.target_new,
-                 "before": _as_json(before), "right_after": _as_json(right_after),
-                 "at_end": _as_json(at_end)}
-                for fact, before, right_after, at_end in zip(
-                    run.facts, run.before, run.right_after, run.at_end, strict=True
-                )
-            ],
-        }
-    )  # fmt: skip
+    session.emit(run.to_json() | {"folders": [str(folder) for folder in folders]})
 
 
 def _show_run(session: Session, run: "EditRun", out: Path | None) -> None:
@@ -298,11 +236,9 @@ def _show_run(session: Session, run: "EditRun", out: Path | None) -> None:
         session.say(f"… and {len(rows) - _ROWS_SHOWN} more.")
     total = len(run.facts)
     if any(fact.target_new for fact in run.facts):
-        at_end = sum(a.says_new for a in run.at_end)
-        session.say(f"Says the new target: {at_end} of {counted(total, 'fact')}.")
+        session.say(f"Says the new target: {run.n_say_new} of {counted(total, 'fact')}.")
     if run.mode == "sequence":
-        right_after = sum(a.says_new for a in run.right_after)
-        session.say(f"Right after its own edit: {right_after} of {total}.")
+        session.say(f"Right after its own edit: {run.n_said_new_right_after} of {total}.")
     _say_where(session, out if run.mode != "each" else None, run.facts[0].prompt, out)
 
 
@@ -324,13 +260,3 @@ def _say_where(session: Session, edit: Path | None, prompt: str, out: Path | Non
 
 def _prob(value: float | None) -> str:
     return "—" if value is None else f"{value:.3f}"
-
-
-def _as_json(answer: "Answer") -> dict[str, Any]:
-    return {
-        "said": answer.said,
-        "new_prob": answer.new_prob,
-        "true_prob": answer.true_prob,
-        "says_new": answer.says_new,
-        "prefers_new": answer.prefers_new,
-    }

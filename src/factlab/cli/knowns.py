@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from factlab.cli.options import OverwriteOption
 from factlab.cli.registration import MODELS, Commands, command
-from factlab.cli.run_options import OverwriteOption
 from factlab.cli.session import Session
 from factlab.cli.tables import table
 from factlab.errors import counted

@@ -1,8 +1,7 @@
 """`factlab layers`: which layer should be edited?"""
 
-from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,10 +10,6 @@ from factlab.cli.session import Session
 from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError, counted
 from factlab.words import listed_ranges
-
-if TYPE_CHECKING:
-    from factlab.editing.presets import Preset
-    from factlab.tracing.layers import LayerChoice
 
 _BAR_WIDTH = 32
 
@@ -47,7 +42,7 @@ def layers(
         raise InvalidRequestError(f"--limit {limit} must be at least 1.")
     chosen = [entry.fact for entry in load_known(facts)] if facts is not None else None
     lm = session.load_model()
-    from factlab.editing.presets import preset_of
+    from factlab.editing.presets import beside_preset, preset_of
     from factlab.tracing.layers import recommend_layer
 
     with session.progress() as report:
@@ -71,34 +66,12 @@ def layers(
     for note in choice.notes:
         session.say(note)
     preset = preset_of(lm)
-    session.say(_beside_preset(choice, preset))
+    session.say(beside_preset(choice, preset))
     session.emit(
-        {
-            "model": lm.name,
-            "layer": choice.layer,
-            "memit_layers": list(choice.memit_layers),
-            "window": choice.window,
-            "n_facts": choice.n_facts,
-            "effects": choice.effects.tolist(),
-            "half_widths": [None if isnan(w) else w for w in choice.half_widths.tolist()],
-            "candidates": list(choice.candidates),
+        {"model": lm.name}
+        | choice.to_json()
+        | {
             "preset": None if preset is None else preset.model,
             "preset_layer": None if preset is None else preset.rome_layer,
         }
-    )
-
-
-def _beside_preset(choice: "LayerChoice", preset: "Preset | None") -> str:
-    """What `factlab edit` does without --layer, and whether it agrees."""
-    if preset is None:
-        return (
-            "There is no preset for this model: without --layer, `factlab edit` goes by traces of "
-            "well-known facts in the same way."
-        )
-    agrees = "which is one of these" if preset.rome_layer in choice.candidates else (
-        "which this contradicts; choose another with --layer"
-    )  # fmt: skip
-    return (
-        f"Without --layer, `factlab edit` uses layer {preset.rome_layer}, the preset of "
-        f"{preset.model} ({preset.rome_source}), {agrees}."
     )

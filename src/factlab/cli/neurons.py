@@ -1,16 +1,19 @@
 """`factlab neurons`: which MLP neurons give the answer?"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factlab.cli.method_options import SetOption, SettingsOption, read_settings
+from factlab.cli.options import OverwriteOption, Settings
 from factlab.cli.registration import LOCATE, command
-from factlab.cli.run_options import OverwriteOption
-from factlab.cli.session import Session, check_not_empty, validated, validated_settings
+from factlab.cli.session import Session, check_outputs, validated
 from factlab.cli.tables import table
-from factlab.errors import InvalidRequestError, counted
+from factlab.errors import InvalidRequestError
+from factlab.settings import made_of
+
+if TYPE_CHECKING:
+    from factlab.neurons.knowledge import KnowledgeNeurons
 
 _BAR_WIDTH = 28
 
@@ -32,6 +35,7 @@ def register(app: typer.Typer) -> None:
 
 def neurons(
     session: Session,
+    *,
     prompt: Annotated[str, typer.Argument(help="A text that ends where the answer would follow.")],
     subject: Annotated[
         str | None, typer.Option(help="What takes the place of {} in prompt and paraphrases.")
@@ -56,8 +60,7 @@ def neurons(
     whole: Annotated[
         bool, typer.Option("--whole", help="Attribute the whole target, not its first token.")
     ] = False,
-    settings: SettingsOption = None,
-    assignments: SetOption = None,
+    more: Settings,
     max_batch_tokens: Annotated[
         int | None,
         typer.Option(
@@ -72,115 +75,51 @@ def neurons(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Find the knowledge neurons of a fact, and what the model says without them."""
-    from dataclasses import asdict
+    from factlab.neurons.configs import NeuronConfig, NeuronRequest
 
-    from factlab.editing.configs import KnConfig
-    from factlab.neurons.configs import NeuronConfig
-    from factlab.pictures import check_picture_path
-    from factlab.storage import check_new_file
-
-    texts = _filled([prompt, *(paraphrase or [])], subject)
     if top < 1:
         raise InvalidRequestError(f"--top {top} is no neuron. List 1 or more.")
-    if target is not None:
-        check_not_empty(target, "target")
-    validated(KnConfig, threshold=threshold, share=share)  # what tells a knowledge neuron
     given = validated(
         NeuronConfig,
         steps=steps,
         answer="product" if whole else None,
         max_batch_tokens=max_batch_tokens,
     )
-    config = validated_settings(
-        NeuronConfig, read_settings(settings, assignments) | given.model_dump(exclude_unset=True)
+    request = validated(
+        NeuronRequest,
+        prompt=prompt,
+        paraphrases=tuple(paraphrase or ()),
+        subject=subject,
+        target=target,
+        threshold=threshold,
+        share=share,
+        config=made_of(NeuronConfig, more.values() | given.model_dump(exclude_unset=True)),
     )
-    if out is not None:
-        check_picture_path(out)
-    for path in (out, save):
-        if path is not None:
-            check_new_file(path, overwrite)
+    check_outputs(out, save, overwrite)
     lm = session.load_model()
-    from factlab.neurons.attribution import attribute_neurons_each
-    from factlab.neurons.choice import prob_with_scaled, shared_neurons
+    from factlab.neurons.knowledge import find_neurons
 
-    answers = [target] * len(texts)
-    if target is None and texts[1:]:
-        # The first prompt's answer is attributed after all; it is a token, with no text to encode.
-        said = str(lm.tokenizer.decode([int(lm.next_token_probs(texts[:1])[0].argmax())]))
-        answers[1:] = [_an_answer(said, prompt)] * len(texts[1:])
     with session.progress() as report:
-        found = attribute_neurons_each(lm, texts, answers, config, report)
-        if target is None:
-            _an_answer("".join(found[0].target_tokens), prompt)
-        first = found[0]
-        chosen = shared_neurons(found, threshold, share)
-        report("silencing neurons", 0, 2)
-        silenced = prob_with_scaled(lm, first, chosen, 0.0)
-        report("silencing neurons", 1, 2)
-        doubled = prob_with_scaled(lm, first, chosen, 2.0)
-
-    strongest = chosen[0].attribution
-    rows = [
-        [str(n.layer), str(n.index), f"{n.attribution:.4f}",
-         "█" * round(_BAR_WIDTH * max(n.attribution, 0) / max(strongest, 1e-12))]
-        for n in chosen[:top]
-    ]  # fmt: skip
-    title = f"{counted(len(chosen), 'neuron')} for {first.target!r}"
-    if len(found) > 1:
-        title += f", each in at least {share:.0%} of {len(found)} prompts; means over the prompts"
-    session.say(table(["layer", "neuron", "attribution", ""], rows, right={0, 1, 2}, title=title))
-    if len(chosen) > top:
-        session.say(f"… and {len(chosen) - top} more.")
-    session.say(
-        f"The model gives {first.target!r} with probability {first.prob:.3f}; with these neurons "
-        f"silenced, {silenced:.3f}; with them doubled, {doubled:.3f}."
-    )
+        found = find_neurons(lm, request, report)
+    _show(session, found, top)
     if save is not None:
-        first.save(save)
+        found.attributions[0].save(save)
         session.say(f"Numbers: {save}")
     if out is not None:
-        first.plot(out, chosen, threshold, found[1:])
+        found.plot(out)
         session.say(f"Picture: {out}")
-    session.emit(
-        {
-            **first.summary(),
-            "prompts": texts,
-            "threshold": threshold,
-            "share": share,
-            "n_neurons": len(chosen),
-            "neurons": [asdict(neuron) for neuron in chosen[:top]],
-            "layer_sums": first.attributions.sum(1).tolist(),
-            "silenced_prob": silenced,
-            "doubled_prob": doubled,
-        }
-    )
+    session.emit(found.to_json(top))
 
 
-def _an_answer(said: str, prompt: str) -> str:
-    """What the model says, if it is more than space."""
-    if not said.strip():
-        raise InvalidRequestError(
-            f"After '{prompt}' the model says {said!r}, which is no answer. Give one with --target."
-        )
-    return said.strip()
-
-
-def _filled(prompts: list[str], subject: str | None) -> list[str]:
-    """Prompts with the subject in its place."""
-    from factlab.facts import SLOT, fill
-
-    for text in prompts:
-        check_not_empty(text, "prompt")
-    if subject is None:
-        if any(SLOT in text for text in prompts):
-            raise InvalidRequestError(f"A prompt holds '{SLOT}'. Say with --subject what is there.")
-        return prompts
-    if not subject.strip():
-        raise InvalidRequestError(f"--subject is empty. Give what takes the place of '{SLOT}'.")
-    absent = [text for text in prompts if SLOT not in text and subject not in text]
-    if absent:
-        raise InvalidRequestError(
-            f"Subject '{subject}' does not occur in prompt '{absent[0]}'. "
-            f"Write it there, or '{SLOT}'."
-        )
-    return [fill(text, subject) for text in prompts]
+def _show(session: Session, found: "KnowledgeNeurons", top: int) -> None:
+    strongest = max(found.neurons[0].attribution, 1e-12)
+    rows = [
+        [str(n.layer), str(n.index), f"{n.attribution:.4f}",
+         "█" * round(_BAR_WIDTH * max(n.attribution, 0) / strongest)]
+        for n in found.neurons[:top]
+    ]  # fmt: skip
+    heads = ["layer", "neuron", "attribution", ""]
+    session.say(table(heads, rows, right={0, 1, 2}, title=found.title))
+    if len(found.neurons) > top:
+        session.say(f"… and {len(found.neurons) - top} more.")
+    session.say(found.in_words())

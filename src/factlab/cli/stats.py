@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
+from factlab.cli.options import OverwriteOption
 from factlab.cli.registration import MODELS, command
-from factlab.cli.run_options import OverwriteOption
 from factlab.cli.session import Session, validated
 from factlab.cli.tables import table
-from factlab.errors import InvalidRequestError, StorageError
+from factlab.errors import InvalidRequestError
 
 
 def register(app: typer.Typer) -> None:
@@ -43,57 +43,32 @@ def stats(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Collect the second moment of MLP keys, from text or from what the model writes itself."""
-    from factlab.stats.configs import StatsConfig
+    from factlab.stats.configs import StatisticsRequest, StatsConfig, TextSource
     from factlab.storage import check_new_file
 
     config = validated(StatsConfig, tokens_per_dim=tokens_per_dim, seed=seed)
-    if text is not None and dataset is not None:
-        raise InvalidRequestError("Give --text or --dataset, not both.")
+    source = validated(TextSource, text=text, dataset=dataset, dataset_config=dataset_config)
+    request = validated(
+        StatisticsRequest,
+        {"layers": "--layer"},
+        layers=tuple(layer) if layer else None,
+        config=config,
+        source=source,
+        recompute=recompute,
+    )
     if out is not None:
         check_new_file(out, overwrite)
-    if out is not None and len(layer or [None]) != 1:
-        raise InvalidRequestError("--out takes one layer; run once for each.")
-    negative = [number for number in layer or [] if number < 0]
-    if negative:
-        raise InvalidRequestError(f"--layer {negative[0]} is no layer: they count from 0.")
-    if text is not None and not text.exists():
-        raise StorageError(f"There is no file or folder '{text}'. Check --text.")
+        if len(layer or [None]) != 1:
+            raise InvalidRequestError("--out takes one layer; run once for each.")
+    source.check()
     lm = session.load_model()
-    import torch
+    from factlab.editing.statistics import edit_statistics
 
-    from factlab.editing.presets import preset_of
-    from factlab.stats.corpus import corpus_from_dataset, corpus_from_files
-    from factlab.stats.store import second_moments
-
-    preset = preset_of(lm)
-    layers = layer or ([preset.rome_layer] if preset else [])
-    if not layers:
-        raise InvalidRequestError(f"No preset for {lm.name}. Name the layer with --layer.")
-    for number in layers:
-        lm.layer(number)
-    corpus, n_tokens = None, config.n_tokens(lm)
-    if text is not None:
-        corpus = corpus_from_files(lm, text, n_tokens, config.row_length)
-    elif dataset is not None:
-        corpus = corpus_from_dataset(lm, dataset, dataset_config, n_tokens, config.row_length)
     with session.progress() as report:
-        moments = second_moments(lm, layers, config, corpus, report, recompute)
+        moments = edit_statistics(lm, request, report)
     if out is not None:
-        moments[layers[0]].save(out)
-
-    found = []
-    for number, moment in moments.items():
-        eigenvalues = torch.linalg.eigvalsh(moment.matrix)
-        found.append(
-            {
-                "layer": number,
-                "n_tokens": moment.n_tokens,
-                "source": moment.source,
-                "trace": float(moment.matrix.trace()),
-                "smallest_eigenvalue": float(eigenvalues[0]),
-                "largest_eigenvalue": float(eigenvalues[-1]),
-            }
-        )
+        next(iter(moments.values())).save(out)
+    found = [moment.summary() for moment in moments.values()]
     rows = [
         [str(f["layer"]), f"{f['n_tokens']:,}", f["source"], f"{f['trace']:.3g}",
          f"{f['smallest_eigenvalue']:.2g} … {f['largest_eigenvalue']:.2g}"]

@@ -6,31 +6,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factlab.cli.data_options import (
+from factlab.cli.interrupt import finishing_on_interrupt
+from factlab.cli.options import (
     DataOption,
     OffsetOption,
     RelationOption,
-    SeedOption,
+    ResumeOption,
+    Settings,
+    ShuffleOption,
 )
-from factlab.cli.evaluate import finishing_on_interrupt
-from factlab.cli.method_options import SetOption, SettingsOption, method_config
 from factlab.cli.registration import MEASURE, RECORDS, command
-from factlab.cli.run_options import ResumeOption
-from factlab.cli.session import Session
+from factlab.cli.session import Session, validated
 from factlab.cli.tables import table
-from factlab.errors import InvalidRequestError, counted, nearest
+from factlab.errors import counted
+from factlab.settings import made_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from factlab.editing.configs import LookupToken
-    from factlab.evaluation.running.sweep import Sweep
+    from factlab.evaluation.sweeping.result import Sweep
     from factlab.models.language_model import LanguageModel
     from factlab.tracing.average import AverageTrace
-
-
-# Each takes as long as editing a fact at several places.
-_MOST_TRACED = 10
 
 
 def register(app: typer.Typer) -> None:
@@ -50,6 +44,7 @@ def register(app: typer.Typer) -> None:
 
 def sweep(
     session: Session,
+    *,
     out: Annotated[Path, typer.Option(help="Folder for the evaluations and figures.")],
     data: DataOption = "builtin",
     records: Annotated[
@@ -65,9 +60,8 @@ def sweep(
     ] = "first,last,first_after_last,end",
     offset: OffsetOption = 0,
     relation: RelationOption = None,
-    seed: SeedOption = None,
-    settings: SettingsOption = None,
-    assignments: SetOption = None,
+    seed: ShuffleOption = None,
+    more: Settings,
     trace: Annotated[
         Path | None,
         typer.Option(help="Folder of 'factlab trace-average' to put beside the scores.",
@@ -76,7 +70,7 @@ def sweep(
     trace_facts: Annotated[
         int | None,
         typer.Option(min=0, help="How many well-known facts to trace first; 0 for no trace.",
-                     show_default=f"as many as --records, up to {_MOST_TRACED}"),
+                     show_default="as many as --records, up to 10"),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Records at once.")] = 16,
     memory: Annotated[float, typer.Option(help="GiB for keys and values at once.")] = 1.0,
@@ -86,35 +80,40 @@ def sweep(
 
     Interrupt it with Ctrl-C, or kill it, and go on later with --resume.
     """
-    from factlab.data.record_files import load_records
+    from factlab.data.selection import RecordsRequest
     from factlab.editing.configs import RomeConfig
-    from factlab.editing.methods import method_named
+    from factlab.evaluation.requests import SweepRequest
     from factlab.journal import Journal, check_new
 
-    if trace is not None and trace_facts is not None:
-        raise InvalidRequestError("Choose one of --trace and --trace-facts.")
-    chosen, places = _tokens(tokens), _layers(layers)
-    config = method_config(method_named("rome"), None, settings, assignments=assignments)
+    request = validated(
+        SweepRequest,
+        records=validated(
+            RecordsRequest, source=data, offset=offset, limit=records, relation=relation, seed=seed
+        ),
+        layers=layers,
+        tokens=tokens,
+        config=made_of(RomeConfig, more.values()),
+        trace=trace,
+        trace_facts=trace_facts,
+    )
     if not (resume and ((out / "trace").exists() or any(out.glob("layer-*")))):
         check_new(out)
     if trace is not None:
         Journal.load(trace)
     with session.progress() as report:
-        wanted = load_records(data, offset, records, relation, seed, report)
+        wanted = request.records.load(report)
     lm = session.load_model()
-    from factlab.evaluation.running.sweep import sweep as run
+    from factlab.evaluation.sweeping.sweep import sweep as run
     from factlab.tracing.average import AverageTrace
 
     given = AverageTrace.load(trace) if trace is not None else None
     if given is None and trace_facts != 0:
-        default = min(records, _MOST_TRACED)
-        given = _traced(session, lm, out / "trace", trace_facts, default)
+        given = _traced(session, lm, out / "trace", trace_facts, records)
     with session.progress() as report, finishing_on_interrupt(session) as should_stop:
         found = run(
-            lm, wanted, out, places or range(0, lm.n_layers, 3), chosen,
-            config=RomeConfig.model_validate(config.model_dump()), trace=given,
-            data_name=Path(data).name, batch_size=batch_size, memory_gib=memory,
-            should_stop=should_stop, progress=report,
+            lm, wanted, out, request.layers_of(lm.n_layers), request.tokens,
+            config=request.config, trace=given, data_name=request.records.name,
+            batch_size=batch_size, memory_gib=memory, should_stop=should_stop, progress=report,
         )  # fmt: skip
     if should_stop():
         session.say("Stopped. Go on with --resume.")
@@ -126,83 +125,26 @@ def sweep(
 
 
 def _traced(
-    session: Session, lm: "LanguageModel", folder: Path, asked: int | None, default: int
+    session: Session, lm: "LanguageModel", folder: Path, asked: int | None, n_records: int
 ) -> "AverageTrace | None":
-    """The averaged trace of well-known facts; none if the model knows none of them.
+    """The averaged trace of well-known facts; none if the model knows none of them."""
+    from factlab.evaluation.sweeping.trace_beside import TracePlan, trace_beside
 
-    Args:
-        session: of the command.
-        lm: the model.
-        folder: for the trace; one that is there already is gone on with.
-        asked: how many facts; None for as many as were begun with, or the default.
-        default: how many.
-    """
-    from factlab.data.well_known import WELL_KNOWN
-    from factlab.journal import Journal
-    from factlab.tracing.average_run import average_trace
-    from factlab.tracing.configs import TraceConfig
-    from factlab.tracing.knowns import knows
-
-    n_known = sum(knows(lm, WELL_KNOWN))
-    if not n_known:
+    plan = TracePlan.of(lm, folder, asked, n_records)
+    if not plan.n_facts:
         session.say("No trace beside the scores: the model knows none of the well-known facts.")
         return None
-    limit = default if asked is None else asked
-    if asked is None and (folder / "run.json").exists():
-        begun_with = Journal.load(folder).request.get("limit")
-        limit = begun_with if isinstance(begun_with, int) else None
-    n_traced = n_known if limit is None else min(limit, n_known)
     session.say(
-        f"First a causal trace of {counted(n_traced, 'well-known fact')}, to stand beside the "
+        f"First a causal trace of {counted(plan.n_facts, 'well-known fact')}, to stand beside the "
         "scores. Choose another number with --trace-facts, or 0."
     )
     with session.progress() as report:
-        made = average_trace(
-            lm, WELL_KNOWN, TraceConfig(kinds=("mlp",)), folder, limit, resume=True, progress=report
-        )
-    made.save(folder)
-    return made
-
-
-def _tokens(text: str) -> "list[LookupToken]":
-    from factlab.editing.configs import LOOKUP_TOKENS
-
-    known: dict[str, LookupToken] = {token: token for token in LOOKUP_TOKENS}
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        if name not in known:
-            raise InvalidRequestError(
-                f"--tokens: '{name}' is none of {', '.join(known)}.{nearest(name, [*known])}"
-            )
-    return [known[name] for name in names]
-
-
-def _layers(text: str | None) -> "Sequence[int]":
-    """Layers of a text such as 0,3,6-12:2; none if there is none."""
-    if text is None:
-        return []
-    found: list[int] = []
-    for part in text.split(","):
-        span, _, step = part.partition(":")
-        first, dash, last = span.partition("-")
-        numbers = [first, *([last] if dash else []), *([step] if step else [])]
-        is_number = all(n.isascii() and n.strip().isdigit() for n in numbers)
-        if not is_number or (step and not int(step)):
-            raise InvalidRequestError(
-                f"--layers: '{part}' is not understood. Write 0,3,6 or 0-29 or 0-29:3."
-            )
-        span_of_layers = range(int(first), int(last if dash else first) + 1, int(step or 1))
-        if not span_of_layers:
-            raise InvalidRequestError(
-                f"--layers: '{part}' names no layer. Write the smaller number first."
-            )
-        found += span_of_layers
-    return found
+        return trace_beside(lm, folder, plan.limit, report)
 
 
 def _show(session: Session, found: "Sweep") -> None:
-    from factlab.evaluation.reporting.plot_sweep import column_title
     from factlab.evaluation.scoring.scores import SCORE
+    from factlab.evaluation.sweeping.result import column_title
 
     rows = [
         [str(layer), token, *(_percent(scores[name].mean) for name in found.columns)]

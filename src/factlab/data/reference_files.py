@@ -84,6 +84,11 @@ def save_references(references: References, path: str | Path) -> None:
     write_text(Path(path), f"[\n{rows}\n]\n")
 
 
+def references_beside(path: Path) -> Path:
+    """Where the texts lie that go with a file of records."""
+    return path.with_name(f"{path.stem}-references.json")
+
+
 def reference_key(record: Record) -> tuple[str, str]:
     """Under which key `References` have the texts that a record is compared with."""
     return record.relation_id, record.new_id or record.fact.target_new or ""

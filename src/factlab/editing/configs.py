@@ -17,6 +17,10 @@ LOOKUP_TOKENS: tuple[LookupToken, ...] = ("first", "last", "first_after_last", "
 
 FineTuneMethod = Literal["ft", "ft+l", "attn"]
 
+# Many facts: each in an edit of its own, all in one edit, or one edit on top of the other.
+Mode = Literal["each", "together", "sequence"]
+MODES: tuple[Mode, ...] = ("each", "together", "sequence")
+
 
 class ValueConfig(Config):
     """How to optimise δ.

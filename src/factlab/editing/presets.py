@@ -31,6 +31,22 @@ def preset_of(lm: LanguageModel) -> Preset | None:
     return None
 
 
+def beside_preset(choice: LayerChoice, preset: Preset | None) -> str:
+    """In words: which layer is edited if none is chosen, and whether traces agree."""
+    if preset is None:
+        return (
+            "There is no preset for this model: without --layer, `factlab edit` goes by traces of "
+            "well-known facts in the same way."
+        )
+    agrees = "which is one of these" if preset.rome_layer in choice.candidates else (
+        "which this contradicts; choose another with --layer"
+    )  # fmt: skip
+    return (
+        f"Without --layer, `factlab edit` uses layer {preset.rome_layer}, the preset of "
+        f"{preset.model} ({preset.rome_source}), {agrees}."
+    )
+
+
 # -- layers of models that are not listed ------------------------------------------------------
 
 # Recommendations by model, and the weights they were made for.

@@ -11,93 +11,21 @@ All three tell how the model answers before, right after each edit, and after th
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Literal
 
 from pydantic import BaseModel
 
 from factlab.arguments import checked, listed
 from factlab.data.fact_files import check_conflicts
 from factlab.editing.background import Background
-from factlab.editing.combined import combine
 from factlab.editing.edit import Edit
+from factlab.editing.edit_run import Answer, EditRun
 from factlab.editing.methods import Method, Together, method_named
 from factlab.editing.requests import check_targets
-from factlab.errors import InvalidRequestError, counted
+from factlab.errors import InvalidRequestError
 from factlab.facts import Fact, words_of
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.writing import says
-
-Mode = Literal["each", "together", "sequence"]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """How a model answers one fact's prompt.
-
-    Attributes:
-        said: what it goes on with, greedily, for one token more than the longest target has.
-        new_prob: length-normalised probability of `target_new`; None if there is none.
-        true_prob: of `target_true`; None if that is not known.
-        says_new: whether what it says begins with `target_new`, as whole words.
-    """
-
-    said: str
-    new_prob: float | None
-    true_prob: float | None
-    says_new: bool
-
-    @property
-    def prefers_new(self) -> bool | None:
-        """Whether the new target is more probable than the true one; None if one is not known."""
-        if self.new_prob is None or self.true_prob is None:
-            return None
-        return self.new_prob > self.true_prob
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class EditRun:
-    """Edits of many facts and what came of them.
-
-    Attributes:
-        mode: which of the three functions it was.
-        facts: as given.
-        edits: the edits, in order; each stands on those before it in a sequence only.
-        before: answers of the model as it was, by fact.
-        right_after: with the fact's own edit as the last one.
-        at_end: with all edits of a sequence; the same as `right_after` otherwise.
-    """
-
-    mode: Mode
-    facts: tuple[Fact, ...]
-    edits: tuple[Edit, ...]
-    before: tuple[Answer, ...]
-    right_after: tuple[Answer, ...]
-    at_end: tuple[Answer, ...]
-
-    def __repr__(self) -> str:
-        methods = ", ".join(dict.fromkeys(edit.method for edit in self.edits))
-        say_new = sum(answer.says_new for answer in self.at_end)
-        return (
-            f"EditRun({self.mode}, {methods}: {counted(len(self.facts), 'fact')} in "
-            f"{counted(len(self.edits), 'edit')}; "
-            f"{say_new} of {len(self.facts)} new targets said at the end)"
-        )
-
-    def combined(self) -> Edit:
-        """All edits of a sequence as one, to be saved and shipped.
-
-        Raises:
-            InvalidRequestError: the edits were made each for itself and are not meant to be
-                together.
-        """
-        if self.mode == "each":
-            raise InvalidRequestError(
-                "These edits were computed each for the unedited model, not on top of each other. "
-                "Save them one by one, or use edit_together or edit_sequence."
-            )
-        return self.edits[0] if len(self.edits) == 1 else combine(self.edits)
 
 
 @checked()

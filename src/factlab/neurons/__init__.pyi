@@ -5,3 +5,6 @@ from .attribution import attribute_neurons_each as attribute_neurons_each
 from .choice import prob_with_scaled as prob_with_scaled
 from .choice import shared_neurons as shared_neurons
 from .configs import NeuronConfig as NeuronConfig
+from .configs import NeuronRequest as NeuronRequest
+from .knowledge import KnowledgeNeurons as KnowledgeNeurons
+from .knowledge import find_neurons as find_neurons

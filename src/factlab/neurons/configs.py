@@ -2,9 +2,11 @@
 
 from typing import Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from factlab.config import Config
+from factlab.errors import InvalidRequestError
+from factlab.facts import SLOT, fill
 
 Rule = Literal["gauss", "midpoint", "right", "left", "closed"]
 
@@ -39,3 +41,56 @@ class NeuronConfig(Config):
     def published(cls) -> "NeuronConfig":
         """The paper's equation: 20 steps to the right."""
         return cls(steps=20, rule="right", tolerance=None)
+
+
+class NeuronRequest(Config):
+    """Which knowledge neurons to look for.
+
+    Attributes:
+        prompt: a text that ends where the answer would follow.
+        paraphrases: other prompts with the same answer.
+        subject: what takes the place of `{}` in prompt and paraphrases, or occurs in them.
+        target: the answer; by default what the model says after the prompt.
+        threshold: share of a prompt's largest attribution that a neuron must exceed.
+        share: of the prompts that must have a neuron in common.
+        config: how to attribute.
+    """
+
+    prompt: str
+    paraphrases: tuple[str, ...] = ()
+    subject: str | None = None
+    target: str | None = None
+    threshold: float = Field(default=0.2, ge=0, lt=1)
+    share: float = Field(default=0.7, gt=0, le=1)
+    config: NeuronConfig = NeuronConfig()
+
+    @model_validator(mode="after")
+    def _complete(self) -> "NeuronRequest":
+        if self.target is not None and not self.target.strip():
+            raise InvalidRequestError("The target is empty.")
+        prompts = (self.prompt, *self.paraphrases)
+        if not all(prompt.strip() for prompt in prompts):
+            raise InvalidRequestError("The prompt is empty.")
+        if self.subject is None:
+            if any(SLOT in prompt for prompt in prompts):
+                raise InvalidRequestError(
+                    f"A prompt holds '{SLOT}'. Say with --subject what is there."
+                )
+        elif not self.subject.strip():
+            raise InvalidRequestError(f"--subject is empty. Give what takes the place of '{SLOT}'.")
+        else:
+            for prompt in prompts:
+                if SLOT not in prompt and self.subject not in prompt:
+                    raise InvalidRequestError(
+                        f"Subject '{self.subject}' does not occur in prompt '{prompt}'. "
+                        f"Write it there, or '{SLOT}'."
+                    )
+        return self
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompt and its paraphrases, with the subject in its place."""
+        prompts = (self.prompt, *self.paraphrases)
+        if self.subject is None:
+            return prompts
+        return tuple(fill(prompt, self.subject) for prompt in prompts)

@@ -1,4 +1,6 @@
+from .configs import StatisticsRequest as StatisticsRequest
 from .configs import StatsConfig as StatsConfig
+from .configs import TextSource as TextSource
 from .corpus import Corpus as Corpus
 from .corpus import corpus_from_dataset as corpus_from_dataset
 from .corpus import corpus_from_files as corpus_from_files

@@ -1,10 +1,13 @@
 """How much text statistics are collected from; nothing here needs PyTorch."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, model_validator
 
 from factlab.config import Config
+from factlab.errors import InvalidRequestError, StorageError
+from factlab.words import NumberList
 
 if TYPE_CHECKING:
     from factlab.models.language_model import LanguageModel
@@ -24,3 +27,48 @@ class StatsConfig(Config):
     def n_tokens(self, lm: "LanguageModel") -> int:
         """The budget for a model."""
         return round(self.tokens_per_dim * lm.d_mlp)
+
+
+class TextSource(Config):
+    """Where ordinary text is to come from; without any of these the model writes its own.
+
+    Attributes:
+        text: a UTF-8 text file, or a folder of them.
+        dataset: name of a Hugging Face data set.
+        dataset_config: its configuration.
+    """
+
+    text: Path | None = None
+    dataset: str | None = None
+    dataset_config: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "TextSource":
+        if self.text is not None and self.dataset is not None:
+            raise InvalidRequestError("Give --text or --dataset, not both.")
+        return self
+
+    def check(self) -> None:
+        """Refuse a file or folder that is not there, before a model is loaded.
+
+        Raises:
+            StorageError: there is none.
+        """
+        if self.text is not None and not self.text.exists():
+            raise StorageError(f"There is no file or folder '{self.text}'. Check --text.")
+
+
+class StatisticsRequest(Config):
+    """Which second moments to collect.
+
+    Attributes:
+        layers: 0-based; by default the layer that the model's preset edits.
+        config: how much text.
+        source: which text.
+        recompute: collect again what the cache has.
+    """
+
+    layers: NumberList = ()
+    config: StatsConfig = StatsConfig()
+    source: TextSource = TextSource()
+    recompute: bool = False

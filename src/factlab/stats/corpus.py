@@ -11,6 +11,7 @@ from factlab.errors import InvalidRequestError, StatisticsError, StorageError
 from factlab.models.generation import eos_ids, generate_ids, start_token_id
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
+from factlab.stats.configs import TextSource
 from factlab.storage import cache_dir, read_tensors, write_tensors
 
 
@@ -35,6 +36,35 @@ class Corpus:
     def digest(self) -> str:
         """SHA-256 of the ids."""
         return hashlib.sha256(repr(self.rows).encode()).hexdigest()
+
+
+def corpus_of(
+    lm: LanguageModel,
+    source: TextSource,
+    n_tokens: int,
+    row_length: int,
+    seed: int = 0,
+    progress: ProgressCallback = silent,
+) -> Corpus:
+    """Text from where it was asked for.
+
+    Args:
+        lm: the model whose tokens it is cut into.
+        source: a file, a data set, or by default what the model writes.
+        n_tokens: about so much of it.
+        row_length: tokens in a row.
+        seed: of what the model writes.
+        progress: told how far the model is.
+
+    Raises:
+        StorageError: there is no such file or data set.
+        StatisticsError: there is no text in it.
+    """
+    if source.text is not None:
+        return corpus_from_files(lm, source.text, n_tokens, row_length)
+    if source.dataset is not None:
+        return corpus_from_dataset(lm, source.dataset, source.dataset_config, n_tokens, row_length)
+    return corpus_from_model(lm, n_tokens, row_length, seed, progress)
 
 
 def corpus_from_texts(

@@ -11,15 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from factlab.documents import check_format
+from factlab.equality import EqualByContent
 from factlab.errors import StatisticsError, StorageError, WrongModelError
 from factlab.models.language_model import LanguageModel
 from factlab.models.products import gram
+from factlab.results import Result
 from factlab.storage import read_tensors, write_tensors
 
 _FORMAT = "factlab second moment 1"
@@ -32,9 +35,11 @@ _MORE_TEXT = "Collect it from more text (factlab stats --tokens-per-dim 10)."
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class SecondMoment:
+@dataclass(frozen=True, eq=False, repr=False)
+class SecondMoment(Result, EqualByContent):
     """E[k kᵀ] of one layer's MLP keys, with what it was computed from.
+
+    Two are equal if all of this is.
 
     Attributes:
         matrix: (d_mlp, d_mlp), float64, on the CPU, symmetric.
@@ -60,6 +65,25 @@ class SecondMoment:
                 f"A second moment is kept in float64, not {str(self.matrix.dtype)[6:]}: C⁻¹ needs "
                 "its digits."
             )
+
+    def __repr__(self) -> str:
+        return (
+            f"SecondMoment of layer {self.layer}: {len(self.matrix):,} dimensions\n"
+            f"  {self.n_tokens:,} tokens of {self.source}\n"
+            f"  E‖k‖² = {float(self.matrix.trace()):.3g}; model {self.fingerprint[:12]}"
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """What it is of and how large it is, ready for JSON: all but the matrix."""
+        eigenvalues = torch.linalg.eigvalsh(self.matrix)
+        return {
+            "layer": self.layer,
+            "n_tokens": self.n_tokens,
+            "source": self.source,
+            "trace": float(self.matrix.trace()),
+            "smallest_eigenvalue": float(eigenvalues[0]),
+            "largest_eigenvalue": float(eigenvalues[-1]),
+        }
 
     def check_enough(self) -> None:
         """Refuse statistics that cannot know all directions, and warn of few keys.

@@ -155,11 +155,7 @@ def _select(
     usable = [i for i in range(len(facts)) if str(i) not in unusable]
     if not usable:
         raise InvalidRequestError(f"None of the facts can be traced. The first: {unusable['0']}")
-    known: list[bool] = []
-    for done in range(0, len(usable), 64):
-        progress("asking the model", done, len(usable))
-        known += knows(lm, [facts[i] for i in usable[done : done + 64]])
-    progress("asking the model", len(usable), len(usable))
+    known = knows(lm, [facts[i] for i in usable], progress=progress)
     selected = [i for i, is_known in zip(usable, known, strict=True) if is_known]
     if not selected:
         raise InvalidRequestError(

@@ -18,14 +18,31 @@ from factlab.progress import ProgressCallback, silent
 from factlab.writing import find_words
 
 _MAX_NEW_TOKENS = 10
+_ASKED_AT_ONCE = 64  # facts whose probabilities of all next tokens are held together
 
 
 @checked()
-def knows(lm: LanguageModel, facts: Sequence[Fact]) -> list[bool]:
+def knows(
+    lm: LanguageModel, facts: Sequence[Fact], progress: ProgressCallback = silent
+) -> list[bool]:
     """Whether the model's most probable next token is the first of each fact's true target.
 
     A fact without a `target_true` has no wrong answer.
+
+    Args:
+        lm: the model.
+        facts: what to ask.
+        progress: True for a bar, or a function that is called with facts asked and in all.
     """
+    known: list[bool] = []
+    for start in range(0, len(facts), _ASKED_AT_ONCE):
+        progress("asking the model", start, len(facts))
+        known += _known_of(lm, facts[start : start + _ASKED_AT_ONCE])
+    progress("asking the model", len(facts), len(facts))
+    return known
+
+
+def _known_of(lm: LanguageModel, facts: Sequence[Fact]) -> list[bool]:
     top = lm.next_token_probs([fact.prompt for fact in facts]).argmax(-1).tolist()
     known: list[bool] = []
     for fact, token_id in zip(facts, top, strict=True):

@@ -9,20 +9,22 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator
 
 from factlab.errors import InvalidRequestError
-from factlab.figures import new_picture, save_picture
+from factlab.figures import Picture, new_picture, save_picture
 
 # One colour for what an editor never saw, in all panels; grey for what it learns from.
 _TRAINING, _VALIDATION = "0.6", "#0072b2"
 _NARROW = 3.0
 
 
-def plot_curve(history: Mapping[int, Mapping[str, Any]], name: str, path: Path) -> None:
+def plot_curve(
+    history: Mapping[int, Mapping[str, Any]], name: str, path: str | Path | None = None
+) -> Picture:
     """Draw the loss, and the two parts it is made of, over the steps of a training.
 
     Args:
         history: what each validation found, by step; see `Trained.history`.
         name: of the editor.
-        path: ends in `.png`, `.pdf` or `.svg`.
+        path: where to write it too; ends in `.png`, `.pdf` or `.svg`.
 
     Raises:
         InvalidRequestError: there is nothing to draw, or the file name's ending is none of these.
@@ -55,6 +57,7 @@ def plot_curve(history: Mapping[int, Mapping[str, Any]], name: str, path: Path) 
             panel.spines[side].set_visible(False)
     figure.suptitle(f"{name}: best at step {best}", fontsize=11, parse_math=False)
     save_picture(figure, path)
+    return figure
 
 
 def _line(

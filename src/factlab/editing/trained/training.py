@@ -4,11 +4,11 @@ Which example and texts come when follows from the seed and the step alone: all 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import (
@@ -40,6 +40,10 @@ from factlab.journal import Journal, Shard, Writer
 from factlab.models.allocator import memory_bounded_by
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
+from factlab.results import Drawn, Tabular
+
+if TYPE_CHECKING:
+    from factlab.figures import Picture
 
 # Settings that change only how long a training goes on.
 _MAY_DIFFER = {"max_steps", "patience"}
@@ -67,8 +71,8 @@ class Progress(BaseModel):
     n_steps: NonNegativeInt = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
+@dataclass(frozen=True, slots=True, repr=False)
+class Trained(Tabular, Drawn):
     """What came of a training.
 
     Attributes:
@@ -82,6 +86,53 @@ class Trained:
     history: dict[int, dict[str, Any]]
     finished: bool
     reason: str
+
+    def __repr__(self) -> str:
+        best = self.editor.training.get("validation", {})
+        says = f", says {best['says']:.0%} of what it was to write" if "says" in best else ""
+        return (
+            f"Trained({self.editor.name}: {self.reason}; "
+            f"best at step {self.editor.training.get('step')}{says})"
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dictionary per validation.
+
+        Its keys: step, loss (of validation), edit_nll (of the new target, paraphrased), loc_kl (on
+        unrelated text), says (share of edits whose target is said), train_loss, examples_per_s.
+        """
+        return [{"step": step, **found} for step, found in self.history.items()]
+
+    def plot(self, path: str | Path | None = None) -> "Picture":
+        """Draw the learning curve.
+
+        Args:
+            path: where to write it too, as .png, .pdf or .svg.
+
+        Returns:
+            A matplotlib figure, which a notebook shows.
+
+        Raises:
+            InvalidRequestError: there is nothing to draw yet, or the file name's ending is none of
+                these.
+            StorageError: the file cannot be written.
+        """
+        from factlab.editing.trained.curve import plot_curve  # noqa: PLC0415 - when drawing only
+
+        return plot_curve(self.history, self.editor.name, path)
+
+    def _pictures(self) -> "Sequence[Picture]":
+        return [self.plot()] if self.history else []
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the editor's numbers, ready for JSON."""
+        return {
+            "editor": self.editor.name,
+            "finished": self.finished,
+            "reason": self.reason,
+            "training": self.editor.training,
+            "history": self.rows(),
+        }
 
 
 @checked()

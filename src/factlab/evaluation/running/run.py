@@ -18,9 +18,10 @@ from factlab.data.record_files import record_hash
 from factlab.data.records import Record, References, as_records
 from factlab.documents import validated
 from factlab.editing.background import Background
+from factlab.editing.configs import Mode
 from factlab.editing.edit import current_versions
 from factlab.editing.methods import Method, method_named
-from factlab.editing.runs import Mode, together_of
+from factlab.editing.runs import together_of
 from factlab.errors import EditError, FactlabError, InvalidRequestError
 from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.measuring.baseline import Unedited, ordinary_text_hash, references_hash

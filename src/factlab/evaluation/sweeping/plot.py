@@ -1,14 +1,18 @@
 """The figure of a sweep: scores by layer, a line per token, beside the averaged causal trace."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from factlab.errors import counted
-from factlab.evaluation.running.sweep import GROUP_OF, Sweep, trace_line
-from factlab.evaluation.scoring.scores import METRICS, SCORE
+from factlab.evaluation.scoring.scores import SCORE
+from factlab.evaluation.sweeping.groups import GROUP_OF
 from factlab.figures import Picture, clear_spines, new_picture, printable, save_picture
+
+if TYPE_CHECKING:
+    from factlab.evaluation.sweeping.result import Sweep
 
 _COLOURS = {
     "first": "#56b4e9",
@@ -16,7 +20,6 @@ _COLOURS = {
     "first_after_last": "#009e73",
     "end": "#7a5195",
 }
-_WORDS = {name: metric.column for metrics in METRICS.values() for name, metric in metrics.items()}
 _TITLES = {
     SCORE: "S: harmonic mean of the three",
     "rewrite_success": "ES: the edited prompt",
@@ -30,7 +33,7 @@ _PER_LINE = 3  # panels, so that letters can be read at the width of a page
 _APART = 0.12  # of the distance between layers, by which tokens stand beside each other
 
 
-def plot_sweep(found: Sweep, path: str | Path | None = None) -> Picture:
+def plot_sweep(found: "Sweep", path: str | Path | None = None) -> Picture:
     """Draw scores and trace by layer: after figure 5 of the ROME paper.
 
     Args:
@@ -56,12 +59,7 @@ def plot_sweep(found: Sweep, path: str | Path | None = None) -> Picture:
     return figure
 
 
-def column_title(column: str) -> str:
-    """Short name of a score."""
-    return "S" if column == SCORE else _WORDS[column]
-
-
-def _draw_scores(panel: Axes, found: Sweep, column: str) -> None:
+def _draw_scores(panel: Axes, found: "Sweep", column: str) -> None:
     distance = min((b - a for a, b in zip(found.layers, found.layers[1:], strict=False)), default=1)
     for number, token in enumerate(found.tokens):
         estimates = [found.scores[layer, token][column] for layer in found.layers]
@@ -81,11 +79,11 @@ def _draw_scores(panel: Axes, found: Sweep, column: str) -> None:
     _finish(panel, "edited layer")
 
 
-def _draw_trace(panel: Axes, found: Sweep) -> None:
+def _draw_trace(panel: Axes, found: "Sweep") -> None:
     if found.trace is None:
         return
     for token in found.tokens:
-        line = trace_line(found.trace, token)
+        line = found.trace_line(token)
         panel.plot(range(len(line)), line, color=_COLOURS[token], linewidth=1.4)
     panel.axhline(0, color="0.85", linewidth=0.8)
     panel.set_title("Causal trace of MLP outputs", fontsize=10)
@@ -93,7 +91,7 @@ def _draw_trace(panel: Axes, found: Sweep) -> None:
     _finish(panel, "restored layer")
 
 
-def _explain(panel: Axes, found: Sweep) -> None:
+def _explain(panel: Axes, found: "Sweep") -> None:
     """What colours, lines and bars are, and what it was measured on."""
     marks = [
         Line2D([], [], color=_COLOURS[token], marker="o", markersize=4, linewidth=1.4)

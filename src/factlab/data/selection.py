@@ -1,0 +1,76 @@
+"""`RecordsRequest`: which records of which benchmark, and the texts that go with them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from factlab.config import Config
+from factlab.data.record_files import load_records
+from factlab.data.records import Record, References
+from factlab.data.reference_files import load_references, needed_references, references_beside
+from factlab.progress import ProgressCallback, silent
+
+
+class RecordsRequest(Config):
+    """Which records; see `load_records`.
+
+    Attributes:
+        source: name of a data set, or a file.
+        offset: leave out so many first.
+        limit: no more than this many.
+        relation: of this relation only, such as P36.
+        seed: shuffle before offset and limit are counted.
+        references: texts to compare written ones with: `builtin`, `attribute-snippets` or a file;
+            by default those that come with the records.
+    """
+
+    source: str = "builtin"
+    offset: NonNegativeInt = 0
+    limit: PositiveInt | None = None
+    relation: str | None = None
+    seed: int | None = None
+    references: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What to call the records in reports."""
+        return Path(self.source).name
+
+    def load(self, progress: ProgressCallback = silent) -> list[Record]:
+        """The records.
+
+        Raises:
+            InvalidRequestError: there is no such source, or nothing is left of it.
+            StorageError: it cannot be read, or a record in it is wrong.
+        """
+        return load_records(
+            self.source, self.offset, self.limit, self.relation, self.seed, progress
+        )
+
+    def every(self, progress: ProgressCallback = silent) -> list[Record]:
+        """The records before any are counted off; errors as for `load`."""
+        return load_records(self.source, 0, None, self.relation, self.seed, progress)
+
+    def load_references(
+        self, records: Sequence[Record], progress: ProgressCallback = silent
+    ) -> References:
+        """The texts that were asked for, or come with the records; none if there are none.
+
+        Args:
+            records: as loaded; others' texts are left out.
+            progress: told while a file is downloaded.
+
+        Raises:
+            InvalidRequestError: there is no such source.
+            StorageError: it cannot be read, or an entry is wrong.
+        """
+        source, beside = self.references, references_beside(Path(self.source))
+        if source is None and self.source == "builtin":
+            source = "builtin"
+        elif source is None and self.source.endswith(".json") and beside.exists():
+            source = str(beside)
+        if source is None:
+            return {}
+        needed = None if source == "builtin" else needed_references(records)
+        return load_references(source, needed, progress)

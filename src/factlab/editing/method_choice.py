@@ -1,0 +1,108 @@
+"""A method with its settings, as a person asks for it by name; nothing here needs PyTorch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, Field
+
+from factlab.config import Config
+from factlab.editing.methods import Method, method_named
+from factlab.editing.shipping.folders import check_saved_editor
+from factlab.editing.trained.configs import KINDS
+from factlab.errors import InvalidRequestError
+from factlab.settings import made_of
+
+if TYPE_CHECKING:
+    from factlab.editing.trained.editor import TrainedEditor
+
+
+@dataclass(frozen=True, slots=True)
+class MethodChoice:
+    """A method that is ready to be used.
+
+    Attributes:
+        method: the method; that of the editor, if it is a trained one.
+        config: its settings.
+        editor: the trained editor, if it is one.
+    """
+
+    method: Method
+    config: BaseModel
+    editor: "TrainedEditor | None" = None
+
+
+class MethodRequest(Config):
+    """Which method to edit with, and how.
+
+    Attributes:
+        name: of the method; see `factlab methods`.
+        editor: folder of a trained editor, for methods that must be trained.
+        layer: to edit; by default the model's preset, or by causal traces.
+        erase: make the true answer improbable instead of a new one probable.
+        max_batch_tokens: tokens to run at once.
+        settings: of the method, by name; layer and the others above win over them.
+    """
+
+    name: str = "rome"
+    editor: Path | None = None
+    layer: int | None = None
+    erase: bool = False
+    max_batch_tokens: int | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+    def chosen(self) -> MethodChoice:
+        """The method with its settings, and its editor from the disk.
+
+        Raises:
+            InvalidRequestError: there is no such method, name and editor do not go together, or a
+                setting is unknown or not allowed.
+            StorageError: the folder holds no editor.
+        """
+        method, editor = self._method()
+        return MethodChoice(method, self._config(method), editor)
+
+    def _method(self) -> "tuple[Method, TrainedEditor | None]":
+        if self.editor is None:
+            if self.name in KINDS:
+                raise InvalidRequestError(
+                    f"Method '{self.name}' must be trained: make an editor with 'factlab train "
+                    f"{self.name}' and give its folder with --editor."
+                )
+            return method_named(self.name), None
+        if self.name not in KINDS:
+            method_named(self.name)
+            raise InvalidRequestError(
+                f"--editor goes with --method {' or '.join(KINDS)}, not with '{self.name}'."
+            )
+        check_saved_editor(self.editor)
+        from factlab.editing.trained.store import load_editor  # noqa: PLC0415 - imports PyTorch
+
+        trained = load_editor(self.editor)
+        if self.name != trained.kind:
+            raise InvalidRequestError(
+                f"--editor '{self.editor}' is a {trained.name}, which goes with --method "
+                f"{trained.kind}, not with '{self.name}'."
+            )
+        return trained.method(), trained
+
+    def _config(self, method: Method) -> BaseModel:
+        values, options = dict(self.settings), dict[str, str]()
+        fields = method.config.model_fields
+        if self.layer is not None:
+            if not {"layer", "layers"} & {*fields}:
+                raise InvalidRequestError(f"--layer does not go with method '{method.name}'.")
+            name = "layer" if "layer" in fields else "layers"
+            values[name] = self.layer if name == "layer" else (self.layer,)
+            options[name] = "--layer"
+        if self.erase:
+            values["erase"] = True
+            options["erase"] = "--erase"
+        if self.max_batch_tokens is not None:
+            if "value" in fields and isinstance(values.get("value", {}), dict):
+                inner = {"max_batch_tokens": self.max_batch_tokens}
+                values["value"] = values.get("value", {}) | inner
+            elif "max_batch_tokens" in fields:
+                values["max_batch_tokens"] = self.max_batch_tokens
+                options["max_batch_tokens"] = "--max-batch-tokens"
+        return made_of(method.config, values, options)

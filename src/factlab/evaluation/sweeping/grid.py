@@ -1,0 +1,151 @@
+"""A plan of evaluations: the same records with many methods, or one method with many settings.
+
+folder/
+    NAME/        the evaluation of the cell of that name
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from factlab.arguments import checked
+from factlab.data.records import Record
+from factlab.editing.background import Background
+from factlab.editing.configs import Mode
+from factlab.editing.methods import Method
+from factlab.errors import EditError, InvalidRequestError, WrongModelError, counted
+from factlab.evaluation.configs import MeasureConfig
+from factlab.evaluation.running.run import BATCH_SIZE, evaluate
+from factlab.evaluation.running.saved_run import Run
+from factlab.evaluation.scoring.scores import SCORE, SCORE_PARTS, score_row, summarise
+from factlab.facts import Fact
+from factlab.models.language_model import LanguageModel
+from factlab.progress import ProgressCallback, silent
+from factlab.results import Tabular
+
+
+@dataclass(frozen=True, slots=True)
+class GridCell:
+    """One evaluation of a plan.
+
+    Attributes:
+        name: of its folder.
+        method: that writes the facts.
+        config: of the method; None for its defaults.
+    """
+
+    name: str
+    method: str | Method
+    config: BaseModel | None = None
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Grid(Tabular):
+    """What came of a plan.
+
+    Attributes:
+        runs: of the cells that could be evaluated, by name; of a plan that was stopped, those that
+            were begun.
+        impossible: why no fact can be written in a cell.
+    """
+
+    runs: Mapping[str, Run]
+    impossible: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        left = sum(run.n_missing for run in self.runs.values())
+        return (
+            f"Grid({counted(len(self.runs), 'evaluation')}, {counted(left, 'record')} left to do, "
+            f"{len(self.impossible)} impossible)"
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dictionary per evaluation and score.
+
+        Its keys: name, method, score, value, low and high (ends of the 95 % interval), n_records.
+        Scores are as measured, not times 100.
+        """
+        rows: list[dict[str, Any]] = []
+        for name, run in self.runs.items():
+            benchmark = run.request.data.benchmark
+            summary = summarise([score_row(row, "after") for row in run.rows], benchmark)
+            for score in (SCORE, *SCORE_PARTS[benchmark]):
+                estimate = summary.metrics[score].estimate
+                low, high = estimate.interval
+                rows.append(
+                    {"name": name, "method": run.request.method, "score": score,
+                     "value": estimate.mean, "low": low, "high": high, "n_records": len(run.rows)}
+                )  # fmt: skip
+        return rows
+
+
+@checked()
+def evaluate_grid(
+    lm: LanguageModel,
+    records: Sequence[Record | Fact],
+    out: str | Path,
+    cells: Sequence[GridCell],
+    mode: Mode = "each",
+    measure: MeasureConfig | None = None,
+    background: Background | None = None,
+    data_name: str = "records",
+    batch_size: int = BATCH_SIZE,
+    memory_gib: float = 1.0,
+    cache: str | Path | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: ProgressCallback = silent,
+) -> Grid:
+    """Evaluate the same records once for each cell of a plan.
+
+    What is in the folder already is gone on with, so that a killed plan loses nothing. A cell in
+    which no fact can be written is passed over.
+
+    Args:
+        lm: the model, left as it is.
+        records: what to edit and ask.
+        out: folder of the plan.
+        cells: which methods, with which settings.
+        mode: see `evaluate`.
+        measure: see `evaluate`.
+        background: statistics and contexts that are at hand; cells share what is found.
+        data_name: what to call the records.
+        batch_size: see `evaluate`.
+        memory_gib: see `evaluate`.
+        cache: see `evaluate`.
+        should_stop: asked after every block of records.
+        progress: True for a bar, or a function that is called with cells done and in all.
+
+    Raises:
+        InvalidRequestError: there are no cells, two have one name, or as `evaluate`.
+        EditError: no fact can be written in any cell.
+        StorageError: the folder belongs to another plan, or cannot be written.
+    """
+    names = [cell.name for cell in cells]
+    if not names or len({*names}) < len(names):
+        what = f"'{max(names, key=names.count)}' twice" if names else "no cells"
+        raise InvalidRequestError(f"The plan has {what}. Give every evaluation a name of its own.")
+    background = background or Background()
+    runs: dict[str, Run] = {}
+    impossible: dict[str, str] = {}
+    for done, cell in enumerate(cells):
+        progress("evaluating a plan", done, len(cells))
+        try:
+            runs[cell.name] = evaluate(
+                lm, records, cell.method, Path(out) / cell.name, config=cell.config, mode=mode,
+                measure=measure, data_name=data_name, background=background,
+                batch_size=batch_size, memory_gib=memory_gib, resume=True, cache=cache,
+                should_stop=should_stop,
+            )  # fmt: skip
+        except WrongModelError:
+            raise
+        except EditError as error:
+            impossible[cell.name] = str(error)
+        if should_stop():
+            break
+    progress("evaluating a plan", len(cells), len(cells))
+    if not runs:
+        raise EditError(f"Nothing could be evaluated. The first reason: {impossible[names[0]]}")
+    return Grid(runs, impossible)
