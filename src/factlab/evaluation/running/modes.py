@@ -134,7 +134,7 @@ class EditedEach(Edited):
 class EditedTogether(Edited):
     """One model with all facts, written in one edit, which is kept in the folder `edit`."""
 
-    _applied: AbstractContextManager[None] | None = None
+    _applied: AbstractContextManager[object] | None = None
     _edit_s: float = 0.0
 
     def prepare(self, progress: ProgressCallback) -> bool:
