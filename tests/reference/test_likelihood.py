@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import factlab as fl
-from conftest import FAMILIES, SINGLE_INSIDE
+from conftest import FAMILIES, HABITS, SINGLE_INSIDE
 from factlab.editing.combined import combine
 from factlab.editing.methods import method_named
 from factlab.errors import InvalidRequestError
 from factlab.evaluation.measuring.likelihood import Question, hear
 from factlab.evaluation.measuring.rows import Heard
-from factlab.models.changes.rows import RowEdits
-from factlab.tokens import Tokens, encode_continuation
+from factlab.models.changes.carried import carrying, row_changes, substituted
+from factlab.tokens import Tokens, encode_continuation, pad
 
 CONTEXTS = fl.editing.ContextConfig(groups=((1, 3),))
 FACTS = [
@@ -79,9 +79,8 @@ def slowly(lm, question: Question, edits) -> tuple[Heard, ...]:
 
 
 def check(lm, edits, questions=QUESTIONS, max_batch_tokens=4096) -> list[tuple[Heard, ...]]:
-    carried = RowEdits(lm, [edit.updates if edit else () for edit in edits])
-    with carried.active():
-        heard = hear(lm, questions, carried, max_batch_tokens)
+    carried = row_changes(lm, [edit.updates if edit else () for edit in edits])
+    heard = hear(lm, questions, carried, max_batch_tokens)
     atol = 1e-5 if lm.architecture.family in SINGLE_INSIDE else 1e-9
     for question, fast in zip(questions, heard, strict=True):
         slow = slowly(lm, question, edits)
@@ -146,9 +145,8 @@ def test_the_flags_are_those_of_greedy_decoding(make_model):
         for prompt, word in zip(prompts, tops, strict=True):
             targets = (word, "Rome", f"{word} in", f"{word} Rome and")
             questions += [Question(prompt, targets, owner)] if word.strip(" \ufffd\n") else []
-    carried, n_written = RowEdits(lm, [edit.updates if edit else () for edit in edits]), 0
-    with carried.active():
-        heard = hear(lm, questions, carried, 99)
+    carried, n_written = row_changes(lm, [edit.updates if edit else () for edit in edits]), 0
+    heard = hear(lm, questions, carried, 99)
     for question, several in zip(questions, heard, strict=True):
         for target, one in zip(question.targets, several, strict=True):
             whole, n_prompt = encode_continuation(lm.tokenizer, question.prompt, target)
@@ -224,13 +222,65 @@ def test_what_cannot_be_asked(make_model):
         ("a " * 300, "Rome", "Shorten it"),
     ):
         with pytest.raises(InvalidRequestError, match=message):
-            hear(lm, [Question(prompt, (target,))], None, 99)
+            hear(lm, [Question(prompt, (target,))], {}, 99)
 
 
 def test_hooks_are_gone_after_an_exception(make_model):
     lm = make_model("gpt2")  # the fixture looks at the hooks at the end
-    carried = RowEdits(lm, [edit_of(lm, "rome", FACTS[0]).updates])
-    with pytest.raises(KeyboardInterrupt), carried.active():
+    carried = row_changes(lm, [edit_of(lm, "rome", FACTS[0]).updates])
+    with pytest.raises(KeyboardInterrupt), carrying(lm, carried, [0]):
         raise KeyboardInterrupt
-    before = hear(lm, QUESTIONS[6:7], None, 99)
-    assert before == hear(lm, QUESTIONS[6:7], None, 99)
+    before = hear(lm, QUESTIONS[6:7], {}, 99)
+    assert before == hear(lm, QUESTIONS[6:7], {}, 99)
+
+
+# -- owners --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "mpt"])
+@pytest.mark.parametrize("method", ["rome", "ft"])
+def test_owners_for_another_number_of_rows_are_refused(make_model, family, method):
+    """Also those that would divide the batch evenly."""
+    lm = make_model(family)
+    changes = row_changes(lm, [edit_of(lm, method, FACTS[0]).updates, ()])
+    batch = pad([lm.encode("Rome is in").ids] * 4, lm.device)
+    for owners in ([0], [0, 1], [0] * 3, [0] * 5, [0] * 8):
+        with (
+            pytest.raises(InvalidRequestError, match="The batch has 4 rows"),
+            carrying(lm, changes, owners), lm.frozen(), torch.no_grad(),
+        ):  # fmt: skip
+            lm.run(lm.frame(batch))
+    with (
+        pytest.raises(InvalidRequestError, match="no owners"),
+        carrying(lm, changes, None) if method == "rome" else stacked(lm, 2), lm.frozen(),
+        torch.no_grad(),
+    ):  # fmt: skip
+        lm.run(lm.frame(batch))
+
+
+def stacked(lm, n):
+    """Two weights and nobody to say whose is which."""
+    return substituted(lm, {lm.mlp_weight_name(1): lm.mlp_weight(1).detach().expand(n, -1, -1)})
+
+
+@pytest.mark.parametrize("owners", [[0, 1, 2, 3], [0, 0, 1, 1], [3, 0, 3, 1], [2, 2, 2, 2]])
+@pytest.mark.parametrize("family", HABITS)
+def test_rows_carry_their_owners_weights_with_gradients(make_model, family, owners):
+    """Against the model with each weight in turn, values and gradients."""
+    lm = make_model(family, dtype=torch.float64)
+    name, generator = lm.mlp_weight_name(1), torch.Generator().manual_seed(0)
+    weight = lm.mlp_weight(1).detach()
+    noise = torch.randn(4, *weight.shape, generator=generator, dtype=torch.float64)
+    stack = (weight + 0.1 * noise)[: max(owners) + 1].requires_grad_(True)
+    batch = pad([lm.encode(t).ids for t in ("Rome is in", "A", "In Paris", "The")], lm.device)
+    with lm.frozen(), substituted(lm, {name: stack}, owners):
+        states = lm.run(lm.frame(batch))
+    (found,) = torch.autograd.grad(states[batch.is_token].square().sum(), [stack])
+    expected = torch.zeros_like(found)
+    for row, owner in enumerate(owners):
+        one = stack.detach()[owner].clone().requires_grad_(True)
+        with lm.frozen(), substituted(lm, {name: one}):
+            alone = lm.run(lm.frame(batch))[row][batch.is_token[row]]
+        assert torch.allclose(states[row][batch.is_token[row]], alone, atol=1e-5)
+        expected[owner] += torch.autograd.grad(alone.square().sum(), [one])[0]
+    assert torch.allclose(found, expected, atol=1e-4 if family in SINGLE_INSIDE else 1e-8)

@@ -117,7 +117,9 @@ class Counted(LowRankUpdate):
 COUNTS: list = []
 
 
-def test_what_it_costs_and_holds():
+@pytest.mark.parametrize("kept", [2, 16])
+def test_what_it_costs_and_holds(monkeypatch, kept):
+    monkeypatch.setattr("factlab.models.changes.board._MOST_KEPT", kept)
     model, n = Model(torch.float32), 100
     board, applied = PatchBoard(model), []
     thin = [change(i).thin for i in range(n)]
@@ -126,7 +128,7 @@ def test_what_it_costs_and_holds():
     for number, each in enumerate(changes, 1):
         applied.append(board.add([each]))
         assert len(COUNTS) == number, "one sum for each edit, however many are on"
-        assert len(board._weights[NAMES[0]].states) <= 3
+        assert len(board._weights[NAMES[0]].states) <= kept + 1
     with board.lifted():
         pass
     assert len(COUNTS) == n, "lifting and putting back sums nothing"
@@ -136,7 +138,7 @@ def test_what_it_costs_and_holds():
     COUNTS.clear()
     for each in reversed(applied):
         board.remove(each)
-    assert len(COUNTS) < 8 * n
+    assert len(COUNTS) < {2: 8, 16: 1}[kept] * n
     applied = board.add(changes)
     COUNTS.clear()
     board.remove(applied)

@@ -1,6 +1,7 @@
 """Measuring records on many edited models in one batch, against doing it one by one."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from hashlib import sha256
 from itertools import pairwise
@@ -17,7 +18,7 @@ from factlab.evaluation.measuring.likelihood import Question, hear
 from factlab.evaluation.measuring.ordinary_text import OrdinaryText
 from factlab.evaluation.measuring.rows import Drift
 from factlab.evaluation.measuring.yardstick import Yardstick, is_finite
-from factlab.models.changes.rows import RowEdits
+from factlab.models.changes.carried import row_changes
 from factlab.models.generation import cache_bytes_per_token, generate_ids
 from factlab.tokens import encode_continuation
 
@@ -96,7 +97,13 @@ def test_rows_that_end_leave_the_batch(lm):
     room = [1, 9, 0, 4, 2]
     seen: list[list[int]] = []
     found = generate_ids(
-        lm, rows, room, 5, 1, streams=[7, 8, 9, 2**70, 7], running=lambda now: seen.append([*now])
+        lm,
+        rows,
+        room,
+        5,
+        1,
+        streams=[7, 8, 9, 2**70, 7],
+        under=lambda now: nullcontext(seen.append([*now])),
     )
     for row, n, stream, new in zip(rows, room, [7, 8, 9, 2**70, 7], found, strict=True):
         assert len(new) <= n
@@ -301,12 +308,10 @@ def test_equal_questions_of_unedited_models_are_asked_once(lm, monkeypatch):
         lambda *args: read.append(args) or encode_continuation(lm.tokenizer, *args),
     )
     twice = [Question("Rome is", ("Paris", "Seattle"))] * 2
-    found = hear(lm, twice, None, 99)
+    found = hear(lm, twice, {}, 99)
     assert found[0] == found[1]
     assert len(read) == 2
-    carried = RowEdits(lm, [(), ()])
-    with carried.active():
-        hear(lm, [replace(twice[0], owner=i) for i in range(2)], carried, 99)
+    hear(lm, [replace(twice[0], owner=i) for i in range(2)], row_changes(lm, [(), ()]), 99)
     assert len(read) == 6, "owners are different models"
 
 

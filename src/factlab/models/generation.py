@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -92,7 +93,7 @@ def generate_ids(
     progress: ProgressCallback = silent,
     may_end: bool = True,
     streams: Sequence[int] | None = None,
-    running: Callable[[Sequence[int]], None] | None = None,
+    under: Callable[[Sequence[int]], AbstractContextManager[None]] | None = None,
 ) -> list[list[int]]:
     """Continue rows of token ids.
 
@@ -105,7 +106,8 @@ def generate_ids(
         progress: called with the number of steps done.
         may_end: whether EOS ends a row; otherwise it is never drawn.
         streams: numbers of the rows' streams, instead of their places in `rows`.
-        running: told before every forward pass which rows are in it; rows that have ended leave.
+        under: from the numbers of the rows that are in a forward pass, the block that it runs in;
+            rows that have ended leave.
 
     Returns:
         The new ids of each row, EOS excluded.
@@ -127,11 +129,11 @@ def generate_ids(
     never = torch.tensor([] if may_end else sorted(ends), dtype=torch.long, device="cpu")
     draws = [_uniform(seed, i if streams is None else streams[i], n) for i, n in enumerate(room)]
 
-    tell = running or _nobody
+    under = under or _plain
     n_steps = max(room)
     with lm.frozen():
-        tell(inside)
-        last, batch, cache = _prefill(lm, [rows[i] for i in inside], n_steps)
+        with under(inside):
+            last, batch, cache = _prefill(lm, [rows[i] for i in inside], n_steps)
         for step in range(n_steps):
             logits = lm.readout(last).float().cpu()
             logits[:, never] = -torch.inf
@@ -152,13 +154,14 @@ def generate_ids(
                 batch = batch.rows(still_open)
                 cache.keep(still_open)
                 inside = [inside[place] for place in still_open]
-            tell(inside)
-            last = lm.run(lm.frame(batch, cache, batch.width - 1))[:, -1]
+            with under(inside):
+                last = lm.run(lm.frame(batch, cache, batch.width - 1))[:, -1]
     return new
 
 
-def _nobody(_rows: Sequence[int]) -> None:
-    """Nobody wants to know which rows are running."""
+def _plain(_rows: Sequence[int]) -> AbstractContextManager[None]:
+    """The model as it is, for all rows."""
+    return nullcontext()
 
 
 def _prefill(

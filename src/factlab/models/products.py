@@ -73,6 +73,12 @@ def _multiply(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
 
 
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Inputs · weightᵀ + bias, by the fastest product there is for any weight (out×in)."""
+    plain = weight.dtype is torch.float32 and weight.device.type == "cpu" and _is_worthwhile()
+    return _product(inputs, weight, bias) if plain else functional.linear(inputs, weight, bias)
+
+
 def gram(rows: Float[Tensor, "row width"]) -> Float[Tensor, "width width"]:
     """Σ over rows of r rᵀ, in the rows' own dtype, by the fastest product there is."""
     columns = rows.T.contiguous()

@@ -34,8 +34,8 @@ from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.requests import value_requests
 from factlab.facts import Fact
 from factlab.hooks import Site, Stream, record
+from factlab.models.changes.carried import substituted
 from factlab.models.changes.change import Change
-from factlab.models.changes.dense import substituted
 from factlab.models.changes.update import DenseUpdate, LowRankUpdate
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback

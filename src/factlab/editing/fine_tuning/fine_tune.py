@@ -30,7 +30,7 @@ from factlab.editing.requests import ValueRequest, value_requests
 from factlab.errors import EditError, TokenizationError
 from factlab.facts import Fact
 from factlab.models.allocator import memory_bounded_by
-from factlab.models.changes.dense import substituted
+from factlab.models.changes.carried import owners_of, substituted
 from factlab.models.changes.update import DenseUpdate
 from factlab.models.language_model import LanguageModel
 from factlab.models.replay import Hidden
@@ -257,7 +257,10 @@ class _Tuning:
         totals = torch.zeros(n_groups, dtype=torch.float64, device="cpu")
         gradients = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         for batch in batches:
-            with torch.enable_grad(), substituted(self._lm, leaves):
+            with (
+                torch.enable_grad(),
+                substituted(self._lm, leaves, owners_of(batch.n_rows, n_groups)),
+            ):
                 nll = batch.nll(self._lm, self._layer).view(n_groups, -1).sum(1) / n_rows
             found = torch.autograd.grad(nll.sum(), list(leaves.values()))
             for total, part in zip(gradients.values(), found, strict=True):

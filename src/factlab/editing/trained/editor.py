@@ -32,7 +32,7 @@ from factlab.errors import InvalidRequestError, TokenizationError, WrongModelErr
 from factlab.facts import Fact
 from factlab.models.allocator import memory_bounded_by
 from factlab.models.changes.algebra import summed
-from factlab.models.changes.low_rank import ChangeFactors
+from factlab.models.changes.carried import ChangeFactors
 from factlab.models.changes.update import LowRankUpdate
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent

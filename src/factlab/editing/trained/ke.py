@@ -25,7 +25,7 @@ from torch.nn.utils.rnn import pack_sequence
 from factlab.editing.trained.configs import KeConfig
 from factlab.editing.trained.gradients import Matrix, OuterProducts
 from factlab.editing.trained.network import EditorNetwork, Texts, seeded
-from factlab.models.changes.low_rank import ChangeFactors
+from factlab.models.changes.carried import ChangeFactors
 
 
 class Conditions(NamedTuple):

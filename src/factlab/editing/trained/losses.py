@@ -16,7 +16,7 @@ from factlab.editing.trained.examples import Example
 from factlab.editing.trained.gradients import token_gradients
 from factlab.editing.trained.network import EditorNetwork
 from factlab.editing.trained.states import RowBatch, States
-from factlab.models.changes.low_rank import ChangeFactors, carrying
+from factlab.models.changes.carried import ChangeFactors, carrying, owners_of
 from factlab.models.language_model import LanguageModel
 from factlab.models.target_logprobs import target_logprobs
 
@@ -90,9 +90,11 @@ def losses(
     changes = changes_of(lm, network, edits, observe, mixed_precision)
     asked = states.batch([example.rephrased[0] for example in picked])
     others = states.batch([reading for example in picked for reading in example.unrelated])
-    with carrying(lm, changes), _autocast(lm, mixed_precision):
-        logits = asked.logits(lm)
-        after = others.logits(lm)
+    with _autocast(lm, mixed_precision):
+        with carrying(lm, changes, owners_of(len(asked.readings), len(picked))):
+            logits = asked.logits(lm)
+        with carrying(lm, changes, owners_of(len(others.readings), len(picked))):
+            after = others.logits(lm)
     logprobs, counts = target_logprobs(logits, asked.wanted, asked.rows, len(picked))
     with torch.no_grad():
         before = others.unedited_logits(lm).log_softmax(-1)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from factlab.editing.trained.configs import MendConfig
 from factlab.editing.trained.gradients import Matrix, OuterProducts
 from factlab.editing.trained.network import EditorNetwork, Texts, seeded
-from factlab.models.changes.low_rank import ChangeFactors
+from factlab.models.changes.carried import ChangeFactors
 
 # Dimensions that hardly ever vary are divided by this share of the mean scale, not by nearly zero.
 _FLOOR = 1e-2

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from factlab.editing.trained.gradients import Matrix, OuterProducts
-from factlab.models.changes.low_rank import ChangeFactors
+from factlab.models.changes.carried import ChangeFactors
 
 # Embedded tokens of each fact's prompt and new target.
 Texts = Sequence[Float[Tensor, "_ d_embedding"]]

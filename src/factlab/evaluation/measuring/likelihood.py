@@ -5,7 +5,7 @@ in the same row, those of the others behind the prompt's keys and values. The la
 is predicted, never read; logits are computed where a token is predicted, and nowhere else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from factlab.evaluation.measuring.rows import Heard
 from factlab.models.cache import Prefix, RecordingCache
-from factlab.models.changes.rows import RowEdits
+from factlab.models.changes.carried import Carried, carrying
 from factlab.models.language_model import LanguageModel
 from factlab.tokens import groups, pad
 
@@ -76,7 +76,7 @@ class _Branches:
 def hear(
     lm: LanguageModel,
     questions: Sequence[Question],
-    edits: RowEdits | None,
+    changes: Mapping[str, Carried],
     max_batch_tokens: int,
 ) -> list[tuple[Heard, ...]]:
     """Ask the questions; one `Heard` per target of each.
@@ -84,7 +84,7 @@ def hear(
     Args:
         lm: the model.
         questions: what to ask. Equal questions are asked once.
-        edits: which edit each question's owner stands for; None asks the model as it is.
+        changes: what owners stand for (`row_changes`); none ask the model as it is.
         max_batch_tokens: most tokens that go through the model at once.
 
     Raises:
@@ -98,7 +98,7 @@ def hear(
     enough = _ENOUGH_ON_CPU if lm.device.type == "cpu" else None
     with lm.frozen():
         for numbers in groups(lengths, max_batch_tokens, enough):
-            heard = _hear_batch(lm, [branches[i] for i in numbers], edits)
+            heard = _hear_batch(lm, [branches[i] for i in numbers], changes)
             for i, answers in zip(numbers, heard, strict=True):
                 found[i] = answers
     by_question = dict(zip(asked, found, strict=True))
@@ -115,15 +115,14 @@ def _branches(lm: LanguageModel, question: Question) -> _Branches:
 
 
 def _hear_batch(
-    lm: LanguageModel, batch: Sequence[_Branches], edits: RowEdits | None
+    lm: LanguageModel, batch: Sequence[_Branches], changes: Mapping[str, Carried]
 ) -> list[list[Heard]]:
     twigs = [(row, number) for row, branch in enumerate(batch) for number in branch.twigs]
     stems = pad([branch.stem.ids[:-1] for branch in batch], lm.device)
     cache = RecordingCache(lm.n_layers, stems.width) if twigs else None
-    if edits is not None:
-        edits.owners = [branch.owner for branch in batch]
-    stem_states = lm.run(lm.frame(stems, cache))
-    twig_states = {} if cache is None else _run_twigs(lm, batch, twigs, cache, edits)
+    with carrying(lm, changes, [branch.owner for branch in batch]):
+        stem_states = lm.run(lm.frame(stems, cache))
+    twig_states = {} if cache is None else _run_twigs(lm, batch, twigs, cache, changes)
 
     states: list[Tensor] = []
     for row, branch in enumerate(batch):
@@ -142,16 +141,15 @@ def _run_twigs(
     batch: Sequence[_Branches],
     twigs: Sequence[tuple[int, int]],
     cache: RecordingCache,
-    edits: RowEdits | None,
+    changes: Mapping[str, Carried],
 ) -> dict[tuple[int, int], Float[Tensor, "_ d_model"]]:
     """Last states of the ids of each twig that its stem does not have."""
     rows = [row for row, _ in twigs]
     read = [batch[row].paths[number].ids[:-1] for row, number in twigs]
     shared = [batch[row].n_shared(number) for row, number in twigs]
     prefix = Prefix.of(cache, shared, rows=rows)
-    if edits is not None:
-        edits.owners = [batch[row].owner for row in rows]
-    states = lm.run(lm.frame(pad(read, lm.device, align=shared), prefix, max(shared)))
+    with carrying(lm, changes, [batch[row].owner for row in rows]):
+        states = lm.run(lm.frame(pad(read, lm.device, align=shared), prefix, max(shared)))
     return {
         twig: states[i, : len(ids) - n]
         for i, (twig, ids, n) in enumerate(zip(twigs, read, shared, strict=True))

@@ -1,6 +1,6 @@
 """How probable whole texts are to edited models: drift, and the essence of a subject."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from factlab.errors import InvalidRequestError, counted
 from factlab.evaluation.measuring.rows import Drift
-from factlab.models.changes.rows import RowEdits
+from factlab.models.changes.carried import Carried, carrying
 from factlab.models.language_model import LanguageModel
 from factlab.tokens import groups, pad
 from factlab.writing import check_texts
@@ -21,7 +21,7 @@ def text_nlls(
     lm: LanguageModel,
     texts: Sequence[str],
     owners: Sequence[int],
-    edits: RowEdits | None,
+    changes: Mapping[str, Carried],
     max_tokens: int,
     max_batch_tokens: int,
 ) -> list[float | None]:
@@ -32,7 +32,7 @@ def text_nlls(
         texts: each of at least two tokens; of one that is shorter the result is None. They may be
             longer than the model's context.
         owners: for each text the number of the edit with which it is read.
-        edits: the edits; None for the model as it is.
+        changes: what owners stand for; none for the model as it is.
         max_tokens: no more of a text is read.
         max_batch_tokens: most tokens that go through the model at once.
     """
@@ -40,7 +40,7 @@ def text_nlls(
     found: list[float | None] = [None] * len(rows)
     readable = [i for i, row in enumerate(rows) if len(row) > 1]
     read = _last_states(
-        lm, [rows[i] for i in readable], [owners[i] for i in readable], edits, max_batch_tokens
+        lm, [rows[i] for i in readable], [owners[i] for i in readable], changes, max_batch_tokens
     )
     with closing(read):
         for number, states in read:
@@ -84,20 +84,20 @@ class OrdinaryText:
         self._lm, self._limit = lm, max_batch_tokens
         self._rows = [piece for piece in pieces if len(piece) > 1]
         with lm.patches.lifted():
-            read = _last_states(lm, self._rows, [0] * len(self._rows), None, max_batch_tokens)
+            read = _last_states(lm, self._rows, [0] * len(self._rows), {}, max_batch_tokens)
             with closing(read):
                 by_row = {number: states.clone() for number, states in read}
         # States, not the distributions that are read off them: these take far more room.
         self._unedited = [by_row[i] for i in range(len(self._rows))]
 
-    def drift(self, n_owners: int, edits: RowEdits | None) -> list[Drift]:
+    def drift(self, n_owners: int, changes: Mapping[str, Carried]) -> list[Drift]:
         """Of the models with edits 0 to `n_owners` − 1."""
         # Piece by piece, so that what the unedited model says of one is worked out once for all.
         rows = [row for row in self._rows for _ in range(n_owners)]
         owners = [*range(n_owners)] * len(self._rows)
         kl, nll, count = ([0.0] * n_owners for _ in range(3))
         piece, before = -1, torch.empty(0, device="cpu")
-        with closing(_last_states(self._lm, rows, owners, edits, self._limit)) as read:
+        with closing(_last_states(self._lm, rows, owners, changes, self._limit)) as read:
             for number, states in read:
                 logprobs, owner, n_read = _logprobs(self._lm, states), owners[number], len(states)
                 if number // n_owners != piece:
@@ -119,7 +119,7 @@ def _last_states(
     lm: LanguageModel,
     rows: Sequence[Sequence[int]],
     owners: Sequence[int],
-    edits: RowEdits | None,
+    changes: Mapping[str, Carried],
     max_batch_tokens: int,
 ) -> Generator[tuple[int, Float[Tensor, "read d_model"]], None, None]:
     """Each row's number, and what leaves the last layer at its tokens but the last.
@@ -129,9 +129,8 @@ def _last_states(
     with lm.frozen():
         for numbers in groups([len(row) for row in rows], max_batch_tokens):
             batch = pad([rows[i][:-1] for i in numbers], lm.device)
-            if edits is not None:
-                edits.owners = [owners[i] for i in numbers]
-            states = lm.run(lm.frame(batch))
+            with carrying(lm, changes, [owners[i] for i in numbers]):
+                states = lm.run(lm.frame(batch))
             for place, i in enumerate(numbers):
                 yield i, states[place, : len(rows[i]) - 1]
 

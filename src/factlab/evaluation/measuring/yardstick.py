@@ -1,9 +1,10 @@
 """Measuring records on differently edited models, many in one batch."""
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 from factlab.data.records import Record, References
@@ -16,7 +17,7 @@ from factlab.evaluation.measuring.likelihood import Question, hear
 from factlab.evaluation.measuring.ordinary_text import OrdinaryText, text_nlls
 from factlab.evaluation.measuring.rows import Asked, Drift, Group, Measurement, Written
 from factlab.models.allocator import memory_bounded_by
-from factlab.models.changes.rows import RowEdits
+from factlab.models.changes.carried import Carried, carrying, row_changes
 from factlab.models.generation import cache_bytes_per_token, decode_continuation, generate_ids
 from factlab.models.language_model import LanguageModel
 from factlab.writing import joined
@@ -84,9 +85,9 @@ class Yardstick:
             TokenizationError: a prompt is too long, or a target makes no token of its own.
             MemoryLimitError: `memory_gib` is too large.
         """
-        carried = None if edits is None else RowEdits(self.lm, [edit.updates for edit in edits])
+        carried = row_changes(self.lm, [edit.updates for edit in edits or ()])
         owners = [0] * len(records) if edits is None else list(range(len(records)))
-        with memory_bounded_by("memory_gib (--memory)"), _active(carried):
+        with memory_bounded_by("memory_gib (--memory)"):
             asked = self._ask(records, owners, carried)
             written = self._write(records, owners, generated, carried)
             essence = self._essence(records, owners, carried)
@@ -104,7 +105,7 @@ class Yardstick:
         ]
 
     def _ask(
-        self, records: Sequence[Record], owners: Sequence[int], edits: RowEdits | None
+        self, records: Sequence[Record], owners: Sequence[int], changes: Mapping[str, Carried]
     ) -> list[list[tuple[Group, Asked]]]:
         lists = [
             [
@@ -114,7 +115,7 @@ class Yardstick:
             for record, owner in zip(records, owners, strict=True)
         ]
         flat = [question for own in lists for _, question in own]
-        heard = iter(hear(self.lm, flat, edits, self._limit))
+        heard = iter(hear(self.lm, flat, changes, self._limit))
         return [
             [
                 (ask.group, Asked(**dict(zip(ask.targets, next(heard), strict=True))))
@@ -128,7 +129,7 @@ class Yardstick:
         records: Sequence[Record],
         owners: Sequence[int],
         generated: Sequence[bool],
-        edits: RowEdits | None,
+        changes: Mapping[str, Carried],
     ) -> dict[int, Written]:
         """Texts of the records that get some, all rows in few batches."""
         rows: list[_TextRow] = []
@@ -142,19 +143,17 @@ class Yardstick:
         n_batches = max(1, -(-len(rows) * width // self._limit))
         for numbers in _equal_parts(len(rows), n_batches):
             some = [rows[i] for i in numbers]
-            for i, row, new in zip(numbers, some, self._continue(some, owners, edits), strict=True):
+            for i, row, new in zip(
+                numbers, some, self._continue(some, owners, changes), strict=True
+            ):
                 by_row[i] = joined(row.prompt, decode_continuation(self.lm, row.ids, new))
         for i, row in enumerate(rows):
             texts[row.record].append(by_row[i])
         return {i: self._judged(records[i], tuple(own)) for i, own in texts.items()}
 
     def _continue(
-        self, rows: Sequence["_TextRow"], owners: Sequence[int], edits: RowEdits | None
+        self, rows: Sequence["_TextRow"], owners: Sequence[int], changes: Mapping[str, Carried]
     ) -> list[list[int]]:
-        def tell(running: Sequence[int]) -> None:
-            if edits is not None:
-                edits.owners = [owners[rows[i].record] for i in running]
-
         return generate_ids(
             self.lm,
             [row.ids for row in rows],
@@ -162,8 +161,13 @@ class Yardstick:
             self.config.top_k,
             self.config.seed,
             streams=[row.stream for row in rows],
-            running=tell,
+            under=partial(self._carrying, changes, [owners[row.record] for row in rows]),
         )
+
+    def _carrying(
+        self, changes: Mapping[str, Carried], owners: Sequence[int], running: Sequence[int]
+    ) -> AbstractContextManager[None]:
+        return carrying(self.lm, changes, [owners[i] for i in running])
 
     def _judged(self, record: Record, texts: tuple[str, ...]) -> Written:
         key = reference_key(record)
@@ -179,7 +183,7 @@ class Yardstick:
         )
 
     def _essence(
-        self, records: Sequence[Record], owners: Sequence[int], edits: RowEdits | None
+        self, records: Sequence[Record], owners: Sequence[int], changes: Mapping[str, Carried]
     ) -> dict[int, float]:
         if not self.config.essence:
             return {}
@@ -188,7 +192,7 @@ class Yardstick:
             self.lm,
             [text for texts in own for text in texts],
             [owner for owner, texts in zip(owners, own, strict=True) for _ in texts],
-            edits,
+            changes,
             _ESSENCE_TOKENS,
             self._limit,
         )
@@ -201,12 +205,14 @@ class Yardstick:
             at += len(texts)
         return found
 
-    def _drifts(self, records: Sequence[Record], edits: RowEdits | None) -> Sequence[Drift | None]:
+    def _drifts(
+        self, records: Sequence[Record], changes: Mapping[str, Carried]
+    ) -> Sequence[Drift | None]:
         if self._ordinary is None:
             return [None] * len(records)
-        if edits is None:  # one model for all
-            return self._ordinary.drift(1, None) * len(records)
-        return self._ordinary.drift(len(records), edits)
+        if not changes:  # one model for all
+            return self._ordinary.drift(1, changes) * len(records)
+        return self._ordinary.drift(len(records), changes)
 
 
 def is_finite(found: Measurement) -> bool:
@@ -266,7 +272,3 @@ def _equal_parts(count: int, n_parts: int) -> list[range]:
     """Some numbers in parts of nearly the same size."""
     bounds = [count * i // n_parts for i in range(n_parts + 1)]
     return [range(a, b) for a, b in pairwise(bounds) if a < b]
-
-
-def _active(edits: RowEdits | None) -> AbstractContextManager[None]:
-    return nullcontext() if edits is None else edits.active()

@@ -4,7 +4,7 @@ The live weight is always the original with the active changes applied one after
 one off leaves exactly what applying only the others would have given.
 
 For every changed weight a `PatchBoard` keeps the original, a copy of what it wrote last, and the
-weight as it was after at most two smaller numbers of changes. So
+weight as it was after a few smaller numbers of changes. So
 
 * whether somebody else changed the weight is seen by comparing it with the copy, in whatever
   arithmetic the changes are undone;
@@ -12,7 +12,8 @@ weight as it was after at most two smaller numbers of changes. So
 * taking the last one off is a copy; several one by one, last first, takes some sums each, since the
   weight is made anew from the nearest state that was kept; one from the middle, a sum for each
   after it; all at once, none;
-* memory is four matrices for each changed weight at most (two for a weight that is changed once).
+* memory does not grow with the changes: two matrices for a weight that is changed once, four for
+  one that is changed often, or for small ones some more, up to 32 MiB.
 
 Nothing is written before all of it has been computed. Whoever is interrupted while weights are
 written (a Ctrl-C, say) leaves them as they were: what they were is at hand until all are written,
@@ -30,8 +31,9 @@ from torch import Tensor, nn
 from factlab.errors import EditError
 from factlab.models.changes.change import Change
 
-# States of a weight that are kept, beside its original and what is written.
-_KEPT = 2
+# States of a weight that are kept, beside its original and what is written: as many as take so many
+# bytes, within these bounds.
+_KEPT_BYTES, _LEAST_KEPT, _MOST_KEPT = 2**25, 2, 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +84,9 @@ class _Patched:
 
 def _forget_some(states: dict[int, Tensor]) -> None:
     """Of the states before the last keep a few, closer together the later they are."""
-    while len(states) > _KEPT + 1:
+    size = states[max(states)].nbytes
+    kept = min(_MOST_KEPT, max(_LEAST_KEPT, _KEPT_BYTES // max(1, size)))
+    while len(states) > kept + 1:
         *earlier, last = sorted(states)
         pairs = zip([0, *earlier], earlier, [*earlier[1:], last], strict=False)
         gaps = {at: (above - below) / (last - at) for below, at, above in pairs}

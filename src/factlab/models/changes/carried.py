@@ -1,0 +1,282 @@
+"""Changes that a forward pass carries, while the model's weights stay as they are.
+
+Inside `carrying` a projection gives what it would with its change, every row of the batch with the
+change of its owner. Gradients flow to the changes. What is carried says what comes out:
+
+| | what it is | for |
+|---|---|---|
+| `ChangeFactors` | W x + left (right x), no changed matrix is ever formed | trained editors, rows |
+| `DenseRows` | W x + ΔW x | rows with dense changes |
+| `Substitute` | W' x | fine-tuning, layer by layer |
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from factlab.errors import InvalidRequestError, counted
+from factlab.models.changes.algebra import summed
+from factlab.models.changes.change import Change
+from factlab.models.language_model import LanguageModel
+from factlab.models.products import linear
+
+# W x + b of the projection itself.
+Product = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Owners:
+    """Which change each row of a batch carries.
+
+    Attributes:
+        numbers: of the changes, row by row.
+        everyone: there is one change, and all rows carry it.
+    """
+
+    numbers: tuple[int, ...]
+    everyone: bool = False
+
+    def of(self, stack: Tensor) -> Tensor:
+        """Each row's own of a stack; the stack itself if every row has the next one."""
+        if self.numbers == tuple(range(len(stack))):
+            return stack
+        return stack[torch.tensor(self.numbers, device=stack.device)]
+
+    def together(
+        self, rows: Float[Tensor, "row pos d"], n: int
+    ) -> Float[Tensor, "n some d"] | None:
+        """Rows of one owner joined, if each of n has as many as the next, all in order."""
+        if self.everyone and n != 1:
+            raise InvalidRequestError(
+                f"There are {n} changes to carry, and no owners. Say whose each row carries."
+            )
+        each, rest = divmod(len(self.numbers), max(1, n))
+        if rest or each < 1 or self.numbers != tuple(i // each for i in range(len(self.numbers))):
+            return None
+        return rows.reshape(n, -1, rows.shape[-1])
+
+
+class Carried(Protocol):
+    """What a projection carries."""
+
+    def output(
+        self, product: Product, module: Any, inputs: Float[Tensor, "row pos d_in"], owners: Owners
+    ) -> Float[Tensor, "row pos d_out"]:
+        """What comes out of the projection.
+
+        Args:
+            product: W x + b.
+            module: the projection.
+            inputs: what enters it.
+            owners: of the rows.
+        """
+        ...
+
+
+class ChangeFactors(NamedTuple):
+    """ΔW of one projection for each of some facts: Σ over tokens of left · rightᵀ.
+
+    Attributes:
+        left: on the output's side; zero where a fact has fewer tokens.
+        right: on the input's side.
+    """
+
+    left: Float[Tensor, "fact token d_out"]
+    right: Float[Tensor, "fact token d_in"]
+
+    def dense(self) -> Float[Tensor, "fact d_out d_in"]:
+        """The changes as matrices."""
+        return self.left.mT @ self.right
+
+    def output(
+        self, product: Product, module: Any, inputs: Float[Tensor, "row pos d_in"], owners: Owners
+    ) -> Float[Tensor, "row pos d_out"]:
+        """See `Carried`."""
+        del module
+        plain = product(inputs)
+        left, right = self.left.to(inputs.device), self.right.to(inputs.device)
+        rows = inputs.to(right.dtype)
+        joined = owners.together(rows, len(left))
+        if joined is None:
+            joined, left, right = rows, owners.of(left), owners.of(right)
+        added = torch.bmm(torch.bmm(joined, right.mT), left)
+        return plain + added.to(plain.dtype).view_as(plain)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DenseRows:
+    """ΔW of one projection for some owners; others have none.
+
+    Attributes:
+        deltas: (d_out, d_in) by owner.
+    """
+
+    deltas: Mapping[int, Tensor]
+
+    def output(
+        self, product: Product, module: Any, inputs: Float[Tensor, "row pos d_in"], owners: Owners
+    ) -> Float[Tensor, "row pos d_out"]:
+        """See `Carried`."""
+        del module
+        plain = product(inputs)
+        numbers = torch.tensor(owners.numbers, device=inputs.device)
+        output = plain.clone()
+        for number in dict.fromkeys(owners.numbers):
+            if number in self.deltas:
+                delta = self.deltas[number]
+                (rows,) = torch.nonzero(numbers == number, as_tuple=True)
+                added = inputs[rows].to(delta.dtype) @ delta.T
+                output[rows] = plain[rows] + added.to(plain.dtype)
+        return output
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Substitute:
+    """Another weight.
+
+    Attributes:
+        weight: out×in; or a stack of such, one for each owner.
+    """
+
+    weight: Tensor
+
+    def output(
+        self, product: Product, module: Any, inputs: Float[Tensor, "row pos d_in"], owners: Owners
+    ) -> Float[Tensor, "row pos d_out"]:
+        """See `Carried`."""
+        del product
+        weight = self.weight.to(inputs)
+        if weight.ndim == 2:
+            return linear(inputs, weight, module.bias)
+        joined = owners.together(inputs, len(weight))
+        if joined is None:
+            outputs = torch.bmm(inputs, owners.of(weight).mT)
+        else:
+            outputs = torch.bmm(joined, weight.mT).view(*inputs.shape[:-1], weight.shape[-2])
+        return outputs if module.bias is None else outputs + module.bias
+
+
+@contextmanager
+def carrying(
+    lm: LanguageModel, changes: Mapping[str, Carried], owners: Sequence[int] | None
+) -> Iterator[None]:
+    """Let projections carry changes inside the block.
+
+    Args:
+        lm: the model; its weights stay as they are.
+        changes: by parameter name; none leave the model as it is.
+        owners: for each row of the batches that are run, the number of its change; None if there is
+            one for all rows.
+
+    Raises:
+        InvalidRequestError: a batch has another number of rows, or a weight is not that of a plain
+            projection.
+    """
+    whose = Owners((0,), everyone=True) if owners is None else Owners(tuple(owners))
+    with ExitStack() as stack:
+        for name, change in changes.items():
+            lm.layout_of(name)  # a plain projection, or an error that says what it is
+            module = lm.model.get_submodule(name.removesuffix(".weight"))
+            layer = _layer_of(lm, name)
+            if layer is not None and not whose.everyone:
+                hook = partial(_check_rows, len(whose.numbers))
+                stack.callback(layer.register_forward_pre_hook(hook).remove)
+            before = vars(module).get("forward")
+            stack.callback(_put_back, module, before)
+            product = before or partial(type(module).forward, module)
+            vars(module)["forward"] = partial(_forward, module, product, change, whose)
+        yield
+
+
+@contextmanager
+def substituted(
+    lm: LanguageModel, weights: Mapping[str, Tensor], owners: Sequence[int] | None = None
+) -> Iterator[None]:
+    """Let projections use other weights inside the block.
+
+    Args:
+        lm: the model.
+        weights: by parameter name, in the orientation of the parameter. A matrix is for all rows;
+            of a stack, every row has its owner's.
+        owners: of the rows; none if there are only matrices.
+    """
+    carried = {
+        name: Substitute(weight if lm.layout_of(name) == "out_in" else weight.mT)
+        for name, weight in weights.items()
+    }
+    with carrying(lm, carried, owners):
+        yield
+
+
+def owners_of(n_rows: int, n: int) -> list[int]:
+    """Owners of rows of which each of n has as many as the next, all in order."""
+    return [i * n // n_rows for i in range(n_rows)]
+
+
+def row_changes(lm: LanguageModel, edits: Sequence[Sequence[Change]]) -> dict[str, Carried]:
+    """What rows carry of which each has one of several edits; the edit's number is the owner.
+
+    Args:
+        lm: the model, unedited.
+        edits: the changes of every edit.
+    """
+    by_weight: dict[str, dict[int, list[Change]]] = {}
+    for number, edit in enumerate(edits):
+        for change in edit:
+            by_weight.setdefault(change.weight_name, {}).setdefault(number, []).append(change)
+    return {
+        name: _rows_of(lm, name, {n: summed(changes) for n, changes in several.items()}, len(edits))
+        for name, several in by_weight.items()
+    }
+
+
+def _rows_of(lm: LanguageModel, name: str, changes: Mapping[int, Change], n_edits: int) -> Carried:
+    weight = lm.model.get_parameter(name)
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    thin = {n: change.thin for n, change in changes.items() if change.thin is not None}
+    if len(thin) < len(changes):
+        return DenseRows({n: c.matrix(dtype, weight.device) for n, c in changes.items()})
+    d_out, d_in = next(iter(changes.values())).shape
+    rank = max(change.rank for change in changes.values())
+    left = torch.zeros(n_edits, rank, d_out, dtype=dtype, device=weight.device)
+    right = torch.zeros(n_edits, rank, d_in, dtype=dtype, device=weight.device)
+    for number, factors in thin.items():  # padded with zeros to the largest rank
+        left[number, : changes[number].rank] = factors.left.T.to(left)
+        right[number, : changes[number].rank] = factors.right.to(right)
+    return ChangeFactors(left, right)
+
+
+def _layer_of(lm: LanguageModel, name: str) -> nn.Module | None:
+    """The decoder layer that a weight is in."""
+    number, _, _ = name.removeprefix(f"{lm.architecture.layers}.").partition(".")
+    return lm.layer(int(number)) if number.isdecimal() else None
+
+
+def _check_rows(n_rows: int, _layer: nn.Module, args: tuple[Any, ...]) -> None:
+    """Here, since inside some families' layers all tokens of a batch are in one dimension."""
+    if args and len(args[0]) != n_rows:
+        raise InvalidRequestError(
+            f"The batch has {counted(len(args[0]), 'row')}, and owners are given for {n_rows}. Say "
+            "whose change each row of the batch carries."
+        )
+
+
+def _put_back(module: nn.Module, before: object) -> None:
+    if before is None:
+        vars(module).pop("forward", None)
+    else:
+        vars(module)["forward"] = before
+
+
+def _forward(
+    module: nn.Module, product: Product, change: Carried, owners: Owners, inputs: Tensor
+) -> Tensor:
+    rows = inputs.reshape(len(owners.numbers), -1, inputs.shape[-1])
+    output = change.output(product, module, rows, owners)
+    return output.view(*inputs.shape[:-1], output.shape[-1])
