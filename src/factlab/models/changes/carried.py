@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -62,6 +62,7 @@ class Owners:
         return rows.reshape(n, -1, rows.shape[-1])
 
 
+@runtime_checkable
 class Carried(Protocol):
     """What a projection carries."""
 
