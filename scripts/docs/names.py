@@ -24,7 +24,7 @@ _TOP = "factlab"
 _ORDER = (
     "models", "tracing", "neurons", "editing", "evaluation", "data", "stats", "hooks", "errors",
 )  # fmt: skip
-_KINDS = ("Functions", "Classes", "Settings", "Tables")
+_KINDS = ("Functions", "Classes", "Settings", "Requests", "Tables")
 
 
 @cache
@@ -66,6 +66,8 @@ def _kind(name: str) -> str:
         return "Tables"
     if name.endswith("Config"):
         return "Settings"
+    if name.endswith("Request"):
+        return "Requests"
     return "Classes" if name[0].isupper() else "Functions"
 
 
