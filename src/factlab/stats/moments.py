@@ -153,7 +153,9 @@ class SecondMoment(Result, EqualByContent):
                 f"These statistics are of layer {self.layer} and {len(self.matrix)} dimensions, "
                 f"but {lm.name} has {lm.n_layers} layers with keys of {lm.d_mlp} dimensions."
             )
-        if self.fingerprint not in (lm.fingerprint, lm.live_fingerprint):
+        # The live one only if need be: of an edited model it is made anew every time.
+        is_unedited = self.fingerprint == lm.fingerprint
+        if not is_unedited and self.fingerprint != lm.live_fingerprint:
             raise WrongModelError(
                 f"These statistics of layer {self.layer} were collected on a model with "
                 f"fingerprint {self.fingerprint[:12]}, but {lm.name} has {lm.fingerprint[:12]}. "
