@@ -174,3 +174,42 @@ def test_runs_that_differ_in_memory_are_the_same_run():
     old = {"config": {"value": {"steps": 1, "max_batch_tokens": 64}, "layers": [{"a": 1}]}}
     assert without_retired(old) == {"config": {"value": {"steps": 1}, "layers": [{"a": 1}]}}
     assert json.dumps(without_retired([None, 1, "x"])) == '[null, 1, "x"]'
+
+
+@pytest.mark.parametrize(
+    "old",
+    [
+        ("eval", "--out", "x", "--memory", "2"),
+        ("edit", "{} is", "--subject", "Rome", "--target", "big", "--max-batch-tokens=64"),
+        ("trace", "Rome is", "--subject", "Rome", "--max-batch-tokens", "64"),
+    ],
+    ids=lambda old: old[0],
+)
+def test_options_of_earlier_versions_name_the_new_one(run, old):
+    code, out, err = run(*old)
+    assert (code, out) == (2, "")
+    option = next(arg.partition("=")[0] for arg in old if arg.startswith("--m"))
+    assert f"There is no {option} any more" in err
+    assert "--memory-gib 4" in err
+
+
+def test_settings_of_a_command_are_refused_too(run):
+    command = ("edit", "{} is", "--subject", "Rome", "--target", "big", "--model", "tiny:gpt2")
+    code, _, err = run(*command, "--set", "value.max_batch_tokens=64")
+    assert code == 2
+    assert "--memory-gib" in err
+
+
+def test_an_option_says_how_much_memory(run, monkeypatch):
+    seen = []
+    check = fl.LanguageModel.top_tokens
+    monkeypatch.setattr(
+        fl.LanguageModel,
+        "top_tokens",
+        lambda lm, *args: seen.append(lm.memory_gib) or check(lm, *args),
+    )
+    assert run("ask", "Rome is", "--model", "tiny:gpt2", "--memory-gib", "0.5")[0] == 0
+    assert seen == [0.5]
+    code, _, err = run("ask", "Rome is", "--model", "tiny:gpt2", "--memory-gib", "0")
+    assert code == 2
+    assert "(--memory-gib) must be a number of GiB above 0" in err

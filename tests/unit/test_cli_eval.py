@@ -83,7 +83,7 @@ def test_modes_and_methods(run, files, tmp_path, mode, method):
 def test_selections(run, layer, tmp_path):
     code, _, err = run(
         "eval", *layer, "--out", tmp_path / "run", "--no-generation", "--limit", 2, "--offset", 1,
-        "--relation", "P36", "--batch-size", 1, "--memory", 0.5,
+        "--relation", "P36", "--batch-size", 1, "--memory-gib", 0.5,
     )  # fmt: skip
     assert code == 0, err
     assert [row.case_id for row in load_run(tmp_path / "run").rows] == [1, 2]
@@ -284,8 +284,8 @@ BAD: dict[str, tuple[list[str], str]] = {
     "much drift": (["--drift", "99999999"], "fewer drift tokens"),
     "batch": (["--batch-size", "0"], "Invalid value for '--batch-size'"),
     "memory": (
-        ["--memory", "0", "--no-generation"],
-        "memory_gib=0.0 (--memory) must be a number of GiB, more than 0",
+        ["--memory-gib", "0", "--no-generation"],
+        "memory_gib=0.0 (--memory-gib) must be a number of GiB above 0",
     ),
     "layer": (["--layer", "7", "--no-generation"], "Layer 7 is out of range"),
     "references": (["--references", "snippets"], "No references are called 'snippets'"),

@@ -57,6 +57,7 @@ def test_every_command_explains_itself(help_of, name, width):
 def test_options_of_a_model_are_where_a_model_is(help_of, name):
     shown = help_of(name)
     assert ("--dtype" in shown) == (name not in WITHOUT_MODEL)
+    assert ("--memory-gib" in shown) == (name not in WITHOUT_MODEL)
     assert "--json" in shown
 
 

@@ -308,7 +308,6 @@ def test_settings_that_cannot_be_leave_no_folder(lm, tmp_path):
     for message, options in (
         ("takes at most 256", {"measure": MeasureConfig(text_tokens=300)}),
         ("ordinary text has 0 tokens", {"measure": MeasureConfig(drift_tokens=9)}),
-        ("more than 0", {"memory_gib": 0.0}),
     ):
         with pytest.raises(InvalidRequestError, match=message):
             start(lm, tmp_path / "run", **options)

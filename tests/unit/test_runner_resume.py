@@ -160,8 +160,8 @@ def test_stopping_among_the_edits_of_a_sequence(lm, tmp_path):
 def test_another_batch_size_goes_on_with_the_run(lm, tmp_path):
     whole = start(lm, tmp_path / "whole", batch_size=16)
     for size in (2, 3, 1):
-        start(lm, tmp_path / "run", batch_size=size, should_stop=Countdown(4), memory_gib=0.5)
-    run = start(lm, tmp_path / "run", batch_size=16, memory_gib=2.0)
+        start(lm, tmp_path / "run", batch_size=size, should_stop=Countdown(4))
+    run = start(lm, tmp_path / "run", batch_size=16)
     assert reports(run) == reports(whole)
     assert [line["case"] for line in lines(tmp_path / "run")] == [0, 1, 2, 3, 4]
 

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
         diff,
         "diff",
         group=EDIT,
-        takes=("device", "dtype", "edits"),
+        takes=("device", "dtype", "edits", "memory_gib"),
         examples=(
             "factlab diff bundled edited-model",
             'factlab diff gpt2-xl my-gpt2-xl --subject "The Eiffel Tower"',

@@ -93,11 +93,6 @@ def edit(
         typer.Option(help="Statistics saved by 'factlab stats --out'.",
                      show_default="collected, once for each model", rich_help_panel=METHOD),
     ] = None,
-    max_batch_tokens: Annotated[
-        int | None,
-        typer.Option(help="Tokens to run at once: less memory, same result.",
-                     show_default="chosen for speed"),
-    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Save the edit in this folder; with --each one inside each.")
     ] = None,
@@ -108,7 +103,7 @@ def edit(
     wanted = _facts(single, facts, erase)
     mode = _mode(each, together, sequence, many=facts is not None)
     default = "memit" if facts is not None and mode != "each" else "rome"
-    chosen = more.of(method or default, erase, max_batch_tokens).chosen()
+    chosen = more.of(method or default, erase).chosen()
     _check_out(out, mode == "each" and facts is not None, overwrite)
     if stats is not None:
         check_readable(stats)

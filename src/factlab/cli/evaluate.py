@@ -143,11 +143,11 @@ def evaluate(
         ),
     ] = 0,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Records at once; changes results by rounding only.")
+        int,
+        typer.Option(
+            min=1, help="Records at once: what a kill costs. Changes results by rounding only."
+        ),
     ] = 16,
-    memory: Annotated[
-        float, typer.Option(help="GiB for keys and values at once; activations come on top.")
-    ] = 1.0,
     resume: ResumeOption = False,
     shard: ShardOption = None,
 ) -> None:
@@ -190,7 +190,7 @@ def evaluate(
 
     with session.progress() as report, finishing_on_interrupt(session) as should_stop:
         runs = evaluate_methods(
-            lm, request, out, material, batch_size, memory, part, resume, should_stop, report
+            lm, request, out, material, batch_size, part, resume, should_stop, report
         )
     n_left, not_begun = sum(done.n_missing for done in runs), names[len(runs) :]
     if should_stop() and (n_left or not_begun):

@@ -61,13 +61,6 @@ def neurons(
         bool, typer.Option("--whole", help="Attribute the whole target, not its first token.")
     ] = False,
     more: Settings,
-    max_batch_tokens: Annotated[
-        int | None,
-        typer.Option(
-            help="Tokens to run at once: less memory, same result.",
-            show_default="chosen for speed",
-        ),
-    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Draw the picture here (.png .pdf .svg).")
     ] = None,
@@ -83,7 +76,6 @@ def neurons(
         NeuronConfig,
         steps=steps,
         answer="product" if whole else None,
-        max_batch_tokens=max_batch_tokens,
     )
     request = validated(
         NeuronRequest,

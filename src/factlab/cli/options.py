@@ -121,9 +121,7 @@ class MethodSettings(Settings):
         ),
     ] = None
 
-    def of(
-        self, name: str, erase: bool = False, max_batch_tokens: int | None = None
-    ) -> "MethodRequest":
+    def of(self, name: str, erase: bool = False) -> "MethodRequest":
         """The method of a name with these settings.
 
         Raises:
@@ -137,7 +135,6 @@ class MethodSettings(Settings):
             editor=self.editor,
             layer=self.layer,
             erase=erase,
-            max_batch_tokens=max_batch_tokens,
             settings=self.values(),
         )
 

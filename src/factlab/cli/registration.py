@@ -19,6 +19,7 @@ from typer.models import ArgumentInfo, OptionInfo
 
 from factlab.cli.prose import print_prose
 from factlab.cli.session import Session
+from factlab.errors import InvalidRequestError
 
 # Groups of commands.
 START, LOCATE, EDIT, MEASURE, MODELS = (
@@ -35,7 +36,7 @@ _ORDER = (
     None, FACT, MANY, RECORDS, METHOD, RESTORED, CORRUPTION, MEASURED, RUNNING, MODEL, OUTPUT,
 )  # fmt: skip
 
-ALL = ("model", "device", "dtype", "edits")
+ALL = ("model", "device", "dtype", "edits", "memory_gib")
 NO_MODEL: tuple[str, ...] = ()
 
 _COMMON = {
@@ -74,7 +75,18 @@ _COMMON = {
             rich_help_panel=MODEL,
         ),
     ],
+    "memory_gib": Annotated[
+        float | None,
+        typer.Option(
+            "--memory-gib",
+            help="GiB to use besides the model's weights; changes results by rounding only.",
+            show_default="half of what is free",
+            rich_help_panel=MODEL,
+        ),
+    ],
 }
+# Options of earlier versions that bounded memory, each in its own way.
+_RETIRED = ("--max-batch-tokens", "--memory")
 _JSON = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON document, no prose.", rich_help_panel=OUTPUT),
@@ -85,13 +97,28 @@ _DEBUG = Annotated[
 # Panels of options that many commands have.
 _PANELS = {
     **dict.fromkeys(("out", "save", "overwrite"), OUTPUT),
-    **dict.fromkeys(("resume", "shard", "batch_size", "memory", "max_batch_tokens"), RUNNING),
+    **dict.fromkeys(("resume", "shard", "batch_size"), RUNNING),
 }
 _METAVARS: dict[object, str] = {str: "<text>", Path: "<path>", int: "<int>", float: "<float>"}
 
 
 class _Command(TyperCommand):
     """A command whose flags look like flags."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The options and arguments of a call.
+
+        Raises:
+            InvalidRequestError: an option is one of an earlier version.
+        """
+        for arg in args:
+            name = arg.partition("=")[0]
+            if name in _RETIRED:
+                raise InvalidRequestError(
+                    f"There is no {name} any more: how much memory may be used is said once, for "
+                    "all that a command does. Use --memory-gib, such as --memory-gib 4."
+                )
+        return super().parse_args(ctx, args)
 
     def get_params(self, ctx: Any) -> list[Any]:
         """All options and arguments."""
@@ -164,14 +191,14 @@ def command(
     @functools.wraps(function)
     def wrapper(*, as_json: bool, debug: bool, **values: Any) -> None:
         del debug  # main() looks for it, since an error may come before any command
-        model, device, dtype, edits = (values.pop(name, None) for name in ALL)
+        model, device, dtype, edits, memory_gib = (values.pop(name, None) for name in ALL)
         for old, new in renamed.items():
             if (value := values.pop(old)) is not None:
                 values[new] = value
         for parameter, kind in groups.items():
             given = {field.name: values.pop(field.name) for field in fields(kind)}
             values[parameter] = kind(**given)
-        session = Session(model, device, dtype, edits or [], as_json)
+        session = Session(model, device, dtype, edits or [], memory_gib, as_json)
         with _log_messages_shown(session):
             try:
                 session.check()

@@ -31,6 +31,7 @@ class Session:
     device: str | None
     dtype: str | None
     edits: list[Path]
+    memory_gib: float | None
     as_json: bool
     out: Console = field(default_factory=Terminal)
     err: Console = field(default_factory=lambda: Terminal(stderr=True))
@@ -39,14 +40,15 @@ class Session:
         """Refuse what shows to be wrong with the options about the model before any is loaded.
 
         Raises:
-            InvalidRequestError: unknown dtype, device or family, or a device that is not there.
+            InvalidRequestError: unknown dtype, device or family, a device that is not there, or no
+                memory.
             ModelLoadError: the file or folder of the model is not there.
             StorageError: an edit is not there.
         """
         from factlab.editing.shipping.folders import check_saved_edit
         from factlab.models.request import check_request
 
-        check_request(self.model, self.device or "cpu", self.dtype)
+        check_request(self.model, self.device or "cpu", self.dtype, self.memory_gib)
         for folder in self.edits:
             check_saved_edit(folder)
 
@@ -62,7 +64,9 @@ class Session:
             from factlab.models.loading import load
 
             keep_freed_memory()
-            lm = load(self.model, self.device, self.dtype, progress=report)
+            lm = load(
+                self.model, self.device, self.dtype, memory_gib=self.memory_gib, progress=report
+            )
             for edit in edits:
                 edit.apply_(lm)
             report("loading the model", 1, 1)

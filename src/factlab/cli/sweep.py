@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
         sweep,
         "sweep",
         group=MEASURE,
-        takes=("model", "device", "dtype"),
+        takes=("model", "device", "dtype", "memory_gib"),
         examples=(
             "factlab sweep --records 20 --out sweep",
             "factlab sweep --layers 0-9:3 --tokens last --trace run --out sweep",
@@ -73,7 +73,6 @@ def sweep(
                      show_default="as many as --records, up to 10"),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Records at once.")] = 16,
-    memory: Annotated[float, typer.Option(help="GiB for keys and values at once.")] = 1.0,
     resume: ResumeOption = False,
 ) -> None:  # fmt: skip
     """Edit with ROME at every layer and token, and score it beside the averaged causal trace.
@@ -113,7 +112,7 @@ def sweep(
         found = run(
             lm, wanted, out, request.layers_of(lm.n_layers), request.tokens,
             config=request.config, trace=given, data_name=request.records.name,
-            batch_size=batch_size, memory_gib=memory, should_stop=should_stop, progress=report,
+            batch_size=batch_size, should_stop=should_stop, progress=report,
         )  # fmt: skip
     if should_stop():
         session.say("Stopped. Go on with --resume.")

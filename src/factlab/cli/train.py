@@ -43,7 +43,7 @@ def register(app: typer.Typer) -> None:
         train,
         "train",
         group=EDIT,
-        takes=("model", "device", "dtype"),
+        takes=("model", "device", "dtype", "memory_gib"),
         examples=(
             "factlab train mend --out mend",
             "factlab train ke --data zsre --steps 500 --out ke --resume",

@@ -40,7 +40,6 @@ class MethodRequest(Config):
         editor: folder of a trained editor, for methods that must be trained.
         layer: to edit; by default the model's preset, or by causal traces.
         erase: make the true answer improbable instead of a new one probable.
-        max_batch_tokens: tokens to run at once.
         settings: of the method, by name; layer and the others above win over them.
     """
 
@@ -48,7 +47,6 @@ class MethodRequest(Config):
     editor: Path | None = None
     layer: int | None = None
     erase: bool = False
-    max_batch_tokens: int | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
 
     def chosen(self) -> MethodChoice:
@@ -98,11 +96,4 @@ class MethodRequest(Config):
         if self.erase:
             values["erase"] = True
             options["erase"] = "--erase"
-        if self.max_batch_tokens is not None:
-            if "value" in fields and isinstance(values.get("value", {}), dict):
-                inner = {"max_batch_tokens": self.max_batch_tokens}
-                values["value"] = values.get("value", {}) | inner
-            elif "max_batch_tokens" in fields:
-                values["max_batch_tokens"] = self.max_batch_tokens
-                options["max_batch_tokens"] = "--max-batch-tokens"
         return made_of(method.config, values, options)

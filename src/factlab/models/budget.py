@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, overload
 
 import torch
 
-from factlab.errors import FactlabError, InvalidRequestError, MemoryLimitError
+from factlab.errors import FactlabError, MemoryLimitError
 from factlab.models.free_memory import free_bytes
+from factlab.models.request import check_gib
 
 if TYPE_CHECKING:
     from factlab.models.language_model import LanguageModel
@@ -140,18 +141,6 @@ class Budget:
     def readout_tokens(self) -> int:
         """Tokens whose logits are held together."""
         return self.limit(_READOUT, self.sizes.logits, 0.25)
-
-
-def check_gib(gib: float) -> None:
-    """Refuse what is no amount of memory.
-
-    Raises:
-        InvalidRequestError: it is not a number above 0.
-    """
-    if isinstance(gib, bool) or not isinstance(gib, int | float) or not 0 < gib < math.inf:
-        raise InvalidRequestError(
-            f"memory_gib={gib!r} (--memory-gib) must be a number of GiB above 0, such as 4."
-        )
 
 
 def default_gib(devices: Iterable[torch.device]) -> float:

@@ -7,7 +7,6 @@ from torch import nn
 
 from factlab.arguments import checked
 from factlab.models import bundled
-from factlab.models.budget import check_gib
 from factlab.models.gguf import read_gguf
 from factlab.models.language_model import LanguageModel
 from factlab.models.pretrained import read_pretrained
@@ -50,9 +49,7 @@ def load(
         ModelLoadError: the model cannot be found, downloaded or read.
         UnsupportedModelError: its structure is not understood.
     """
-    if memory_gib is not None:
-        check_gib(memory_gib)
-    asked = check_request(name_or_path, device, dtype)
+    asked = check_request(name_or_path, device, dtype, memory_gib)
     torch_dtype, name = DTYPES[asked.dtype], asked.name or bundled.NAME
     match asked.kind:
         case "tiny":

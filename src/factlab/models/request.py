@@ -5,6 +5,7 @@ transformers, and torch only where a device other than the CPU is asked for.
 """
 
 import ctypes
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -65,6 +66,7 @@ def check_request(
     name_or_path: str | Path | None = None,
     device: "str | torch.device | None" = None,
     dtype: "str | torch.dtype | None" = None,
+    memory_gib: float | None = None,
 ) -> ModelRequest:
     """Settle what model is wanted, and refuse what cannot be there, without loading it.
 
@@ -74,15 +76,31 @@ def check_request(
         name_or_path: as for `load`.
         device: as for `load`.
         dtype: as for `load`.
+        memory_gib: as for `load`.
 
     Raises:
-        InvalidRequestError: unknown dtype, device or family, or a device that is not there.
+        InvalidRequestError: unknown dtype, device or family, a device that is not there, or no
+            memory.
         ModelLoadError: the file or folder is not there, or is something other than a model.
     """
+    if memory_gib is not None:
+        check_gib(memory_gib)
     settled_dtype, placement = check_dtype(dtype), check_device(device)
     kind = _kind(name_or_path)
     name = None if name_or_path is None else str(name_or_path)
     return ModelRequest(kind, name, settled_dtype, placement)
+
+
+def check_gib(gib: float) -> None:
+    """Refuse what is no amount of memory.
+
+    Raises:
+        InvalidRequestError: it is not a number above 0.
+    """
+    if isinstance(gib, bool) or not isinstance(gib, int | float) or not 0 < gib < math.inf:
+        raise InvalidRequestError(
+            f"memory_gib={gib!r} (--memory-gib) must be a number of GiB above 0, such as 4."
+        )
 
 
 def check_dtype(dtype: "str | torch.dtype | None") -> str:

@@ -94,7 +94,6 @@ def evaluate(
     data_name: str = "records",
     background: Background | None = None,
     batch_size: int = BATCH_SIZE,
-    memory_gib: float = 1.0,
     shard: Shard | None = None,
     resume: bool = False,
     cache: str | Path | None = None,
@@ -118,9 +117,8 @@ def evaluate(
         ordinary_text: passages for the drift.
         data_name: what to call the records in reports.
         background: statistics and contexts that are at hand.
-        batch_size: records that are edited and measured together. Results depend on it only by
-            rounding.
-        memory_gib: see `Yardstick`.
+        batch_size: records of a block: the run can be stopped after each, and a block that a kill
+            cuts short is done again. Results depend on it only by rounding.
         shard: do only this part of the records; parts may share a folder, and need not have the
             same `batch_size`.
         resume: go on with what is in the folder. A run in mode `each` of the first of these
@@ -152,7 +150,7 @@ def evaluate(
     )  # fmt: skip
     background = background or Background()
     folder = Path(out)
-    yardstick = Yardstick(lm, asked.measure, asked.references, ordinary_text, memory_gib)
+    yardstick = Yardstick(lm, asked.measure, asked.references, ordinary_text)
     unedited = Unedited(yardstick, asked.references, ordinary_text, Path(cache) if cache else None)
     request = _request(lm, asked)
     check_streams(folder, request)

@@ -19,7 +19,6 @@ def evaluate_methods(
     out: str | Path,
     material: EvaluationMaterial | None = None,
     batch_size: int = BATCH_SIZE,
-    memory_gib: float = 1.0,
     shard: Shard | None = None,
     resume: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
@@ -33,7 +32,6 @@ def evaluate_methods(
         out: folder of the run; of several methods, of their folders.
         material: what the request asks for, if that has been read already.
         batch_size: see `evaluate`.
-        memory_gib: see `evaluate`.
         shard: see `evaluate`.
         resume: go on with what is in the folders.
         should_stop: asked after every block of records; the runs can be resumed.
@@ -54,7 +52,7 @@ def evaluate_methods(
             lm, material.records, choice.method, folder, config=choice.config, mode=request.mode,
             measure=request.measure, references=material.references,
             ordinary_text=material.passages, data_name=request.records.name,
-            batch_size=batch_size, memory_gib=memory_gib, shard=shard, resume=resume,
+            batch_size=batch_size, shard=shard, resume=resume,
             should_stop=should_stop, progress=progress,
         )  # fmt: skip
         runs.append(done)

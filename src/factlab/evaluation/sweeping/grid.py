@@ -93,7 +93,6 @@ def evaluate_grid(
     background: Background | None = None,
     data_name: str = "records",
     batch_size: int = BATCH_SIZE,
-    memory_gib: float = 1.0,
     cache: str | Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: ProgressCallback = silent,
@@ -113,7 +112,6 @@ def evaluate_grid(
         background: statistics and contexts that are at hand; cells share what is found.
         data_name: what to call the records.
         batch_size: see `evaluate`.
-        memory_gib: see `evaluate`.
         cache: see `evaluate`.
         should_stop: asked after every block of records.
         progress: True for a bar, or a function that is called with cells done and in all.
@@ -136,7 +134,7 @@ def evaluate_grid(
             runs[cell.name] = evaluate(
                 lm, records, cell.method, Path(out) / cell.name, config=cell.config, mode=mode,
                 measure=measure, data_name=data_name, background=background,
-                batch_size=batch_size, memory_gib=memory_gib, resume=True, cache=cache,
+                batch_size=batch_size, resume=True, cache=cache,
                 should_stop=should_stop,
             )  # fmt: skip
         except WrongModelError:

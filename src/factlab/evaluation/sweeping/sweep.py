@@ -35,7 +35,6 @@ def sweep(
     trace: AverageTrace | None = None,
     data_name: str = "records",
     batch_size: int = BATCH_SIZE,
-    memory_gib: float = 1.0,
     cache: str | Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: ProgressCallback = silent,
@@ -55,7 +54,6 @@ def sweep(
         trace: to put beside the scores.
         data_name: what to call the records.
         batch_size: see `evaluate`.
-        memory_gib: see `evaluate`.
         cache: see `evaluate`.
         should_stop: asked after every block of records.
         progress: True for a bar, or a function that is called with cells done and in all.
@@ -94,7 +92,7 @@ def sweep(
     ]
     grid = evaluate_grid(
         lm, records, out, plan, measure=MeasureConfig(n_generated=0), background=background,
-        data_name=data_name, batch_size=batch_size, memory_gib=memory_gib, cache=cache,
+        data_name=data_name, batch_size=batch_size, cache=cache,
         should_stop=should_stop, progress=progress,
     )  # fmt: skip
     return Sweep.of_runs(
