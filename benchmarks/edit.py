@@ -153,7 +153,7 @@ def useful_operations(
     (prepared,) = prepare_requests(lm, [request], contexts)
     rows = prepared.rows
     layers = lm.n_layers - site.layer - (site.stream is fl.hooks.Stream.BLOCK)
-    tokens = sum(len(row.ids) - row.position - (row is not rows[-1]) for row in rows)
+    tokens = sum(len(row.ids) - row.lookup - (row is not rows[-1]) for row in rows)
     reads = sum(len(row.ids) - row.n_prompt for row in rows[:-1]) + 1
     width = statistics.mean(len(row.ids) for row in rows)
     forward = tokens * layers * layer_operations(lm, 2 * width)
@@ -171,7 +171,7 @@ def straightforward(
     inputs = [*(row.ids[:-1] for row in rows), essence.ids]
     batch = pad(inputs, lm.device)
     numbers = torch.arange(len(every), device=lm.device)
-    places = torch.tensor([row.position for row in every], device=lm.device)
+    places = torch.tensor([row.lookup for row in every], device=lm.device)
     read = places[-1] if config.kl_position == "subject_end" else len(essence.ids) - 1
     delta = torch.zeros(lm.d_model, device=lm.device, requires_grad=True)
     initial = None

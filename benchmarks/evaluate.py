@@ -34,7 +34,7 @@ from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.measuring.likelihood import Question, _branches
 from factlab.evaluation.measuring.rows import Measurement
 from factlab.evaluation.measuring.yardstick import Yardstick, asks
-from factlab.tokens import encode_continuation, pad
+from factlab.tokens import encode, pad
 
 LENGTH = 100
 
@@ -119,7 +119,7 @@ def main() -> None:
 def one_by_one(lm, record: Record, edit: fl.Edit) -> list[list[float]]:
     """Log-probabilities of all targets: everything padded, all logits."""
     pairs = [
-        encode_continuation(lm.tokenizer, ask.prompt, target)
+        encode(lm.tokenizer, ask.prompt, target)
         for ask in asks(record)
         for target in ask.targets.values()
     ]

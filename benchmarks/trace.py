@@ -126,8 +126,9 @@ def straightforward(
     lm: fl.LanguageModel, fact: fl.Fact, trace: fl.CausalTrace, n_cells: int | None
 ) -> tuple[float, float, float]:
     """Seconds for all cells, the largest difference from ours, and the share that was run."""
-    tokens, span = lm.encode_fact(fact)
-    positions, layers = list(range(len(tokens))), list(range(lm.n_layers))
+    tokens = lm.fact_continuation(fact)
+    span = tokens.subject
+    positions, layers = list(range(tokens.n_prompt)), list(range(lm.n_layers))
     if n_cells is not None:
         chosen = random.Random(0)
         positions = sorted(chosen.sample(positions[span.start :], 2))
@@ -135,7 +136,7 @@ def straightforward(
     generator = torch.Generator("cpu").manual_seed(trace.config.seed)
     shape = (trace.config.samples, span.stop - span.start, lm.embedding.weight.shape[1])
     noise = trace.noise_level * torch.randn(shape, generator=generator)
-    share = len(positions) * len(layers) / (len(tokens) * lm.n_layers)
+    share = len(positions) * len(layers) / (tokens.n_prompt * lm.n_layers)
     with torch.no_grad():
         began = time.perf_counter()
         slow, _, _ = slow_effects(

@@ -134,8 +134,10 @@ def straightforward(lm, editor, data, config, n_examples: int) -> tuple[float, f
     with frozen_plainly(lm):
         for example in examples:
             edit = example.edit
-            gradients = factors(lm, network, torch.tensor([edit.ids]), edit.reads, edit.wanted)
-            text = lm.embedding.weight[torch.tensor(edit.whole, device=lm.device)]
+            gradients = factors(
+                lm, network, torch.tensor([edit.inputs]), edit.reads, edit.target_ids
+            )
+            text = lm.embedding.weight[torch.tensor(edit.ids, device=lm.device)]
             changes = network(gradients, [text])
             changed = {}
             for matrix in network.matrices:
@@ -144,11 +146,11 @@ def straightforward(lm, editor, data, config, n_examples: int) -> tuple[float, f
                 changed[matrix.weight_name] = weights[matrix.weight_name] + dense
 
             def after(reading, changed=changed):
-                ids = torch.tensor([reading.ids], device=lm.device)
+                ids = torch.tensor([reading.inputs], device=lm.device)
                 return functional_call(lm.model, changed, (ids,)).logits[0].float()
 
             asked = example.rephrased[0]
-            edit_nll = nll(after(asked), asked.reads, asked.wanted)
+            edit_nll = nll(after(asked), asked.reads, asked.target_ids)
             divergences = []
             for other in example.unrelated:
                 ids = torch.tensor([other.ids], device=lm.device)

@@ -11,6 +11,9 @@ from factlab.writing import check_text
 
 SLOT = "{}"
 
+# The token of a prompt that an edit acts on, by its place at the subject or in the prompt.
+LookupToken = Literal["first", "last", "first_after_last", "end"]
+
 # How a target is joined to its prompt, where it is not left to a writer's habits.
 Joint = Literal["space", "none"]
 JOINTS: tuple[Joint, ...] = ("space", "none")

@@ -9,7 +9,7 @@ padding and truncation are neither used nor changed.
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Int
@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from factlab.errors import InvalidRequestError, TokenizationError
-from factlab.facts import JOINED, Fact, TokenSpan, words_of
+from factlab.facts import JOINED, TokenSpan, words_of
 from factlab.writing import check_text, wants_space
 
 # What tokenizers write for a space.
@@ -34,30 +34,69 @@ class Tokens:
         text: without the spaces at its end.
         ids: of its tokens.
         char_spans: of every token.
+        n_prompt: how many tokens are the prompt's; the others are a target's.
         n_special: how many tokens at the start are not the text's own, such as BOS.
     """
 
     text: str
     ids: tuple[int, ...]
     char_spans: tuple[tuple[int, int], ...]
+    n_prompt: int
     n_special: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokens:
-    """Tokenise a text as the model expects the start of a document: with BOS if the model uses it.
+def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str | None = None) -> Tokens:
+    """Tokenise a prompt, with what follows it, as the model expects the start of a document.
 
-    A text that begins with a special token, as those made by a chat template do, brings its own:
-    none are added. Whatever the tokenizer puts behind a text is dropped, since a prompt that is to
-    be continued must stay open. Trailing spaces are dropped: before a continuation they would split
-    off its leading space.
+    With BOS if the model uses it; but a text that begins with a special token, as those made by a
+    chat template do, brings its own. Whatever the tokenizer puts behind a text is dropped, since a
+    prompt that is to be continued must stay open. Spaces at the end are dropped: before a
+    continuation they would split off its leading space.
+
+    Prompt and target are tokenised as one text. Between them goes a space where a writer would put
+    one. A target that begins with white space brings its own joint; one that was given "none" has
+    nothing before it (`facts.joined_by`). A token that straddles the boundary counts as the
+    target's.
 
     Raises:
-        TokenizationError: the text is empty, no text or not valid Unicode, or the tokenizer does
-            not report character offsets.
+        TokenizationError: the prompt is empty, no text or not valid Unicode, the tokenizer does not
+            report character offsets, or the target becomes no token of its own.
+        InvalidRequestError: the target is empty, or not valid Unicode.
     """
+    if target is None:
+        return _encoded(tokenizer, _checked_prompt(prompt))
+    check_text(target, "target")
+    if not words_of(target):
+        raise InvalidRequestError("The target is empty. Give at least one word.")
+    prompt = _checked_prompt(prompt)
+    target = target.rstrip()
+    joint = " " if wants_space(prompt, target) else ""
+    target = target.removeprefix(JOINED)
+    whole = _encoded(tokenizer, prompt + joint + target)
+    n_prompt = next(
+        (i for i, (_, stop) in enumerate(whole.char_spans) if stop > len(prompt)), len(whole)
+    )
+    # Some tokenizers give a space of its own no characters; behind the prompt it is the target's.
+    while n_prompt and whole.char_spans[n_prompt - 1] == (len(prompt), len(prompt)):
+        n_prompt -= 1
+    if n_prompt == 0:
+        raise TokenizationError(
+            f"Target '{target}' merges with the whole of '{prompt}' into one token. Put more words "
+            "before it."
+        )
+    if n_prompt == len(whole):
+        raise TokenizationError(
+            f"Target '{target}' becomes no token of its own after '{prompt}'. "
+            "Choose a target that starts a new word."
+        )
+    return replace(whole, n_prompt=n_prompt)
+
+
+def _checked_prompt(text: str) -> str:
+    """A prompt without the spaces at its end."""
     try:
         check_text(text, "prompt")
     except InvalidRequestError as error:
@@ -65,6 +104,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokens:
     text = text.rstrip(" ")
     if not text.strip():
         raise TokenizationError("The prompt is empty. Give at least one word.")
+    return text
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokens:
     if not tokenizer.is_fast:
         raise TokenizationError(
             f"Tokenizer {type(tokenizer).__name__} does not report character offsets. "
@@ -92,7 +135,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokens:
     n_special = 0 if brings_its_own else start
     first = start - n_special
     ids, spans = ids[first:stop], spans[first:stop]
-    return Tokens(text, tuple(ids), tuple(_without_space(tokenizer, text, ids, spans)), n_special)
+    spans = list(_without_space(tokenizer, text, ids, spans))
+    return Tokens(text, tuple(ids), tuple(spans), len(ids), n_special)
 
 
 @contextmanager
@@ -158,59 +202,10 @@ def span_of(tokens: Tokens, start: int, stop: int) -> TokenSpan:
     return TokenSpan(inside[0], inside[-1] + 1)
 
 
-def encode_fact(tokenizer: PreTrainedTokenizerBase, fact: Fact) -> tuple[Tokens, TokenSpan]:
-    """Tokenise a fact's prompt and find its subject."""
-    tokens = encode(tokenizer, fact.prompt)
-    return tokens, subject_span(tokens, fact.subject_start, fact.subject)
-
-
 def subject_span(tokens: Tokens, start: int, subject: str) -> TokenSpan:
     """The tokens of a subject that begins at character `start`, outer spaces aside."""
     lead = len(subject) - len(subject.lstrip())
     return span_of(tokens, start + lead, start + len(subject.rstrip()))
-
-
-def encode_continuation(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, target: str
-) -> tuple[Tokens, int]:
-    """Tokenise a prompt and what follows it, as one text.
-
-    Between them goes a space where a writer would put one. A target that begins with white space
-    brings its own joint; one that was given "none" has nothing before it (`facts.joined_by`).
-
-    Returns:
-        The tokens of the whole, and how many of them are the prompt's. A token that straddles the
-        boundary counts as the target's.
-
-    Raises:
-        InvalidRequestError: the target is empty.
-        TokenizationError: it becomes no token of its own.
-    """
-    check_text(target, "target")
-    if not words_of(target):
-        raise InvalidRequestError("The target is empty. Give at least one word.")
-    prompt = encode(tokenizer, prompt).text
-    target = target.rstrip()
-    joint = " " if wants_space(prompt, target) else ""
-    target = target.removeprefix(JOINED)
-    whole = encode(tokenizer, prompt + joint + target)
-    n_prompt = next(
-        (i for i, (_, stop) in enumerate(whole.char_spans) if stop > len(prompt)), len(whole)
-    )
-    # Some tokenizers give a space of its own no characters; behind the prompt it is the target's.
-    while n_prompt and whole.char_spans[n_prompt - 1] == (len(prompt), len(prompt)):
-        n_prompt -= 1
-    if n_prompt == 0:
-        raise TokenizationError(
-            f"Target '{target}' merges with the whole of '{prompt}' into one token. Put more words "
-            "before it."
-        )
-    if n_prompt == len(whole):
-        raise TokenizationError(
-            f"Target '{target}' becomes no token of its own after '{prompt}'. "
-            "Choose a target that starts a new word."
-        )
-    return whole, n_prompt
 
 
 def start_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -224,20 +219,24 @@ def start_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [token_id for token_id in ids if isinstance(token_id, int)]
 
 
-def context_place(tokenizer: PreTrainedTokenizerBase, fact: Fact) -> int:
-    """Where in a fact's prompt a context goes that is put before it: at which character.
+def context_place(tokenizer: PreTrainedTokenizerBase, tokens: Tokens, subject_start: int) -> int:
+    """Where in a prompt a context goes that is put before it: at which character.
 
     That is its start, but in a chat the start of what the user says: behind the last special token
     before the subject, and behind the rest of its line, which names the speaker.
+
+    Args:
+        tokenizer: that the prompt was tokenised with.
+        tokens: of the prompt.
+        subject_start: the character at which the subject begins.
     """
-    tokens = encode(tokenizer, fact.prompt)
-    stop, place = fact.subject_start, 0
+    place = 0
     for token_id, span in zip(tokens.ids, tokens.char_spans, strict=True):
-        if _is_special(tokenizer, tokens.text, token_id, span) and span[1] <= stop:
+        if _is_special(tokenizer, tokens.text, token_id, span) and span[1] <= subject_start:
             place = span[1]
         elif place == 0:  # only a text that begins with a special token brings them all
             break
-    line = re.compile(r"[^\n]*\n\s*").match(tokens.text, place, stop) if place else None
+    line = re.compile(r"[^\n]*\n\s*").match(tokens.text, place, subject_start) if place else None
     return line.end() if line else place
 
 

@@ -6,7 +6,7 @@ import torch
 import factlab as fl
 from conftest import FAMILIES, HABITS, SINGLE_INSIDE
 from factlab.neurons.quadrature import Quadrature
-from factlab.tokens import encode_continuation
+from factlab.tokens import encode
 
 PROMPTS = ["Is the Space Needle in the city of", "Rome is", "In New York, people speak the"]
 TARGETS = ["Rome and Paris", "Paris", "Dutch"]
@@ -53,7 +53,8 @@ def test_attributions_of_every_family(make_model, family):
     config = fl.neurons.NeuronConfig(steps=3, tolerance=None, answer="product")
     each = fl.neurons.attribute_neurons_each(lm, PROMPTS, TARGETS, config)
     for prompt, target, found in zip(PROMPTS, TARGETS, each, strict=True):
-        whole, n_prompt = encode_continuation(lm.tokenizer, prompt, target)
+        whole = encode(lm.tokenizer, prompt, target)
+        n_prompt = whole.n_prompt
         assert found.prompt_ids == whole.ids[:n_prompt]
         assert found.target_ids == whole.ids[n_prompt:]
         expected, silenced = slow(lm, found, Quadrature("gauss", 3).nodes(3))

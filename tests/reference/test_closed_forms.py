@@ -125,7 +125,7 @@ def test_memit_against_algorithm_1_step_by_step(make_model, family):
             lambda *a: found.append((a[2][0] if isinstance(a[2], tuple) else a[2])[0, -1])
         )
         for row in rows:
-            lm.model(torch.tensor([row.ids[: row.position + 1]]))
+            lm.model(torch.tensor([row.ids[: row.lookup + 1]]))
         handle.remove()
         return torch.stack(found).detach()
 

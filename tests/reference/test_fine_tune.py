@@ -7,7 +7,7 @@ import torch
 
 import factlab as fl
 from conftest import FAMILIES, SINGLE_INSIDE
-from factlab.tokens import encode_continuation
+from factlab.tokens import encode
 
 FACTS = [
     fl.Fact("Is {} in the city of", "the Space Needle", "Rome and Paris", "Seattle"),
@@ -30,7 +30,8 @@ def slow(lm, facts, names, steps, rate, epsilon) -> tuple[dict[str, torch.Tensor
     for _ in range(steps):
         nlls = []
         for fact in facts:
-            whole, n = encode_continuation(lm.tokenizer, fact.prompt, fact.target_new)
+            whole = encode(lm.tokenizer, fact.prompt, fact.target_new)
+            n = whole.n_prompt
             logprobs = model(torch.tensor([whole.ids])).logits[0].log_softmax(-1)
             target = range(n, len(whole.ids))
             nlls.append(-sum(logprobs[i - 1, whole.ids[i]] for i in target) / len(target))

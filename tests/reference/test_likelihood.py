@@ -2,7 +2,6 @@
 
 import math
 from contextlib import nullcontext
-from functools import partial
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from factlab.errors import InvalidRequestError
 from factlab.evaluation.measuring.likelihood import Question, hear
 from factlab.evaluation.measuring.rows import Heard
 from factlab.models.changes.carried import carrying, row_changes, substituted
-from factlab.tokens import Tokens, encode_continuation, pad
+from factlab.tokens import Tokens, encode, pad
 
 CONTEXTS = fl.editing.ContextConfig(groups=((1, 3),))
 FACTS = [
@@ -68,7 +67,8 @@ def slowly(lm, question: Question, edits) -> tuple[Heard, ...]:
             return slowly(lm, question, [None] * len(edits))
     found = []
     for target in question.targets:
-        whole, n_prompt = encode_continuation(lm.tokenizer, question.prompt, target)
+        whole = encode(lm.tokenizer, question.prompt, target)
+        n_prompt = whole.n_prompt
         logits = lm.model(torch.tensor([whole.ids])).logits[0]
         said = whole.ids[n_prompt:]
         before = logits[n_prompt - 1 : len(whole) - 1].double().log_softmax(-1)
@@ -149,7 +149,8 @@ def test_the_flags_are_those_of_greedy_decoding(make_model):
     heard = hear(lm, questions, carried, 99)
     for question, several in zip(questions, heard, strict=True):
         for target, one in zip(question.targets, several, strict=True):
-            whole, n_prompt = encode_continuation(lm.tokenizer, question.prompt, target)
+            whole = encode(lm.tokenizer, question.prompt, target)
+            n_prompt = whole.n_prompt
             written = decoded(lm, edits[question.owner], whole, n_prompt)
             assert all(one.top) == (written == whole.ids[n_prompt:])
             n_written += all(one.top)
@@ -181,13 +182,13 @@ def test_targets_that_tokenise_the_prompt_otherwise(make_model, monkeypatch, fam
         ("two", "b"): ((72, 73, 74), 2),
     }
 
-    def merging(_tokenizer, prompt: str, target: str) -> tuple[Tokens, int]:
+    def merging(_tokenizer, prompt: str, target: str) -> Tokens:
         ids, n_prompt = made[prompt, target]
-        return Tokens(prompt + target, ids, ((0, 1),) * len(ids)), n_prompt
+        return Tokens(prompt + target, ids, ((0, 1),) * len(ids), n_prompt)
 
     edits = [edit_of(lm, "rome", FACTS[0]), None]
-    monkeypatch.setattr(lm, "encode_continuation", partial(merging, lm.tokenizer))
-    monkeypatch.setitem(globals(), "encode_continuation", merging)
+    monkeypatch.setattr("factlab.tokens.encode", merging)
+    monkeypatch.setitem(globals(), "encode", merging)
     questions = [Question("one", ("a", "b", "c"), 0), Question("two", ("a", "b"), 1)]
     check(lm, edits, questions)
     check(lm, edits, questions[1:])

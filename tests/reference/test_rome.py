@@ -69,15 +69,15 @@ def slow_losses(lm, contexts, site, config: ValueConfig) -> tuple[list[float], T
     rows = prompt_rows(lm, FACT, contexts)
     target = [*lm.tokenizer(" " + FACT.target_new, add_special_tokens=False)["input_ids"]]
     (essence,) = prompt_rows(lm, fl.Fact("{} is a", FACT.subject), [""])
-    read = -1 if config.kl_position == "essence_end" else essence.position
-    reference = logprobs(list(essence.ids), essence.position, edited=False)[read].detach()
+    read = -1 if config.kl_position == "essence_end" else essence.lookup
+    reference = logprobs(list(essence.ids), essence.lookup, edited=False)[read].detach()
     captured: list[Tensor] = []
     handle = module.register_forward_hook(
         lambda *a: captured.append((a[2][0] if isinstance(a[2], tuple) else a[2]).clone())
     )
     lm.model(torch.tensor([rows[0].ids]))
     handle.remove()
-    initial = captured[0].reshape(-1, lm.d_model)[rows[0].position].norm().item()
+    initial = captured[0].reshape(-1, lm.d_model)[rows[0].lookup].norm().item()
 
     optimiser = torch.optim.Adam([delta], lr=config.learning_rate)
     last = torch.zeros_like(delta)
@@ -85,10 +85,10 @@ def slow_losses(lm, contexts, site, config: ValueConfig) -> tuple[list[float], T
     for step in range(config.steps):
         nlls = []
         for row in rows:
-            lp = logprobs([*row.ids, *target], row.position, edited=True)
+            lp = logprobs([*row.ids, *target], row.lookup, edited=True)
             n = len(row.ids)
             nlls.append(-sum(lp[n - 1 + i, t] for i, t in enumerate(target)) / len(target))
-        edited = logprobs(list(essence.ids), essence.position, edited=True)[read]
+        edited = logprobs(list(essence.ids), essence.lookup, edited=True)[read]
         kl = (edited.exp() * (edited - reference)).sum()
         decay = config.weight_decay * delta.norm() / initial**2
         loss: Tensor = sum(nlls) / len(nlls) + config.kl_factor * kl + decay

@@ -18,7 +18,8 @@ def gaussian(lm, config, n_tokens, level):
 
 def compare(lm, fact, config, tolerance, **subset):
     trace = fl.causal_trace(lm, fact, config=config)
-    tokens, span = lm.encode_fact(fact)
+    tokens = lm.fact_continuation(fact)
+    span = tokens.subject
     noise = gaussian(lm, config, span.stop - span.start, trace.noise_level)
     with torch.no_grad():
         slow, clean, corrupted = slow_effects(
@@ -59,7 +60,8 @@ def test_severed_paths_in_float64(make_model, family, severed):
     kinds = ("block", f"{severed}_severed")
     config = fl.tracing.TraceConfig(samples=3, kinds=kinds, positions="last_subject")
     trace = fl.causal_trace(lm, fact, config=config)
-    tokens, span = lm.encode_fact(fact)
+    tokens = lm.fact_continuation(fact)
+    span = tokens.subject
     noise = gaussian(lm, config, span.stop - span.start, trace.noise_level)
     with torch.no_grad():
         slow = slow_severed(
@@ -77,7 +79,7 @@ def test_severed_paths_in_float64(make_model, family, severed):
     assert float((fast[span.last] - slow).abs().max()) < tolerance
     assert fast[span.last, -1] == trace.effects["block"][span.last, -1], "nothing left to sever"
     assert not torch.allclose(fast[span.last], trace.effects["block"][span.last], atol=1e-7)
-    others = [i for i in range(len(tokens)) if i != span.last]
+    others = [i for i in range(tokens.n_prompt) if i != span.last]
     assert bool(fast[others].isnan().all())
 
 
@@ -118,7 +120,8 @@ def test_the_whole_answer_against_full_forwards(make_model, rule):
     expected = scored.prob if rule == "product" else scored.length_normalised_prob
     assert trace.clean_prob == pytest.approx(expected, rel=1e-5)
 
-    tokens, span = lm.encode_fact(fact)
+    tokens = lm.fact_continuation(fact)
+    span = tokens.subject
     ids = torch.tensor([[*tokens.ids, *scored.token_ids]] * 3)
     noise = gaussian(lm, config, span.stop - span.start, trace.noise_level)
 
@@ -135,8 +138,8 @@ def test_the_whole_answer_against_full_forwards(make_model, rule):
         if restore:
             sites[fl.hooks.Site(1, fl.hooks.Stream.BLOCK)] = put_back
         with torch.no_grad(), fl.hooks.intervene(lm, sites):
-            logprobs = lm.model(ids).logits.float().log_softmax(-1)[1:, len(tokens) - 1 : -1]
-        each = logprobs.gather(2, ids[1:, len(tokens) :, None])[..., 0]
+            logprobs = lm.model(ids).logits.float().log_softmax(-1)[1:, tokens.n_prompt - 1 : -1]
+        each = logprobs.gather(2, ids[1:, tokens.n_prompt :, None])[..., 0]
         return (each.sum(1) if rule == "product" else each.mean(1)).exp().mean()
 
     assert trace.corrupted_prob == pytest.approx(float(probs(False)), rel=1e-5)
@@ -159,9 +162,11 @@ def test_substitution_copies_states_between_sentences(make_model, other):
     )
     trace = fl.causal_trace(lm, fact, config=config)
     assert trace.noise_level is None
-    tokens, span = lm.encode_fact(fact)
-    others, other_span = lm.encode_fact(fl.Fact("See {} is in", other))
-    assert len(others) != len(tokens)
+    tokens = lm.fact_continuation(fact)
+    span = tokens.subject
+    others = lm.fact_continuation(fl.Fact("See {} is in", other))
+    other_span = others.subject
+    assert others.n_prompt != tokens.n_prompt
     with torch.no_grad():
         sites = [fl.hooks.Site(layer, fl.hooks.Stream.BLOCK) for layer in range(lm.n_layers)]
         with fl.hooks.record(lm, sites) as clean:
@@ -171,7 +176,7 @@ def test_substitution_copies_states_between_sentences(make_model, other):
         corrupted = float(lm.model(ids).logits[0, -1].softmax(-1)[answer])
         assert trace.corrupted_prob == pytest.approx(corrupted, abs=1e-7)
         shared = min(span.stop - span.start, other_span.stop - other_span.start)
-        for back in range(1, len(tokens) - span.stop + shared + 1):
+        for back in range(1, tokens.n_prompt - span.stop + shared + 1):
             for layer in range(lm.n_layers):
                 site = fl.hooks.Site(layer, fl.hooks.Stream.BLOCK)
 
@@ -182,7 +187,7 @@ def test_substitution_copies_states_between_sentences(make_model, other):
 
                 with fl.hooks.intervene(lm, {site: put}):
                     prob = float(lm.model(ids).logits[0, -1].softmax(-1)[answer])
-                found = float(trace.effects["block"][len(tokens) - back, layer])
+                found = float(trace.effects["block"][tokens.n_prompt - back, layer])
                 assert found == pytest.approx(prob - corrupted, abs=1e-7)
 
 
@@ -251,7 +256,8 @@ def test_memory_changes_nothing(make_model, method, memory_gib):
 @torch.no_grad()
 def test_restoring_every_state_gives_the_clean_run(make_model, family):
     lm = make_model(family, dtype=torch.float64)
-    tokens, span = lm.encode_fact(fl.Fact("See {} is in", "Space Needle"))
+    tokens = lm.fact_continuation(fl.Fact("See {} is in", "Space Needle"))
+    span = tokens.subject
     ids = torch.tensor([tokens.ids])
     sites = [fl.hooks.Site(layer, fl.hooks.Stream.BLOCK) for layer in range(lm.n_layers)]
     with fl.hooks.record(lm, sites) as states:
@@ -291,7 +297,8 @@ def test_noise_level_comes_from_subject_embeddings(make_model):
     facts = [fl.Fact("{} is", "Rome"), fl.Fact("the {} is", "Space Needle")]
     ids = []
     for fact in facts:
-        tokens, span = lm.encode_fact(fact)
+        tokens = lm.fact_continuation(fact)
+        span = tokens.subject
         ids += tokens.ids[span.start : span.stop]
     expected = lm.embedding.weight.detach()[ids].std().item()
     assert embedding_sigma(lm, facts) == pytest.approx(expected)

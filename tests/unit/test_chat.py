@@ -45,7 +45,7 @@ def test_a_context_goes_where_the_user_speaks(lm):
     for row in rows:
         assert [i for i, t in enumerate(row.ids) if t == lm.tokenizer.bos_token_id] == [0]
         assert row.n_prompt == len(row.ids)
-    last = lm.tokenizer.decode(rows[1].ids[: rows[1].position + 1])
+    last = lm.tokenizer.decode(rows[1].ids[: rows[1].lookup + 1])
     assert last.endswith("The Eiffel Tower")
 
 

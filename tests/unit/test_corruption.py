@@ -91,8 +91,7 @@ def test_sigma_over_subject_facts_or_vocabulary(make_model):
     weight = lm.embedding.weight.detach()
 
     def ids(*facts):
-        spans = [lm.encode_fact(f) for f in facts]
-        return [i for tokens, s in spans for i in tokens.ids[s.start : s.stop]]
+        return [i for f in facts for i in lm.fact_continuation(f).subject_ids]
 
     for over, entries in (
         ("subject", weight[ids(fact)]),
@@ -120,8 +119,9 @@ def test_the_corrupted_run_is_the_models_own(make_model, corruption):
     fact = fl.Fact("See {} is in", "Space Needle")
     config = fl.tracing.TraceConfig(samples=3, corruption=corruption, kinds=("block",))
     trace = fl.causal_trace(lm, fact, config=config)
-    tokens, span = lm.encode_fact(fact)
-    stop = min(span.stop + corruption.extra_tokens, len(tokens))
+    tokens = lm.fact_continuation(fact)
+    span = tokens.subject
+    stop = min(span.stop + corruption.extra_tokens, tokens.n_prompt)
     assert trace.corrupted_span == (span.start, stop)
     noise, level = draw_noise(corruption, lm, 3, stop - span.start, config.seed)
     assert trace.noise_level == level

@@ -12,7 +12,7 @@ from factlab.editing.trained.ke import Ke
 
 
 def embedded(lm, batch):
-    return [lm.embedding.weight[list(reading.whole)].detach() for reading in batch.readings]
+    return [lm.embedding.weight[list(reading.ids)].detach() for reading in batch.continuations]
 
 
 @pytest.mark.parametrize("family", HABITS)

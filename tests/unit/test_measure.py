@@ -20,7 +20,7 @@ from factlab.evaluation.measuring.rows import Drift
 from factlab.evaluation.measuring.yardstick import Yardstick, is_finite
 from factlab.models.changes.carried import row_changes
 from factlab.models.generation import cache_bytes_per_token, generate_ids
-from factlab.tokens import encode_continuation
+from factlab.tokens import encode
 
 PASSAGES = ("The Colosseum is in Rome. " * 16, "People speak many languages there, in Paris.")
 LENGTH = 16
@@ -303,9 +303,8 @@ def test_a_model_that_breaks_does_not_look_unchanged(lm):
 def test_equal_questions_of_unedited_models_are_asked_once(lm, monkeypatch):
     read = []
     monkeypatch.setattr(
-        lm,
-        "encode_continuation",
-        lambda *args: read.append(args) or encode_continuation(lm.tokenizer, *args),
+        "factlab.tokens.encode",
+        lambda *args: read.append(args) or encode(*args),
     )
     twice = [Question("Rome is", ("Paris", "Seattle"))] * 2
     found = hear(lm, twice, {}, 99)

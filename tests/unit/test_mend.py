@@ -12,7 +12,7 @@ from factlab.editing.trained.configs import MendConfig
 from factlab.editing.trained.gradients import last_matrices, target_nll_of, token_gradients
 from factlab.editing.trained.losses import changes_of
 from factlab.editing.trained.mend import Mend, RunningScale
-from factlab.editing.trained.states import Reading, States
+from factlab.editing.trained.states import States
 from factlab.models.changes.carried import carrying, substituted
 
 FACTS = [
@@ -25,15 +25,15 @@ WINDOWED = ("gemma2", "gemma3_text", "gpt_neo", "mistral", "olmo3")
 
 
 def batch_of(lm, facts=FACTS, n_blocks=2):
-    readings = [Reading.of(lm, fact.prompt, fact.target_new) for fact in facts]
+    readings = [lm.continuation(fact.prompt, fact.target_new) for fact in facts]
     return States(lm, lm.n_layers - n_blocks).batch(readings)
 
 
 def autograd(lm, reading, matrices) -> dict[str, torch.Tensor]:
     """torch's own gradient of a whole forward pass, out×in."""
     model = copy.deepcopy(lm.model).eval()
-    logprobs = model(torch.tensor([reading.ids])).logits[0].log_softmax(-1)
-    wanted = zip(reading.reads, reading.wanted, strict=True)
+    logprobs = model(torch.tensor([reading.inputs])).logits[0].log_softmax(-1)
+    wanted = zip(reading.reads, reading.target_ids, strict=True)
     (-sum(logprobs[at, token] for at, token in wanted) / len(reading.reads)).backward()
     found = {}
     for matrix in matrices:
@@ -49,15 +49,15 @@ def test_outer_products_sum_to_the_gradient(make_model, family):
     batch = batch_of(lm)
     with lm.frozen():
         found = token_gradients(lm, batch, matrices)
-    for i, reading in enumerate(batch.readings):
+    for i, reading in enumerate(batch.continuations):
         for name, expected in autograd(lm, reading, matrices).items():
             error = (found[name].dense()[i] - expected).abs().max() / expected.abs().max()
             assert error < (1e-5 if family in SINGLE_INSIDE else 1e-12)
     last, first = found[matrices[-1].weight_name], found[matrices[0].weight_name]
     # In the last block only the places where the target is read count; before it all of them.
-    assert last.live.sum(1).tolist() == [len(r.reads) for r in batch.readings]
+    assert last.live.sum(1).tolist() == [len(r.reads) for r in batch.continuations]
     if family not in WINDOWED:
-        assert first.live.sum(1).tolist() == [len(r.ids) for r in batch.readings]
+        assert first.live.sum(1).tolist() == [len(r.inputs) for r in batch.continuations]
 
 
 @pytest.mark.parametrize("family", HABITS)
@@ -73,7 +73,7 @@ def test_untrained_it_is_a_gradient_step(make_model, family, square):
         steps = mend.gradient_steps()
         assert set(mend.step_sizes.tolist()) == {float(torch.tensor(1e-4))}
         assert observed or set(steps.values()) == set(mend.step_sizes.tolist())
-        for i, reading in enumerate(batch.readings):
+        for i, reading in enumerate(batch.continuations):
             for name, gradient in autograd(lm, reading, matrices).items():
                 expected = -steps[name] * gradient
                 found = changes[name].dense()[i]
@@ -117,7 +117,7 @@ def test_the_networks_change_more_than_the_step(make_model):
     name = matrices[0].weight_name
     assert not torch.allclose(after[name].dense(), changes[name].dense())
     # Padding stays nothing, and so the rank stays the number of tokens.
-    n_tokens = [len(reading.ids) for reading in batch.readings]
+    n_tokens = [len(reading.inputs) for reading in batch.continuations]
     assert torch.linalg.matrix_rank(after[name].dense()).tolist() == n_tokens
 
 

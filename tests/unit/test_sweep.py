@@ -64,7 +64,7 @@ def test_where_lookup_tokens_land(make_model, template, subject, words, add_bos)
                 *prompt_rows(lm, fact, [context], token),
                 *target_rows(lm, fact, [context], "Antarctica and Rome", token),
             ):
-                text = lm.tokenizer.decode(row.ids[: row.position + 1])
+                text = lm.tokenizer.decode(row.ids[: row.lookup + 1])
                 assert text.endswith(word)
                 prompt = lm.tokenizer.decode(row.ids[: row.n_prompt]).removeprefix("<s>")
                 assert prompt == context + fact.prompt
@@ -89,7 +89,7 @@ def test_an_edit_at_a_token_acts_there(make_model, token):
         outputs.append(found.outputs[0])
     moved = (outputs[1] - outputs[0]).norm()
     assert float(moved) == pytest.approx(edit.diagnostics["delta_norm"][-1], rel=1e-3)
-    assert row.position == {"first": 2, "last": 5, "first_after_last": 6, "end": 7}[token]
+    assert row.lookup == {"first": 2, "last": 5, "first_after_last": 6, "end": 7}[token]
 
 
 # -- sweeps -----------------------------------------------------------------------------------

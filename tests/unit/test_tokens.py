@@ -14,7 +14,7 @@ from factlab.facts import Fact
 from factlab.models.generation import generate_ids
 from factlab.models.tiny import tiny_model, tiny_tokenizer
 from factlab.stats.corpus import corpus_from_texts
-from factlab.tokens import encode, encode_continuation, encode_fact, pad, start_token_ids
+from factlab.tokens import encode, pad, start_token_ids, subject_span
 
 PLAIN, WITH_BOS = tiny_tokenizer(), tiny_tokenizer(add_bos=True)
 words = st.text(
@@ -31,7 +31,8 @@ words = st.text(
 def test_the_span_decodes_back_to_the_subject(before, subject, after, bos):
     tokenizer = WITH_BOS if bos else PLAIN
     fact = Fact(f"{before} {{}} {after}", subject)
-    tokens, span = encode_fact(tokenizer, fact)
+    tokens = encode(tokenizer, fact.prompt)
+    span = subject_span(tokens, fact.subject_start, fact.subject)
     found = tokenizer.decode(tokens.ids[span.start : span.stop])
     assert found.strip() == subject
     assert tokens.ids[0] == tokenizer.bos_token_id or not bos
@@ -40,7 +41,8 @@ def test_the_span_decodes_back_to_the_subject(before, subject, after, bos):
 @pytest.mark.parametrize("tokenizer", [PLAIN, WITH_BOS])
 def test_a_repeated_subject_is_found_where_the_slot_is(tokenizer):
     fact = Fact("Rome, yes Rome, and {} again", "Rome")
-    tokens, span = encode_fact(tokenizer, fact)
+    tokens = encode(tokenizer, fact.prompt)
+    span = subject_span(tokens, fact.subject_start, fact.subject)
     assert tokens.char_spans[span.last][1] == fact.subject_start + len("Rome")
 
 
@@ -48,7 +50,8 @@ def test_a_repeated_subject_is_found_where_the_slot_is(tokenizer):
 @given(prompt=words, target=words, bos=st.booleans())
 def test_prompt_and_continuation_are_the_whole_text(prompt, target, bos):
     tokenizer = WITH_BOS if bos else PLAIN
-    whole, n_prompt = encode_continuation(tokenizer, prompt, target)
+    whole = encode(tokenizer, prompt, target)
+    n_prompt = whole.n_prompt
     text = tokenizer.decode(whole.ids, skip_special_tokens=True)
     assert text in (f"{prompt} {target}", f"{prompt}{target}")
     assert 0 <= n_prompt < len(whole)
@@ -66,7 +69,7 @@ def test_prompt_and_continuation_are_the_whole_text(prompt, target, bos):
     ],
 )
 def test_a_space_is_put_where_a_writer_would(prompt, target, text):
-    whole, _ = encode_continuation(PLAIN, prompt, target)
+    whole = encode(PLAIN, prompt, target)
     assert PLAIN.decode(whole.ids) == text
 
 
@@ -78,7 +81,8 @@ def test_spaces_without_characters_belong_to_the_target(prompt, target):
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
     tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
-    whole, n_prompt = encode_continuation(tokenizer, prompt, target)
+    whole = encode(tokenizer, prompt, target)
+    n_prompt = whole.n_prompt
     assert tokenizer.decode(whole.ids[:n_prompt]) == prompt
     assert tokenizer.decode(whole.ids[n_prompt:]) == f" {target}"
 
@@ -89,7 +93,7 @@ def test_spaces_without_characters_belong_to_the_target(prompt, target):
 )
 def test_the_joint_may_be_said(joint, text):
     fact = Fact("{} is in", "It", "Rome", " Paris", joint=joint)
-    whole, _ = encode_continuation(PLAIN, fact.prompt, fact.target_new)
+    whole = encode(PLAIN, fact.prompt, fact.target_new)
     assert PLAIN.decode(whole.ids) == text
     lm = tiny_model("gpt2")
     (scored,) = lm.score([fact.prompt], ["Rome"], joint=joint)
@@ -123,7 +127,8 @@ def test_nothing_closes_a_prompt(single, special):
         "in",
     ]
     assert tokens.n_special == 1
-    whole, n_prompt = encode_continuation(tokenizer, "The Eiffel Tower is in", "Rome")
+    whole = encode(tokenizer, "The Eiffel Tower is in", "Rome")
+    n_prompt = whole.n_prompt
     assert tokenizer.convert_ids_to_tokens(list(whole.ids[n_prompt:])) == ["rome"]
 
 
@@ -140,7 +145,9 @@ def test_a_space_token_is_no_part_of_a_subject_that_follows():
     core = Tokenizer(models.BPE({t: i for i, t in enumerate(signs)}, [], unk_token="<unk>"))  # noqa: S106 - no password
     core.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")  # noqa: S106 - no password
-    tokens, span = encode_fact(tokenizer, Fact("{}的", "中国"))
+    fact = Fact("{}的", "中国")
+    tokens = encode(tokenizer, fact.prompt)
+    span = subject_span(tokens, fact.subject_start, fact.subject)
     assert tokenizer.convert_ids_to_tokens(list(tokens.ids)) == ["▁", "中", "国", "的"]
     assert tokens.ids[span.start : span.stop] == (2, 3)
     assert tokens.n_special == 0
@@ -161,7 +168,7 @@ def test_half_a_surrogate_pair_is_refused():
     with pytest.raises(TokenizationError, match=r"prompt holds U\+DCE9 at character 4"):
         encode(PLAIN, "caf\udce9 is")
     with pytest.raises(InvalidRequestError, match=r"target holds U\+D800"):
-        encode_continuation(PLAIN, "It is in", "Ro\ud800me")
+        encode(PLAIN, "It is in", "Ro\ud800me")
 
 
 @pytest.fixture
@@ -197,7 +204,7 @@ def test_empty_texts_are_refused():
     with pytest.raises(TokenizationError, match="prompt is empty"):
         encode(PLAIN, "  ")
     with pytest.raises(InvalidRequestError, match="target is empty"):
-        encode_continuation(PLAIN, "It is in", " ")
+        encode(PLAIN, "It is in", " ")
 
 
 def test_eos_at_the_end_is_dropped():

@@ -75,9 +75,9 @@ def test_examples_of_records(lm, data):
     for example in data.train:
         assert len(example.rephrased) == 3
         assert example.rephrased[-1] == example.edit
-        assert example.edit.whole[-len(example.edit.wanted) :] == example.edit.wanted
+        assert example.edit.ids[-len(example.edit.target_ids) :] == example.edit.target_ids
         for reading in example.unrelated:  # at the end, where the answer begins
-            assert reading.reads == (len(reading.ids) - 1,)
+            assert reading.reads == (len(reading.inputs) - 1,)
     again = examples_of_records(lm, records())
     assert again == data
     assert again.examples_hash == data.examples_hash
@@ -88,8 +88,8 @@ def test_examples_of_questions_are_read_along_their_answers(lm):
     found = examples_of_records(lm, records(benchmark="zsre"))
     assert found.kind == "zsre"
     for reading in found.train[0].unrelated:
-        assert not reading.wanted
-        assert reading.reads[-1] == len(reading.ids) - 1
+        assert not reading.target_ids
+        assert reading.reads[-1] == len(reading.inputs) - 1
     assert len(found.train[0].unrelated[0].reads) > 1
 
 
@@ -102,13 +102,13 @@ def test_examples_of_text(lm):
     assert len(found.train) + len(found.validation) == 40
     assert sum(found.skipped.values()) == 2
     for example in (*found.train, *found.validation):
-        assert len(example.edit.wanted) == 10
-        assert example.rephrased[0].wanted == example.edit.wanted
-        assert len(example.rephrased[0].ids) < len(example.edit.ids)
-        prompt = example.edit.ids[: example.edit.reads[0] + 1]
-        assert all(reading.ids[: len(prompt)] != prompt for reading in example.unrelated)
+        assert len(example.edit.target_ids) == 10
+        assert example.rephrased[0].target_ids == example.edit.target_ids
+        assert len(example.rephrased[0].inputs) < len(example.edit.inputs)
+        prompt = example.edit.prompt_ids
+        assert all(reading.inputs[: len(prompt)] != prompt for reading in example.unrelated)
     shares = [
-        {r.ids for e in share for r in e.unrelated} for share in (found.train, found.validation)
+        {r.inputs for e in share for r in e.unrelated} for share in (found.train, found.validation)
     ]
     assert not shares[0] & shares[1]
     assert examples_of_text(lm, corpus, validation_share=0.3) == found
@@ -168,13 +168,13 @@ def test_losses_are_those_of_a_model_with_the_edit(make_model, kind, tmp_path):
     }
     force = TrainedEditConfig(allow_seen_subjects=True)
     for i, example in enumerate(some):
-        fact = by_edit[example.edit.ids[: example.edit.reads[0] + 1]]
+        fact = by_edit[example.edit.prompt_ids]
         (edit,) = editor.edits(lm, [fact], force)
 
         def logprobs(reading):
             with torch.no_grad():
                 return (
-                    lm.model(torch.tensor([reading.ids]))
+                    lm.model(torch.tensor([reading.inputs]))
                     .logits[0, list(reading.reads)]
                     .log_softmax(-1)
                 )
@@ -184,7 +184,7 @@ def test_losses_are_those_of_a_model_with_the_edit(make_model, kind, tmp_path):
             after = torch.cat([logprobs(reading) for reading in example.unrelated])
             asked = logprobs(example.rephrased[0])
         kl = (before.exp() * (before - after)).sum(-1).mean()
-        nll = -asked.gather(1, torch.tensor(example.rephrased[0].wanted)[:, None]).mean()
+        nll = -asked.gather(1, torch.tensor(example.rephrased[0].target_ids)[:, None]).mean()
         assert torch.isclose(together.loc_kl[i], kl, atol=1e-9)
         assert torch.isclose(together.edit_nll[i], nll, atol=1e-7)
         assert kl > 1e-9

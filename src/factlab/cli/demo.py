@@ -107,7 +107,7 @@ def _locate(session: Session, lm: "LanguageModel", fact: "Fact", picture: Path) 
     from factlab.tracing.configs import TraceConfig
     from factlab.tracing.trace import causal_trace
 
-    n_tokens = len(lm.encode_fact(fact)[0].ids)
+    n_tokens = lm.fact_continuation(fact).n_prompt
     session.say(
         f"Noise on the subject makes the model forget. Then every state of {n_tokens} tokens and "
         f"{lm.n_layers} layers is put back by itself, {TraceConfig().samples} times, to see which "

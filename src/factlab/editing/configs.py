@@ -8,11 +8,11 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from factlab.config import Config
+from factlab.facts import LookupToken
 from factlab.neurons.configs import NeuronConfig
 from factlab.stats.configs import StatsConfig
 
 # Which token is looked up. The paper's methods use the subject's last; figure 5 tries all four.
-LookupToken = Literal["first", "last", "first_after_last", "end"]
 LOOKUP_TOKENS: tuple[LookupToken, ...] = ("first", "last", "first_after_last", "end")
 
 FineTuneMethod = Literal["ft", "ft+l", "attn"]

@@ -36,6 +36,7 @@ from factlab.models.language_model import LanguageModel
 from factlab.neurons.attribution import Neuron, attribute_neurons_each
 from factlab.neurons.choice import prob_with_scaled, shared_neurons
 from factlab.neurons.configs import NeuronConfig
+from factlab.precision import wide, widened
 from factlab.progress import ProgressCallback, silent
 
 
@@ -186,8 +187,7 @@ def _said(lm: LanguageModel, facts: Sequence[Fact]) -> list[int]:
 
 
 def _target_ids(lm: LanguageModel, fact: Fact, target: str) -> list[int]:
-    whole, n_prompt = lm.encode_continuation(fact.prompt, target)
-    return list(whole.ids[n_prompt:])
+    return list(lm.continuation(fact.prompt, target).target_ids)
 
 
 def _embedding(lm: LanguageModel, config: KnConfig) -> Float[Tensor, "vocab d_model"]:
@@ -213,7 +213,7 @@ def _added_values(
     terms = [(-config.lambda_old, old)]
     if not config.erase:
         terms.append((config.lambda_new, _target_ids(lm, fact, str(fact.target_new))))
-    width = torch.promote_types(embedding.dtype, torch.float32)
+    width = wide(embedding.dtype)
     change = torch.zeros(lm.d_model, dtype=width, device="cpu")
     for factor, ids in terms:
         rows = embedding[ids].to("cpu", width)
@@ -231,7 +231,7 @@ def _value(lm: LanguageModel, neuron: Neuron) -> Float[Tensor, " d_model"]:
     """What a neuron writes into the residual stream: its column of W_proj."""
     weight = lm.mlp_weight(neuron.layer).detach()
     column = weight[:, neuron.index] if lm.mlp_layout == "out_in" else weight[neuron.index]
-    return column.to(torch.promote_types(column.dtype, torch.float32))
+    return widened(column)
 
 
 def _edit(lm: LanguageModel, changes: Sequence[_Change], config: KnConfig | None) -> Edit:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from factlab.errors import InvalidRequestError, TokenizationError
 from factlab.models.cache import Prefix, RecordingCache
+from factlab.models.reading import wide_logits
 from factlab.models.replay import select_rows
 from factlab.progress import ProgressCallback, silent
 from factlab.tokens import TokenBatch, pad, start_token_ids
@@ -135,7 +136,7 @@ def generate_ids(
         with under(inside):
             last, batch, cache = _prefill(lm, [rows[i] for i in inside], n_steps)
         for step in range(n_steps):
-            logits = lm.readout(last).float().cpu()
+            logits = wide_logits(lm, last).cpu()
             logits[:, never] = -torch.inf
             # A row that is done stays in the batch for a while; what it draws is not looked at.
             drawn = torch.stack([draws[i][min(step, room[i] - 1)] for i in inside])

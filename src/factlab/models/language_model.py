@@ -10,8 +10,9 @@ from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from factlab import tokens
 from factlab.architectures import architecture_of, attention_inputs, layout_of
+from factlab.continuations import Continuation
 from factlab.errors import InvalidRequestError
-from factlab.facts import Fact, Joint, TokenSpan, joined_by
+from factlab.facts import Fact, Joint, LookupToken, joined_by
 from factlab.families import Architecture, Layout
 from factlab.hooks import Site, Stream
 from factlab.models import chat, freezing, generation, scoring, texts
@@ -235,21 +236,45 @@ class LanguageModel:
 
     # -- text -------------------------------------------------------------------------------
 
-    def tokenise(self, text: str) -> tokens.Tokens:
-        """Tokenise a text of any length; see `texts.tokenise`."""
-        return texts.tokenise(self, text)
+    def tokenise(self, text: str, target: str | None = None) -> tokens.Tokens:
+        """Tokenise a text of any length, with what follows it; see `texts.tokenise`."""
+        return texts.tokenise(self, text, target)
 
     def encode(self, text: str) -> tokens.Tokens:
         """Tokenise a prompt and check that it fits; see `texts.encode`."""
         return texts.encode(self, text)
 
-    def encode_fact(self, fact: Fact) -> tuple[tokens.Tokens, TokenSpan]:
-        """Tokenise a fact's prompt and find its subject; see `texts.encode_fact`."""
-        return texts.encode_fact(self, fact)
+    def continuation(
+        self, prompt: str, target: str | None = None, first_token: bool = False
+    ) -> Continuation:
+        """Tokenise a prompt and what follows it as one text, and check that the model takes it.
 
-    def encode_continuation(self, prompt: str, target: str) -> tuple[tokens.Tokens, int]:
-        """Tokenise a prompt and what follows it; see `tokens.encode_continuation`."""
-        return texts.encode_continuation(self, prompt, target)
+        Args:
+            prompt: a text.
+            target: what follows; without one the prompt is read at its end.
+            first_token: leave away all of the target but its first token.
+
+        Raises:
+            TokenizationError: a text is empty or too long, has a token that the model has no
+                embedding for, or the target becomes no token of its own.
+            InvalidRequestError: the target is empty.
+        """
+        return texts.continuation(self, prompt, target, first_token)
+
+    def fact_continuation(
+        self,
+        fact: Fact,
+        target: str | None = None,
+        lookup: LookupToken = "last",
+        first_token: bool = False,
+    ) -> Continuation:
+        """The same of a fact's prompt, with its subject's tokens and the one that is looked up.
+
+        Raises:
+            TokenizationError: also if the subject has no token, or shares one with the target.
+            InvalidRequestError: the target is empty.
+        """
+        return texts.fact_continuation(self, fact, target, lookup, first_token)
 
     def check_length(self, n_tokens: int) -> None:
         """Refuse what the model cannot take; see `texts.check_length`."""
@@ -264,7 +289,7 @@ class LanguageModel:
         return texts.room_behind(self, prompts, wanted)
 
     def next_token_probs(self, prompts: Sequence[str]) -> Float[Tensor, "batch vocab"]:
-        """Distribution of the next token after each prompt, float32 on the CPU.
+        """Distribution of the next token after each prompt, on the CPU in at least float32.
 
         Raises:
             InvalidRequestError: prompts are no list of texts, or there are none.
@@ -284,7 +309,7 @@ class LanguageModel:
         prompts: Sequence[str],
         targets: Sequence[str],
         joint: Joint | None = None,
-    ) -> list[scoring.Continuation]:
+    ) -> list[scoring.ContinuationScore]:
         """Log-probability of each target after its prompt, token by token.
 
         Args:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from factlab.errors import InvalidRequestError, counted
+from factlab.models.reading import Reads, read_tokens, wide_logits
 from factlab.models.replay import select_rows
 from factlab.tokens import pad
 from factlab.writing import check_texts
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Continuation:
+class ContinuationScore:
     """How probable a model finds a text after a prompt.
 
     Attributes:
@@ -63,27 +64,26 @@ def _by_length(rows: Sequence[Sequence[int]], batch_size: int) -> list[list[int]
 def next_token_probs(
     lm: "LanguageModel", prompts: Sequence[str], batch_size: int
 ) -> Float[Tensor, "batch vocab"]:
-    """Distribution of the token after each prompt, float32 on the CPU."""
+    """Distribution of the token after each prompt, on the CPU in at least float32."""
     check_texts(prompts, "prompts")
     if not prompts:
         raise InvalidRequestError("The list of prompts is empty. Give at least one.")
     rows = [lm.encode(prompt).ids for prompt in prompts]
-    found: dict[int, Tensor] = {}
+    by_row: dict[int, Tensor] = {}
     with lm.frozen():
         for numbers in _by_length(rows, batch_size):
             batch = pad([rows[i] for i in numbers], lm.device)
             last = batch.is_token.sum(1) - 1
             hidden = lm.run(lm.frame(batch))
-            logits = lm.readout(select_rows(hidden, last.to(hidden.device)))
-            probs = logits.float().softmax(-1).cpu()
-            found |= dict(zip(numbers, probs, strict=True))
-    return torch.stack([found[i] for i in range(len(prompts))])
+            logits = wide_logits(lm, select_rows(hidden, last.to(hidden.device)))
+            by_row |= dict(zip(numbers, logits.softmax(-1).cpu(), strict=True))
+    return torch.stack([by_row[i] for i in range(len(prompts))])
 
 
 @torch.no_grad()
 def score(
     lm: "LanguageModel", prompts: Sequence[str], targets: Sequence[str], batch_size: int
-) -> list[Continuation]:
+) -> list[ContinuationScore]:
     """Score each target after its prompt. Logits are computed where a target token is, only.
 
     Raises:
@@ -97,29 +97,15 @@ def score(
             f"{counted(len(prompts), 'prompt')} but {counted(len(targets), 'target')}. "
             "Give one target for each prompt."
         )
-    pairs = [
-        lm.encode_continuation(prompt, target)
-        for prompt, target in zip(prompts, targets, strict=True)
-    ]
-    # The last target token is never an input.
-    rows = [whole.ids[:-1] for whole, _ in pairs]
-    for row in rows:
-        lm.check_length(len(row) + 1)
-    found: dict[int, Continuation] = {}
+    pairs = [lm.continuation(*pair) for pair in zip(prompts, targets, strict=True)]
+    scores: dict[int, ContinuationScore] = {}
     with lm.frozen():
-        for numbers in _by_length(rows, batch_size):
-            batch = pad([rows[i] for i in numbers], lm.device)
-            hidden = lm.run(lm.frame(batch))
-            targets_ids = [pairs[i][0].ids[pairs[i][1] :] for i in numbers]
-            states = [
-                hidden[j, pairs[i][1] - 1 : pairs[i][1] - 1 + len(ids)]
-                for j, (i, ids) in enumerate(zip(numbers, targets_ids, strict=True))
-            ]
-            wanted = torch.tensor(
-                [token_id for ids in targets_ids for token_id in ids], device="cpu"
-            )
-            logprobs = lm.readout(torch.cat(states)).float().log_softmax(-1).cpu()
-            values = logprobs.gather(1, wanted[:, None])[:, 0].split([len(s) for s in states])
-            for i, ids, value in zip(numbers, targets_ids, values, strict=True):
-                found[i] = Continuation(ids, tuple(value.tolist()))
-    return [found[i] for i in range(len(prompts))]
+        for numbers in _by_length([pair.inputs for pair in pairs], batch_size):
+            asked = [pairs[i] for i in numbers]
+            hidden = lm.run(lm.frame(pad([pair.inputs for pair in asked], lm.device)))
+            reads = Reads.of(asked)
+            logprobs, _ = read_tokens(lm, reads.states(hidden), reads.ids)
+            values = logprobs.split([len(pair.target_ids) for pair in asked])
+            for i, pair, value in zip(numbers, asked, values, strict=True):
+                scores[i] = ContinuationScore(pair.target_ids, tuple(value.tolist()))
+    return [scores[i] for i in range(len(prompts))]

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from factlab import tokens
+from factlab.continuations import Continuation, continuation_of
 from factlab.errors import TokenizationError
-from factlab.facts import Fact, TokenSpan
+from factlab.facts import Fact, LookupToken
 
 if TYPE_CHECKING:
     from factlab.models.language_model import LanguageModel
@@ -15,13 +16,15 @@ _log = logging.getLogger(__name__)
 _N_SHOWN = 5  # tokens that a message lists
 
 
-def tokenise(lm: "LanguageModel", text: str) -> tokens.Tokens:
-    """Tokenise a text of any length.
+def tokenise(lm: "LanguageModel", text: str, target: str | None = None) -> tokens.Tokens:
+    """Tokenise a text of any length, with what follows it.
 
     Raises:
         TokenizationError: it is empty, or has a token that the model has no embedding for.
     """
-    return _known(lm, tokens.encode(lm.tokenizer, text))
+    encoded = tokens.encode(lm.tokenizer, text, target)
+    check_ids(lm, encoded.ids)
+    return encoded
 
 
 def encode(lm: "LanguageModel", text: str) -> tokens.Tokens:
@@ -30,19 +33,35 @@ def encode(lm: "LanguageModel", text: str) -> tokens.Tokens:
     Raises:
         TokenizationError: as `tokenise`, or it is longer than the model's context.
     """
-    return _fitting(lm, tokenise(lm, text))
+    encoded = tokenise(lm, text)
+    check_length(lm, len(encoded))
+    return encoded
 
 
-def encode_fact(lm: "LanguageModel", fact: Fact) -> tuple[tokens.Tokens, TokenSpan]:
-    """Tokenise a fact's prompt, find its subject, and check that it fits."""
-    encoded, span = tokens.encode_fact(lm.tokenizer, fact)
-    return _fitting(lm, _known(lm, encoded)), span
+def continuation(
+    lm: "LanguageModel", prompt: str, target: str | None, first_token: bool
+) -> Continuation:
+    """Tokenise a prompt with a target; see `LanguageModel.continuation`."""
+    return fitting(lm, continuation_of(tokenise(lm, prompt, target), first_token=first_token))
 
 
-def encode_continuation(lm: "LanguageModel", prompt: str, target: str) -> tuple[tokens.Tokens, int]:
-    """Tokenise a prompt and what follows it; see `tokens.encode_continuation`."""
-    whole, n_prompt = tokens.encode_continuation(lm.tokenizer, prompt, target)
-    return _known(lm, whole), n_prompt
+def fact_continuation(
+    lm: "LanguageModel", fact: Fact, target: str | None, lookup: LookupToken, first_token: bool
+) -> Continuation:
+    """The same of a fact's prompt; see `LanguageModel.fact_continuation`."""
+    encoded = tokenise(lm, fact.prompt, target)
+    subject = tokens.subject_span(encoded, fact.subject_start, fact.subject)
+    return fitting(lm, continuation_of(encoded, subject, lookup, first_token))
+
+
+def fitting(lm: "LanguageModel", made: Continuation) -> Continuation:
+    """A continuation, if the model takes so many tokens.
+
+    Raises:
+        TokenizationError: more tokens than the context holds.
+    """
+    check_length(lm, len(made.inputs))
+    return made
 
 
 def check_length(lm: "LanguageModel", n_tokens: int) -> None:
@@ -103,13 +122,3 @@ def warn_of_unknown_tokens(lm: "LanguageModel") -> None:
             "refused. If they were added, call model.resize_token_embeddings(%d) and train them.",
             lm.name, n_rows, len(unknown), listed, more, unknown[-1][0] + 1,
         )  # fmt: skip
-
-
-def _known(lm: "LanguageModel", encoded: tokens.Tokens) -> tokens.Tokens:
-    check_ids(lm, encoded.ids)
-    return encoded
-
-
-def _fitting(lm: "LanguageModel", encoded: tokens.Tokens) -> tokens.Tokens:
-    check_length(lm, len(encoded))
-    return encoded

@@ -31,13 +31,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from factlab.arguments import checked
+from factlab.continuations import Continuation
 from factlab.data_frames import data_frame
 from factlab.documents import check_format, described, parse_json
 from factlab.equality import EqualByContent
 from factlab.errors import InvalidRequestError, StorageError, TokenizationError, counted
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
-from factlab.neurons.batch import Question, integrated_gradients
+from factlab.neurons.batch import integrated_gradients
 from factlab.neurons.configs import NeuronConfig
 from factlab.neurons.quadrature import Quadrature
 from factlab.progress import ProgressCallback, silent
@@ -339,7 +340,7 @@ def attribute_neurons_each(
             NeuronAttribution(
                 prompt=text,
                 target=target or "".join(tokens).strip(),
-                prompt_ids=question.ids,
+                prompt_ids=question.prompt_ids,
                 target_ids=one.target_ids,
                 target_tokens=tokens,
                 prob=one.prob,
@@ -365,18 +366,15 @@ def _warn_of_gaps(found: NeuronAttribution, tolerance: float | None) -> None:
         )  # fmt: skip
 
 
-def _question(lm: LanguageModel, prompt: str, target: str | None, config: NeuronConfig) -> Question:
-    if target is None:
-        return Question(lm.encode(prompt).ids)
+def _question(
+    lm: LanguageModel, prompt: str, target: str | None, config: NeuronConfig
+) -> Continuation:
     try:
-        whole, n_prompt = lm.encode_continuation(prompt, target)
-        lm.check_length(len(whole))
+        return lm.continuation(prompt, target, first_token=config.answer == "first_token")
     except TokenizationError as error:
+        if target is None:
+            raise
         raise TokenizationError(f"Prompt '{prompt}': {error}") from error
-    followed = whole.ids[n_prompt:]
-    if config.answer == "first_token":
-        followed = followed[:1]
-    return Question(whole.ids[:n_prompt], followed)
 
 
 def quadrature_of(config: NeuronConfig, dtype: torch.dtype) -> Quadrature:

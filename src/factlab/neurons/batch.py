@@ -17,46 +17,27 @@ first layer that turns the residual stream round on its way, it is done again wi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from factlab.continuations import Continuation
 from factlab.hooks import Site, Stream, intervene
 from factlab.models.allocator import memory_bounded_by
 from factlab.models.cache import Prefix, RecordingCache
 from factlab.models.language_model import LanguageModel
+from factlab.models.reading import READ_AT_ONCE, Reads, target_logprobs, wide_logits
 from factlab.models.replay import Hidden
-from factlab.models.target_logprobs import target_logprobs
 from factlab.neurons.quadrature import GROWTH, Nodes, Quadrature
+from factlab.precision import wide
 from factlab.progress import ProgressCallback
 from factlab.tokens import groups, pad
 
 # Tokens whose states are held for one backward pass: on a CPU about a gigabyte for the bundled
 # model.
 _CPU_TOKENS, _GPU_TOKENS = 768, 16_384
-# Logits of this many tokens at a time: 25 MB of them with the bundled model's vocabulary.
-_READOUT_ROWS = 128
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A prompt and what follows it.
-
-    Attributes:
-        ids: of the prompt.
-        target_ids: the tokens whose probability is attributed, each behind those before it; none
-            for the one that the model finds most probable.
-    """
-
-    ids: tuple[int, ...]
-    target_ids: tuple[int, ...] = ()
-
-    @property
-    def width(self) -> int:
-        """Tokens of a row: the prompt's last, and those of the target that are read."""
-        return max(1, len(self.target_ids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +62,7 @@ class Integrated:
 @torch.inference_mode(False)
 def integrated_gradients(
     lm: LanguageModel,
-    questions: Sequence[Question],
+    questions: Sequence[Continuation],
     quadrature: Quadrature,
     max_batch_tokens: int | None,
     progress: ProgressCallback,
@@ -90,7 +71,9 @@ def integrated_gradients(
 
     Args:
         lm: the model, left as it is.
-        questions: of any lengths; the result of one does not depend on the others.
+        questions: prompts with the target whose probability is attributed, or without one for the
+            token that the model finds most probable. They may be of any lengths; the result of one
+            does not depend on the others.
         quadrature: how to integrate.
         max_batch_tokens: tokens to hold for one backward pass; by default chosen for speed.
         progress: called with questions done and in all.
@@ -100,7 +83,7 @@ def integrated_gradients(
     """
     limit = max_batch_tokens or (_CPU_TOKENS if lm.device.type == "cpu" else _GPU_TOKENS)
     # One token on the left, of which only keys and values are held, is an eighth.
-    costs = [q.width + len(q.ids) / 8 for q in questions]
+    costs = [len(q.reads) + q.n_prompt / 8 for q in questions]
     found: dict[int, Integrated] = {}
     with lm.frozen(), memory_bounded_by(f"max_batch_tokens, which is {limit}"):
         for numbers in groups(costs, max(1, limit // (quadrature.steps + 1))):
@@ -123,13 +106,13 @@ class _Batch:
 
     @torch.no_grad()
     def __init__(
-        self, lm: LanguageModel, questions: Sequence[Question], shares_at_once: int
+        self, lm: LanguageModel, questions: Sequence[Continuation], shares_at_once: int
     ) -> None:
         self._lm, self._n, self._at_once = lm, len(questions), shares_at_once
-        rows = [(*q.ids, *q.target_ids[:-1]) for q in questions]
-        last = [len(q.ids) - 1 for q in questions]
+        rows = [q.inputs for q in questions]
+        last = [q.n_prompt - 1 for q in questions]
         batch = pad(rows, lm.device)
-        width = max(q.width for q in questions)
+        width = max(len(q.reads) for q in questions)
         columns = (
             torch.tensor(last, device="cpu")[:, None] + torch.arange(width, device="cpu")
         ).clamp(max=batch.width - 1)
@@ -142,18 +125,14 @@ class _Batch:
             hidden = lm.step(frame, hidden, layer)
         left = _at(hidden, columns)
         said = lm.readout(left[:, 0]).argmax(1).tolist()
-        self._targets = [
-            q.target_ids or (token_id,) for q, token_id in zip(questions, said, strict=True)
+        self._questions = [
+            q if q.target_ids else replace(q, target_ids=(token_id,))
+            for q, token_id in zip(questions, said, strict=True)
         ]
         self._prefix = Prefix.of(cache, last)
         self._tokens = pad(rows, lm.device, align=last)
         self._start = max(last)
-        reads = [
-            (i, column, token_id)
-            for i, ids in enumerate(self._targets)
-            for column, token_id in enumerate(ids)
-        ]
-        self._rows, self._columns, self._ids = torch.tensor(reads, device="cpu").T
+        self._reads = Reads.of(self._questions, origins=last)
         self._probs = self._answer(left)[0].exp()
 
     def integrate(self, quadrature: Quadrature) -> list[Integrated]:
@@ -177,9 +156,13 @@ class _Batch:
                     counts[layer, off[layer]] = steps
         return [
             Integrated(
-                ids, float(self._probs[i]), attributions[:, i].clone(), silenced[:, i], counts[:, i]
+                question.target_ids,
+                float(self._probs[i]),
+                attributions[:, i].clone(),
+                silenced[:, i],
+                counts[:, i],
             )
-            for i, ids in enumerate(self._targets)
+            for i, question in enumerate(self._questions)
         ]
 
     def _walks(
@@ -253,17 +236,15 @@ class _Batch:
         """For rows that leave the last layer: log P(target), on the CPU, and its gradient."""
         repeats = len(states) // self._n
         turns = self._n * torch.arange(repeats, device="cpu")[:, None]
-        rows, columns = (turns + self._rows).flatten(), self._columns.repeat(repeats)
-        ids = self._ids.repeat(repeats)
-        logprobs = torch.zeros(
-            len(states), dtype=torch.promote_types(states.dtype, torch.float32), device="cpu"
-        )
+        rows, columns = (turns + self._reads.rows).flatten(), self._reads.columns.repeat(repeats)
+        ids = self._reads.ids.repeat(repeats)
+        logprobs = torch.zeros(len(states), dtype=wide(states.dtype), device="cpu")
         slopes = torch.zeros_like(states)
-        for some in torch.arange(len(rows), device="cpu").split(_READOUT_ROWS):
+        for some in torch.arange(len(rows), device="cpu").split(READ_AT_ONCE):
             at = rows[some].to(states.device), columns[some].to(states.device)
             read = states[at].requires_grad_(True)
             with torch.enable_grad():
-                logits = self._lm.readout(read).to(logprobs.dtype)
+                logits = wide_logits(self._lm, read)
                 found, _ = target_logprobs(logits, ids[some], rows[some], len(states))
                 (slopes[at],) = torch.autograd.grad(found.sum(), read)
             logprobs += found.detach().cpu()

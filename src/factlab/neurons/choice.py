@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from factlab.arguments import checked
+from factlab.continuations import Continuation
 from factlab.errors import EditError, InvalidRequestError
 from factlab.hooks import Site, Stream, intervene
 from factlab.models.language_model import LanguageModel
-from factlab.models.target_logprobs import target_logprobs
+from factlab.models.reading import Reads, read_tokens
 from factlab.neurons.attribution import Neuron, NeuronAttribution, check_threshold
 from factlab.tokens import pad
 
@@ -102,8 +103,8 @@ def prob_with_scaled(
     Raises:
         InvalidRequestError: a layer is not in the model.
     """
-    ids = (*found.prompt_ids, *found.target_ids[:-1])
-    last = len(found.prompt_ids) - 1
+    asked = Continuation.behind(found.prompt_ids, found.target_ids)
+    last = asked.n_prompt - 1
     by_layer: dict[int, list[int]] = defaultdict(list)
     for neuron in neurons:
         by_layer[neuron.layer].append(neuron.index)
@@ -118,9 +119,7 @@ def prob_with_scaled(
 
     interventions = {Site(i, Stream.MLP_HIDDEN): scale(some) for i, some in by_layer.items()}
     with lm.frozen(), intervene(lm, interventions):
-        read = lm.run(lm.frame(pad([ids], lm.device)))[0, last:]
-        logits = lm.readout(read)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    wanted = torch.tensor(found.target_ids, device="cpu")
-    logprobs, _ = target_logprobs(logits, wanted, torch.zeros_like(wanted), 1)
-    return float(logprobs.exp())
+        hidden = lm.run(lm.frame(pad([asked.inputs], lm.device)))
+        reads = Reads.of([asked])
+        logprobs, _ = read_tokens(lm, reads.states(hidden), reads.ids)
+    return float(logprobs.sum().exp())

@@ -181,9 +181,9 @@ def _unusable(lm: LanguageModel, facts: Sequence[Fact]) -> Record:
     reasons: Record = {}
     for i, fact in enumerate(facts):
         try:
-            lm.encode_fact(fact)
+            lm.fact_continuation(fact)
             if fact.target_true is not None:
-                lm.encode_continuation(fact.prompt, fact.target_true)
+                lm.continuation(fact.prompt, fact.target_true, first_token=True)
         except (InvalidRequestError, TokenizationError) as error:
             reasons[str(i)] = str(error)
     return reasons

@@ -37,15 +37,18 @@ Noise = Float[Tensor, "sample corrupted_token width"]
 
 
 def with_level(
-    corruption: AnyNoise | Substitution, lm: LanguageModel, fact: Fact | None, facts: Sequence[Fact]
+    corruption: AnyNoise | Substitution,
+    lm: LanguageModel,
+    subject_ids: Sequence[int] | None,
+    facts: Sequence[Fact],
 ) -> AnyNoise | Substitution:
     """The same corruption with its level worked out, so that it no longer depends on any fact.
 
     Args:
         corruption: what was asked for.
         lm: whose embeddings are meant.
-        fact: the fact about to be traced; None if many are, in which case a level that each fact
-            has of its own is left open.
+        subject_ids: the subject's tokens of the fact about to be traced; None if many are, and
+            then a level that each fact has of its own is left open.
         facts: all facts at hand; σ is over their subjects if `over` says so.
     """
     if not isinstance(corruption, EntrywiseNoise) or corruption.level is not None:
@@ -54,21 +57,25 @@ def with_level(
         sigma = float(_vocabulary(lm).std())
     elif corruption.over == "facts" and facts:
         sigma = embedding_sigma(lm, facts)
-    elif fact is not None:
-        sigma = embedding_sigma(lm, [fact])
+    elif subject_ids is not None:
+        sigma = _sigma(lm, subject_ids)
     else:
         return corruption
     # Six digits, so that machines whose last bits differ agree on it.
     return corruption.model_copy(update={"level": float(f"{corruption.sigmas * sigma:.6g}")})
 
 
-@torch.no_grad()
 def embedding_sigma(lm: LanguageModel, facts: Sequence[Fact]) -> float:
     """σ: standard deviation of all entries of the embeddings of the facts' subject tokens."""
     ids: list[int] = []
     for fact in facts:
-        tokens, span = lm.encode_fact(fact)
-        ids += tokens.ids[span.start : span.stop]
+        ids += lm.fact_continuation(fact).subject_ids
+    return _sigma(lm, ids)
+
+
+@torch.no_grad()
+def _sigma(lm: LanguageModel, ids: Sequence[int]) -> float:
+    """Standard deviation of all entries of some tokens' embeddings."""
     return float(lm.embedding(torch.tensor(ids, device=lm.device)).float().std())
 
 

@@ -40,7 +40,7 @@ class Effects:
             position: sum(len(run.samples) for run in planned if position in run.aligned)
             for position in positions
         }
-        shape = len(clean.tokens), lm.n_layers
+        shape = clean.continuation.n_prompt, lm.n_layers
         self.by_kind: dict[str, Float[Tensor, "pos layer"]] = {}
         for kind in config.kinds:
             effects = torch.full(shape, torch.nan, dtype=torch.float32, device="cpu")

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from factlab.hooks import Site, Stream, intervene
 from factlab.models.language_model import LanguageModel
+from factlab.precision import widened
 from factlab.progress import ProgressCallback
 from factlab.tracing.configs import Kind, TraceConfig
 from factlab.tracing.corruption_kinds import Substitution
@@ -66,8 +67,8 @@ def _shares(
     for site, gradient in gradients.items():
         corrupted = run.inputs[site.layer + 1] if site.stream is Stream.BLOCK else run.states[site]
         difference = clean.states[site][in_clean] - corrupted[:, in_corrupted]
-        shares[site] = torch.zeros(run.batch.width, dtype=torch.float32, device="cpu")
-        by_sample = (difference.float() * gradient[:, in_corrupted].float()).sum(2).cpu()
+        shares[site] = torch.zeros(run.batch.width, dtype=probs.dtype, device="cpu")
+        by_sample = (widened(difference) * widened(gradient[:, in_corrupted])).sum(2).cpu()
         shares[site][in_corrupted] = probs @ by_sample
     return shares
 
@@ -100,7 +101,7 @@ def _gradients(
     interventions = {site: offset(site) for site in sites}
     interventions[Site(0, Stream.EMBED)] = lambda _: embedded
     with torch.enable_grad(), intervene(lm, interventions):
-        last = lm.run(lm.frame(run.batch))[:, -len(clean.answer.ids) :]
-        logprobs = clean.answer.logprobs(lm, last)
+        last = lm.run(lm.frame(run.batch))[:, -len(clean.continuation.target_ids) :]
+        logprobs = clean.logprobs(lm, last)
         gradients = torch.autograd.grad(logprobs.sum(), [offsets[site] for site in sites])
     return logprobs.detach().exp(), dict(zip(sites, gradients, strict=True))

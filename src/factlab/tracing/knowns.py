@@ -49,8 +49,8 @@ def _known_of(lm: LanguageModel, facts: Sequence[Fact]) -> list[bool]:
         if fact.target_true is None:
             known.append(True)
             continue
-        whole, n_prompt = lm.encode_continuation(fact.prompt, fact.target_true)
-        known.append(whole.ids[n_prompt] == token_id)
+        asked = lm.continuation(fact.prompt, fact.target_true, first_token=True)
+        known.append(asked.target_ids[0] == token_id)
     return known
 
 

@@ -115,8 +115,8 @@ class Restorer:
         at_once = max(1, self.held // (self.samples * width))
         for i in range(0, len(self.cells), at_once):
             walk = _Walk(self, position, self.cells[i : i + at_once])
-            reads = walk.run()[:, -len(self.clean.answer.ids) :]
-            probs = self.clean.answer.probs(self.lm, reads).view(-1, self.samples)
+            reads = walk.run()[:, -len(self.clean.continuation.target_ids) :]
+            probs = self.clean.probs(self.lm, reads).view(-1, self.samples)
             yield from zip(walk.cells, probs - self.corrupted.probs, strict=True)
 
     def _first_steps(self) -> dict[tuple[Stream, int], Float[Tensor, "sample pos d_model"]]:

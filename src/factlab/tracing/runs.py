@@ -1,36 +1,52 @@
 """The clean and the corrupted run, and what they leave behind for restorations."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from factlab.continuations import Continuation
 from factlab.errors import InvalidRequestError, TokenizationError
 from factlab.facts import Fact, TokenSpan
 from factlab.hooks import Site, Stream, intervene, record
 from factlab.models.cache import RecordingCache
 from factlab.models.language_model import LanguageModel
+from factlab.models.reading import token_logprobs, wide_logits
 from factlab.models.replay import Hidden
-from factlab.tokens import TokenBatch, Tokens, pad
+from factlab.tokens import TokenBatch, encode, pad
 from factlab.tracing.configs import AnswerRule, TraceConfig
 from factlab.tracing.corruption import draw_noise, put_noise, with_level
 from factlab.tracing.corruption_kinds import Substitution
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What is followed, and how likely it is in a run.
+class CleanRun:
+    """The prompt as it is.
 
     Attributes:
-        ids: the answer's tokens; just the first of them unless the whole answer is followed.
+        continuation: the prompt and the answer that is followed: just its first token, or all.
         rule: how the probabilities of several tokens become one.
+        prob: of the answer.
+        said_id: the token that the model finds most probable after the prompt.
+        expected_id: the first token of the answer that was given or is known, if one is and it has
+            tokens of its own.
+        states: for each site of the clean run (pos, width).
     """
 
-    ids: tuple[int, ...]
+    continuation: Continuation
     rule: AnswerRule
+    prob: float
+    said_id: int
+    expected_id: int | None
+    states: dict[Site, Tensor]
+
+    @property
+    def span(self) -> TokenSpan:
+        """The subject's tokens."""
+        return self.continuation.subject
 
     def probs(
         self, lm: LanguageModel, states: Float[Tensor, "row read d_model"]
@@ -42,36 +58,30 @@ class Answer:
         self, lm: LanguageModel, states: Float[Tensor, "row read d_model"]
     ) -> Float[Tensor, " row"]:
         """Log P(answer) of each row, on the CPU."""
-        per_chunk = max(1, lm.budget.readout_tokens // len(self.ids))
-        return torch.cat([self._logprobs(lm, chunk) for chunk in states.split(per_chunk)])
-
-    def _logprobs(self, lm: LanguageModel, states: Tensor) -> Tensor:
-        logits = lm.readout(states.flatten(0, 1)).float().unflatten(0, states.shape[:2])
-        ids = torch.tensor(self.ids, device=logits.device).expand(len(states), -1)
-        logprobs = logits.gather(2, ids[..., None])[..., 0] - logits.logsumexp(-1)
-        total = logprobs.mean(1) if self.rule == "per_token" else logprobs.sum(1)
-        return total.cpu()
+        return answer_logprobs(lm, states, self.continuation.target_ids, self.rule)
 
 
-@dataclass(frozen=True, slots=True)
-class CleanRun:
-    """The prompt as it is.
+def answer_logprobs(
+    lm: LanguageModel,
+    states: Float[Tensor, "row read d_model"],
+    answer_ids: Sequence[int],
+    rule: AnswerRule,
+) -> Float[Tensor, " row"]:
+    """Log P of an answer in each row, on the CPU; gradients flow.
 
-    Attributes:
-        tokens: of the prompt, without the answer.
-        span: the subject's tokens.
-        answer: what is followed.
-        prob: its probability.
-        said_id: the token that the model finds most probable after the prompt.
-        states: for each site of the clean run (pos, width).
+    Args:
+        lm: the model.
+        states: what leaves the last layer where each of the answer's tokens is predicted.
+        answer_ids: these tokens.
+        rule: how the probabilities of several tokens become one.
     """
-
-    tokens: Tokens
-    span: TokenSpan
-    answer: Answer
-    prob: float
-    said_id: int
-    states: dict[Site, Tensor]
+    ids = torch.tensor(answer_ids, dtype=torch.long, device="cpu")
+    by_row: list[Tensor] = []
+    for part in states.split(max(1, lm.budget.readout_tokens // len(ids))):
+        logits = wide_logits(lm, part.flatten(0, 1))
+        logprobs = token_logprobs(logits, ids.repeat(len(part))).view(len(part), -1)
+        by_row.append(logprobs.mean(1) if rule == "per_token" else logprobs.sum(1))
+    return torch.cat(by_row).cpu()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,37 +117,50 @@ def run_clean(lm: LanguageModel, fact: Fact, answer: str | None, config: TraceCo
     Raises:
         InvalidRequestError: the whole answer is to be followed but none is known.
     """
-    tokens, span = lm.encode_fact(fact)
-    if config.answer != "first_token" and answer is None:
+    first_token = config.answer == "first_token"
+    if not first_token and answer is None:
         answer = fact.target_true
         if answer is None:
             raise InvalidRequestError(
                 "A whole answer is to be followed, and none was given. Pass answer=..., or a fact "
                 "with target_true."
             )
-    ids = list(tokens.ids)
-    answer_ids: tuple[int, ...] = ()
+    prompt = lm.fact_continuation(fact)
+    followed = prompt
     if answer is not None:
-        whole, n_prompt = lm.encode_continuation(fact.prompt, answer)
-        if whole.ids[:n_prompt] != tokens.ids:
+        followed = lm.continuation(fact.prompt, answer, first_token)
+        if followed.prompt_ids != prompt.inputs:
             raise TokenizationError(
                 f"The tokens of the prompt change when '{answer}' follows it. Trace another answer."
             )
-        answer_ids = whole.ids[n_prompt:]
-        if config.answer == "first_token":
-            answer_ids = answer_ids[:1]
-        ids += answer_ids[:-1]
-        lm.check_length(len(ids))
     streams = (Stream.BLOCK, Stream.MLP, Stream.ATTN)
     sites = [Site(layer, stream) for layer in range(lm.n_layers) for stream in streams]
     sites.append(Site(0, Stream.EMBED))
     with record(lm, sites) as states:
-        last = lm.run(lm.frame(pad([ids], lm.device)))[:, len(tokens) - 1 :]
+        hidden = lm.run(lm.frame(pad([followed.inputs], lm.device)))
+    last = hidden[:, prompt.n_prompt - 1 :]
     said_id = int(lm.readout(last[:, 0]).argmax())
-    followed = Answer(answer_ids or (said_id,), config.answer)
-    prob = float(followed.probs(lm, last))
+    expected_id = followed.target_ids[0] if answer is not None else _first_id(lm, fact)
+    followed = replace(
+        followed,
+        target_ids=followed.target_ids or (said_id,),
+        lookup=prompt.lookup,
+        subject=prompt.subject,
+    )
+    prob = float(answer_logprobs(lm, last, followed.target_ids, config.answer).exp())
     kept = {site: state[0] for site, state in states.items()}
-    return CleanRun(tokens, span, followed, prob, said_id, kept)
+    return CleanRun(followed, config.answer, prob, said_id, expected_id, kept)
+
+
+def _first_id(lm: LanguageModel, fact: Fact) -> int | None:
+    """The first token of the true target, if that is known and has tokens of its own."""
+    if fact.target_true is None:
+        return None
+    try:
+        whole = encode(lm.tokenizer, fact.prompt, fact.target_true)
+    except TokenizationError:  # an answer that is not followed need not have them
+        return None
+    return whole.ids[whole.n_prompt]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +203,7 @@ class PlannedRun:
             inputs=inputs,
             cache=cache,
             states=states,
-            probs=clean.answer.probs(lm, inputs[-1][:, -len(clean.answer.ids) :]),
+            probs=clean.probs(lm, inputs[-1][:, -len(clean.continuation.target_ids) :]),
             noise_level=self.noise_level,
         )
 
@@ -189,22 +212,21 @@ def plan_corrupted(
     lm: LanguageModel, fact: Fact, clean: CleanRun, config: TraceConfig, facts: Sequence[Fact]
 ) -> list[PlannedRun]:
     """How to run the corrupted prompt: the noise samples in batches, or a run per substitute."""
-    corruption = with_level(config.corruption, lm, fact, facts)
-    tail = clean.answer.ids[:-1]
+    corruption = with_level(config.corruption, lm, clean.continuation.subject_ids, facts)
+    n_prompt = clean.continuation.n_prompt
     if isinstance(corruption, Substitution):
         return [_substituted(lm, fact, clean, subject) for subject in corruption.subjects]
-    span = corruption.corrupted_span(clean.span, len(clean.tokens))
+    span = corruption.corrupted_span(clean.span, n_prompt)
     noise, level = draw_noise(corruption, lm, config.samples, span.stop - span.start, config.seed)
     noise = noise.to(lm.device)
-    ids = (*clean.tokens.ids, *tail)
-    aligned = {i: i for i in range(len(clean.tokens))}
-    at_once = _samples_at_once(lm, len(ids), config)
+    aligned = {i: i for i in range(n_prompt)}
+    at_once = _samples_at_once(lm, len(clean.continuation.inputs), config)
     planned: list[PlannedRun] = []
     for start in range(0, config.samples, at_once):
         samples = range(start, min(start + at_once, config.samples))
         some = noise[samples.start : samples.stop]
         corrupt = partial(put_noise, noise=some, span=span, replace=corruption.replace)
-        planned.append(PlannedRun(samples, ids, aligned, corrupt, level))
+        planned.append(PlannedRun(samples, clean.continuation.inputs, aligned, corrupt, level))
     return planned
 
 
@@ -220,15 +242,17 @@ def _samples_at_once(lm: LanguageModel, width: int, config: TraceConfig) -> int:
 
 def _substituted(lm: LanguageModel, fact: Fact, clean: CleanRun, subject: str) -> PlannedRun:
     other = Fact(fact.template, subject)
-    tokens, span = lm.encode_fact(other)
-    aligned = _aligned(clean, len(tokens), span)
+    prompt = lm.fact_continuation(other)
+    span, n_tokens = prompt.subject, prompt.n_prompt
+    aligned = _aligned(clean, n_tokens, span)
     if aligned is None:
         raise TokenizationError(
             f"With '{subject}' for '{fact.subject}' the text around the subject splits into "
-            f"{len(tokens) - (span.stop - span.start)} tokens instead of "
-            f"{len(clean.tokens) - (clean.span.stop - clean.span.start)}. Choose another subject."
+            f"{n_tokens - (span.stop - span.start)} tokens instead of "
+            f"{clean.continuation.n_prompt - (clean.span.stop - clean.span.start)}. Choose another "
+            "subject."
         )
-    ids = (*tokens.ids, *clean.answer.ids[:-1])
+    ids = (*prompt.inputs, *clean.continuation.target_ids[:-1])
     lm.check_length(len(ids))
     return PlannedRun(range(1), ids, aligned, _as_it_is, None)
 
@@ -239,10 +263,11 @@ def _as_it_is(embedded: Tensor) -> Tensor:
 
 def _aligned(clean: CleanRun, n_tokens: int, span: TokenSpan) -> dict[int, int] | None:
     """Positions of a sentence with another subject, by positions of the clean one."""
-    before, after = clean.span.start, len(clean.tokens) - clean.span.stop
+    n_clean = clean.continuation.n_prompt
+    before, after = clean.span.start, n_clean - clean.span.stop
     if (before, after) != (span.start, n_tokens - span.stop):
         return None
     shared = min(clean.span.stop - clean.span.start, span.stop - span.start)
     pairs = {i: i for i in range(before)}
     behind = range(1, after + shared + 1)
-    return pairs | {len(clean.tokens) - i: n_tokens - i for i in reversed(behind)}
+    return pairs | {n_clean - i: n_tokens - i for i in reversed(behind)}

@@ -20,11 +20,11 @@ from collections.abc import Sequence
 import torch
 
 from factlab.arguments import checked
-from factlab.errors import InvalidRequestError, TokenizationError
+from factlab.errors import InvalidRequestError
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
-from factlab.tokens import encode_continuation, shown
+from factlab.tokens import shown
 from factlab.tracing.configs import TraceConfig
 from factlab.tracing.gradient import gradient_effects
 from factlab.tracing.restoration import exact_effects
@@ -95,15 +95,15 @@ def trace_fact(
             raise InvalidRequestError(
                 f"The model's probabilities are not numbers in {lm.dtype}. Load it in float32."
             )
-        positions = config.positions_of(clean.span, len(clean.tokens))
+        positions = config.positions_of(clean.span, clean.continuation.n_prompt)
         planned = plan_corrupted(lm, fact, clean, config, sigma_facts or [])
         measure = exact_effects if config.method == "exact" else gradient_effects
         effects = measure(lm, clean, planned, positions, config, progress)
     return CausalTrace(
-        prompt=clean.tokens.text,
-        tokens=tuple(shown(lm.tokenizer, clean.tokens.ids)),
+        prompt=fact.prompt.rstrip(" "),
+        tokens=tuple(shown(lm.tokenizer, clean.continuation.prompt_ids)),
         subject_span=clean.span,
-        answer="".join(shown(lm.tokenizer, clean.answer.ids)),
+        answer="".join(shown(lm.tokenizer, clean.continuation.target_ids)),
         clean_prob=clean.prob,
         corrupted_prob=effects.corrupted_prob,
         effects=effects.by_kind,
@@ -113,19 +113,8 @@ def trace_fact(
         fingerprint=lm.live_fingerprint,
         said="".join(shown(lm.tokenizer, (clean.said_id,))),
         expected=answer or fact.target_true,
-        says_expected=_says(lm, fact, answer or fact.target_true, clean.said_id),
+        says_expected=None if clean.expected_id is None else clean.expected_id == clean.said_id,
     )
-
-
-def _says(lm: LanguageModel, fact: Fact, expected: str | None, said_id: int) -> bool | None:
-    """Whether a token is the first of an answer; None if there is no answer to compare with."""
-    if expected is None:
-        return None
-    try:
-        whole, n_prompt = encode_continuation(lm.tokenizer, fact.prompt, expected)
-    except TokenizationError:  # an answer that is not followed need not have tokens of its own
-        return None
-    return whole.ids[n_prompt] == said_id
 
 
 def _as_fact(fact_or_prompt: Fact | str, subject: str | None) -> Fact:

@@ -24,10 +24,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from factlab.continuations import Continuation
 from factlab.data.fact_files import check_conflicts
 from factlab.editing.background import Background
 from factlab.editing.closed_form.contexts import context_weights
-from factlab.editing.closed_form.lookup import BATCH_TOKENS, LookupRow, prompt_rows
+from factlab.editing.closed_form.lookup import BATCH_TOKENS, prompt_rows, up_to_lookup
 from factlab.editing.closed_form.value import OptimisedValue, optimise_values
 from factlab.editing.configs import LayerwiseConfig
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
@@ -38,6 +39,7 @@ from factlab.models.changes.carried import substituted
 from factlab.models.changes.change import Change
 from factlab.models.changes.update import DenseUpdate, LowRankUpdate
 from factlab.models.language_model import LanguageModel
+from factlab.precision import wide
 from factlab.progress import ProgressCallback
 from factlab.tokens import groups, pad
 
@@ -168,7 +170,7 @@ def _update(
     lm: LanguageModel, layer: int, residuals: Float[Tensor, "fact d_model"], duals: Keys
 ) -> Change:
     """Rᵀ D, thin while there are fewer facts than dimensions."""
-    name, precision = lm.mlp_weight_name(layer), torch.promote_types(lm.dtype, torch.float32)
+    name, precision = lm.mlp_weight_name(layer), wide(lm.dtype)
     if len(duals) < residuals.shape[1]:
         left, right = residuals.T.contiguous(), duals
         return LowRankUpdate(name, lm.mlp_layout, left.to(precision), right.to(precision))
@@ -190,8 +192,9 @@ class _Rows:
         layer: int,
     ) -> None:
         self._weights = weights
-        bare = [row for fact in facts for row in prompt_rows(lm, fact, [""])]
-        behind = [row for fact in facts for row in prompt_rows(lm, fact, contexts[1:])]
+        by_fact = [prompt_rows(lm, fact, contexts) for fact in facts]
+        bare = [rows[0] for rows in by_fact]
+        behind = [row for rows in by_fact for row in rows[1:]]
         with torch.no_grad(), lm.frozen():
             self._bare = _Waiting(lm, bare, layer)
             self._behind = _Waiting(lm, behind, layer) if behind else None
@@ -219,9 +222,9 @@ class _Rows:
 class _Waiting:
     """Rows of texts up to their lookup tokens, in batches, at the input of a layer."""
 
-    def __init__(self, lm: LanguageModel, rows: Sequence[LookupRow], layer: int) -> None:
+    def __init__(self, lm: LanguageModel, rows: Sequence[Continuation], layer: int) -> None:
         self._lm, self._rows = lm, rows
-        texts = [row.ids[: row.position + 1] for row in rows]
+        texts = [up_to_lookup(row) for row in rows]
         self._batches = groups([len(ids) for ids in texts], BATCH_TOKENS)
         self._frames = [
             lm.frame(pad([texts[i] for i in numbers], lm.device)) for numbers in self._batches
@@ -237,7 +240,7 @@ class _Waiting:
                 self._batches, self._frames, self._states, strict=True
             ):
                 self._lm.run(frame, state, first=first, stop=site.layer + 1)
-                positions = torch.tensor([self._rows[i].position for i in numbers], device="cpu")
+                positions = torch.tensor([self._rows[i].lookup for i in numbers], device="cpu")
                 at = states[site][torch.arange(len(numbers), device="cpu"), positions]
                 found |= zip(numbers, at.cpu().double(), strict=True)
         return torch.stack([found[i] for i in range(len(self._rows))])

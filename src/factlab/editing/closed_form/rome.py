@@ -26,6 +26,7 @@ from factlab.facts import Fact
 from factlab.hooks import Site, Stream
 from factlab.models.changes.update import LowRankUpdate
 from factlab.models.language_model import LanguageModel
+from factlab.precision import wide
 from factlab.progress import ProgressCallback, silent
 
 
@@ -88,7 +89,7 @@ def rome_each(
     bare = mean_keys(lm, facts, [""], layer, only, lookup) if config.legacy else found
 
     directions = moment.solve(found.keys)
-    precision = torch.promote_types(lm.dtype, torch.float32)
+    precision = wide(lm.dtype)
     weight_norm = float(lm.mlp_weight(layer).detach().cpu().double().norm())
     base, edits = BaseModelInfo.of(lm), list[Edit]()
     for i, (fact, value) in enumerate(zip(facts, values, strict=True)):

@@ -26,13 +26,15 @@ from factlab.editing.closed_form.value_batch import (
     ValueBatch,
     prepare_requests,
 )
-from factlab.editing.configs import LookupToken, ValueConfig
+from factlab.editing.configs import ValueConfig
 from factlab.editing.fine_tuning.adam import Adam
 from factlab.editing.requests import ValueRequest
 from factlab.errors import EditError
+from factlab.facts import LookupToken
 from factlab.hooks import Site
 from factlab.models.allocator import memory_bounded_by
 from factlab.models.language_model import LanguageModel
+from factlab.precision import wide
 from factlab.progress import ProgressCallback, silent, tell_step
 from factlab.tokens import groups
 
@@ -116,7 +118,7 @@ def optimise_values(
     setting = f"max_batch_tokens, which is {limit}"
     with lm.frozen(), memory_bounded_by(setting):
         with torch.no_grad():
-            shared = SharedContexts(lm, contexts, prepared)
+            shared = SharedContexts(lm, prepared)
         batches = groups([p.cost for p in prepared], limit)
         n_steps = config.steps * len(batches)
         for first, numbers in zip(range(0, n_steps, config.steps), batches, strict=True):
@@ -136,7 +138,7 @@ def _optimise(
     config: ValueConfig,
     begin: Callable[[int], None],
 ) -> list[OptimisedValue]:
-    width = torch.promote_types(lm.dtype, torch.float32)
+    width = wide(lm.dtype)
     norms = batch.initial_norms
     longest = (config.clamp_factor or DEFAULT_CLAMP) * norms
     delta = torch.zeros(batch.n_facts, lm.d_model, dtype=width, device=norms.device)

@@ -3,7 +3,8 @@
 A vector δ per fact is added at the last token of the subject, at one layer. It changes nothing left
 of that token and nothing below that layer, so:
 
-* a context is the same text for every fact: its keys and values are computed once for all of them;
+* what all facts' rows behind a context begin with, such as the context itself, is run once for all
+  of them, and its keys and values are kept;
 * what follows it, up to the lookup token, is run once per fact, and its keys and values are kept;
 * all rows are aligned at the lookup token, and every step runs the few tokens from there on, from
   the layer of δ upwards; logits are read at target tokens only.
@@ -13,25 +14,26 @@ prompt “s is a”. Column 0 is the lookup token.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from factlab.editing.closed_form.lookup import LookupRow, prompt_rows, target_rows
-from factlab.editing.configs import LookupToken
+from factlab.continuations import Continuation
+from factlab.editing.closed_form.lookup import prompt_rows, target_rows
 from factlab.editing.requests import ValueRequest
 from factlab.errors import TokenizationError
-from factlab.facts import Fact
+from factlab.facts import Fact, LookupToken
 from factlab.hooks import Site, Stream, intervene, record
 from factlab.models.cache import Prefix, RecordingCache
 from factlab.models.language_model import LanguageModel
+from factlab.models.reading import Reads, target_logprobs, target_nll, wide_logits
 from factlab.models.replay import Hidden
-from factlab.models.target_logprobs import target_logprobs, target_nll
+from factlab.precision import widened
 from factlab.tokens import pad
 
 
@@ -59,17 +61,17 @@ class PreparedRequest:
     """
 
     request: ValueRequest
-    rows: list[LookupRow]
+    rows: list[Continuation]
 
     @property
     def width(self) -> int:
         """Most tokens of a row from the lookup token on."""
-        return max(len(row.ids) - row.position for row in self.rows)
+        return max(len(row.ids) - row.lookup for row in self.rows)
 
     @property
     def cost(self) -> float:
         """Tokens of a step; one on the left, of which keys and values are kept, is an eighth."""
-        left = max(row.position for row in self.rows)
+        left = max(row.lookup for row in self.rows)
         return len(self.rows) * (self.width + left / 8)
 
 
@@ -97,11 +99,10 @@ def prepare_requests(
 
 
 class SharedContexts:
-    """Keys and values of the contexts, for all facts.
+    """Keys and values of what all facts' rows behind a context begin with.
 
     Args:
         lm: the model.
-        contexts: texts before the prompts; the first is empty.
         prepared: every request that will use them.
 
     Attributes:
@@ -109,13 +110,10 @@ class SharedContexts:
         prefix: their keys and values, rows aligned at their ends; None if nothing is shared.
     """
 
-    def __init__(
-        self, lm: LanguageModel, contexts: Sequence[str], prepared: Sequence[PreparedRequest]
-    ) -> None:
-        texts = [lm.tokenise(c.rstrip()).ids if c.strip() else () for c in contexts]
+    def __init__(self, lm: LanguageModel, prepared: Sequence[PreparedRequest]) -> None:
         shared = [
-            _common_start([ids, *(p.rows[i].ids[: p.rows[i].position] for p in prepared)])
-            for i, ids in enumerate([*texts, ()])
+            _common_start([p.rows[i].inputs[: p.rows[i].lookup] for p in prepared])
+            for i in range(len(prepared[0].rows))
         ]
         self.lengths = [len(ids) for ids in shared]
         self.prefix: Prefix | None = None
@@ -165,15 +163,11 @@ class ValueBatch:
         self._lm, self._site = lm, site
         self.n_facts = len(prepared)
         self._rows_per_fact = len(prepared[0].rows)
+        self._prepared, self._kl_position = list(prepared), kl_position
         rows = [row for p in prepared for row in p.rows]
-        # The last id of a target is predicted, never read.
-        inputs = [
-            row.ids if (i + 1) % self._rows_per_fact == 0 else row.ids[:-1]
-            for i, row in enumerate(rows)
-        ]
-        positions = [row.position for row in rows]
-        self._left = _left_of_lookup(lm, inputs, positions, shared, self.n_facts)
-        self._batch = pad(inputs, lm.device, align=positions)
+        positions = [row.lookup for row in rows]
+        self._left = _left_of_lookup(lm, rows, shared, self.n_facts)
+        self._batch = pad([row.inputs for row in rows], lm.device, align=positions)
         self._lookup = max(positions)
         self._frame = lm.frame(self._batch, self._left, self._lookup)
         with record(lm, [site]) as states:
@@ -183,36 +177,31 @@ class ValueBatch:
         if site.stream is Stream.BLOCK:
             self._entry, self._first_layer = above, site.layer + 1
         bare = states[site][:: self._rows_per_fact, 0]
-        self.initial_norms = bare.to(torch.promote_types(bare.dtype, torch.float32)).norm(dim=1)
-        self._reads = _reads(prepared)
-        self._essence_columns = [
-            len(p.rows[-1].ids) - 1 - p.rows[-1].position if kl_position == "essence_end" else 0
-            for p in prepared
-        ]
-        self._erased = torch.tensor([p.request.erase for p in prepared], device="cpu")
+        self.initial_norms = widened(bare).norm(dim=1)
         self._essence_logprobs: Float[Tensor, "fact vocab"] | None = None
+        self._look()
+
+    def _look(self) -> None:
+        """Work out where the facts that are in the batch are read."""
+        n = self._rows_per_fact
+        targets = [(f * n + i, row) for f, p in enumerate(self._prepared)
+                   for i, row in enumerate(p.rows[:-1])]  # fmt: skip
+        self._reads = _reads([row for _, row in targets], [number for number, _ in targets])
+        essences = [p.rows[-1] for p in self._prepared]
+        if self._kl_position == "subject_end":
+            essences = [replace(row, reads=(row.lookup,)) for row in essences]
+        self._essence_reads = _reads(essences, range(n - 1, n * len(essences), n))
+        self._erased = torch.tensor([p.request.erase for p in self._prepared], device="cpu")
 
     def losses(self, deltas: Float[Tensor, "fact d_model"]) -> Losses:
         """The loss terms with δ added. Call it first with δ = 0: the essence is measured then."""
         hidden = self._run(deltas.repeat_interleave(self._rows_per_fact, 0))
-        device = hidden.device
-        essence_rows = (
-            torch.arange(self.n_facts, device="cpu") * self._rows_per_fact + self._rows_per_fact - 1
-        )
-        rows = torch.cat([self._reads.rows, essence_rows]).to(device)
-        columns = torch.cat(
-            [self._reads.columns, torch.tensor(self._essence_columns, device="cpu")]
-        ).to(device)
-        logits = self._lm.readout(hidden[rows, columns])
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        # The readout's weights are read once for both.
+        states = torch.cat([self._reads.states(hidden), self._essence_reads.states(hidden)])
+        logits = wide_logits(self._lm, states)
         of_target, of_essence = logits[: -self.n_facts], logits[-self.n_facts :].log_softmax(-1)
-        n_contexts = self._rows_per_fact - 1
-        totals, counts = (
-            x.view(self.n_facts, n_contexts)
-            for x in target_logprobs(
-                of_target, self._reads.ids, self._reads.places, self.n_facts * n_contexts
-            )
-        )
+        by_row = target_logprobs(of_target, self._reads.ids, self._reads.rows, len(hidden))
+        totals, counts = (x.view(self.n_facts, -1)[:, :-1] for x in by_row)
         nll = target_nll(totals, counts, self._erased.to(totals.device)[:, None])
         if self._essence_logprobs is None:
             self._essence_logprobs = of_essence.detach()
@@ -227,9 +216,8 @@ class ValueBatch:
         self._left = self._left.rows(rows)
         self._frame = self._lm.frame(self._batch, self._left, self._lookup)
         self._entry = self._entry[index.to(self._entry.device)]
-        self._reads = self._reads.of_facts(facts, self._rows_per_fact)
-        self._essence_columns = [self._essence_columns[f] for f in facts]
-        self._erased = self._erased[chosen]
+        self._prepared = [self._prepared[f] for f in facts]
+        self._look()
         if self._essence_logprobs is not None:
             self._essence_logprobs = self._essence_logprobs[
                 chosen.to(self._essence_logprobs.device)
@@ -250,64 +238,22 @@ def _add_to_first(added: Float[Tensor, "row d_model"], state: Hidden) -> Hidden:
     return moved
 
 
-@dataclass(frozen=True, slots=True)
-class _Reads:
-    """Where target tokens are read.
-
-    Attributes:
-        rows: of the batch.
-        columns: counted from the lookup token.
-        ids: of the token that should follow.
-        places: number of the (fact, context) pair.
-    """
-
-    rows: Int[Tensor, " read"]
-    columns: Int[Tensor, " read"]
-    ids: Int[Tensor, " read"]
-    places: Int[Tensor, " read"]
-
-    def of_facts(self, facts: Sequence[int], rows_per_fact: int) -> "_Reads":
-        """Those of some facts, numbered anew."""
-        owner, inside = self.rows // rows_per_fact, self.rows % rows_per_fact
-        new_number = torch.full((int(owner.max()) + 1,), -1, device="cpu")
-        new_number[torch.tensor(facts, device="cpu")] = torch.arange(len(facts), device="cpu")
-        owner = new_number[owner]
-        kept = owner >= 0
-        owner, inside = owner[kept], inside[kept]
-        return _Reads(
-            owner * rows_per_fact + inside,
-            self.columns[kept],
-            self.ids[kept],
-            owner * (rows_per_fact - 1) + inside,
-        )
-
-
-def _reads(prepared: Sequence[PreparedRequest]) -> _Reads:
-    found: list[tuple[int, int, int, int]] = []
-    for fact, p in enumerate(prepared):
-        for context, row in enumerate(p.rows[:-1]):
-            for at in range(row.n_prompt, len(row.ids)):
-                place = fact * (len(p.rows) - 1) + context
-                number = fact * len(p.rows) + context
-                found.append((number, at - 1 - row.position, row.ids[at], place))
-    rows, columns, ids, places = torch.tensor(found, device="cpu").T
-    return _Reads(rows, columns, ids, places)
+def _reads(rows: Sequence[Continuation], numbers: Sequence[int]) -> Reads:
+    """Where rows of a batch are read that begins with the lookup token."""
+    return Reads.of(rows, numbers, [row.lookup for row in rows])
 
 
 def _left_of_lookup(
-    lm: LanguageModel,
-    inputs: Sequence[Sequence[int]],
-    positions: Sequence[int],
-    shared: SharedContexts,
-    n_facts: int,
+    lm: LanguageModel, rows: Sequence[Continuation], shared: SharedContexts, n_facts: int
 ) -> Prefix:
     """Keys and values of all tokens left of the lookup token, rows aligned at it."""
     lengths = shared.lengths * n_facts
     # A row needs a token to run; where none is left of the lookup token, that one stands in.
-    rows = [row[: max(at, n + 1)] for row, at, n in zip(inputs, positions, lengths, strict=True)]
-    batch = pad(rows, lm.device, align=lengths)
+    texts = [row.inputs[: max(row.lookup, n + 1)] for row, n in zip(rows, lengths, strict=True)]
+    batch = pad(texts, lm.device, align=lengths)
     cache = RecordingCache(lm.n_layers, batch.width)
     if shared.prefix is not None:
         cache.begin_with(shared.prefix, n_facts)
     lm.run(lm.frame(batch, cache, start=shared.width))
+    positions = [row.lookup for row in rows]
     return Prefix.of(cache, positions, starts=[shared.width - n for n in lengths])

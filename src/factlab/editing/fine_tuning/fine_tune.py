@@ -14,6 +14,7 @@ more than once. The caller's weights are not touched: every fact brings a copy o
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -21,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from factlab.arguments import checked, listed
+from factlab.continuations import Continuation
 from factlab.data.fact_files import check_conflicts
 from factlab.editing.configs import FineTuneConfig, FineTuneMethod
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
@@ -33,8 +35,9 @@ from factlab.models.allocator import memory_bounded_by
 from factlab.models.changes.carried import owners_of, substituted
 from factlab.models.changes.update import DenseUpdate
 from factlab.models.language_model import LanguageModel
+from factlab.models.reading import Reads, target_logprobs, target_nll, wide_logits
 from factlab.models.replay import Hidden
-from factlab.models.target_logprobs import target_logprobs, target_nll
+from factlab.precision import wide
 from factlab.progress import ProgressCallback, silent, tell_step
 from factlab.tokens import TokenBatch, groups, pad
 
@@ -107,8 +110,8 @@ def _fine_tune(
     settled = config.model_copy(update=values)
     names = lm.attn_weight_names(layer) if method == "attn" else [lm.mlp_weight_name(layer)]
     entries = sum(lm.model.get_parameter(name).numel() for name in names)
-    rows = [_Row(lm, request) for request in requests]
-    longest = max(len(row.ids) for row in rows)
+    rows = [_Row.of(lm, request) for request in requests]
+    longest = max(map(len, rows))
     at_once = max(1, min(_ENTRIES // entries, settled.max_batch_tokens // longest))
     edits: list[Edit] = []
     n_steps = settled.steps * -(-len(sets) // at_once)
@@ -142,25 +145,23 @@ def _fine_tune(
     return edits
 
 
+@dataclass(frozen=True, slots=True)
 class _Row:
-    """A prompt with its target.
+    """A prompt with its target, and whether that is to become improbable."""
 
-    Attributes:
-        ids: all but the target's last token, which is never read.
-        first: the position that the first target token is read at.
-        target_ids: of the target.
-        erase: make the target improbable.
-    """
+    continuation: Continuation
+    erase: bool
 
-    def __init__(self, lm: LanguageModel, request: ValueRequest) -> None:
+    @classmethod
+    def of(cls, lm: LanguageModel, request: ValueRequest) -> "_Row":
         prompt = request.fact.prompt
         try:
-            whole, n_prompt = lm.encode_continuation(prompt, request.target)
-            lm.check_length(len(whole))
+            return cls(lm.continuation(prompt, request.target), request.erase)
         except TokenizationError as error:
             raise TokenizationError(f"Fact '{prompt}': {error}") from error
-        self.ids, self.first = whole.ids[:-1], n_prompt - 1
-        self.target_ids, self.erase = whole.ids[n_prompt:], request.erase
+
+    def __len__(self) -> int:
+        return len(self.continuation.inputs)
 
 
 class _Tuning:
@@ -184,7 +185,7 @@ class _Tuning:
     ) -> None:
         self._lm, self._layer, self._config = lm, layer, config
         self._groups = [list(group) for group in groups]
-        width = torch.promote_types(lm.dtype, torch.float32)
+        width = wide(lm.dtype)
         self._originals = {name: lm.model.get_parameter(name).detach().to(width) for name in names}
 
     @torch.inference_mode(False)
@@ -241,7 +242,7 @@ class _Tuning:
         rows = [row for group in self._groups for row in group]
         if len(self._groups) > 1:
             return [_Batch.of(self._lm, rows, self._layer)]
-        costs = [len(row.ids) for row in rows]
+        costs = [len(row) for row in rows]
         return [
             _Batch.of(self._lm, [rows[i] for i in numbers], self._layer)
             for numbers in groups(costs, self._config.max_batch_tokens)
@@ -298,18 +299,13 @@ class _Batch:
     ) -> None:
         self.n_rows, self._row_list = len(rows), rows
         self._tokens, self._entry, self._frame = tokens, entry, lm.frame(tokens)
-        reads = [
-            (number, row.first + i, token_id)
-            for number, row in enumerate(rows)
-            for i, token_id in enumerate(row.target_ids)
-        ]
-        self._rows, self._columns, self._ids = torch.tensor(reads, device="cpu").T
+        self._reads = Reads.of([row.continuation for row in rows])
         self._erased = torch.tensor([row.erase for row in rows], device="cpu")
 
     @classmethod
     def of(cls, lm: LanguageModel, rows: Sequence[_Row], layer: int) -> "_Batch":
         """Run the layers below."""
-        tokens = pad([row.ids for row in rows], lm.device)
+        tokens = pad([row.continuation.inputs for row in rows], lm.device)
         with torch.no_grad():
             return cls(lm, rows, tokens, lm.run(lm.frame(tokens), stop=layer))
 
@@ -322,8 +318,6 @@ class _Batch:
     def nll(self, lm: LanguageModel, layer: int) -> Float[Tensor, " row"]:
         """Loss of every row."""
         hidden = lm.run(self._frame, self._entry, first=layer)
-        read = hidden[self._rows.to(hidden.device), self._columns.to(hidden.device)]
-        logits = lm.readout(read)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        totals, counts = target_logprobs(logits, self._ids, self._rows, self.n_rows)
+        logits = wide_logits(lm, self._reads.states(hidden))
+        totals, counts = target_logprobs(logits, self._reads.ids, self._reads.rows, self.n_rows)
         return target_nll(totals, counts, self._erased.to(totals.device))

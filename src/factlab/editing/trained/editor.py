@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from factlab.arguments import checked_method
+from factlab.continuations import Continuation
 from factlab.data.fact_files import check_conflicts
 from factlab.data.records import Record
 from factlab.data.split import subject_hash
@@ -27,7 +28,7 @@ from factlab.editing.trained.ke import Ke
 from factlab.editing.trained.losses import changes_of
 from factlab.editing.trained.mend import Mend
 from factlab.editing.trained.network import EditorNetwork
-from factlab.editing.trained.states import Reading, States
+from factlab.editing.trained.states import States
 from factlab.errors import InvalidRequestError, TokenizationError, WrongModelError, counted
 from factlab.facts import Fact
 from factlab.models.allocator import memory_bounded_by
@@ -196,7 +197,7 @@ class TrainedEditor:
         """
         config = self.prepare(lm, facts, config)
         check_targets(facts, erase=False)
-        readings = [_reading(lm, fact) for fact in facts]
+        texts = [_continuation(lm, fact) for fact in facts]
         states = States(
             lm, lm.n_layers - self.config.n_blocks, max_batch_tokens=config.max_batch_tokens
         )
@@ -204,10 +205,10 @@ class TrainedEditor:
         found: dict[int, Edit] = {}
         limit = f"max_batch_tokens, which is {config.max_batch_tokens}"
         with memory_bounded_by(limit), lm.frozen():
-            costs = [len(reading.ids) for reading in readings]
+            costs = [len(text.inputs) for text in texts]
             for numbers in groups(costs, config.max_batch_tokens):
                 progress(f"editing with {self.name}", len(found), len(facts))
-                batch = states.batch([readings[i] for i in numbers])
+                batch = states.batch([texts[i] for i in numbers])
                 changes = changes_of(lm, self.network, batch)
                 for place, number in enumerate(numbers):
                     found[number] = self._edit(lm, facts[number], changes, place, config)
@@ -333,8 +334,8 @@ def new_network(
     return Ke(matrices, d_embedding, config)
 
 
-def _reading(lm: LanguageModel, fact: Fact) -> Reading:
+def _continuation(lm: LanguageModel, fact: Fact) -> Continuation:
     try:
-        return Reading.of(lm, fact.prompt, str(fact.target_new))
+        return lm.continuation(fact.prompt, str(fact.target_new))
     except TokenizationError as error:
         raise TokenizationError(f"Fact '{fact.prompt}': {error}") from error

@@ -10,9 +10,10 @@
 import hashlib
 import random
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from factlab.arguments import checked
+from factlab.continuations import Continuation
 from factlab.data.records import Record
 from factlab.data.split import (
     TEST_SHARE,
@@ -25,7 +26,6 @@ from factlab.data.split import (
     subject_hash,
 )
 from factlab.editing.trained.configs import DataKind
-from factlab.editing.trained.states import Reading
 from factlab.errors import FactlabError, InvalidRequestError, counted
 from factlab.models.generation import generate_ids
 from factlab.models.language_model import LanguageModel
@@ -49,9 +49,9 @@ class Example:
         unrelated: where nothing should change; at least one.
     """
 
-    edit: Reading
-    rephrased: tuple[Reading, ...]
-    unrelated: tuple[Reading, ...]
+    edit: Continuation
+    rephrased: tuple[Continuation, ...]
+    unrelated: tuple[Continuation, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +79,14 @@ class TrainingSet:
     @property
     def examples_hash(self) -> str:
         """SHA-256 of all that is learned from."""
-        return hashlib.sha256(repr((self.kind, self.train, self.validation)).encode()).hexdigest()
+        train, validation = (_listed([_example_line(e) for e in share]) for share in
+                             (self.train, self.validation))  # fmt: skip
+        return hashlib.sha256(f"({self.kind!r}, {train}, {validation})".encode()).hexdigest()
 
-    def readings(self) -> list[Reading]:
+    def texts(self) -> list[Continuation]:
         """All texts, in a fixed order."""
-        found: list[Reading] = []
-        for example in (*self.train, *self.validation):
-            found += [example.edit, *example.rephrased, *example.unrelated]
-        return found
+        examples = (*self.train, *self.validation)
+        return [text for e in examples for text in (e.edit, *e.rephrased, *e.unrelated)]
 
 
 @checked()
@@ -200,14 +200,14 @@ def _example(lm: LanguageModel, record: Record) -> Example:
         [None] * len(record.neighborhood_prompts)
     )
     unrelated = [
-        Reading.of(lm, prompt, answer).unasked()
+        lm.continuation(prompt, answer).without_target()
         for prompt, answer in zip(record.neighborhood_prompts, answers, strict=True)
     ]
     # Its own prompt is one of them: an editor that never sees it need not answer it.
     prompts = (*record.paraphrase_prompts, fact.prompt)
     return Example(
-        Reading.of(lm, fact.prompt, target),
-        tuple(Reading.of(lm, prompt, target) for prompt in prompts),
+        lm.continuation(fact.prompt, target),
+        tuple(lm.continuation(prompt, target) for prompt in prompts),
         tuple(unrelated),
     )
 
@@ -224,19 +224,33 @@ def _passage(
     start = 1 + draw.randrange((len(prompt) - 1) // 2)
     others = [row for row in passages if row[: len(prompt)] != prompt]
     return Example(
-        _going_on(prompt, continued),
-        (_going_on((prompt[0], *prompt[start + 1 :]), continued),),
+        Continuation.behind(prompt, tuple(continued)),
+        (Continuation.behind((prompt[0], *prompt[start + 1 :]), tuple(continued)),),
         tuple(_read_through(row) for row in draw.sample(others, min(_N_PASSAGES, len(others)))),
     )
 
 
-def _going_on(prompt: tuple[int, ...], continued: Sequence[int]) -> Reading:
-    first = len(prompt) - 1
-    reads = range(first, first + len(continued))
-    return Reading((*prompt, *continued[:-1]), tuple(reads), tuple(continued))
-
-
-def _read_through(row: tuple[int, ...]) -> Reading:
+def _read_through(row: tuple[int, ...]) -> Continuation:
     """Read at places spread over a passage."""
     n_read = min(_N_READ, len(row))
-    return Reading(row, tuple((i + 1) * len(row) // n_read - 1 for i in range(n_read)))
+    reads = tuple((i + 1) * len(row) // n_read - 1 for i in range(n_read))
+    return replace(Continuation.behind(row), reads=reads)
+
+
+# -- how examples are hashed; as in 0.1.0, so that a training which was begun then can go on ------
+
+
+def _example_line(example: Example) -> str:
+    rephrased, unrelated = (
+        _listed([_text_line(text) for text in texts])
+        for texts in (example.rephrased, example.unrelated)
+    )
+    return f"Example(edit={_text_line(example.edit)}, rephrased={rephrased}, unrelated={unrelated})"
+
+
+def _text_line(text: Continuation) -> str:
+    return f"Reading(ids={text.inputs}, reads={text.reads}, wanted={text.target_ids})"
+
+
+def _listed(lines: Sequence[str]) -> str:
+    return f"({', '.join(lines)}{',' if len(lines) == 1 else ''})"

@@ -24,7 +24,8 @@ from factlab.editing.trained.states import RowBatch
 from factlab.errors import InvalidRequestError, counted
 from factlab.families import Layout
 from factlab.models.language_model import LanguageModel
-from factlab.models.target_logprobs import target_logprobs
+from factlab.models.reading import target_logprobs
+from factlab.precision import wide
 
 
 class Matrix(NamedTuple):
@@ -92,8 +93,8 @@ def last_matrices(lm: LanguageModel, n_blocks: int) -> tuple[Matrix, ...]:
 
 def target_nll_of(lm: LanguageModel, batch: RowBatch) -> Float[Tensor, " row"]:
     """Mean −log P per token of each row's target."""
-    n_rows = len(batch.readings)
-    logprobs, counts = target_logprobs(batch.logits(lm), batch.wanted, batch.rows, n_rows)
+    n_rows = len(batch.continuations)
+    logprobs, counts = target_logprobs(batch.logits(lm), batch.reads.ids, batch.reads.rows, n_rows)
     return -logprobs / counts
 
 
@@ -128,7 +129,7 @@ def token_gradients(
             stack.callback(module.register_forward_hook(place).remove)
         loss = target_nll_of(lm, batch).sum()
         grads = torch.autograd.grad(loss, [place.probe for place in watched.values()])
-    n_rows = len(batch.readings)
+    n_rows = len(batch.continuations)
     return {
         m.weight_name: _gathered(
             watched[m.weight_name].inputs.reshape(n_rows, -1, m.d_in),
@@ -149,7 +150,7 @@ def _gathered(
     width = max(1, int(counts.sum(1).max()))
     places = torch.argsort(~counts, dim=1, stable=True)[:, :width, None]
     live = counts.gather(1, places[..., 0])
-    dtype = torch.promote_types(inputs.dtype, torch.float32)
+    dtype = wide(inputs.dtype)
 
     left, right = (
         states.gather(1, places.expand(-1, -1, states.shape[-1])).to(dtype) * live[..., None]

@@ -18,7 +18,7 @@ from factlab.editing.trained.network import EditorNetwork
 from factlab.editing.trained.states import RowBatch, States
 from factlab.models.changes.carried import ChangeFactors, carrying, owners_of
 from factlab.models.language_model import LanguageModel
-from factlab.models.target_logprobs import target_logprobs
+from factlab.models.reading import target_logprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,8 @@ def changes_of(
     with torch.no_grad():
         rows = lm.embedding.weight
         texts = [
-            rows[torch.tensor(reading.whole, device=rows.device)].to(device)
-            for reading in batch.readings
+            rows[torch.tensor(text.ids, device=rows.device)].to(device)
+            for text in batch.continuations
         ]
     return network(gradients, texts)
 
@@ -89,22 +89,22 @@ def losses(
     edits = states.batch([example.edit for example in picked])
     changes = changes_of(lm, network, edits, observe, mixed_precision)
     asked = states.batch([example.rephrased[0] for example in picked])
-    others = states.batch([reading for example in picked for reading in example.unrelated])
+    others = states.batch([text for example in picked for text in example.unrelated])
     with _autocast(lm, mixed_precision):
-        with carrying(lm, changes, owners_of(len(asked.readings), len(picked))):
+        with carrying(lm, changes, owners_of(len(asked.continuations), len(picked))):
             logits = asked.logits(lm)
-        with carrying(lm, changes, owners_of(len(others.readings), len(picked))):
+        with carrying(lm, changes, owners_of(len(others.continuations), len(picked))):
             after = others.logits(lm)
-    logprobs, counts = target_logprobs(logits, asked.wanted, asked.rows, len(picked))
+    logprobs, counts = target_logprobs(logits, asked.reads.ids, asked.reads.rows, len(picked))
     with torch.no_grad():
         before = others.unedited_logits(lm).log_softmax(-1)
-        missed = (logits.argmax(-1).cpu() != asked.wanted).long()
+        missed = (logits.argmax(-1).cpu() != asked.reads.ids).long()
         n_missed = torch.zeros(len(picked), dtype=torch.long, device="cpu").index_add(
-            0, asked.rows, missed
+            0, asked.reads.rows, missed
         )
     kl = (before.exp() * (before - after.log_softmax(-1))).sum(-1)
     # An example's unrelated texts stand next to each other, equally many for each.
-    owners = others.rows.to(kl.device) // (len(others.readings) // len(picked))
+    owners = others.reads.rows.to(kl.device) // (len(others.continuations) // len(picked))
     zeros = kl.new_zeros(len(picked))
     total = zeros.index_add(0, owners, kl)
     n_reads = zeros.index_add(0, owners, torch.ones_like(kl))

@@ -8,55 +8,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from factlab.continuations import Continuation
 from factlab.editing.trained.configs import MAX_BATCH_TOKENS
 from factlab.models.language_model import LanguageModel
+from factlab.models.reading import Reads, wide_logits
 from factlab.models.replay import Frame, Hidden
 from factlab.progress import ProgressCallback, silent
 from factlab.tokens import groups, pad
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """A text, and where the model's next token is looked at.
-
-    Attributes:
-        ids: the tokens that go in.
-        reads: positions whose next token is looked at.
-        wanted: the token that should come there; empty where only a change matters.
-    """
-
-    ids: tuple[int, ...]
-    reads: tuple[int, ...]
-    wanted: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, lm: LanguageModel, prompt: str, target: str | None = None) -> "Reading":
-        """A prompt with its target, or read at its end.
-
-        Raises:
-            TokenizationError: the model cannot take it.
-            InvalidRequestError: the target is empty.
-        """
-        if target is None:
-            ids = lm.encode(prompt).ids
-            return cls(ids, (len(ids) - 1,))
-        whole, n_prompt = lm.encode_continuation(prompt, target)
-        lm.check_length(len(whole))
-        # The last token of the target is never an input.
-        reads = tuple(range(n_prompt - 1, len(whole) - 1))
-        return cls(whole.ids[:-1], reads, whole.ids[n_prompt:])
-
-    @property
-    def whole(self) -> tuple[int, ...]:
-        """All tokens, the last one of the target included."""
-        return (*self.ids, *self.wanted[-1:])
-
-    def unasked(self) -> "Reading":
-        """The same places, with nothing wanted there."""
-        return Reading(self.ids, self.reads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,36 +38,31 @@ class RowBatch:
     """Texts ready to enter the first block that is edited.
 
     Attributes:
-        readings: the texts.
+        continuations: the texts.
         frame: what the blocks need besides the states.
         entry: the states, padded on the right.
         first: the block they enter.
         is_token: False where a row is padded.
         final: what leaves the last block of the unedited model at each read, row by row.
-        rows: the row of each read.
-        columns: its position.
-        wanted: the token that should come there; none if nothing is wanted.
+        reads: where they are read, and the token that should come there, if any should.
     """
 
-    readings: tuple[Reading, ...]
+    continuations: tuple[Continuation, ...]
     frame: Frame
     entry: Hidden
     first: int
     is_token: Tensor
     final: Float[Tensor, "read d_model"]
-    rows: Int[Tensor, " read"]
-    columns: Int[Tensor, " read"]
-    wanted: Int[Tensor, " wanted"]
+    reads: Reads
 
     def logits(self, lm: LanguageModel) -> Float[Tensor, "read vocab"]:
         """Run the last blocks; what comes next at each read, in at least float32."""
         hidden = lm.run(self.frame, self.entry, first=self.first)
-        rows, columns = self.rows.to(hidden.device), self.columns.to(hidden.device)
-        return _wide(lm.readout(hidden[rows, columns]))
+        return wide_logits(lm, self.reads.states(hidden))
 
     def unedited_logits(self, lm: LanguageModel) -> Float[Tensor, "read vocab"]:
         """The same of the unedited model; no block runs for it."""
-        return _wide(lm.readout(self.final))
+        return wide_logits(lm, self.final)
 
 
 class States:
@@ -118,7 +74,7 @@ class States:
     Args:
         lm: the unedited model.
         first: the first block that is edited.
-        readings: all texts that will be asked for.
+        texts: all that will be asked for.
         memory_gib: keep the states if all of them take no more.
         max_batch_tokens: tokens that run together.
         progress: told how far it is.
@@ -128,55 +84,48 @@ class States:
         self,
         lm: LanguageModel,
         first: int,
-        readings: Iterable[Reading] = (),
+        texts: Iterable[Continuation] = (),
         memory_gib: float = 0.0,
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         progress: ProgressCallback = silent,
     ) -> None:
         self._lm, self._first, self._max_tokens = lm, first, max_batch_tokens
-        self._kept: dict[Reading, State] = {}
-        unique = list(dict.fromkeys(readings))
-        n_states = sum(len(reading.ids) + len(reading.reads) for reading in unique)
+        self._kept: dict[Continuation, State] = {}
+        unique = list(dict.fromkeys(texts))
+        n_states = sum(len(text.inputs) + len(text.reads) for text in unique)
         if n_states * lm.d_model * lm.dtype.itemsize <= memory_gib * 2**30:
             self._kept = self._made(unique, progress)
 
-    def batch(self, readings: Sequence[Reading]) -> RowBatch:
+    def batch(self, texts: Sequence[Continuation]) -> RowBatch:
         """Put texts side by side."""
-        missing = [r for r in dict.fromkeys(readings) if r not in self._kept]
+        missing = [r for r in dict.fromkeys(texts) if r not in self._kept]
         made = self._made(missing, silent) if missing else {}
-        states = [self._kept.get(reading) or made[reading] for reading in readings]
-        batch = pad([reading.ids for reading in readings], self._lm.device)
+        states = [made[text] if text in made else self._kept[text] for text in texts]
+        batch = pad([text.inputs for text in texts], self._lm.device)
         entry = states[0].entry.new_zeros(batch.n_rows, batch.width, states[0].entry.shape[1])
         for row, state in enumerate(states):
             entry[row, : len(state.entry)] = state.entry
-        places = [(i, at) for i, reading in enumerate(readings) for at in reading.reads]
-        rows, columns = torch.tensor(places, device="cpu").T
         with torch.no_grad():
             frame = self._lm.frame(batch)
         return RowBatch(
-            tuple(readings), frame, entry, self._first, batch.is_token.to(entry.device),
-            torch.cat([state.final for state in states]), rows, columns,
-            torch.tensor([i for r in readings for i in r.wanted], dtype=torch.long, device="cpu"),
+            tuple(texts), frame, entry, self._first, batch.is_token.to(entry.device),
+            torch.cat([state.final for state in states]), Reads.of(texts),
         )  # fmt: skip
 
     @torch.no_grad()
     def _made(
-        self, readings: Sequence[Reading], progress: ProgressCallback
-    ) -> dict[Reading, State]:
-        lm, found = self._lm, dict[Reading, State]()
-        costs = [len(reading.ids) for reading in readings]
+        self, texts: Sequence[Continuation], progress: ProgressCallback
+    ) -> dict[Continuation, State]:
+        lm, states = self._lm, dict[Continuation, State]()
+        costs = [len(text.inputs) for text in texts]
         with lm.frozen():
             for numbers in groups(costs, self._max_tokens):
-                some = [readings[i] for i in numbers]
-                frame = lm.frame(pad([reading.ids for reading in some], lm.device))
+                batch = [texts[i] for i in numbers]
+                frame = lm.frame(pad([text.inputs for text in batch], lm.device))
                 entry = lm.run(frame, stop=self._first)
                 last = lm.run(frame, entry, first=self._first)
-                for row, reading in enumerate(some):
-                    final = last[row, list(reading.reads)]
-                    found[reading] = State(entry[row, : len(reading.ids)].clone(), final)
-                progress("running what stays the same", len(found), len(readings))
-        return found
-
-
-def _wide(logits: Float[Tensor, "read vocab"]) -> Float[Tensor, "read vocab"]:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+                for row, text in enumerate(batch):
+                    final = last[row, list(text.reads)]
+                    states[text] = State(entry[row, : len(text.inputs)].clone(), final)
+                progress("running what stays the same", len(states), len(texts))
+        return states

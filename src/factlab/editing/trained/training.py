@@ -247,7 +247,7 @@ class _Training:
         """Go on; why the training ended, empty if it was asked to stop."""
         config, at = self._config, self._at
         states = States(
-            self._lm, self._lm.n_layers - self._network_config.n_blocks, self._data.readings(),
+            self._lm, self._lm.n_layers - self._network_config.n_blocks, self._data.texts(),
             config.memory_gib, config.max_batch_tokens, progress,
         )  # fmt: skip
         began, first = perf_counter(), at.step

@@ -108,9 +108,8 @@ def hear(
 def _branches(lm: LanguageModel, question: Question) -> _Branches:
     paths: list[_Path] = []
     for target in question.targets:
-        whole, n_prompt = lm.encode_continuation(question.prompt, target)
-        lm.check_length(len(whole))
-        paths.append(_Path(whole.ids, n_prompt))
+        made = lm.continuation(question.prompt, target)
+        paths.append(_Path(made.ids, made.n_prompt))
     return _Branches(question.owner, tuple(paths))
 
 

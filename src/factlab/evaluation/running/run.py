@@ -334,11 +334,10 @@ def _check(lm: LanguageModel, record: Record) -> None:
     """Tokenise all that a record asks, so that nothing about it can fail later."""
     if record.fact.target_new is None:
         raise InvalidRequestError(f"Record {record.case_id} has no new target.")
-    lm.encode_fact(record.fact)
+    lm.fact_continuation(record.fact)
     for ask in asks(record):
         for target in ask.targets.values():
-            whole, _ = lm.encode_continuation(ask.prompt, target)
-            lm.check_length(len(whole))
+            lm.continuation(ask.prompt, target)
     for prompt in record.generation_prompts:
         lm.encode(prompt)
 
