@@ -31,9 +31,10 @@ from factlab.editing.background import Background
 from factlab.editing.methods import method_named
 from factlab.editing.requests import ValueRequest
 from factlab.evaluation.configs import MeasureConfig
-from factlab.evaluation.measuring.likelihood import Question, _branches
+from factlab.evaluation.measuring.asked_texts import asks
+from factlab.evaluation.measuring.likelihood import Question
 from factlab.evaluation.measuring.rows import Measurement
-from factlab.evaluation.measuring.yardstick import Yardstick, asks
+from factlab.evaluation.measuring.yardstick import Yardstick
 from factlab.tokens import encode, pad
 
 LENGTH = 100
@@ -123,7 +124,7 @@ def one_by_one(lm, record: Record, edit: fl.Edit) -> list[list[float]]:
         for ask in asks(record)
         for target in ask.targets.values()
     ]
-    batch = pad([whole.ids for whole, _ in pairs], lm.device)
+    batch = pad([whole.ids for whole in pairs], lm.device)
     with edit.applied(lm):
         logits = lm.model(batch.input_ids, attention_mask=batch.is_token.long()).logits
     logprobs = logits.float().log_softmax(-1)
@@ -163,12 +164,12 @@ def difference(slow: Sequence[Sequence[float]], ours: Measurement) -> float:
 def likelihood_operations(lm, record: Record) -> float:
     total = 0.0
     for ask in asks(record):
-        branches = _branches(lm, Question(ask.prompt, tuple(ask.targets.values())))
-        paths, stem = branches.paths, branches.stem
-        tokens = len(stem.ids) - 1
-        tokens += sum(len(paths[i].ids) - 1 - branches.n_shared(i) for i in branches.twigs)
-        reads = sum(len(path.ids) - path.n_prompt for path in paths)
-        total += tokens * lm.n_layers * layer_operations(lm, len(stem.ids)) + readouts(lm, reads)
+        question = Question.of(lm, ask.prompt, tuple(ask.targets.values()))
+        every, longest = question.continuations, question.longest
+        tokens = len(longest.inputs)
+        tokens += sum(len(every[i].inputs) - question.n_shared(i) for i in question.branching)
+        reads = sum(len(each.reads) for each in every)
+        total += tokens * lm.n_layers * layer_operations(lm, len(longest.ids)) + readouts(lm, reads)
     return total
 
 

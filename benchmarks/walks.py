@@ -90,7 +90,7 @@ def evaluated(lm: fl.LanguageModel, folder: Path) -> object:
 def trained(lm: fl.LanguageModel, folder: Path) -> object:
     data = examples_of_records(lm, [record(i) for i in range(N_EXAMPLES)])
     settings = TrainConfig(max_steps=1, validate_every=1)
-    return train_editor(lm, data, MendConfig(), folder, settings)
+    return train_editor(lm, data, folder, MendConfig(), settings)
 
 
 def record(number: int) -> Record:

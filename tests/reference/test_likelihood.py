@@ -2,6 +2,7 @@
 
 import math
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from conftest import FAMILIES, HABITS, SINGLE_INSIDE
 from factlab.editing.combined import combine
 from factlab.editing.methods import method_named
 from factlab.errors import InvalidRequestError
-from factlab.evaluation.measuring.likelihood import Question, hear
-from factlab.evaluation.measuring.rows import Heard
+from factlab.evaluation.measuring.likelihood import Question, score_targets
+from factlab.evaluation.measuring.rows import TargetScore
 from factlab.models.changes.carried import carrying, row_changes, substituted
 from factlab.tokens import Tokens, encode, pad
 
@@ -22,18 +23,31 @@ FACTS = [
     fl.Fact("See {} in", "Paris", "Antarctica and Rome", "Seattle"),
     fl.Fact("{} plays the", "Miles Davis", "tower", "trumpet"),
 ]
+
+
+class Text(NamedTuple):
+    """A prompt, the targets it is asked for, and the number of the edit."""
+
+    prompt: str
+    targets: tuple[str, ...]
+    owner: int = 0
+
+    def question(self, lm) -> Question:
+        return Question.of(lm, *self)
+
+
 # Each with an owner: 0 and 1 are edited, 2 is the model as it is.
 QUESTIONS = [
-    Question("The Space Needle is in the city of", ("Rome", "Seattle"), 0),
-    Question("The Space Needle is in the city of", ("Rome", "Seattle"), 1),
-    Question("The Space Needle is in the city of", ("Rome", "Seattle"), 2),
-    Question("The Space Needle is in the city of", ("Rome", "Seattle"), 0),  # once more
+    Text("The Space Needle is in the city of", ("Rome", "Seattle"), 0),
+    Text("The Space Needle is in the city of", ("Rome", "Seattle"), 1),
+    Text("The Space Needle is in the city of", ("Rome", "Seattle"), 2),
+    Text("The Space Needle is in the city of", ("Rome", "Seattle"), 0),  # once more
     # They share a beginning; one is the beginning of another; one is all there is.
-    Question("Rome", ("a river; people", "a river and a", "a river", "tower"), 1),
-    Question("Miles Davis plays the", ("trumpet", "a museum in Antarctica", "Rome"), 0),
-    Question("Where is it? In", ("Paris",), 1),
-    Question("Where is it? In", ("Paris",), 2),
-    Question("A", ("Rome", "Rome"), 0),
+    Text("Rome", ("a river; people", "a river and a", "a river", "tower"), 1),
+    Text("Miles Davis plays the", ("trumpet", "a museum in Antarctica", "Rome"), 0),
+    Text("Where is it? In", ("Paris",), 1),
+    Text("Where is it? In", ("Paris",), 2),
+    Text("A", ("Rome", "Rome"), 0),
 ]
 
 
@@ -60,7 +74,7 @@ def edit_of(lm, method: str, fact: fl.Fact) -> fl.Edit:
 
 
 @torch.no_grad()
-def slowly(lm, question: Question, edits) -> tuple[Heard, ...]:
+def slowly(lm, question: Text, edits) -> tuple[TargetScore, ...]:
     """One target at a time through the whole of a model whose weights are changed."""
     if edits[question.owner] is not None:
         with edits[question.owner].applied(lm):
@@ -74,13 +88,13 @@ def slowly(lm, question: Question, edits) -> tuple[Heard, ...]:
         before = logits[n_prompt - 1 : len(whole) - 1].double().log_softmax(-1)
         logprobs = tuple(float(row[i]) for row, i in zip(before, said, strict=True))
         top = tuple(int(row.argmax()) == i for row, i in zip(before, said, strict=True))
-        found.append(Heard(logprobs=logprobs, top=top))
+        found.append(TargetScore(logprobs=logprobs, top=top))
     return tuple(found)
 
 
-def check(lm, edits, questions=QUESTIONS, max_batch_tokens=4096) -> list[tuple[Heard, ...]]:
+def check(lm, edits, questions=QUESTIONS, max_batch_tokens=4096) -> list[tuple[TargetScore, ...]]:
     carried = row_changes(lm, [edit.updates if edit else () for edit in edits])
-    heard = hear(lm, questions, carried, max_batch_tokens)
+    heard = score_targets(lm, [each.question(lm) for each in questions], carried, max_batch_tokens)
     atol = 1e-5 if lm.architecture.family in SINGLE_INSIDE else 1e-9
     for question, fast in zip(questions, heard, strict=True):
         slow = slowly(lm, question, edits)
@@ -144,9 +158,9 @@ def test_the_flags_are_those_of_greedy_decoding(make_model):
             tops = [lm.top_tokens(prompt, 1)[0][0] for prompt in prompts]
         for prompt, word in zip(prompts, tops, strict=True):
             targets = (word, "Rome", f"{word} in", f"{word} Rome and")
-            questions += [Question(prompt, targets, owner)] if word.strip(" \ufffd\n") else []
+            questions += [Text(prompt, targets, owner)] if word.strip(" \ufffd\n") else []
     carried, n_written = row_changes(lm, [edit.updates if edit else () for edit in edits]), 0
-    heard = hear(lm, questions, carried, 99)
+    heard = score_targets(lm, [each.question(lm) for each in questions], carried, 99)
     for question, several in zip(questions, heard, strict=True):
         for target, one in zip(question.targets, several, strict=True):
             whole = encode(lm.tokenizer, question.prompt, target)
@@ -189,16 +203,16 @@ def test_targets_that_tokenise_the_prompt_otherwise(make_model, monkeypatch, fam
     edits = [edit_of(lm, "rome", FACTS[0]), None]
     monkeypatch.setattr("factlab.tokens.encode", merging)
     monkeypatch.setitem(globals(), "encode", merging)
-    questions = [Question("one", ("a", "b", "c"), 0), Question("two", ("a", "b"), 1)]
+    questions = [Text("one", ("a", "b", "c"), 0), Text("two", ("a", "b"), 1)]
     check(lm, edits, questions)
     check(lm, edits, questions[1:])
 
 
 def test_no_question_and_no_edit(make_model):
     lm = make_model("gpt2", dtype=torch.float64)
-    assert hear(lm, [], None, 10) == []
-    plain = [Question(q.prompt, q.targets) for q in QUESTIONS]
-    heard = hear(lm, plain, None, 64)
+    assert score_targets(lm, [], None, 10) == []
+    plain = [Text(q.prompt, q.targets) for q in QUESTIONS]
+    heard = score_targets(lm, [each.question(lm) for each in plain], None, 64)
     for question, fast in zip(plain, heard, strict=True):
         for one, other in zip(fast, slowly(lm, question, [None]), strict=True):
             assert one.logprobs == pytest.approx(other.logprobs, abs=1e-9)
@@ -207,9 +221,13 @@ def test_no_question_and_no_edit(make_model):
 def test_what_is_read_is_bounded(make_model, monkeypatch):
     """Logits of a few tokens at a time, whatever the batch."""
     lm = make_model("gpt2", dtype=torch.float64)
-    wanted = hear(lm, QUESTIONS, None, 4096)
+    wanted = score_targets(lm, [each.question(lm) for each in QUESTIONS], None, 4096)
     monkeypatch.setattr("factlab.evaluation.measuring.likelihood._READ_AT_ONCE", 3)
-    for several, others in zip(hear(lm, QUESTIONS, None, 4096), wanted, strict=True):
+    for several, others in zip(
+        score_targets(lm, [each.question(lm) for each in QUESTIONS], None, 4096),
+        wanted,
+        strict=True,
+    ):
         for one, other in zip(several, others, strict=True):
             assert one.top == other.top
             assert math.fsum(one.logprobs) == pytest.approx(math.fsum(other.logprobs), abs=1e-9)
@@ -223,7 +241,7 @@ def test_what_cannot_be_asked(make_model):
         ("a " * 300, "Rome", "Shorten it"),
     ):
         with pytest.raises(InvalidRequestError, match=message):
-            hear(lm, [Question(prompt, (target,))], {}, 99)
+            Text(prompt, (target,)).question(lm)
 
 
 def test_hooks_are_gone_after_an_exception(make_model):
@@ -231,8 +249,8 @@ def test_hooks_are_gone_after_an_exception(make_model):
     carried = row_changes(lm, [edit_of(lm, "rome", FACTS[0]).updates])
     with pytest.raises(KeyboardInterrupt), carrying(lm, carried, [0]):
         raise KeyboardInterrupt
-    before = hear(lm, QUESTIONS[6:7], {}, 99)
-    assert before == hear(lm, QUESTIONS[6:7], {}, 99)
+    before = score_targets(lm, [QUESTIONS[6].question(lm)], {}, 99)
+    assert before == score_targets(lm, [QUESTIONS[6].question(lm)], {}, 99)
 
 
 # -- owners --------------------------------------------------------------------------------------

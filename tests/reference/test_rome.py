@@ -333,7 +333,7 @@ def test_a_target_that_merges_with_the_subject_is_refused():
     lm.model.resize_token_embeddings(len(lm.tokenizer))
     lm = fl.LanguageModel(lm.model, lm.tokenizer)
     merged = fl.Fact("我在{}", "東", "京")
-    with pytest.raises(TokenizationError, match="merges with the end of subject"):
+    with pytest.raises(TokenizationError, match="end of the subject and the target merge"):
         fl.rome(lm, merged, fl.editing.RomeConfig(layer=1), background(some_moment(lm)))
 
 

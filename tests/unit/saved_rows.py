@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from factlab.evaluation.measuring.rows import Asked, Heard, Measurement, Row, Written
+from factlab.evaluation.measuring.rows import Asked, Measurement, Row, TargetScore, Written
 from factlab.evaluation.running.saved_run import FORMAT
 from factlab.journal import Journal, Shard
 
@@ -11,8 +11,8 @@ from factlab.journal import Journal, Shard
 def asked(new: float, true: float) -> Asked:
     """One token each; the more probable one is the model's choice."""
     return Asked(
-        new=Heard(logprobs=(math.log(new),), top=(new > true,)),
-        true=Heard(logprobs=(math.log(true),), top=(true > new,)),
+        new=TargetScore(logprobs=(math.log(new),), top=(new > true,)),
+        true=TargetScore(logprobs=(math.log(true),), top=(true > new,)),
     )
 
 

@@ -14,13 +14,13 @@ from conftest import HABITS
 from factlab.editing.methods import method_named
 from factlab.errors import InvalidRequestError, TokenizationError
 from factlab.evaluation.configs import MeasureConfig
-from factlab.evaluation.measuring.likelihood import Question, hear
+from factlab.evaluation.measuring.asked_texts import asks
+from factlab.evaluation.measuring.likelihood import Question, score_targets
 from factlab.evaluation.measuring.ordinary_text import OrdinaryText
 from factlab.evaluation.measuring.rows import Drift
 from factlab.evaluation.measuring.yardstick import Yardstick, is_finite
 from factlab.models.changes.carried import row_changes
 from factlab.models.generation import cache_bytes_per_token, generate_ids
-from factlab.tokens import encode
 
 PASSAGES = ("The Colosseum is in Rome. " * 16, "People speak many languages there, in Paris.")
 LENGTH = 16
@@ -300,18 +300,40 @@ def test_a_model_that_breaks_does_not_look_unchanged(lm):
     assert not is_finite(found)
 
 
-def test_equal_questions_of_unedited_models_are_asked_once(lm, monkeypatch):
-    read = []
+def test_equal_questions_are_asked_once(lm, monkeypatch):
+    rows = []
+    run = type(lm).frame
     monkeypatch.setattr(
-        "factlab.tokens.encode",
-        lambda *args: read.append(args) or encode(*args),
+        type(lm),
+        "frame",
+        lambda self, batch, *a, **k: rows.append(batch.n_rows) or run(self, batch, *a, **k),
     )
-    twice = [Question("Rome is", ("Paris", "Seattle"))] * 2
-    found = hear(lm, twice, {}, 99)
-    assert found[0] == found[1]
-    assert len(read) == 2
-    hear(lm, [replace(twice[0], owner=i) for i in range(2)], row_changes(lm, [(), ()]), 99)
-    assert len(read) == 6, "owners are different models"
+    question = Question.of(lm, "Rome is", ("Paris",))
+    first, second = score_targets(lm, [question] * 2, {}, 99)
+    assert first == second
+    assert rows == [1]
+    carried = row_changes(lm, [(), ()])
+    score_targets(lm, [replace(question, owner=i) for i in range(2)], carried, 99)
+    assert rows == [1, 2], "owners are different models"
+
+
+def test_a_record_is_tokenised_once_for_checking_before_and_after(lm, tmp_path, monkeypatch):
+    texts = []
+    kind = type(lm.tokenizer)
+    call = kind.__call__
+    monkeypatch.setattr(
+        kind, "__call__", lambda self, text, **k: texts.append(text) or call(self, text, **k)
+    )
+    records = make_records(2)
+    yardstick = Yardstick(lm, config(n_generated=0), {})
+    for record in records:
+        yardstick.texts.check(record)
+    n_texts = len(texts)
+    for _ in range(2):
+        yardstick.measure(records, None, [False, False])
+    assert len(texts) == n_texts
+    per_record = [sum(len(ask.targets) for ask in asks(record)) for record in records]
+    assert n_texts == sum(per_record) + sum(1 + len(r.generation_prompts) for r in records)
 
 
 @pytest.mark.parametrize("add_bos", [True, False])

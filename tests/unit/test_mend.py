@@ -102,7 +102,7 @@ def test_the_networks_change_more_than_the_step(make_model):
     batch = batch_of(lm)
     with lm.frozen():
         changes = changes_of(lm, mend, batch, observe=True)
-        with carrying(lm, changes, range(len(batch.readings))):
+        with carrying(lm, changes, range(len(batch.continuations))):
             loss = target_nll_of(lm, batch).sum()
     loss.backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in (
@@ -140,14 +140,14 @@ def test_carried_factors_are_the_changed_weights(make_model, family):
     batch = batch_of(lm)
     with lm.frozen(), torch.no_grad():
         changes = changes_of(lm, mend, batch, observe=True)
-        with carrying(lm, changes, range(len(batch.readings))):
+        with carrying(lm, changes, range(len(batch.continuations))):
             found = target_nll_of(lm, batch)
         weights = {}
         for matrix in matrices:
             dense = changes[matrix.weight_name].dense()
             delta = dense if matrix.layout == "out_in" else dense.mT
             weights[matrix.weight_name] = lm.model.get_parameter(matrix.weight_name) + delta
-        with substituted(lm, weights, range(len(batch.readings))):
+        with substituted(lm, weights, range(len(batch.continuations))):
             expected = target_nll_of(lm, batch)
         unedited = target_nll_of(lm, batch)
     loose = family in SINGLE_INSIDE

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factlab.evaluation.measuring.rows import Asked, Heard
+from factlab.evaluation.measuring.rows import Asked, TargetScore
 from factlab.evaluation.scoring.metrics import (
     exact_match,
     harmonic_mean,
@@ -25,8 +25,8 @@ from factlab.evaluation.scoring.resampling import (
 )
 
 
-def heard(*probs: float, top: tuple[bool, ...] | None = None) -> Heard:
-    return Heard(logprobs=tuple(map(math.log, probs)), top=top or (False,) * len(probs))
+def heard(*probs: float, top: tuple[bool, ...] | None = None) -> TargetScore:
+    return TargetScore(logprobs=tuple(map(math.log, probs)), top=top or (False,) * len(probs))
 
 
 def asked(new: tuple[float, ...], true: tuple[float, ...]) -> Asked:
@@ -43,7 +43,7 @@ def test_two_forms_of_probability():
     assert target_prob(target) == pytest.approx(0.036 ** (1 / 3))
     assert target_prob(target, "product") == pytest.approx(0.036)
     assert target_prob(heard(0.3)) == pytest.approx(target_prob(heard(0.3), "product"))
-    tiny = Heard(logprobs=(-600.0, -600.0), top=(False, False))
+    tiny = TargetScore(logprobs=(-600.0, -600.0), top=(False, False))
     assert target_prob(tiny, "product") == 0
     assert target_logprob(tiny, "product") == -1200
 
@@ -61,7 +61,8 @@ def test_the_form_can_decide_who_wins():
 
 def test_too_small_for_a_float_is_still_compared():
     pair = Asked(
-        new=Heard(logprobs=(-800.0,), top=(False,)), true=Heard(logprobs=(-900.0,), top=(False,))
+        new=TargetScore(logprobs=(-800.0,), top=(False,)),
+        true=TargetScore(logprobs=(-900.0,), top=(False,)),
     )
     assert success((pair,), "new").value == 1
 

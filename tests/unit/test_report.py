@@ -14,7 +14,7 @@ from saved_rows import BROAD, GOOD, UNEDITED, make_row, measured, save_run
 
 from factlab.errors import InvalidRequestError, MissingPackageError, StorageError
 from factlab.estimate import Estimate
-from factlab.evaluation.measuring.rows import Asked, Drift, Heard, Measurement
+from factlab.evaluation.measuring.rows import Asked, Drift, Measurement, TargetScore
 from factlab.evaluation.reporting.formats import (
     cells,
     estimate_cell,
@@ -111,8 +111,8 @@ def test_cells():
 
 def test_the_two_forms_of_probability(saved):
     long = Asked(
-        new=Heard(logprobs=(math.log(0.5),) * 2, top=(True, True)),
-        true=Heard(logprobs=(math.log(0.4),), top=(False,)),
+        new=TargetScore(logprobs=(math.log(0.5),) * 2, top=(True, True)),
+        true=TargetScore(logprobs=(math.log(0.4),), top=(False,)),
     )
     after = Measurement(rewrite=(long,), paraphrase=(), neighborhood=())
     run = saved(rows=[make_row(0, GOOD, after=after)])
@@ -135,8 +135,8 @@ def test_exact_matches_when_asked_for(saved):
 
 
 def test_zsre(saved):
-    right = Asked(new=Heard(logprobs=(-0.1, -0.2), top=(True, False)))
-    other = Asked(true=Heard(logprobs=(-0.1,), top=(True,)))
+    right = Asked(new=TargetScore(logprobs=(-0.1, -0.2), top=(True, False)))
+    other = Asked(true=TargetScore(logprobs=(-0.1,), top=(True,)))
     after = Measurement(rewrite=(right,), paraphrase=(right,), neighborhood=(other,))
     rows = [
         make_row(i, GOOD, before=after, after=after, benchmark="zsre", relation_id="")

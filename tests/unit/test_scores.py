@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factlab.estimate import Estimate
-from factlab.evaluation.measuring.rows import Asked, Drift, Heard, Measurement, Row, Written
+from factlab.evaluation.measuring.rows import Asked, Drift, Measurement, Row, TargetScore, Written
 from factlab.evaluation.scoring.resampling import _interval_of_parts, score_estimate
 from factlab.evaluation.scoring.scores import (
     METRICS,
@@ -22,8 +22,8 @@ from factlab.evaluation.scoring.scores import (
 
 def ask(new: float, true: float, new_top: bool = False, true_top: bool = False) -> Asked:
     return Asked(
-        new=Heard(logprobs=(math.log(new),), top=(new_top,)),
-        true=Heard(logprobs=(math.log(true),), top=(true_top,)),
+        new=TargetScore(logprobs=(math.log(new),), top=(new_top,)),
+        true=TargetScore(logprobs=(math.log(true),), top=(true_top,)),
     )
 
 
@@ -89,8 +89,10 @@ def test_texts_essence_and_drift():
 
 
 def test_a_record_of_zsre():
-    question = Asked(new=Heard(logprobs=(-0.1, -2.0), top=(True, False)))
-    other = Asked(true=Heard(logprobs=(-1.0, -1.0, -1.0, -1.0), top=(True, True, True, False)))
+    question = Asked(new=TargetScore(logprobs=(-0.1, -2.0), top=(True, False)))
+    other = Asked(
+        true=TargetScore(logprobs=(-1.0, -1.0, -1.0, -1.0), top=(True, True, True, False))
+    )
     after = measure([question], [question], [other])
     values = score_row(row(1, after, benchmark="zsre", target_true=None), "after").values
     assert set(values) == set(METRICS["zsre"])

@@ -108,8 +108,9 @@ def read_tokens(
 def log_distribution(
     lm: "LanguageModel", states: Float[Tensor, "read d_model"]
 ) -> Float[Tensor, "read vocab"]:
-    """Natural-log probabilities of every next token."""
-    return wide_logits(lm, states).log_softmax(-1)
+    """Natural-log probabilities of every next token, without gradients."""
+    with torch.no_grad():
+        return wide_logits(lm, states).log_softmax(-1)
 
 
 def target_logprobs(

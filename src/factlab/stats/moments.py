@@ -22,6 +22,7 @@ from factlab.equality import EqualByContent
 from factlab.errors import StatisticsError, StorageError, WrongModelError
 from factlab.models.language_model import LanguageModel
 from factlab.models.products import gram
+from factlab.precision import widened
 from factlab.results import Result
 from factlab.storage import read_tensors, write_tensors
 
@@ -240,7 +241,7 @@ class MomentAccumulator:
 
     def add(self, keys: Float[Tensor, "token width"]) -> None:
         """Count in more keys."""
-        precise = keys.to(torch.promote_types(keys.dtype, torch.float32))
+        precise = widened(keys)
         for some in precise.split(_KEYS_AT_ONCE):
             self._sum += gram(some).to(self._sum.device)
         self.n_tokens += len(keys)

@@ -11,6 +11,7 @@ from factlab.errors import InvalidRequestError, counted
 from factlab.evaluation.measuring.rows import Drift
 from factlab.models.changes.carried import Carried, carrying
 from factlab.models.language_model import LanguageModel
+from factlab.models.reading import log_distribution
 from factlab.tokens import groups, pad
 from factlab.writing import check_texts
 
@@ -45,7 +46,7 @@ def text_nlls(
     with closing(read):
         for number, states in read:
             i = readable[number]
-            found[i] = _nll(_logprobs(lm, states), rows[i])
+            found[i] = _nll(log_distribution(lm, states), rows[i])
     return found
 
 
@@ -99,10 +100,14 @@ class OrdinaryText:
         piece, before = -1, torch.empty(0, device="cpu")
         with closing(_last_states(self._lm, rows, owners, changes, self._limit)) as read:
             for number, states in read:
-                logprobs, owner, n_read = _logprobs(self._lm, states), owners[number], len(states)
+                logprobs, owner, n_read = (
+                    log_distribution(self._lm, states),
+                    owners[number],
+                    len(states),
+                )
                 if number // n_owners != piece:
                     piece = number // n_owners
-                    before = _logprobs(self._lm, self._unedited[piece])
+                    before = log_distribution(self._lm, self._unedited[piece])
                 apart = before.exp() * (before - logprobs)
                 kl[owner] += float(apart.cpu().double().sum())
                 nll[owner] += n_read * _nll(logprobs, rows[number])
@@ -133,14 +138,6 @@ def _last_states(
                 states = lm.run(lm.frame(batch))
             for place, i in enumerate(numbers):
                 yield i, states[place, : len(rows[i]) - 1]
-
-
-@torch.no_grad()
-def _logprobs(
-    lm: LanguageModel, states: Float[Tensor, "read d_model"]
-) -> Float[Tensor, "read vocab"]:
-    logits = lm.readout(states)
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
 
 def _nll(logprobs: Float[Tensor, "read vocab"], row: Sequence[int]) -> float:

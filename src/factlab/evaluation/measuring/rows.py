@@ -23,7 +23,7 @@ def _of_a_probability(value: float) -> float:
 LogProb = Annotated[float, AfterValidator(_of_a_probability)]
 
 
-class Heard(BaseModel):
+class TargetScore(BaseModel):
     """How a model takes a target after a prompt, token by token.
 
     Attributes:
@@ -38,7 +38,7 @@ class Heard(BaseModel):
     top: tuple[bool, ...]
 
     @model_validator(mode="after")
-    def _as_many(self) -> "Heard":
+    def _as_many(self) -> "TargetScore":
         if len(self.logprobs) != len(self.top):
             raise ValueError("logprobs and top are not of the same tokens")
         return self
@@ -54,8 +54,8 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    new: Heard | None = None
-    true: Heard | None = None
+    new: TargetScore | None = None
+    true: TargetScore | None = None
 
 
 class Written(BaseModel):

@@ -12,8 +12,9 @@ from factlab.data.reference_files import reference_key
 from factlab.editing.edit import Edit
 from factlab.errors import InvalidRequestError
 from factlab.evaluation.configs import MeasureConfig
+from factlab.evaluation.measuring.asked_texts import TokenisedRecords
 from factlab.evaluation.measuring.generated_text import Idf, consistency, weighted_entropy_bits
-from factlab.evaluation.measuring.likelihood import Question, hear
+from factlab.evaluation.measuring.likelihood import Question, score_targets
 from factlab.evaluation.measuring.ordinary_text import OrdinaryText, text_nlls
 from factlab.evaluation.measuring.rows import Asked, Drift, Group, Measurement, Written
 from factlab.models.allocator import memory_bounded_by
@@ -56,6 +57,7 @@ class Yardstick:
                 f"memory_gib={memory_gib} (--memory) must be a number of GiB, more than 0."
             )
         self.lm, self.config = lm, config
+        self.texts = TokenisedRecords(lm)
         if config.n_generated != 0:
             lm.check_length(config.text_tokens)
         self._limit = max(1, int(memory_gib * 2**30 / cache_bytes_per_token(lm)))
@@ -107,21 +109,19 @@ class Yardstick:
     def _ask(
         self, records: Sequence[Record], owners: Sequence[int], changes: Mapping[str, Carried]
     ) -> list[list[tuple[Group, Asked]]]:
-        lists = [
-            [
-                (ask, Question(ask.prompt, tuple(ask.targets.values()), owner))
-                for ask in asks(record)
-            ]
-            for record, owner in zip(records, owners, strict=True)
+        texts = [self.texts.of(record) for record in records]
+        questions = [
+            Question(continuations, owner)
+            for asked, owner in zip(texts, owners, strict=True)
+            for continuations in asked.continuations
         ]
-        flat = [question for own in lists for _, question in own]
-        heard = iter(hear(self.lm, flat, changes, self._limit))
+        scores = iter(score_targets(self.lm, questions, changes, self._limit))
         return [
             [
-                (ask.group, Asked(**dict(zip(ask.targets, next(heard), strict=True))))
-                for ask, _ in own
+                (ask.group, Asked(**dict(zip(ask.targets, next(scores), strict=True))))
+                for ask in asked.asks
             ]
-            for own in lists
+            for asked in texts
         ]
 
     def _write(
@@ -134,9 +134,14 @@ class Yardstick:
         """Texts of the records that get some, all rows in few batches."""
         rows: list[_TextRow] = []
         for i, record in enumerate(records):
-            for n, prompt in enumerate(record.generation_prompts if generated[i] else ()):
-                ids = self.lm.encode(prompt).ids
-                rows.append(_TextRow(i, prompt, ids, record.case_id * _STREAMS + n))
+            if generated[i]:
+                texts_of_it = zip(
+                    record.generation_prompts, self.texts.of(record).generation, strict=True
+                )
+                rows += [
+                    _TextRow(i, prompt, ids, record.case_id * _STREAMS + n)
+                    for n, (prompt, ids) in enumerate(texts_of_it)
+                ]
         texts: dict[int, list[str]] = {row.record: [] for row in rows}
         by_row: dict[int, str] = {}
         width = max([self.config.text_tokens, *(len(row.ids) for row in rows)])
@@ -218,44 +223,13 @@ class Yardstick:
 def is_finite(found: Measurement) -> bool:
     """Whether no number of a measurement is NaN or infinite, as a broken model makes them."""
     asked = (*found.rewrite, *found.paraphrase, *found.neighborhood)
-    heard = [each for one in asked for each in (one.new, one.true) if each is not None]
-    values = [value for each in heard for value in each.logprobs]
+    scores = [each for one in asked for each in (one.new, one.true) if each is not None]
+    values = [value for each in scores for value in each.logprobs]
     if found.essence_nll is not None:
         values.append(found.essence_nll)
     if found.drift is not None:
         values += [found.drift.kl, found.drift.nll]
     return all(math.isfinite(value) for value in values)
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """One prompt of a record, and the targets that it is asked for.
-
-    Attributes:
-        group: which of the record's prompts it is.
-        prompt: the text.
-        targets: `new` and `true`, where they are asked for.
-    """
-
-    group: Group
-    prompt: str
-    targets: dict[str, str]
-
-
-def asks(record: Record) -> list[Ask]:
-    """All that a record asks: ROME paper, section 3.3; of zsRE, section 3.2."""
-    fact = record.fact
-    both = {"new": fact.target_new, "true": fact.target_true}
-    targets = {kind: target for kind, target in both.items() if target is not None}
-    found = [Ask("rewrite", fact.prompt, targets)]
-    found += [Ask("paraphrase", prompt, targets) for prompt in record.paraphrase_prompts]
-    answers = [{"true": answer} for answer in record.neighborhood_answers]
-    of_neighbours = answers or [targets] * len(record.neighborhood_prompts)
-    found += [
-        Ask("neighborhood", prompt, own)
-        for prompt, own in zip(record.neighborhood_prompts, of_neighbours, strict=True)
-    ]
-    return found
 
 
 @dataclass(frozen=True, slots=True)

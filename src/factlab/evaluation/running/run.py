@@ -24,9 +24,10 @@ from factlab.editing.methods import Method, method_named
 from factlab.editing.runs import together_of
 from factlab.errors import EditError, FactlabError, InvalidRequestError
 from factlab.evaluation.configs import MeasureConfig
+from factlab.evaluation.measuring.asked_texts import TokenisedRecords
 from factlab.evaluation.measuring.baseline import Unedited, ordinary_text_hash, references_hash
 from factlab.evaluation.measuring.rows import Measurement, Row
-from factlab.evaluation.measuring.yardstick import Yardstick, asks, is_finite
+from factlab.evaluation.measuring.yardstick import Yardstick, is_finite
 from factlab.evaluation.running.extension import check_streams, extend_run
 from factlab.evaluation.running.modes import (
     FAILURES,
@@ -155,12 +156,12 @@ def evaluate(
     request = _request(lm, asked)
     check_streams(folder, request)
     if resume:
-        look_at = partial(_usable, lm, asked.records)
+        look_at = partial(_usable, yardstick.texts, asked.records)
         extend_run(folder, request, cases_given, look_at, batch_size)
     journal = Journal.open(
         folder,
         request,
-        lambda: _findings(lm, asked, chosen, background, progress),
+        lambda: _findings(lm, asked, yardstick.texts, chosen, background, progress),
         resume=resume or shard.total > 1,
     )
     cases = journal.cases(len(asked.records))
@@ -275,12 +276,13 @@ def _request(lm: LanguageModel, asked: Evaluation) -> Line:
 def _findings(
     lm: LanguageModel,
     asked: Evaluation,
+    texts: TokenisedRecords,
     method: Method,
     background: Background,
     progress: ProgressCallback,
 ) -> Line:
     """Which records can be asked, and what the first edit settles, such as its layer."""
-    cases, unusable = _usable(lm, asked.records)
+    cases, unusable = _usable(texts, asked.records)
     if not cases:
         raise InvalidRequestError(f"None of the records can be used. The first: {unusable['0']}")
     if asked.mode == "together":
@@ -295,13 +297,13 @@ def _findings(
 
 
 def _usable(
-    lm: LanguageModel, records: Sequence[Record], start: int = 0
+    texts: TokenisedRecords, records: Sequence[Record], start: int = 0
 ) -> tuple[list[int], dict[str, str]]:
     """Which records from a place on can be asked, and why the others cannot."""
     unusable: dict[str, str] = {}
     for i in range(start, len(records)):
         try:
-            _check(lm, records[i])
+            texts.check(records[i])
         except FactlabError as error:
             unusable[str(i)] = str(error)
     return [i for i in range(start, len(records)) if str(i) not in unusable], unusable
@@ -328,18 +330,6 @@ def _settled(
     kind = EditError if all(isinstance(e, EditError) for e in errors) else InvalidRequestError
     which = "No fact" if len(errors) == len(cases) else f"None of the first {len(errors)} facts"
     raise kind(f"{which} could be written. The first: {errors[0]}")
-
-
-def _check(lm: LanguageModel, record: Record) -> None:
-    """Tokenise all that a record asks, so that nothing about it can fail later."""
-    if record.fact.target_new is None:
-        raise InvalidRequestError(f"Record {record.case_id} has no new target.")
-    lm.fact_continuation(record.fact)
-    for ask in asks(record):
-        for target in ask.targets.values():
-            lm.continuation(ask.prompt, target)
-    for prompt in record.generation_prompts:
-        lm.encode(prompt)
 
 
 def _generated(asked: Evaluation, cases: Sequence[int]) -> dict[int, bool]:

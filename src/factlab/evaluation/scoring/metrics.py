@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
-from factlab.evaluation.measuring.rows import Asked, Heard
+from factlab.evaluation.measuring.rows import Asked, TargetScore
 
 ProbForm = Literal["mean", "product"]
 Target = Literal["new", "true"]
@@ -33,21 +33,21 @@ class Score(NamedTuple):
     reason: str = ""
 
 
-def target_logprob(heard: Heard, form: ProbForm = "mean") -> float:
+def target_logprob(score: TargetScore, form: ProbForm = "mean") -> float:
     """Natural logarithm of `target_prob`; it tells apart what is too small for a float."""
-    total = math.fsum(heard.logprobs)
-    return total if form == "product" else total / len(heard.logprobs)
+    total = math.fsum(score.logprobs)
+    return total if form == "product" else total / len(score.logprobs)
 
 
-def target_prob(heard: Heard, form: ProbForm = "mean") -> float:
+def target_prob(score: TargetScore, form: ProbForm = "mean") -> float:
     """Probability of a target after its prompt, 0–1.
 
     Args:
-        heard: with at least one token.
+        score: with at least one token.
         form: `mean` for the geometric mean of the tokens' probabilities, as published; `product`
             for the probability that the model writes the target.
     """
-    return math.exp(target_logprob(heard, form))
+    return math.exp(target_logprob(score, form))
 
 
 def success(prompts: Sequence[Asked], favoured: Target, form: ProbForm = "mean") -> Score:
@@ -78,8 +78,8 @@ def exact_match(prompts: Sequence[Asked], target: Target) -> Score:
     """Share of prompts after which greedy decoding would write the whole target."""
 
     def writes(asked: Asked) -> float | None:
-        heard = _heard(asked, target)
-        return None if heard is None else float(all(heard.top))
+        score = _score_of(asked, target)
+        return None if score is None else float(all(score.top))
 
     return _mean(prompts, writes, f"the {target} target was not asked for")
 
@@ -91,8 +91,8 @@ def token_accuracy(prompts: Sequence[Asked], target: Target) -> Score:
     """
 
     def share(asked: Asked) -> float | None:
-        heard = _heard(asked, target)
-        return None if heard is None else sum(heard.top) / len(heard.top)
+        score = _score_of(asked, target)
+        return None if score is None else sum(score.top) / len(score.top)
 
     return _mean(prompts, share, f"the {target} target was not asked for")
 
@@ -106,14 +106,14 @@ def harmonic_mean(values: Sequence[float]) -> float:
     return len(values) / math.fsum(1 / value for value in values)
 
 
-def _heard(asked: Asked, target: Target) -> Heard | None:
+def _score_of(asked: Asked, target: Target) -> TargetScore | None:
     """How a target was taken; None if it was not asked for."""
     return asked.new if target == "new" else asked.true
 
 
-def _pair(asked: Asked, favoured: Target) -> tuple[Heard, Heard] | None:
+def _pair(asked: Asked, favoured: Target) -> tuple[TargetScore, TargetScore] | None:
     """The favoured target and the other one."""
-    new, true = _heard(asked, "new"), _heard(asked, "true")
+    new, true = _score_of(asked, "new"), _score_of(asked, "true")
     if new is None or true is None:
         return None
     return (new, true) if favoured == "new" else (true, new)

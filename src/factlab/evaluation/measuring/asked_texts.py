@@ -1,0 +1,108 @@
+"""What a record asks, tokenised once: for checking it, and for measuring it before and after."""
+
+from dataclasses import dataclass
+
+from factlab.continuations import Continuation
+from factlab.data.records import Record
+from factlab.errors import InvalidRequestError
+from factlab.evaluation.measuring.rows import Group
+from factlab.models.language_model import LanguageModel
+
+# Records whose tokens are kept: some 30 MB of CounterFact's.
+_KEPT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One prompt of a record, and the targets that it is asked for.
+
+    Attributes:
+        group: which of the record's prompts it is.
+        prompt: the text.
+        targets: `new` and `true`, where they are asked for.
+    """
+
+    group: Group
+    prompt: str
+    targets: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class AskedTexts:
+    """The texts of one record as tokens.
+
+    Attributes:
+        asks: what is asked.
+        continuations: for each of them its prompt with each of its targets.
+        generation: for each generation prompt its tokens.
+    """
+
+    asks: tuple[Ask, ...]
+    continuations: tuple[tuple[Continuation, ...], ...]
+    generation: tuple[tuple[int, ...], ...]
+
+
+class TokenisedRecords:
+    """Texts of records, tokenised when they are first asked for.
+
+    Of a long list only the first records are kept; the others are tokenised at each use.
+
+    Args:
+        lm: the model.
+    """
+
+    def __init__(self, lm: LanguageModel) -> None:
+        self.lm = lm
+        self._kept: dict[Record, AskedTexts] = {}
+
+    def of(self, record: Record) -> AskedTexts:
+        """The texts of a record.
+
+        Raises:
+            TokenizationError: a prompt is too long, or a target makes no token of its own.
+            InvalidRequestError: a target is empty.
+        """
+        texts = self._kept.get(record)
+        if texts is None:
+            every = tuple(asks(record))
+            texts = AskedTexts(
+                every,
+                tuple(
+                    tuple(
+                        self.lm.continuation(ask.prompt, target) for target in ask.targets.values()
+                    )
+                    for ask in every
+                ),
+                tuple(self.lm.encode(prompt).ids for prompt in record.generation_prompts),
+            )
+            if len(self._kept) < _KEPT:
+                self._kept[record] = texts
+        return texts
+
+    def check(self, record: Record) -> None:
+        """Tokenise all that a record asks, so that nothing about it can fail later.
+
+        Raises:
+            InvalidRequestError: it has no new target, or one is empty.
+            TokenizationError: a text cannot be asked.
+        """
+        if record.fact.target_new is None:
+            raise InvalidRequestError(f"Record {record.case_id} has no new target.")
+        self.lm.fact_continuation(record.fact)
+        self.of(record)
+
+
+def asks(record: Record) -> list[Ask]:
+    """All that a record asks: ROME paper, section 3.3; of zsRE, section 3.2."""
+    fact = record.fact
+    both = {"new": fact.target_new, "true": fact.target_true}
+    targets = {kind: target for kind, target in both.items() if target is not None}
+    every = [Ask("rewrite", fact.prompt, targets)]
+    every += [Ask("paraphrase", prompt, targets) for prompt in record.paraphrase_prompts]
+    answers = [{"true": answer} for answer in record.neighborhood_answers]
+    of_neighbours = answers or [targets] * len(record.neighborhood_prompts)
+    every += [
+        Ask("neighborhood", prompt, answer)
+        for prompt, answer in zip(record.neighborhood_prompts, of_neighbours, strict=True)
+    ]
+    return every
