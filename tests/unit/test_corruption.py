@@ -98,7 +98,9 @@ def test_sigma_over_subject_facts_or_vocabulary(make_model):
         ("facts", weight[ids(fact, other)]),
         ("vocabulary", weight),
     ):
-        settled = with_level(fl.tracing.GaussianNoise(sigmas=2, over=over), lm, fact, [fact, other])
+        settled = with_level(
+            fl.tracing.GaussianNoise(sigmas=2, over=over), lm, ids(fact), [fact, other]
+        )
         assert settled.level == pytest.approx(2 * float(entries.std()), rel=1e-5), over
     open_level = fl.tracing.GaussianNoise(over="subject")
     assert with_level(open_level, lm, None, [fact, other]) == open_level

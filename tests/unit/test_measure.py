@@ -269,7 +269,7 @@ def test_memory_that_runs_out_names_the_setting(lm, monkeypatch):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
     yardstick = Yardstick(lm, config(), {})
-    monkeypatch.setattr("factlab.evaluation.measuring.yardstick.hear", no_memory)
+    monkeypatch.setattr("factlab.evaluation.measuring.yardstick.score_targets", no_memory)
     with pytest.raises(MemoryError, match=r"Lower memory_gib \(--memory\)"):
         yardstick.measure(make_records(1), None, [False])
 

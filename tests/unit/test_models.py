@@ -140,9 +140,9 @@ def test_scores_equal_plain_log_softmax(make_model, family):
 def test_score_forms(make_model):
     from math import exp, log
 
-    from factlab.models.scoring import Continuation
+    from factlab.models.scoring import ContinuationScore
 
-    score = Continuation((1, 2), (log(0.5), log(0.02)))
+    score = ContinuationScore((1, 2), (log(0.5), log(0.02)))
     assert score.prob == pytest.approx(0.01)
     assert score.length_normalised_prob == pytest.approx(0.1)
     assert score.mean_nll == pytest.approx(-log(0.1))

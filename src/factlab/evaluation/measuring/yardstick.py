@@ -21,7 +21,6 @@ from factlab.models.allocator import memory_bounded_by
 from factlab.models.changes.carried import Carried, carrying, row_changes
 from factlab.models.generation import cache_bytes_per_token, decode_continuation, generate_ids
 from factlab.models.language_model import LanguageModel
-from factlab.writing import joined
 
 # Random streams of a record's texts: more than any record has generation prompts.
 _STREAMS = 1000
@@ -148,10 +147,9 @@ class Yardstick:
         n_batches = max(1, -(-len(rows) * width // self._limit))
         for numbers in _equal_parts(len(rows), n_batches):
             some = [rows[i] for i in numbers]
-            for i, row, new in zip(
-                numbers, some, self._continue(some, owners, changes), strict=True
-            ):
-                by_row[i] = joined(row.prompt, decode_continuation(self.lm, row.ids, new))
+            continued = self._continue(some, owners, changes)
+            for i, row, new in zip(numbers, some, continued, strict=True):
+                by_row[i] = row.prompt.rstrip(" ") + decode_continuation(self.lm, row.ids, new)
         for i, row in enumerate(rows):
             texts[row.record].append(by_row[i])
         return {i: self._judged(records[i], tuple(own)) for i, own in texts.items()}
