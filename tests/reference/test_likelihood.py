@@ -210,9 +210,9 @@ def test_targets_that_tokenise_the_prompt_otherwise(make_model, monkeypatch, fam
 
 def test_no_question_and_no_edit(make_model):
     lm = make_model("gpt2", dtype=torch.float64)
-    assert score_targets(lm, [], None, 10) == []
+    assert score_targets(lm, [], {}, 10) == []
     plain = [Text(q.prompt, q.targets) for q in QUESTIONS]
-    heard = score_targets(lm, [each.question(lm) for each in plain], None, 64)
+    heard = score_targets(lm, [each.question(lm) for each in plain], {}, 64)
     for question, fast in zip(plain, heard, strict=True):
         for one, other in zip(fast, slowly(lm, question, [None]), strict=True):
             assert one.logprobs == pytest.approx(other.logprobs, abs=1e-9)
@@ -221,10 +221,10 @@ def test_no_question_and_no_edit(make_model):
 def test_what_is_read_is_bounded(make_model, monkeypatch):
     """Logits of a few tokens at a time, whatever the batch."""
     lm = make_model("gpt2", dtype=torch.float64)
-    wanted = score_targets(lm, [each.question(lm) for each in QUESTIONS], None, 4096)
+    wanted = score_targets(lm, [each.question(lm) for each in QUESTIONS], {}, 4096)
     monkeypatch.setattr("factlab.evaluation.measuring.likelihood._READ_AT_ONCE", 3)
     for several, others in zip(
-        score_targets(lm, [each.question(lm) for each in QUESTIONS], None, 4096),
+        score_targets(lm, [each.question(lm) for each in QUESTIONS], {}, 4096),
         wanted,
         strict=True,
     ):
