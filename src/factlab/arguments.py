@@ -121,7 +121,7 @@ def _check_config(function: str, value: object, classes: tuple[type, ...]) -> No
     kind = next(kind for kind in classes if issubclass(kind, BaseModel))
     wanted, namespace = kind.__name__, ".".join(kind.__module__.split(".")[1:2])
     made = f"fl.{namespace}.{wanted}({'**config' if isinstance(value, dict) else '...'})"
-    if wanted == BaseModel.__name__:  # the config of a method that is named beside it
+    if wanted == "MethodConfig":  # the config of a method that is named beside it
         wanted, made = "config of its method", "one, such as fl.editing.RomeConfig(...)"
     raise InvalidRequestError(
         f"config is a {_name(value)}, and {function} takes a {wanted}. Pass {made}."

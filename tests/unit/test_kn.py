@@ -12,7 +12,8 @@ FACTS = [
     fl.Fact("{} is a mountain in", "Vinson Massif", "Paris", "Antarctica"),
     fl.Fact("{} plays the", "Miles Davis", "tower"),
 ]
-QUICK = fl.editing.KnConfig(steps=3, tolerance=None, max_neurons=4)
+THREE = fl.neurons.NeuronConfig(steps=3, tolerance=None)
+QUICK = fl.editing.KnConfig(attribution=THREE, max_neurons=4)
 
 
 def chosen(edit, fact=0) -> list[tuple[int, int]]:
@@ -87,7 +88,8 @@ def test_which_embedding(make_model):
 def test_the_published_variant(make_model):
     """−2 of the token that is said, +1 of each token of the new answer."""
     lm = make_model("gpt2", dtype=torch.float64)
-    config = fl.editing.KnConfig.published().model_copy(update={"steps": 3})
+    three = THREE.model_copy(update={"rule": "closed"})
+    config = fl.editing.KnConfig.published().model_copy(update={"attribution": three})
     edit = fl.editing.kn(lm, FACTS[:1], config)
     wte = lm.embedding.weight.detach()
     said = int(lm.next_token_probs([FACTS[0].prompt])[0].argmax())
@@ -95,14 +97,15 @@ def test_the_published_variant(make_model):
     layer, index = chosen(edit)[0]
     added = deltas(edit)[lm.mlp_weight_name(layer)][:, index]
     assert torch.allclose(added, wte[list(new)].sum(0) - 2 * wte[said], atol=1e-12)
-    assert edit.config["rule"] == "closed"
+    assert edit.config["attribution"]["rule"] == "closed"
     assert edit.diagnostics["facts"][0]["attributed"] == "Seattle"
 
 
 def test_the_new_answer_gains(make_model):
     """The values are only read where the neurons fire; a value in the direction of the answer."""
     lm = make_model("gpt2", dtype=torch.float64)
-    config = QUICK.model_copy(update={"steps": 10})
+    ten = fl.neurons.NeuronConfig(tolerance=None)
+    config = QUICK.model_copy(update={"attribution": ten})
     for fact, edit in zip(FACTS, fl.editing.kn_each(lm, FACTS, config), strict=True):
         before = lm.score([fact.prompt], [fact.target_new])[0].prob
         with edit.applied(lm):
@@ -150,13 +153,12 @@ def test_undoing_is_exact(make_model, tmp_path):
 def test_paraphrases_refine(make_model):
     lm = make_model("gpt2", dtype=torch.float64)
     others = ["{} stands in", "You find The Space Needle in"]
-    config = fl.editing.KnConfig(steps=3, tolerance=None, share=0.5)
+    config = fl.editing.KnConfig(attribution=THREE, share=0.5)
     edit = fl.editing.kn(lm, FACTS[:1], config, paraphrases=[others])
     (told,) = edit.diagnostics["facts"]
     assert told["n_prompts"] == 3
     prompts = [FACTS[0].prompt, "The Space Needle stands in", others[1]]
-    attribution = fl.neurons.NeuronConfig(steps=3, tolerance=None)
-    by_prompt = fl.neurons.attribute_neurons_each(lm, prompts, ["Seattle"] * 3, attribution)
+    by_prompt = fl.neurons.attribute_neurons_each(lm, prompts, ["Seattle"] * 3, THREE)
     expected = fl.neurons.shared_neurons(by_prompt, share=0.5)
     assert chosen(edit) == [(n.layer, n.index) for n in expected]
     plain = fl.editing.kn(lm, FACTS[:1], config, paraphrases=[[]])
@@ -204,7 +206,7 @@ def test_what_cannot_be_done(make_model, monkeypatch):
     with pytest.raises(InvalidRequestError, match="prompt is empty"):
         fl.editing.kn(lm, FACTS[:1], QUICK, paraphrases=[[" "]])
     with pytest.raises(EditError, match="Lower the share"):
-        config = fl.editing.KnConfig(steps=3, tolerance=None, threshold=0.999, share=1.0)
+        config = fl.editing.KnConfig(attribution=THREE, threshold=0.999, share=1.0)
         fl.editing.kn(lm, FACTS[:1], config, paraphrases=[["{} reads", "A museum, {} and"]])
     narrow = torch.nn.Linear(7, 5, device="meta")
     monkeypatch.setattr(lm.model, "get_output_embeddings", lambda: narrow)

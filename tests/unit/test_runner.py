@@ -29,6 +29,7 @@ from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.measuring.rows import Measurement
 from factlab.evaluation.measuring.yardstick import Yardstick
 from factlab.evaluation.running.run import evaluate
+from factlab.evaluation.running.saved_run import load_run
 
 MODES = ("each", "together", "sequence")
 
@@ -207,13 +208,15 @@ def test_unusable_records_are_counted(lm, tmp_path):
 def failing(monkeypatch):
     """ROME that cannot write one fact."""
 
-    def each(lm, facts, config, background, progress):
-        if any(fact.subject == "Seattle" for fact in facts):
-            raise EditError("Seattle cannot be written.")
-        return real.each(lm, facts, config, background, progress)
+    def compute(lm, facts, settled, background, progress):
+        edits = real.compute(lm, facts, settled, background, progress)
+        return [
+            EditError("Seattle cannot be written.") if fact.subject == "Seattle" else edit
+            for fact, edit in zip(facts, edits, strict=True)
+        ]
 
     real = METHODS["rome"]
-    monkeypatch.setitem(METHODS, "rome", replace(real, each=each))
+    monkeypatch.setitem(METHODS, "rome", replace(real, compute=compute))
 
 
 @pytest.mark.parametrize("mode", ["each", "sequence"])
@@ -235,9 +238,10 @@ def test_a_fact_that_fails_leaves_the_others(lm, tmp_path, failing, mode):
 def test_nothing_can_be_written(lm, tmp_path, failing):
     with pytest.raises(EditError, match=r"No fact could be written\. The first: Seattle"):
         start(lm, tmp_path / "run", records=[make_record(2)])
-    with pytest.raises(InvalidRequestError, match=r"No fact .* Layer 99 is out of range"):
-        start(lm, tmp_path / "run", config=ROME.model_copy(update={"layer": 99}))
-    assert not (tmp_path / "run").exists()
+    assert load_run(tmp_path / "run").rows[0].failed == "Seattle cannot be written."
+    with pytest.raises(InvalidRequestError, match=r"Layer 99 is out of range"):
+        start(lm, tmp_path / "out", config=ROME.model_copy(update={"layer": 99}))
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_first_fact_need_not_be_one_that_succeeds(lm, tmp_path, failing):
@@ -256,12 +260,13 @@ def broken(edit: fl.Edit) -> fl.Edit:
 def test_a_model_that_breaks_is_a_failed_edit(lm, tmp_path, monkeypatch, mode):
     """NaN is no number that JSON has, and no score."""
 
-    def each(lm, facts, config, background, progress):
-        edits = real.each(lm, facts, config, background, progress)
-        return [broken(e) if e.facts[0].subject == "Miles Davis" else e for e in edits]
+    def compute(lm, facts, settled, background, progress):
+        edits = real.compute(lm, facts, settled, background, progress)
+        is_him = [fact.subject == "Miles Davis" for fact in facts]
+        return [broken(e) if him else e for e, him in zip(edits, is_him, strict=True)]
 
     real = METHODS["rome"]
-    monkeypatch.setitem(METHODS, "rome", replace(real, each=each))
+    monkeypatch.setitem(METHODS, "rome", replace(real, compute=compute))
     measure = MeasureConfig(n_generated=1, text_tokens=9, drift_tokens=20)
     options = {"measure": measure, "ordinary_text": PASSAGES}
     run = start(lm, tmp_path / "run", mode, **options)

@@ -1,10 +1,15 @@
 """`factlab methods`: the editing methods, and where they edit which model."""
 
+from typing import TYPE_CHECKING, Any
+
 import typer
 
 from factlab.cli.registration import MODELS, NO_MODEL, command
 from factlab.cli.session import Session
 from factlab.cli.tables import table
+
+if TYPE_CHECKING:
+    from factlab.editing.configs import MethodConfig
 
 
 def register(app: typer.Typer) -> None:
@@ -28,7 +33,7 @@ def methods(session: Session) -> None:
     from factlab.editing.preset_table import PRESETS
     from factlab.editing.trained.configs import KINDS, TrainedEditConfig
 
-    rows = [[m.name, m.about, "many" if m.together else "one"] for m in METHODS.values()]
+    rows = [[m.name, m.about, "many" if m.writes_many else "one"] for m in METHODS.values()]
     rows += [[f"{kind} *", about, "many"] for kind, about in KINDS.items()]
     session.say(table(["method", "what it does", "facts per edit"], rows))
     session.say("* trained for one model by 'factlab train', and given with --editor.")
@@ -46,12 +51,12 @@ def methods(session: Session) -> None:
     session.emit(
         {
             "methods": [
-                {"name": m.name, "about": m.about, "many": m.together is not None,
-                 "trained": False, "settings": m.config.model_json_schema()["properties"]}
+                {"name": m.name, "about": m.about, "many": m.writes_many, "trained": False,
+                 **_abilities(m.config)}
                 for m in METHODS.values()
             ] + [
                 {"name": kind, "about": about, "many": True, "trained": True,
-                 "settings": TrainedEditConfig.model_json_schema()["properties"]}
+                 **_abilities(TrainedEditConfig)}
                 for kind, about in KINDS.items()
             ],
             "presets": [
@@ -63,3 +68,12 @@ def methods(session: Session) -> None:
             ],
         }
     )  # fmt: skip
+
+
+def _abilities(config: "type[MethodConfig]") -> dict[str, Any]:
+    return {
+        "erases": config.can_erase,
+        "looks_up": config.can_look_up,
+        "layer_setting": config.layer_setting,
+        "settings": config.model_json_schema()["properties"],
+    }

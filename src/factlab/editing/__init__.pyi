@@ -1,6 +1,8 @@
 from .background import Background as Background
 from .closed_form.alphaedit import alphaedit as alphaedit
+from .closed_form.alphaedit import alphaedit_each as alphaedit_each
 from .closed_form.emmet import emmet as emmet
+from .closed_form.emmet import emmet_each as emmet_each
 from .closed_form.memit import memit as memit
 from .closed_form.memit import memit_each as memit_each
 from .closed_form.rome import rome as rome
@@ -12,6 +14,7 @@ from .configs import EmmetConfig as EmmetConfig
 from .configs import FineTuneConfig as FineTuneConfig
 from .configs import KnConfig as KnConfig
 from .configs import MemitConfig as MemitConfig
+from .configs import MethodConfig as MethodConfig
 from .configs import RomeConfig as RomeConfig
 from .configs import ValueConfig as ValueConfig
 from .edit import Edit as Edit
@@ -21,10 +24,11 @@ from .fine_tuning.fine_tune import fine_tune as fine_tune
 from .fine_tuning.fine_tune import fine_tune_each as fine_tune_each
 from .knowledge_neurons import kn as kn
 from .knowledge_neurons import kn_each as kn_each
+from .method import Method as Method
+from .method import Settled as Settled
 from .method_choice import MethodChoice as MethodChoice
 from .method_choice import MethodRequest as MethodRequest
 from .methods import METHODS as METHODS
-from .methods import Method as Method
 from .methods import method_named as method_named
 from .one_fact import EditedFact as EditedFact
 from .one_fact import edit_fact as edit_fact

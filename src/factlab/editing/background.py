@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from factlab.editing.closed_form.contexts import sample_contexts
-from factlab.editing.configs import ContextConfig
+from factlab.editing.configs import ContextConfig, Needs
 from factlab.errors import InvalidRequestError
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
@@ -77,6 +77,17 @@ class Background:
                 self.moments[layer].check_enough()
                 self._weighed.add(layer)
         return {layer: self.moments[layer] for layer in layers}
+
+    def gather(self, lm: LanguageModel, needs: Needs, progress: ProgressCallback = silent) -> None:
+        """Have contexts and second moments at hand, of the model as it is now.
+
+        Raises:
+            StatisticsError: second moments cannot be collected.
+        """
+        if needs.stats is not None and needs.layers:
+            self.second_moments(lm, needs.layers, needs.stats, progress)
+        if needs.contexts is not None:
+            self.contexts(lm, needs.contexts)
 
     def after(self, facts: Sequence[Fact]) -> "Background":
         """The same for the next edit of a sequence."""

@@ -3,11 +3,18 @@
 Nothing here needs PyTorch, so that a setting can be checked, or listed, before it is imported.
 """
 
-from typing import Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
-from factlab.config import Config
+from factlab.config import Config, with_none
 from factlab.facts import LookupToken
 from factlab.neurons.configs import NeuronConfig
 from factlab.stats.configs import StatsConfig
@@ -59,6 +66,12 @@ class ValueConfig(Config):
     stop_nll: NonNegativeFloat = 0.1
     max_batch_tokens: PositiveInt | None = None
 
+    def clamped(self, factor: float) -> "ValueConfig":
+        """With this `clamp_factor`, unless one is set."""
+        if self.clamp_factor is not None:
+            return self
+        return self.model_copy(update={"clamp_factor": factor})
+
     @classmethod
     def published(cls, steps: int = 20) -> "ValueConfig":
         """The values of the papers' code for GPT-2 XL and GPT-J."""
@@ -97,15 +110,83 @@ class ContextConfig(Config):
         return cls(groups=((10, 5), (10, 10)), bare_weight=None)
 
 
-class RomeConfig(Config):
+class Needs(NamedTuple):
+    """What an edit needs to know of the model as it is before the first edit.
+
+    Attributes:
+        contexts: which texts to sample; None for none.
+        stats: how much text to collect second moments from; None for none.
+        layers: of which layers.
+    """
+
+    contexts: ContextConfig | None = None
+    stats: StatsConfig | None = None
+    layers: tuple[int, ...] = ()
+
+
+class MethodConfig(Config):
+    """What can be asked of the settings of any method, without knowing which method it is.
+
+    Attributes:
+        layer_setting: the setting that says where to edit: `layer` for one layer, `layers` for
+            several; None if the method has none.
+        can_erase: whether there is a setting `erase`.
+        can_look_up: whether there is a setting `lookup`, for the token to edit at.
+    """
+
+    layer_setting: ClassVar[Literal["layer", "layers"] | None] = None
+    can_erase: ClassVar[bool] = False
+    can_look_up: ClassVar[bool] = False
+
+    @property
+    def is_erasing(self) -> bool:
+        """Whether targets are made improbable instead of probable."""
+        return False
+
+    @property
+    def edited_layers(self) -> tuple[int, ...]:
+        """The layers that are set, ascending; empty where they are left open."""
+        return ()
+
+    @property
+    def needs(self) -> Needs:
+        """What an edit with these settings needs of the model before the first edit."""
+        return Needs()
+
+    @classmethod
+    def at_layer(cls, layer: int) -> dict[str, Any]:
+        """The values that put an edit at one layer; empty if the method has no such setting."""
+        if cls.layer_setting is None:
+            return {}
+        return {cls.layer_setting: layer if cls.layer_setting == "layer" else (layer,)}
+
+
+class ErasingConfig(MethodConfig):
+    """Settings of a method that can also erase.
+
+    Attributes:
+        erase: make the true target improbable instead of a new one probable.
+    """
+
+    can_erase: ClassVar[bool] = True
+
+    erase: bool = False
+
+    @property
+    def is_erasing(self) -> bool:
+        """Whether targets are made improbable instead of probable."""
+        return self.erase
+
+
+class RomeConfig(ErasingConfig):
     """Settings of ROME.
 
     The defaults keep the paper's objective and reach it with fewer contexts and steps, which costs
     no quality (docs/editing.md); `published()` gives the original code's settings.
 
     Attributes:
-        layer: 0-based edit layer; by default the model's preset, or else the layer that a quick
-            causal trace of the fact points to.
+        layer: 0-based edit layer; by default the model's preset, or else the layer that causal
+            traces point to.
         value: optimisation of v*; its `clamp_factor` is the preset's unless you set it.
         contexts: texts before the prompt.
         stats: how much text to collect C from, if it is not at hand.
@@ -116,13 +197,25 @@ class RomeConfig(Config):
         erase: make the true target improbable instead of a new one probable.
     """
 
+    layer_setting: ClassVar[Literal["layer", "layers"] | None] = "layer"
+    can_look_up: ClassVar[bool] = True
+
     layer: int | None = Field(default=None, ge=0)
     value: ValueConfig = ValueConfig()
     contexts: ContextConfig = ContextConfig()
     stats: StatsConfig = StatsConfig()
     legacy: bool = False
     lookup: LookupToken = "last"
-    erase: bool = False
+
+    @property
+    def edited_layers(self) -> tuple[int, ...]:
+        """The layer, if it is set."""
+        return () if self.layer is None else (self.layer,)
+
+    @property
+    def needs(self) -> Needs:
+        """Contexts, and the second moment of the layer."""
+        return Needs(self.contexts, self.stats, self.edited_layers)
 
     @classmethod
     def published(cls) -> "RomeConfig":
@@ -132,7 +225,7 @@ class RomeConfig(Config):
         )
 
 
-class LayerwiseConfig(Config):
+class LayerwiseConfig(ErasingConfig):
     """What the methods of this kind have in common.
 
     Attributes:
@@ -143,11 +236,22 @@ class LayerwiseConfig(Config):
         erase: make the true targets improbable instead of new ones probable.
     """
 
+    layer_setting: ClassVar[Literal["layer", "layers"] | None] = "layers"
+
     layers: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
     value: ValueConfig = ValueConfig()
     contexts: ContextConfig = ContextConfig()
     stats: StatsConfig = StatsConfig()
-    erase: bool = False
+
+    @property
+    def edited_layers(self) -> tuple[int, ...]:
+        """The layers, if they are set."""
+        return self.layers or ()
+
+    @property
+    def needs(self) -> Needs:
+        """Contexts, and the second moments of the layers."""
+        return Needs(self.contexts, self.stats, self.edited_layers)
 
 
 class MemitConfig(LayerwiseConfig):
@@ -184,7 +288,7 @@ class AlphaEditConfig(LayerwiseConfig):
     ridge: PositiveFloat = 0.1
 
 
-class FineTuneConfig(Config):
+class FineTuneConfig(ErasingConfig):
     """Settings of FT, FT+L and AttnEdit.
 
     Attributes:
@@ -198,19 +302,27 @@ class FineTuneConfig(Config):
             own or of one set of weights. Bounds memory and changes no result.
     """
 
+    layer_setting: ClassVar[Literal["layer", "layers"] | None] = "layer"
+
     layer: int | None = Field(default=None, ge=0)
     epsilon: PositiveFloat | None = None
     steps: PositiveInt = 25
     learning_rate: PositiveFloat | None = None
     stop_nll: NonNegativeFloat = 0.01
-    erase: bool = False
     max_batch_tokens: PositiveInt = 1024
 
+    @property
+    def edited_layers(self) -> tuple[int, ...]:
+        """The layer, if it is set."""
+        return () if self.layer is None else (self.layer,)
 
-class KnConfig(NeuronConfig):
-    """Settings of KN, besides those of the attribution.
+
+class KnConfig(ErasingConfig):
+    """Settings of KN.
 
     Attributes:
+        attribution: how to find the neurons. Its settings may also be given without this name, as
+            `steps=20`.
         threshold: a prompt's neurons are those above this share of its largest attribution.
         share: of several prompts for a fact, in how many a neuron must be; see `shared_neurons`.
         max_neurons: keep the strongest so many of a fact; by default all.
@@ -227,6 +339,7 @@ class KnConfig(NeuronConfig):
         erase: only take the old answer out.
     """
 
+    attribution: NeuronConfig = NeuronConfig()
     threshold: float = Field(default=0.2, ge=0, lt=1)
     share: float = Field(default=0.7, gt=0, le=1)
     max_neurons: PositiveInt | None = None
@@ -236,7 +349,21 @@ class KnConfig(NeuronConfig):
     embedding: Literal["output", "input"] = "output"
     pooling: Literal["mean", "sum"] = "mean"
     old: Literal["true", "said"] = "true"
-    erase: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lift(cls, values: Any) -> Any:
+        """Put settings of the attribution where they belong; until 0.1.0 they stood beside it."""
+        flat = NeuronConfig.model_fields.keys()
+        if not isinstance(values, dict) or flat.isdisjoint(values):
+            return values
+        lifted = {name: value for name, value in values.items() if name in flat}
+        lifted = with_none(NeuronConfig, lifted)
+        inner = values.get("attribution", {})
+        if isinstance(inner, NeuronConfig):
+            inner = inner.model_dump(exclude_unset=True)
+        rest = {name: value for name, value in values.items() if name not in flat}
+        return {**rest, "attribution": {**inner, **lifted} if isinstance(inner, dict) else inner}
 
     @classmethod
     def published(cls) -> "KnConfig":
@@ -246,9 +373,7 @@ class KnConfig(NeuronConfig):
         activation.
         """
         return cls(
-            steps=20,
-            rule="closed",
-            tolerance=None,
+            attribution=NeuronConfig(steps=20, rule="closed", tolerance=None),
             lambda_old=2.0,
             lambda_new=1.0,
             lambda_unit="embedding",

@@ -16,7 +16,7 @@ so do the defaults. Nothing is optimised: whether the model then says the new an
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,14 +28,14 @@ from factlab.data.fact_files import check_conflicts
 from factlab.editing.background import Background
 from factlab.editing.configs import KnConfig
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
-from factlab.editing.requests import check_targets
-from factlab.errors import InvalidRequestError, UnsupportedModelError, counted
+from factlab.editing.method import FAULTS, Settled, succeeded
+from factlab.editing.methods import METHODS
+from factlab.errors import FactlabError, InvalidRequestError, UnsupportedModelError, counted
 from factlab.facts import Fact, fill
 from factlab.models.changes.update import LowRankUpdate
 from factlab.models.language_model import LanguageModel
-from factlab.neurons.attribution import Neuron, attribute_neurons_each
+from factlab.neurons.attribution import Neuron, NeuronAttribution, attribute_neurons_each
 from factlab.neurons.choice import prob_with_scaled, shared_neurons
-from factlab.neurons.configs import NeuronConfig
 from factlab.precision import wide, widened
 from factlab.progress import ProgressCallback, silent
 
@@ -74,8 +74,10 @@ def kn(
     """
     facts = listed(facts)
     del background
+    METHODS["kn"].admitted(lm, facts, config)
+    config = config or KnConfig()
     check_conflicts(facts)
-    return _edit(lm, _changes(lm, facts, config, progress, paraphrases), config)
+    return _edit(lm, succeeded(_changes(lm, facts, config, progress, paraphrases)), config)
 
 
 @checked()
@@ -90,8 +92,39 @@ def kn_each(
     """Compute one edit per fact, each for the model as it is now; see `kn`."""
     facts = listed(facts)
     del background
-    changes = _changes(lm, facts, config, progress, paraphrases)
+    METHODS["kn"].admitted(lm, facts, config)
+    config = config or KnConfig()
+    changes = succeeded(_changes(lm, facts, config, progress, paraphrases))
     return [_edit(lm, [change], config) for change in changes]
+
+
+def compute(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    settled: Settled[KnConfig],
+    background: Background,
+    progress: ProgressCallback,
+) -> list[Edit | FactlabError]:
+    """One edit per fact."""
+    del background  # neurons are told by the fact's own prompt
+    changes = _changes(lm, facts, settled.config, progress, None)
+    return [
+        change if isinstance(change, FactlabError) else _edit(lm, [change], settled.config)
+        for change in changes
+    ]
+
+
+def compute_together(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    settled: Settled[KnConfig],
+    background: Background,
+    progress: ProgressCallback,
+) -> Edit:
+    """One edit with all facts."""
+    del background
+    changes = _changes(lm, facts, settled.config, progress, None)
+    return _edit(lm, succeeded(changes), settled.config)
 
 
 class _Change(NamedTuple):
@@ -113,50 +146,89 @@ class _Change(NamedTuple):
 def _changes(
     lm: LanguageModel,
     facts: Sequence[Fact],
-    config: KnConfig | None,
+    config: KnConfig,
     progress: ProgressCallback,
     paraphrases: Sequence[Sequence[str]] | None,
-) -> list[_Change]:
-    config = config or KnConfig()
-    check_targets(facts, config.erase)
+) -> list[_Change | FactlabError]:
+    """For each fact its change, or why there is none."""
     embedding = _embedding(lm, config)
-    prompts = _prompts(facts, paraphrases)
-    # What `said` takes out, and what is attributed where the true answer is not known.
-    asked = [fact for fact in facts if config.old == "said" or fact.target_true is None]
-    said = dict(zip(asked, _said(lm, asked), strict=True))
-    answers = [
+    results: dict[int, _Change | FactlabError] = {}
+    asked: dict[int, list[str]] = {}
+    for number, prompts in enumerate(_prompts(facts, paraphrases)):
+        try:
+            _check_texts(lm, facts[number], prompts)
+            asked[number] = prompts
+        except FAULTS as error:
+            results[number] = error
+    said = _said(lm, [facts[number] for number in asked], config)
+    found = iter(_attributions(lm, facts, asked, said, config, progress))
+    for number, prompts in asked.items():
+        by_prompt = [next(found) for _ in prompts]
+        try:
+            results[number] = _change(lm, facts[number], by_prompt, said, embedding, config)
+        except FAULTS as error:
+            results[number] = error
+    return [results[number] for number in range(len(facts))]
+
+
+def _check_texts(lm: LanguageModel, fact: Fact, prompts: Sequence[str]) -> None:
+    """Refuse a fact whose prompts cannot be asked."""
+    for prompt in prompts:
+        lm.continuation(prompt, fact.target_true)
+
+
+def _attributions(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    asked: Mapping[int, Sequence[str]],
+    said: Mapping[Fact, int],
+    config: KnConfig,
+    progress: ProgressCallback,
+) -> list[NeuronAttribution]:
+    """Of every prompt of every fact, one after the other."""
+    prompts: list[str] = []
+    answers: list[str | None] = []
+    for number, texts in asked.items():
+        fact = facts[number]
         # Nothing for the prompt itself: the token may have no text of its own.
-        [fact.target_true, *([fact.target_true or lm.tokenizer.decode(said[fact])] * len(others))]
-        for fact, (_, *others) in zip(facts, prompts, strict=True)
-    ]
-    attribution = NeuronConfig(**{n: getattr(config, n) for n in NeuronConfig.model_fields})
-    found = iter(
-        attribute_neurons_each(
-            lm,
-            [prompt for some in prompts for prompt in some],
-            [answer for some in answers for answer in some],
-            attribution,
-            progress,
-        )
-    )
-    changes: list[_Change] = []
-    for fact, some in zip(facts, prompts, strict=True):
-        by_prompt = [next(found) for _ in some]
-        neurons = shared_neurons(by_prompt, config.threshold, config.share, config.max_neurons)
-        old = [said[fact]] if fact in said else _target_ids(lm, fact, str(fact.target_true))
-        values = _added_values(lm, config, embedding, fact, old, neurons)
-        diagnostics = {
-            "old": str(lm.tokenizer.decode(old)).strip(),
-            "attributed": by_prompt[0].target,
-            "prob": by_prompt[0].prob,
-            "silenced_prob": prob_with_scaled(lm, by_prompt[0], neurons, 0.0),
-            "n_prompts": len(by_prompt),
-            "n_coarse": [len(one.neurons(config.threshold)) for one in by_prompt],
-            "neurons": [[n.layer, n.index, n.attribution] for n in neurons],
-            "largest_gap": float(by_prompt[0].gaps.abs().max()),
-        }
-        changes.append(_Change(fact, neurons, values, diagnostics))
-    return changes
+        answer = fact.target_true
+        for text in texts:
+            prompts.append(text)
+            answers.append(answer)
+            if answer is None:
+                answer = str(lm.tokenizer.decode(said[fact]))
+    if not prompts:
+        return []
+    return attribute_neurons_each(lm, prompts, answers, config.attribution, progress)
+
+
+def _change(
+    lm: LanguageModel,
+    fact: Fact,
+    by_prompt: Sequence[NeuronAttribution],
+    said: Mapping[Fact, int],
+    embedding: Float[Tensor, "vocab d_model"],
+    config: KnConfig,
+) -> _Change:
+    """What is added to the values of a fact's neurons.
+
+    Raises:
+        EditError: no neuron was found.
+    """
+    neurons = shared_neurons(by_prompt, config.threshold, config.share, config.max_neurons)
+    old = [said[fact]] if fact in said else _target_ids(lm, fact, str(fact.target_true))
+    diagnostics = {
+        "old": str(lm.tokenizer.decode(old)).strip(),
+        "attributed": by_prompt[0].target,
+        "prob": by_prompt[0].prob,
+        "silenced_prob": prob_with_scaled(lm, by_prompt[0], neurons, 0.0),
+        "n_prompts": len(by_prompt),
+        "n_coarse": [len(one.neurons(config.threshold)) for one in by_prompt],
+        "neurons": [[n.layer, n.index, n.attribution] for n in neurons],
+        "largest_gap": float(by_prompt[0].gaps.abs().max()),
+    }
+    values = _added_values(lm, config, embedding, fact, old, neurons)
+    return _Change(fact, neurons, values, diagnostics)
 
 
 def _prompts(facts: Sequence[Fact], paraphrases: Sequence[Sequence[str]] | None) -> list[list[str]]:
@@ -179,11 +251,16 @@ def _prompts(facts: Sequence[Fact], paraphrases: Sequence[Sequence[str]] | None)
     ]
 
 
-def _said(lm: LanguageModel, facts: Sequence[Fact]) -> list[int]:
-    """The most probable next token after each prompt."""
-    if not facts:
-        return []
-    return lm.next_token_probs([fact.prompt for fact in facts]).argmax(1).tolist()
+def _said(lm: LanguageModel, facts: Sequence[Fact], config: KnConfig) -> dict[Fact, int]:
+    """The most probable next token after each prompt, where it is needed.
+
+    It is taken out with `said`, and attributed where the true answer is not known.
+    """
+    asked = [fact for fact in facts if config.old == "said" or fact.target_true is None]
+    if not asked:
+        return {}
+    ids = lm.next_token_probs([fact.prompt for fact in asked]).argmax(1).tolist()
+    return dict(zip(asked, ids, strict=True))
 
 
 def _target_ids(lm: LanguageModel, fact: Fact, target: str) -> list[int]:
@@ -234,7 +311,7 @@ def _value(lm: LanguageModel, neuron: Neuron) -> Float[Tensor, " d_model"]:
     return widened(column)
 
 
-def _edit(lm: LanguageModel, changes: Sequence[_Change], config: KnConfig | None) -> Edit:
+def _edit(lm: LanguageModel, changes: Sequence[_Change], config: KnConfig) -> Edit:
     """All changes as one edit: a column for each neuron, changes of one neuron added up."""
     by_layer: dict[int, dict[int, Tensor]] = defaultdict(dict)
     for change in changes:
@@ -251,7 +328,7 @@ def _edit(lm: LanguageModel, changes: Sequence[_Change], config: KnConfig | None
         facts=tuple(change.fact for change in changes),
         updates=tuple(updates),
         base=BaseModelInfo.of(lm),
-        config=(config or KnConfig()).model_dump(mode="json"),
+        config=config.model_dump(mode="json"),
         diagnostics={
             "layers": sorted(by_layer),
             "n_neurons": sum(len(columns) for columns in by_layer.values()),

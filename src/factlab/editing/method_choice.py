@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from factlab.config import Config
-from factlab.editing.methods import Method, method_named
+from factlab.editing.configs import MethodConfig
+from factlab.editing.method import Method
+from factlab.editing.methods import method_named
 from factlab.editing.shipping.folders import check_saved_editor
 from factlab.editing.trained.configs import KINDS
 from factlab.errors import InvalidRequestError
@@ -28,7 +30,7 @@ class MethodChoice:
     """
 
     method: Method
-    config: BaseModel
+    config: MethodConfig
     editor: "TrainedEditor | None" = None
 
 
@@ -84,16 +86,17 @@ class MethodRequest(Config):
             )
         return trained.method(), trained
 
-    def _config(self, method: Method) -> BaseModel:
+    def _config(self, method: Method) -> MethodConfig:
         values, options = dict(self.settings), dict[str, str]()
-        fields = method.config.model_fields
         if self.layer is not None:
-            if not {"layer", "layers"} & {*fields}:
+            placed = method.config.at_layer(self.layer)
+            if not placed:
                 raise InvalidRequestError(f"--layer does not go with method '{method.name}'.")
-            name = "layer" if "layer" in fields else "layers"
-            values[name] = self.layer if name == "layer" else (self.layer,)
-            options[name] = "--layer"
+            values |= placed
+            options |= dict.fromkeys(placed, "--layer")
         if self.erase:
+            if not method.config.can_erase:
+                raise InvalidRequestError(f"--erase does not go with method '{method.name}'.")
             values["erase"] = True
             options["erase"] = "--erase"
         return made_of(method.config, values, options)

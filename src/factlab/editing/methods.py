@@ -1,148 +1,86 @@
 """The editing methods by name.
 
-A method is two functions: one that makes an edit for each fact, and one that writes all facts in a
-single edit, if the method can. Packages add theirs by an entry point of the group
-`factlab.methods` whose value is a `Method`.
-
+Packages add theirs by an entry point of the group `factlab.methods` whose value is a `Method`.
 Names, sentences and settings are at hand without PyTorch; a built-in method's own module is
 imported when it is first used.
 """
 
-import importlib
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
-
-from pydantic import BaseModel
+from operator import attrgetter
+from typing import Any
 
 from factlab.editing.configs import (
     AlphaEditConfig,
     EmmetConfig,
     FineTuneConfig,
-    FineTuneMethod,
     KnConfig,
     MemitConfig,
+    MethodConfig,
     RomeConfig,
 )
+from factlab.editing.method import Method
 from factlab.editing.trained.configs import KINDS
 from factlab.errors import InvalidRequestError, nearest
-from factlab.facts import Fact
-from factlab.progress import ProgressCallback
-
-if TYPE_CHECKING:
-    from factlab.editing.background import Background
-    from factlab.editing.edit import Edit
-    from factlab.models.language_model import LanguageModel
-
-# Config of the method or None, background, progress.
-Each = Callable[
-    ["LanguageModel", Sequence[Fact], Any, "Background | None", ProgressCallback], "list[Edit]"
-]
-Together = Callable[
-    ["LanguageModel", Sequence[Fact], Any, "Background | None", ProgressCallback], "Edit"
-]
-Prepare = Callable[["LanguageModel", Sequence[Fact], Any], BaseModel]
 
 _GROUP = "factlab.methods"
 
 
 @dataclass(frozen=True, slots=True)
-class Method:
-    """A way to edit.
+class _Lazy:
+    """A function of a module that is imported when it is first called.
 
     Attributes:
-        name: such as `rome`.
-        about: one sentence.
-        config: its settings.
-        each: makes one edit per fact, all for the model as it is.
-        together: makes one edit with all facts; None if the method writes one fact at a time.
-        prepare: called once with all facts before a run begins, and raises if it must not begin;
-            gives the config with everything in it that tells this run from others.
+        module: inside `factlab.editing`.
+        path: of the function in it.
     """
 
-    name: str
-    about: str
-    config: type[BaseModel]
-    each: Each
-    together: Together | None = None
-    prepare: Prepare | None = None
+    module: str
+    path: str
+
+    def __call__(self, *args: Any) -> Any:
+        return attrgetter(self.path)(import_module(f"factlab.editing.{self.module}"))(*args)
 
 
-def _built_in(name: str) -> Callable[..., Any]:
-    """A function of `factlab.editing`; imported when it is called.
-
-    All of them take a model, facts, config, background and progress.
-    """
-
-    def call(*args: Any) -> Any:
-        return getattr(importlib.import_module("factlab.editing"), name)(*args)
-
-    return call
-
-
-def _one_by_one(together: Together) -> Each:
-    def each(
-        lm: "LanguageModel",
-        facts: Sequence[Fact],
-        config: Any,
-        background: "Background | None",
-        progress: ProgressCallback,
-    ) -> "list[Edit]":
-        from factlab.editing.background import Background  # noqa: PLC0415 - imports PyTorch
-
-        background = background or Background()
-        edits: list[Edit] = []
-        for fact in facts:
-            # The first edit settles layers; the others must not settle otherwise.
-            settled = type(config).model_validate(edits[0].config) if edits and config else config
-            edits.append(together(lm, [fact], settled, background, progress))
-        return edits
-
-    return each
-
-
-def _fine_tuning(name: FineTuneMethod, about: str) -> Method:
-    def each(
-        lm: "LanguageModel",
-        facts: Sequence[Fact],
-        config: FineTuneConfig | None,
-        _background: "Background | None",
-        progress: ProgressCallback,
-    ) -> "list[Edit]":
-        from factlab.editing.fine_tuning.fine_tune import fine_tune_each  # noqa: PLC0415 - imports PyTorch
-
-        return fine_tune_each(lm, facts, name, config, progress)
-
-    def together(
-        lm: "LanguageModel",
-        facts: Sequence[Fact],
-        config: FineTuneConfig | None,
-        _background: "Background | None",
-        progress: ProgressCallback,
-    ) -> "Edit":
-        from factlab.editing.fine_tuning.fine_tune import fine_tune  # noqa: PLC0415 - imports PyTorch
-
-        return fine_tune(lm, facts, name, config, progress)
-
-    return Method(name, about, FineTuneConfig, each, together)
+def _built_in(
+    name: str,
+    about: str,
+    config: type[MethodConfig],
+    home: str,
+    writes_many: bool = True,
+    settles: bool = True,
+) -> Method:
+    """A method whose functions are attributes of a module, or of an object in it."""
+    module, _, owner = home.partition(":")
+    settle, compute, together = (
+        _Lazy(module, f"{owner}.{function}".lstrip("."))
+        for function in ("settle", "compute", "compute_together")
+    )
+    return Method(
+        name, about, config, compute, together if writes_many else None, settle if settles else None
+    )
 
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("rome", "Rank-one update of one MLP (ROME).", RomeConfig, _built_in("rome_each")),
-        Method("memit", "Least squares over several MLPs (MEMIT).", MemitConfig,
-               _built_in("memit_each"), _built_in("memit")),
-        Method("emmet", "ROME's constraint for many facts (EMMET).", EmmetConfig,
-               _one_by_one(_built_in("emmet")), _built_in("emmet")),
-        Method("alphaedit", "MEMIT in the null space of ordinary keys (AlphaEdit).",
-               AlphaEditConfig, _one_by_one(_built_in("alphaedit")), _built_in("alphaedit")),
-        Method("kn", "Values of knowledge neurons overwritten (KN).", KnConfig,
-               _built_in("kn_each"), _built_in("kn")),
-        _fine_tuning("ft", "Fine-tuning of one MLP projection."),
-        _fine_tuning("ft+l", "The same, every entry bounded."),
-        _fine_tuning("attn", "Bounded fine-tuning of one layer's attention (AttnEdit)."),
+        _built_in("rome", "Rank-one update of one MLP (ROME).", RomeConfig,
+                  "closed_form.rome", writes_many=False),
+        _built_in("memit", "Least squares over several MLPs (MEMIT).", MemitConfig,
+                  "closed_form.memit:MEMIT"),
+        _built_in("emmet", "ROME's constraint for many facts (EMMET).", EmmetConfig,
+                  "closed_form.emmet:EMMET"),
+        _built_in("alphaedit", "MEMIT in the null space of ordinary keys (AlphaEdit).",
+                  AlphaEditConfig, "closed_form.alphaedit:ALPHAEDIT"),
+        _built_in("kn", "Values of knowledge neurons overwritten (KN).", KnConfig,
+                  "knowledge_neurons", settles=False),
+        _built_in("ft", "Fine-tuning of one MLP projection.", FineTuneConfig,
+                  "fine_tuning.fine_tune:FT"),
+        _built_in("ft+l", "The same, every entry bounded.", FineTuneConfig,
+                  "fine_tuning.fine_tune:FT_L"),
+        _built_in("attn", "Bounded fine-tuning of one layer's attention (AttnEdit).",
+                  FineTuneConfig, "fine_tuning.fine_tune:ATTN"),
     )
 }  # fmt: skip
 

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
-
 from factlab.arguments import checked
 from factlab.editing.background import Background
+from factlab.editing.configs import MethodConfig
 from factlab.editing.edit import Edit
-from factlab.editing.methods import Method, method_named
+from factlab.editing.method import Method
+from factlab.editing.methods import method_named
 from factlab.editing.runs import answers
 from factlab.errors import counted
 from factlab.facts import Fact
@@ -90,7 +90,7 @@ def edit_fact(
     lm: LanguageModel,
     fact: Fact,
     method: str | Method = "rome",
-    config: BaseModel | None = None,
+    config: MethodConfig | None = None,
     background: Background | None = None,
     progress: ProgressCallback = silent,
 ) -> EditedFact:

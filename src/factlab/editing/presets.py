@@ -1,15 +1,19 @@
-"""Where to edit a model: by its preset, or else by causal traces.
+"""Where to edit a model: where one says, by its preset, or else by causal traces.
 
-The presets themselves are in `preset_table`.
+The presets themselves are in `preset_table`. Where a model has none, well-known facts are traced,
+once for the model; if it knows none of them, every fact is edited where its own trace points to.
+Either way a fact's layers depend on the fact and the model alone, without the edits that are on it.
 """
 
 import logging
 from collections.abc import Sequence
-from weakref import WeakKeyDictionary
+from functools import partial
+from typing import NamedTuple
 
 from factlab.data.well_known import WELL_KNOWN
+from factlab.editing.method import FAULTS
 from factlab.editing.preset_table import PRESETS, Preset
-from factlab.errors import InvalidRequestError, nearest
+from factlab.errors import FactlabError
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback
@@ -18,8 +22,8 @@ from factlab.tracing.layers import LayerChoice, recommend_layer
 
 _log = logging.getLogger(__name__)
 
-
 _XL = next(preset for preset in PRESETS if preset.model == "GPT-2 XL")
+_FACTS_TRACED = 10
 
 
 def preset_of(lm: LanguageModel) -> Preset | None:
@@ -47,45 +51,25 @@ def beside_preset(choice: LayerChoice, preset: Preset | None) -> str:
     )
 
 
-# -- layers of models that are not listed ------------------------------------------------------
+class Place(NamedTuple):
+    """Where a fact is edited.
 
-# Recommendations by model, and the weights they were made for.
-_made: WeakKeyDictionary[LanguageModel, tuple[str, LayerChoice]] = WeakKeyDictionary()
-_FACTS_TRACED = 10
-
-
-def recommended_layers(
-    lm: LanguageModel, fact: Fact, progress: ProgressCallback
-) -> tuple[LayerChoice, str]:
-    """For a model without a preset: what causal traces recommend, and of what they are.
-
-    Well-known facts are traced, once for a model; the fact itself if the model knows none.
+    Attributes:
+        layers: 0-based, ascending.
+        source: where they are from, in words.
     """
-    reason = "causal traces of well-known facts"
-    fingerprint, choice = _made.get(lm, ("", None))
-    if choice is None or fingerprint != lm.live_fingerprint:
-        if any(knows(lm, WELL_KNOWN)):
-            choice = recommend_layer(lm, limit=_FACTS_TRACED, progress=progress)
-            _made[lm] = lm.live_fingerprint, choice
-        else:
-            asked = Fact(fact.template, fact.subject)
-            choice = recommend_layer(lm, [asked], progress=progress)
-            reason = "causal trace of this fact"
-        _log.warning(
-            "No preset for %s: layer %d (several layers: %s), by %s. "
-            "Set the layer yourself to choose another.",
-            lm.name, choice.layer, ", ".join(map(str, choice.memit_layers)), reason,
-        )  # fmt: skip
-    return choice, reason
+
+    layers: tuple[int, ...]
+    source: str
 
 
-# -- where to edit -----------------------------------------------------------------------------
+Places = list[Place | FactlabError]
 
 
-def rome_layer(
-    lm: LanguageModel, chosen: int | None, fact: Fact, progress: ProgressCallback
-) -> tuple[int, str]:
-    """The layer of a method that edits one, and where it is from.
+def one_layer(
+    lm: LanguageModel, chosen: int | None, facts: Sequence[Fact], progress: ProgressCallback
+) -> Places:
+    """The layer at which each fact is edited by a method that edits one.
 
     Raises:
         InvalidRequestError: the chosen layer is not in the model.
@@ -93,17 +77,23 @@ def rome_layer(
     preset = preset_of(lm)
     if chosen is not None:
         lm.layer(chosen)
-        return chosen, "chosen"
+        return [Place((chosen,), "chosen")] * len(facts)
     if preset is not None:
-        return preset.rome_layer, f"preset of {preset.model} ({preset.rome_source})"
-    choice, source = recommended_layers(lm, fact, progress)
-    return choice.layer, source
+        source = f"preset of {preset.model} ({preset.rome_source})"
+        return [Place((preset.rome_layer,), source)] * len(facts)
+    return [
+        found if isinstance(found, FactlabError) else Place((found[0].layer,), found[1])
+        for found in _recommended(lm, facts, progress)
+    ]
 
 
-def memit_layers(
-    lm: LanguageModel, chosen: Sequence[int] | None, fact: Fact, progress: ProgressCallback
-) -> tuple[tuple[int, ...], str]:
-    """The layers of a method that edits several, ascending, and where they are from.
+def several_layers(
+    lm: LanguageModel,
+    chosen: Sequence[int] | None,
+    facts: Sequence[Fact],
+    progress: ProgressCallback,
+) -> Places:
+    """The layers at which each fact is edited by a method that edits several.
 
     Raises:
         InvalidRequestError: a chosen layer is not in the model.
@@ -112,29 +102,25 @@ def memit_layers(
     if chosen is not None:
         for layer in chosen:
             lm.layer(layer)
-        return tuple(sorted(set(chosen))), "chosen"
+        return [Place(tuple(sorted(set(chosen))), "chosen")] * len(facts)
     if preset is not None and preset.memit_layers:
-        return tuple(preset.memit_layers), f"preset of {preset.model} ({preset.memit_source})"
-    choice, source = recommended_layers(lm, fact, progress)
-    return choice.memit_layers, source
+        source = f"preset of {preset.model} ({preset.memit_source})"
+        return [Place(tuple(preset.memit_layers), source)] * len(facts)
+    return [
+        found if isinstance(found, FactlabError) else Place(found[0].memit_layers, found[1])
+        for found in _recommended(lm, facts, progress)
+    ]
 
 
-def fine_tune_place(
-    lm: LanguageModel, method: str, chosen: int | None
-) -> tuple[int, float | None, str]:
-    """The layer of a fine-tuning method, its ε, and where the layer is from.
+def tuned_layer(lm: LanguageModel, method: str, chosen: int | None) -> tuple[Place, float | None]:
+    """The layer of a fine-tuning method, and its ε.
 
     Models that are not listed get GPT-2 XL's values, the layer at the same share of the depth.
 
     Raises:
-        InvalidRequestError: the chosen layer is not in the model, or there is no such method.
+        InvalidRequestError: the chosen layer is not in the model.
     """
     preset = preset_of(lm)
-    if method not in _XL.fine_tune:
-        raise InvalidRequestError(
-            f"Unknown fine-tuning method '{method}'.{nearest(method, _XL.fine_tune)} "
-            f"Choose from {', '.join(_XL.fine_tune)}."
-        )
     if preset is not None and method in preset.fine_tune:
         layer, epsilon = preset.fine_tune[method]
         source = f"preset of {preset.model} ({preset.fine_tune_source})"
@@ -145,4 +131,54 @@ def fine_tune_place(
     if chosen is not None:
         lm.layer(chosen)
         layer, source = chosen, "chosen"
-    return layer, epsilon, source
+    return Place((layer,), source), epsilon
+
+
+# -- layers of models that are not listed ------------------------------------------------------
+
+
+def _recommended(
+    lm: LanguageModel, facts: Sequence[Fact], progress: ProgressCallback
+) -> list[tuple[LayerChoice, str] | FactlabError]:
+    """For each fact what causal traces recommend, and of what they are."""
+    common = lm.recall.of("layers", lm.fingerprint, partial(_of_well_known, lm, progress))
+    if common is not None:
+        return [(common, "causal traces of well-known facts")] * len(facts)
+    found: list[tuple[LayerChoice, str] | FactlabError] = []
+    for done, fact in enumerate(facts):
+        if len(facts) > 1:
+            progress("tracing facts to find their layers", done, len(facts))
+        asked = Fact(fact.template, fact.subject)
+        try:
+            choice = lm.recall.of(
+                ("layers", asked), lm.fingerprint, partial(_of_fact, lm, asked, progress)
+            )
+            found.append((choice, "causal trace of this fact"))
+        except FAULTS as error:
+            found.append(error)
+    return found
+
+
+def _of_well_known(lm: LanguageModel, progress: ProgressCallback) -> LayerChoice | None:
+    """What traces of well-known facts recommend; None if the model knows none of them."""
+    with lm.patches.lifted():
+        if not any(knows(lm, WELL_KNOWN)):
+            return None
+        choice = recommend_layer(lm, limit=_FACTS_TRACED, progress=progress)
+    _tell(lm, choice, "causal traces of well-known facts")
+    return choice
+
+
+def _of_fact(lm: LanguageModel, asked: Fact, progress: ProgressCallback) -> LayerChoice:
+    with lm.patches.lifted():
+        choice = recommend_layer(lm, [asked], progress=progress)
+    _tell(lm, choice, f"a causal trace of '{asked.prompt}'")
+    return choice
+
+
+def _tell(lm: LanguageModel, choice: LayerChoice, reason: str) -> None:
+    _log.warning(
+        "No preset for %s: layer %d (several layers: %s), by %s. Set the layer yourself to choose "
+        "another.",
+        lm.name, choice.layer, ", ".join(map(str, choice.memit_layers)), reason,
+    )  # fmt: skip

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from factlab.arguments import checked
-from factlab.errors import InvalidRequestError
+from factlab.errors import FactlabError, InvalidRequestError
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 
@@ -24,45 +24,24 @@ class ValueRequest:
     erase: bool = False
 
 
-def first_fact(facts: Sequence[Fact]) -> Fact:
-    """The first of some facts.
+def value_requests(
+    lm: LanguageModel, facts: Sequence[Fact], erase: bool
+) -> list[ValueRequest | FactlabError]:
+    """The targets of some facts, which have one if they are to be written.
 
-    Raises:
-        InvalidRequestError: there are none.
+    With `erase` the target is the true object, or where that is not known, what the model says; if
+    it says nothing, there is an error in place of the request.
     """
-    if not facts:
-        raise InvalidRequestError("The list of facts is empty. Give at least one.")
-    return facts[0]
-
-
-def check_targets(facts: Sequence[Fact], erase: bool) -> None:
-    """Refuse facts that give nothing to do.
-
-    Raises:
-        InvalidRequestError: there are none, or one has nothing to write.
-    """
-    first_fact(facts)
-    for fact in facts:
-        if fact.target_new is None and not erase:
-            raise InvalidRequestError(
-                f"'{fact.prompt}' has no target_new: nothing to write. Give one, or erase."
-            )
-
-
-def value_requests(lm: LanguageModel, facts: Sequence[Fact], erase: bool) -> list[ValueRequest]:
-    """The targets of some facts.
-
-    With `erase` the target is the true object, or where that is not known, what the model says.
-
-    Raises:
-        InvalidRequestError: there are no facts, or one has nothing to write.
-    """
-    check_targets(facts, erase)
-    if erase:
-        unknown = [fact for fact in facts if not fact.target_true]
-        said = dict(zip(unknown, _said(lm, unknown, 1), strict=True))
-        return [ValueRequest(f, f.target_true or said[f], erase=True) for f in facts]
-    return [ValueRequest(fact, str(fact.target_new)) for fact in facts]
+    if not erase:
+        return [ValueRequest(fact, str(fact.target_new)) for fact in facts]
+    unknown = [fact for fact in facts if not fact.target_true]
+    said = dict(zip(unknown, _said(lm, unknown, 1), strict=True))
+    return [
+        ValueRequest(fact, target, erase=True)
+        if (target := fact.target_true or said[fact])
+        else _says_nothing(fact)
+        for fact in facts
+    ]
 
 
 @checked()
@@ -80,20 +59,21 @@ def said_before(lm: LanguageModel, fact: Fact, max_words: int = 1) -> Fact:
         InvalidRequestError: the model says nothing that could be a target.
     """
     (answer,) = _said(lm, [fact], max_words)
+    if not answer:
+        raise _says_nothing(fact)
     return Fact(fact.template, fact.subject, answer, fact.target_true)
 
 
 def _said(lm: LanguageModel, facts: Sequence[Fact], max_words: int) -> list[str]:
-    """The first words that the unedited model says after each prompt."""
+    """The first words that the unedited model says after each prompt; empty for none."""
     prompts = [fact.prompt for fact in facts]
     if not prompts:
         return []
     with lm.patches.lifted():
         n_tokens = lm.room_behind(prompts, 4 * max_words)
         texts = lm.generate_batch(prompts, max_new_tokens=n_tokens, return_full_text=False)
-    answers: list[str] = []
-    for prompt, text in zip(prompts, texts, strict=True):
-        answers.append(" ".join(text.split()[:max_words]).strip(".,;:!?\"'"))
-        if not answers[-1]:
-            raise InvalidRequestError(f"The model says nothing after '{prompt}'.")
-    return answers
+    return [" ".join(text.split()[:max_words]).strip(".,;:!?\"'") for text in texts]
+
+
+def _says_nothing(fact: Fact) -> InvalidRequestError:
+    return InvalidRequestError(f"The model says nothing after '{fact.prompt}'.")

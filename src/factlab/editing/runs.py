@@ -12,15 +12,14 @@ All three tell how the model answers before, right after each edit, and after th
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from pydantic import BaseModel
-
 from factlab.arguments import checked, listed
 from factlab.data.fact_files import check_conflicts
 from factlab.editing.background import Background
+from factlab.editing.configs import MethodConfig
 from factlab.editing.edit import Edit
 from factlab.editing.edit_run import Answer, EditRun
-from factlab.editing.methods import Method, Together, method_named
-from factlab.editing.requests import check_targets
+from factlab.editing.method import Method, Settled
+from factlab.editing.methods import method_named
 from factlab.errors import InvalidRequestError
 from factlab.facts import Fact, words_of
 from factlab.models.language_model import LanguageModel
@@ -33,7 +32,7 @@ def edit_each(
     lm: LanguageModel,
     facts: Fact | Sequence[Fact],
     method: str | Method = "rome",
-    config: BaseModel | None = None,
+    config: MethodConfig | None = None,
     background: Background | None = None,
     progress: ProgressCallback = silent,
 ) -> EditRun:
@@ -53,7 +52,7 @@ def edit_each(
     """
     facts = listed(facts)
     chosen = method_named(method)
-    _check(facts, config, chosen.config)
+    chosen.admitted(lm, facts, config)
     before = answers(lm, facts)
     edits = chosen.each(lm, facts, config, background, progress)
     after: list[Answer] = []
@@ -70,7 +69,7 @@ def edit_together(
     lm: LanguageModel,
     facts: Fact | Sequence[Fact],
     method: str | Method = "memit",
-    config: BaseModel | None = None,
+    config: MethodConfig | None = None,
     background: Background | None = None,
     progress: ProgressCallback = silent,
 ) -> EditRun:
@@ -82,28 +81,14 @@ def edit_together(
     """
     facts = listed(facts)
     chosen = method_named(method)
-    _check(facts, config, chosen.config)
+    chosen.admitted(lm, facts, config)
     check_conflicts(facts)
-    write = together_of(chosen)
+    chosen.check_many()
     before = answers(lm, facts)
-    edit = write(lm, facts, config, background, progress)
+    edit = chosen.together(lm, facts, config, background, progress)
     with edit.applied(lm):
         after = answers(lm, facts)
     return EditRun("together", tuple(facts), (edit,), before, after, after)
-
-
-def together_of(method: Method) -> Together:
-    """What writes many facts in one edit.
-
-    Raises:
-        InvalidRequestError: the method writes one fact at a time.
-    """
-    if method.together is None:
-        raise InvalidRequestError(
-            f"Method '{method.name}' writes one fact at a time. Write them in sequence with it "
-            "(--sequence, of 'factlab eval' --mode sequence), or use emmet, its form for many."
-        )
-    return method.together
 
 
 @checked()
@@ -111,7 +96,7 @@ def edit_sequence(
     lm: LanguageModel,
     facts: Fact | Sequence[Fact],
     method: str | Method = "rome",
-    config: BaseModel | None = None,
+    config: MethodConfig | None = None,
     background: Background | None = None,
     progress: ProgressCallback = silent,
     batch_size: int = 1,
@@ -135,8 +120,8 @@ def edit_sequence(
     """
     facts = listed(facts)
     chosen = method_named(method)
-    _check(facts, config, chosen.config)
-    if batch_size < 1 or (batch_size > 1 and chosen.together is None):
+    chosen.admitted(lm, facts, config)
+    if batch_size < 1 or (batch_size > 1 and not chosen.writes_many):
         raise InvalidRequestError(
             f"Method '{chosen.name}' cannot write {batch_size} facts at a time."
         )
@@ -145,6 +130,7 @@ def edit_sequence(
     before = answers(lm, facts)
     right_after: list[Answer] = []
     with EditSequence(lm, chosen, config, background) as sequence:
+        sequence.prepare(facts, progress)
         for start in range(0, len(facts), batch_size):
             progress("editing in sequence", start, len(facts))
             some = facts[start : start + batch_size]
@@ -162,7 +148,7 @@ class EditSequence:
     Args:
         lm: the model.
         method: computes the edits.
-        config: of the method. What the first edit settles, such as a layer, holds for all.
+        config: of the method.
         background: of the model before the first edit.
 
     Attributes:
@@ -173,7 +159,7 @@ class EditSequence:
         self,
         lm: LanguageModel,
         method: Method,
-        config: BaseModel | None,
+        config: MethodConfig | None,
         background: Background | None,
     ) -> None:
         self._lm, self._method, self._config = lm, method, config
@@ -188,6 +174,21 @@ class EditSequence:
     def __exit__(self, *_reason: object) -> None:
         self._applied.close()
 
+    def prepare(self, facts: Sequence[Fact], progress: ProgressCallback = silent) -> None:
+        """Find out what edits of some facts need of the model, before the first edit changes it.
+
+        Args:
+            facts: that will be written.
+            progress: told what is going on.
+
+        Raises:
+            InvalidRequestError: a setting fits no fact.
+            StatisticsError: second moments cannot be collected.
+        """
+        settled = self._method.settled(self._lm, facts, self._config, self._background, progress)
+        for needs in {one.config.needs for one in settled if isinstance(one, Settled)}:
+            self._background.gather(self._lm, needs, progress)
+
     def write(self, facts: Sequence[Fact]) -> Edit:
         """Compute an edit with some facts, and apply it.
 
@@ -198,21 +199,19 @@ class EditSequence:
             InvalidRequestError: there are none, or more than the method can write at once.
             EditError: the edit failed; the sequence is as it was.
         """
-        together = self._method.together
-        if not facts or (len(facts) > 1 and together is None):
+        if not facts or (len(facts) > 1 and not self._method.writes_many):
             raise InvalidRequestError(
                 f"Method '{self._method.name}' writes one fact at a time, not {len(facts)}. Write "
                 "them one after the other."
                 if facts
                 else "There are no facts to write. Give at least one."
             )
-        config = self._config
-        if self.edits:
-            config = self._method.config.model_validate(self.edits[0].config)
-        if len(facts) > 1 and together is not None:
-            edit = together(self._lm, facts, config, self._background, silent)
-        else:
-            edit = self._method.each(self._lm, facts, config, self._background, silent)[0]
+        arguments = (self._lm, facts, self._config, self._background)
+        edit = (
+            self._method.each(*arguments)[0]
+            if len(facts) == 1
+            else self._method.together(*arguments)
+        )
         self.put(edit)
         return edit
 
@@ -247,11 +246,3 @@ def answers(lm: LanguageModel, facts: Sequence[Fact]) -> tuple[Answer, ...]:
         says_new = says(said, words_of(fact.target_new or ""))
         result.append(Answer(said, found.get((i, "new")), found.get((i, "true")), says_new))
     return tuple(result)
-
-
-def _check(facts: Sequence[Fact], config: BaseModel | None, expected: type[BaseModel]) -> None:
-    if config is not None and not isinstance(config, expected):
-        raise InvalidRequestError(
-            f"This method takes a {expected.__name__}, not a {type(config).__name__}."
-        )
-    check_targets(facts, erase=bool(getattr(config, "erase", False)))

@@ -16,6 +16,7 @@ from factlab.data.selection import RecordsRequest
 from factlab.data.shipped import Shipped
 from factlab.editing.configs import LOOKUP_TOKENS, LookupToken, Mode, RomeConfig
 from factlab.editing.method_choice import MethodChoice, MethodRequest
+from factlab.editing.trained.configs import TrainedEditConfig
 from factlab.errors import InvalidRequestError, nearest
 from factlab.evaluation.configs import MeasureConfig
 from factlab.progress import ProgressCallback, silent
@@ -93,9 +94,10 @@ class EvaluationMaterial:
             records = editor.held_out(wanted.every(progress), wanted.offset, wanted.limit)
         references = wanted.load_references(records, progress)
         for choice in choices:
-            if choice.editor is not None and not getattr(
-                choice.config, "allow_seen_subjects", False
-            ):
+            allowed = isinstance(choice.config, TrainedEditConfig) and (
+                choice.config.allow_seen_subjects
+            )
+            if choice.editor is not None and not allowed:
                 choice.editor.check_unseen([record.fact for record in records])
         has_drift = request.measure.drift_tokens > 0
         passages = tuple(Shipped.load().about.values()) if has_drift else ()

@@ -21,6 +21,7 @@ from factlab.models.budget import Budget, MemoryLimit, Sizes
 from factlab.models.changes.board import PatchBoard
 from factlab.models.check import check_finite, check_replay, check_structure, resolve
 from factlab.models.identity import Fingerprints
+from factlab.models.recall import Recall
 from factlab.models.replay import Frame, Hidden, Shell
 from factlab.writing import check_text, check_texts, joined
 
@@ -73,7 +74,7 @@ class LanguageModel:
         self.patches = PatchBoard(model)
         self.shell = Shell(model, self.architecture, returns_tuple)
         self._layers = list(model.get_submodule(self.architecture.layers).children())
-        self._fingerprints = Fingerprints(model)
+        self._fingerprints, self.recall = Fingerprints(model), Recall()
         self._n_cached = check_replay(self)
         texts.warn_of_unknown_tokens(self)
 

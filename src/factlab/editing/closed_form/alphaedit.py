@@ -10,6 +10,7 @@ below 0.02 whatever the model; here they are the ones that together hold a given
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -17,18 +18,10 @@ from torch import Tensor
 
 from factlab.arguments import checked, listed
 from factlab.editing.background import Background
-from factlab.editing.closed_form.contexts import context_weights
-from factlab.editing.closed_form.layerwise import (
-    LAYER_CLAMP,
-    Keys,
-    settled,
-    write_facts,
-)
-from factlab.editing.closed_form.lookup import mean_keys
+from factlab.editing.closed_form.layerwise import DualKeys, Keys, LayerwiseMethod
 from factlab.editing.configs import AlphaEditConfig
 from factlab.editing.edit import Edit
-from factlab.editing.presets import memit_layers, preset_of
-from factlab.editing.requests import first_fact
+from factlab.editing.methods import METHODS
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
@@ -47,30 +40,19 @@ def alphaedit(
 
     The keys of `background.past_facts` are looked up again and left alone.
     """
-    facts = listed(facts)
-    background = background or Background()
-    config, preset = config or AlphaEditConfig(), preset_of(lm)
-    layers, source = memit_layers(lm, config.layers, first_fact(facts), progress)
-    config = settled(config, layers, preset.memit_clamp if preset else LAYER_CLAMP)
-    moments = background.second_moments(lm, layers, config.stats, progress)
-    contexts = background.contexts(lm, config.contexts)
-    # A fact that is written anew is not protected from it.
-    replaced = {fact.question for fact in facts}
-    past = [f for f in background.past_facts if f.question not in replaced]
-    weights, share, ridge = (
-        context_weights(config.contexts, len(contexts)),
-        config.null_share,
-        config.ridge,
-    )
+    return METHODS["alphaedit"].together(lm, listed(facts), config, background, progress)
 
-    def dual_keys(layer: int, keys: Keys) -> Keys:
-        basis = null_space(moments[layer], share)
-        old = mean_keys(lm, past, contexts, layer, weights).keys if past else keys[:0]
-        return null_space_duals(keys, old, basis, ridge)
 
-    return write_facts(
-        lm, facts, "alphaedit", config, source, background, dual_keys, True, progress
-    )[0]
+@checked()
+def alphaedit_each(
+    lm: LanguageModel,
+    facts: Fact | Sequence[Fact],
+    config: AlphaEditConfig | None = None,
+    background: Background | None = None,
+    progress: ProgressCallback = silent,
+) -> list[Edit]:
+    """Compute one edit per fact; the δ of all of them are found in batches."""
+    return METHODS["alphaedit"].each(lm, listed(facts), config, background, progress)
 
 
 def null_space(second_moment: SecondMoment, share: float) -> Float[Tensor, "d_mlp free"]:
@@ -85,13 +67,19 @@ def null_space(second_moment: SecondMoment, share: float) -> Float[Tensor, "d_ml
     return vectors[:, : max(1, int((held <= share).sum()))]
 
 
-def null_space_duals(
-    keys: Keys, past: Float[Tensor, "past d_mlp"], basis: Float[Tensor, "d_mlp free"], ridge: float
-) -> Keys:
-    """The rows of (G + εI)⁻¹ K P that belong to new facts; G = K P Kᵀ over new and past keys."""
-    projected = torch.cat([keys, past]) @ basis
+def null_space_duals(keys: Keys, basis: Float[Tensor, "d_mlp free"], ridge: float) -> Keys:
+    """(G + εI)⁻¹ K P with G = K P Kᵀ; the keys to protect are rows of K like the new ones."""
+    projected = keys @ basis
     gram = projected @ projected.T
     gram = gram + ridge * gram.diagonal().mean() * torch.eye(
         len(gram), dtype=torch.float64, device="cpu"
     )
-    return torch.linalg.solve(gram, projected)[: len(keys)] @ basis.T
+    return torch.linalg.solve(gram, projected) @ basis.T
+
+
+def _duals(second_moment: SecondMoment, config: AlphaEditConfig) -> DualKeys:
+    basis = null_space(second_moment, config.null_share)
+    return partial(null_space_duals, basis=basis, ridge=config.ridge)
+
+
+ALPHAEDIT = LayerwiseMethod("alphaedit", AlphaEditConfig, _duals, protects=True)

@@ -11,17 +11,16 @@ ill-conditioned; a little damping keeps the change small there.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
 from factlab.arguments import checked, listed
 from factlab.editing.background import Background
-from factlab.editing.closed_form.layerwise import Keys, settled, write_facts
-from factlab.editing.closed_form.value import DEFAULT_CLAMP
+from factlab.editing.closed_form.layerwise import DualKeys, Keys, LayerwiseMethod
 from factlab.editing.configs import EmmetConfig
 from factlab.editing.edit import Edit
-from factlab.editing.presets import memit_layers, preset_of, rome_layer
-from factlab.editing.requests import first_fact
+from factlab.editing.methods import METHODS
 from factlab.errors import EditError
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
@@ -38,23 +37,19 @@ def emmet(
     progress: ProgressCallback = silent,
 ) -> Edit:
     """Compute one edit that writes all facts; arguments and errors as for `memit`."""
-    facts = listed(facts)
-    background = background or Background()
-    config = config or EmmetConfig()
-    if config.layers is None:
-        layer, source = rome_layer(lm, None, first_fact(facts), progress)
-        layers = (layer,)
-    else:
-        layers, source = memit_layers(lm, config.layers, first_fact(facts), progress)
-    preset = preset_of(lm)
-    config = settled(config, layers, preset.rome_clamp if preset else DEFAULT_CLAMP)
-    moments = background.second_moments(lm, layers, config.stats, progress)
-    damping = config.damping
+    return METHODS["emmet"].together(lm, listed(facts), config, background, progress)
 
-    def dual_keys(layer: int, keys: Keys) -> Keys:
-        return equality_duals(keys, moments[layer], damping)
 
-    return write_facts(lm, facts, "emmet", config, source, background, dual_keys, True, progress)[0]
+@checked()
+def emmet_each(
+    lm: LanguageModel,
+    facts: Fact | Sequence[Fact],
+    config: EmmetConfig | None = None,
+    background: Background | None = None,
+    progress: ProgressCallback = silent,
+) -> list[Edit]:
+    """Compute one edit per fact; the δ of all of them are found in batches."""
+    return METHODS["emmet"].each(lm, listed(facts), config, background, progress)
 
 
 def equality_duals(keys: Keys, second_moment: SecondMoment, damping: float) -> Keys:
@@ -76,3 +71,10 @@ def equality_duals(keys: Keys, second_moment: SecondMoment, damping: float) -> K
             "cannot both be stored exactly. Set a damping above 0, or leave one out."
         )
     return duals
+
+
+def _duals(second_moment: SecondMoment, config: EmmetConfig) -> DualKeys:
+    return partial(equality_duals, second_moment=second_moment, damping=config.damping)
+
+
+EMMET = LayerwiseMethod("emmet", EmmetConfig, _duals, default_layers="one")

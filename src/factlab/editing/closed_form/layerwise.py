@@ -1,4 +1,4 @@
-"""Writing many facts over several layers (MEMIT paper, section 4.3 and algorithm 1).
+"""Writing facts over several layers (MEMIT paper, section 4.3 and algorithm 1).
 
 For every fact a change δ of the state that leaves the top layer L at the subject's last token is
 found first. It is then brought about from below: each layer l takes an equal share of what is still
@@ -7,8 +7,9 @@ missing, as a change of its MLP output projection,
     R_l = (z − h^L) / (number of layers left),     ΔW_l = R_lᵀ D_l
 
 where the rows of R and D belong to facts. The *dual keys* D decide what else changes: D kᵢ should
-be 1 at the fact's own entry. How they are found is what MEMIT, EMMET and AlphaEdit differ in; each
-has a file. Keys and h^L are taken anew at every layer, on the model as changed so far.
+be 1 at the fact's own entry. How they are found is what MEMIT, EMMET and AlphaEdit differ in: a
+function from keys to dual keys, and a file, for each. Keys and h^L are taken anew at every layer,
+on the model as changed so far.
 
 | paper | here |
 |---|---|
@@ -17,8 +18,10 @@ has a file. Keys and h^L are taken anew at every layer, on the model as changed 
 | k_i | half the bare prompt's key, half the mean of those behind contexts |
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -28,11 +31,20 @@ from factlab.continuations import Continuation
 from factlab.data.fact_files import check_conflicts
 from factlab.editing.background import Background
 from factlab.editing.closed_form.contexts import context_weights
-from factlab.editing.closed_form.lookup import BATCH_TOKENS, prompt_rows, up_to_lookup
-from factlab.editing.closed_form.value import OptimisedValue, optimise_values
+from factlab.editing.closed_form.lookup import (
+    BATCH_TOKENS,
+    mean_keys,
+    prompt_rows,
+    up_to_lookup,
+)
+from factlab.editing.closed_form.value import DEFAULT_CLAMP, OptimisedValue, optimise_values
 from factlab.editing.configs import LayerwiseConfig
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
+from factlab.editing.method import FAULTS, Settled
+from factlab.editing.preset_table import Preset
+from factlab.editing.presets import one_layer, preset_of, several_layers
 from factlab.editing.requests import value_requests
+from factlab.errors import FactlabError
 from factlab.facts import Fact
 from factlab.hooks import Site, Stream, record
 from factlab.models.changes.carried import substituted
@@ -41,12 +53,12 @@ from factlab.models.changes.update import DenseUpdate, LowRankUpdate
 from factlab.models.language_model import LanguageModel
 from factlab.precision import wide
 from factlab.progress import ProgressCallback
+from factlab.stats.moments import SecondMoment
 from factlab.tokens import groups, pad
 
 Keys = Float[Tensor, "fact d_mlp"]
-# From the layer and the keys there: the dual keys.
-DualKeys = Callable[[int, Keys], Keys]
-
+# From keys, of facts to write and then of facts to protect, to their dual keys.
+DualKeys = Callable[[Keys], Keys]
 
 # ‖δ‖ at a layer's output is kept below this share of the state's norm (MEMIT's code).
 LAYER_CLAMP = 0.75
@@ -54,76 +66,198 @@ LAYER_CLAMP = 0.75
 Config = TypeVar("Config", bound=LayerwiseConfig)
 
 
-def settled(config: Config, layers: tuple[int, ...], clamp: float) -> Config:
-    """A config with its layers, and with a clamp unless it has one."""
-    value = config.value
-    if value.clamp_factor is None:
-        value = value.model_copy(update={"clamp_factor": clamp})
-    return config.model_copy(update={"layers": layers, "value": value})
+def as_it_is(config: Config, preset: Preset | None) -> Config:
+    """Settings of which the preset has none."""
+    del preset
+    return config
 
 
-def write_facts(
+@dataclass(frozen=True, slots=True)
+class LayerwiseMethod(Generic[Config]):
+    """A closed form that writes facts over layers.
+
+    Attributes:
+        name: of the method.
+        config: its settings.
+        duals: from the second moment of a layer's keys and the settings, the function from keys
+            there to dual keys; called once for a layer.
+        default_layers: where to edit if nobody says: several layers, as MEMIT does, or ROME's one.
+        completed: fills in settings of its own that the preset has.
+        protects: whether keys of the facts that a sequence wrote before are given to `duals` too.
+    """
+
+    name: str
+    config: type[Config]
+    duals: Callable[[SecondMoment, Config], DualKeys]
+    default_layers: Literal["several", "one"] = "several"
+    completed: Callable[[Config, Preset | None], Config] = as_it_is
+    protects: bool = False
+
+    def settle(
+        self,
+        lm: LanguageModel,
+        facts: Sequence[Fact],
+        config: Config | None,
+        background: Background,
+        progress: ProgressCallback,
+    ) -> list[Settled[Config] | FactlabError]:
+        """Layers and clamp of every fact."""
+        del background  # nothing of it is asked before edits are computed
+        preset = preset_of(lm)
+        config = self.completed(config or self.config(), preset)
+        if self.default_layers == "one":
+            clamp = preset.rome_clamp if preset else DEFAULT_CLAMP
+        else:
+            clamp = preset.memit_clamp if preset else LAYER_CLAMP
+        if config.layers is None and self.default_layers == "one":
+            places = one_layer(lm, None, facts, progress)
+        else:
+            places = several_layers(lm, config.layers, facts, progress)
+        value = config.value.clamped(clamp)
+        return [
+            place
+            if isinstance(place, FactlabError)
+            else Settled(
+                config.model_copy(update={"layers": place.layers, "value": value}), place.source
+            )
+            for place in places
+        ]
+
+    def compute(
+        self,
+        lm: LanguageModel,
+        facts: Sequence[Fact],
+        settled: Settled[Config],
+        background: Background,
+        progress: ProgressCallback,
+    ) -> list[Edit | FactlabError]:
+        """One edit per fact; the δ of all of them are found in batches."""
+        writer = self._writer(lm, settled, background, progress)
+        edits: list[Edit | FactlabError] = []
+        for fact, value in zip(facts, writer.values(facts), strict=True):
+            progress("writing", len(edits), len(facts))
+            try:
+                edits.append(
+                    value if isinstance(value, FactlabError) else writer.edit([fact], [value])
+                )
+            except FAULTS as error:
+                edits.append(error)
+        progress("writing", len(facts), len(facts))
+        return edits
+
+    def compute_together(
+        self,
+        lm: LanguageModel,
+        facts: Sequence[Fact],
+        settled: Settled[Config],
+        background: Background,
+        progress: ProgressCallback,
+    ) -> Edit:
+        """One edit with all facts."""
+        check_conflicts(facts)
+        writer = self._writer(lm, settled, background, progress)
+        values: list[OptimisedValue] = []
+        for value in writer.values(facts):
+            if isinstance(value, FactlabError):
+                raise value
+            values.append(value)
+        progress("writing", 0, 1)
+        edit = writer.edit(facts, values)
+        progress("writing", 1, 1)
+        return edit
+
+    def _writer(
+        self,
+        lm: LanguageModel,
+        settled: Settled[Config],
+        background: Background,
+        progress: ProgressCallback,
+    ) -> "_Writer":
+        config = settled.config
+        moments = background.second_moments(lm, config.edited_layers, config.stats, progress)
+        return _Writer(
+            lm=lm,
+            base=BaseModelInfo.of(lm),
+            method=self.name,
+            config=config,
+            source=settled.source,
+            contexts=background.contexts(lm, config.contexts),
+            duals={layer: self.duals(moment, config) for layer, moment in moments.items()},
+            past=background.past_facts if self.protects else (),
+            progress=progress,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Writer:
+    """Writes facts that are settled alike.
+
+    Attributes:
+        lm: the model, left as it is.
+        base: the same, as edits name it.
+        method: its name.
+        config: with nothing left open.
+        source: where the layers are from.
+        contexts: texts before the prompts.
+        duals: the closed form at each layer.
+        past: facts to protect.
+        progress: told what is going on.
+    """
+
+    lm: LanguageModel
+    base: BaseModelInfo
+    method: str
+    config: LayerwiseConfig
+    source: str
+    contexts: Sequence[str]
+    duals: Mapping[int, DualKeys]
+    past: Sequence[Fact]
+    progress: ProgressCallback
+
+    def values(self, facts: Sequence[Fact]) -> list[OptimisedValue | FactlabError]:
+        """δ of every fact at the output of the top layer."""
+        requests = value_requests(self.lm, facts, self.config.erase)
+        top = Site(self.config.edited_layers[-1], Stream.BLOCK)
+        return optimise_values(
+            self.lm, requests, self.contexts, top, self.config.value, self.progress
+        )
+
+    def edit(self, facts: Sequence[Fact], values: Sequence[OptimisedValue]) -> Edit:
+        """One edit with some facts."""
+        layers = self.config.edited_layers
+        weights = context_weights(self.config.contexts, len(self.contexts))
+        deltas = torch.stack([value.delta.cpu().double() for value in values])
+        rows = _Rows(self.lm, facts, self.contexts, weights, layers[0])
+        # A fact that is written anew is not protected from it.
+        replaced = {fact.question for fact in facts}
+        past = [fact for fact in self.past if fact.question not in replaced]
+        protected = partial(_keys_of, self.lm, past, self.contexts, weights) if past else None
+        updates, shares = _write(self.lm, rows, deltas, layers, self.duals, protected)
+        return Edit(
+            method=self.method,
+            facts=tuple(facts),
+            updates=tuple(updates),
+            base=self.base,
+            config=self.config.model_dump(mode="json"),
+            diagnostics={
+                "layers": [*layers],
+                "layer_source": self.source,
+                "update_norms": [update.norm for update in updates],
+                "missing_shares": shares,
+                **_of_values(values),
+            },
+            versions=current_versions(),
+        )
+
+
+def _keys_of(
     lm: LanguageModel,
     facts: Sequence[Fact],
-    method: str,
-    config: LayerwiseConfig,
-    source: str,
-    background: Background,
-    dual_keys: DualKeys,
-    together: bool,
-    progress: ProgressCallback,
-) -> list[Edit]:
-    """One edit with all facts, or one for each.
-
-    Args:
-        lm: the model, left as it is.
-        facts: what to write.
-        method: its name.
-        config: with its layers filled in.
-        source: where the layers are from.
-        background: contexts.
-        dual_keys: the method's closed form.
-        together: whether all facts go into one edit.
-        progress: told what is going on.
-
-    Raises:
-        InvalidRequestError: facts contradict each other, or one has nothing to write.
-        EditError: the optimisation failed.
-    """
-    requests = value_requests(lm, facts, config.erase)
-    if together:
-        check_conflicts(facts)
-    layers = list(config.layers or ())
-    contexts = background.contexts(lm, config.contexts)
-    weights = context_weights(config.contexts, len(contexts))
-    top = Site(layers[-1], Stream.BLOCK)
-    values = optimise_values(lm, requests, contexts, top, config.value, progress)
-    base, edits = BaseModelInfo.of(lm), list[Edit]()
-    for numbers in [range(len(facts))] if together else [[i] for i in range(len(facts))]:
-        progress("writing", len(edits), 1 if together else len(facts))
-        chosen = [facts[i] for i in numbers]
-        deltas = torch.stack([values[i].delta.cpu().double() for i in numbers])
-        rows = _Rows(lm, chosen, contexts, weights, layers[0])
-        updates, shares = _write(lm, rows, deltas, layers, dual_keys)
-        edits.append(
-            Edit(
-                method=method,
-                facts=tuple(chosen),
-                updates=tuple(updates),
-                base=base,
-                config=config.model_dump(mode="json"),
-                diagnostics={
-                    "layers": layers,
-                    "layer_source": source,
-                    "update_norms": [update.norm for update in updates],
-                    "missing_shares": shares,
-                    **_of_values([values[i] for i in numbers]),
-                },
-                versions=current_versions(),
-            )
-        )
-    progress("writing", len(edits), len(edits))
-    return edits
+    contexts: Sequence[str],
+    weights: Float[Tensor, " context"],
+    layer: int,
+) -> Keys:
+    return mean_keys(lm, facts, contexts, layer, weights).keys
 
 
 def _of_values(values: Sequence[OptimisedValue]) -> dict[str, Any]:
@@ -142,7 +276,8 @@ def _write(
     rows: "_Rows",
     deltas: Float[Tensor, "fact d_model"],
     layers: Sequence[int],
-    dual_keys: DualKeys,
+    duals: Mapping[int, DualKeys],
+    protected: Callable[[int], Keys] | None = None,
 ) -> tuple[list[Change], list[float]]:
     """The updates, layer by layer, and how much of δ was missing before each and at the end."""
     updates: list[Change] = []
@@ -154,8 +289,10 @@ def _write(
         for done, layer in enumerate(layers):
             residuals = missing / (len(layers) - done)
             with substituted(lm, changed):
-                duals = dual_keys(layer, rows.keys(layer))
-            update = _update(lm, layer, residuals, duals)
+                keys = rows.keys(layer)
+                if protected is not None:
+                    keys = torch.cat([keys, protected(layer)])
+            update = _update(lm, layer, residuals, duals[layer](keys)[: len(deltas)])
             updates.append(update)
             changed[update.weight_name] = update.patched(lm.mlp_weight(layer))
             with substituted(lm, changed):

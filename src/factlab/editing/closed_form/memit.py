@@ -10,21 +10,17 @@ How the facts are spread over layers is told in `layerwise`.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
 from factlab.arguments import checked, listed
 from factlab.editing.background import Background
-from factlab.editing.closed_form.layerwise import (
-    LAYER_CLAMP,
-    Keys,
-    settled,
-    write_facts,
-)
+from factlab.editing.closed_form.layerwise import DualKeys, Keys, LayerwiseMethod
 from factlab.editing.configs import MemitConfig
 from factlab.editing.edit import Edit
-from factlab.editing.presets import memit_layers, preset_of
-from factlab.editing.requests import first_fact
+from factlab.editing.methods import METHODS
+from factlab.editing.preset_table import Preset
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
@@ -56,8 +52,7 @@ def memit(
         StatisticsError: C is singular.
         EditError: the optimisation failed.
     """
-    facts = listed(facts)
-    return _memit(lm, facts, config, background, progress, together=True)[0]
+    return METHODS["memit"].together(lm, listed(facts), config, background, progress)
 
 
 @checked()
@@ -69,33 +64,7 @@ def memit_each(
     progress: ProgressCallback = silent,
 ) -> list[Edit]:
     """Compute one edit per fact; the δ of all of them are found in batches."""
-    facts = listed(facts)
-    return _memit(lm, facts, config, background, progress, together=False)
-
-
-def _memit(
-    lm: LanguageModel,
-    facts: Sequence[Fact],
-    config: MemitConfig | None,
-    background: Background | None,
-    progress: ProgressCallback,
-    together: bool,
-) -> list[Edit]:
-    background = background or Background()
-    config, preset = config or MemitConfig(), preset_of(lm)
-    layers, source = memit_layers(lm, config.layers, first_fact(facts), progress)
-    if preset is not None and "second_moment_weight" not in config.model_fields_set:
-        config = config.model_copy(update={"second_moment_weight": preset.memit_weight})
-    config = settled(config, layers, preset.memit_clamp if preset else LAYER_CLAMP)
-    moments = background.second_moments(lm, layers, config.stats, progress)
-    weight = config.second_moment_weight
-
-    def dual_keys(layer: int, keys: Keys) -> Keys:
-        return least_squares_duals(keys, moments[layer], weight)
-
-    return write_facts(
-        lm, facts, "memit", config, source, background, dual_keys, together, progress
-    )
+    return METHODS["memit"].each(lm, listed(facts), config, background, progress)
 
 
 def least_squares_duals(keys: Keys, second_moment: SecondMoment, weight: float) -> Keys:
@@ -114,3 +83,19 @@ def least_squares_duals(keys: Keys, second_moment: SecondMoment, weight: float) 
             torch.eye(n_facts, dtype=torch.float64, device="cpu") + weighted @ keys.T, weighted
         )
     return torch.linalg.solve(weight * second_moment.matrix + keys.T @ keys, keys.T).T
+
+
+def _duals(second_moment: SecondMoment, config: MemitConfig) -> DualKeys:
+    return partial(
+        least_squares_duals, second_moment=second_moment, weight=config.second_moment_weight
+    )
+
+
+def _with_weight(config: MemitConfig, preset: Preset | None) -> MemitConfig:
+    """The preset's λ, unless one is set."""
+    if preset is None or "second_moment_weight" in config.model_fields_set:
+        return config
+    return config.model_copy(update={"second_moment_weight": preset.memit_weight})
+
+
+MEMIT = LayerwiseMethod("memit", MemitConfig, _duals, completed=_with_weight)

@@ -9,25 +9,32 @@ r-ROME, arXiv 2403.07175); `legacy=True` brings the mismatch back for comparison
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from factlab.arguments import checked, listed
 from factlab.editing.background import Background
 from factlab.editing.closed_form.contexts import context_weights
-from factlab.editing.closed_form.lookup import mean_keys
+from factlab.editing.closed_form.lookup import KeysAndOutputs, mean_keys
 from factlab.editing.closed_form.rank_one import rank_one_factors
-from factlab.editing.closed_form.value import DEFAULT_CLAMP, optimise_values
+from factlab.editing.closed_form.value import DEFAULT_CLAMP, OptimisedValue, optimise_values
 from factlab.editing.configs import RomeConfig
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
-from factlab.editing.presets import preset_of, rome_layer
+from factlab.editing.method import Settled
+from factlab.editing.methods import METHODS
+from factlab.editing.presets import one_layer, preset_of
 from factlab.editing.requests import value_requests
+from factlab.errors import EditError, FactlabError
 from factlab.facts import Fact
 from factlab.hooks import Site, Stream
 from factlab.models.changes.update import LowRankUpdate
 from factlab.models.language_model import LanguageModel
 from factlab.precision import wide
 from factlab.progress import ProgressCallback, silent
+from factlab.stats.moments import SecondMoment
 
 
 @checked(several="fl.editing.rome_each or fl.edit_each")
@@ -57,7 +64,7 @@ def rome(
         StatisticsError: C is singular.
         EditError: the optimisation failed.
     """
-    return rome_each(lm, [fact], config, background, progress)[0]
+    return METHODS["rome"].each(lm, [fact], config, background, progress)[0]
 
 
 @checked()
@@ -69,63 +76,134 @@ def rome_each(
     progress: ProgressCallback = silent,
 ) -> list[Edit]:
     """Compute one edit per fact, each for the model as it is now; see `rome`."""
-    facts = listed(facts)
-    config = config or RomeConfig()
-    background = background or Background()
-    requests = value_requests(lm, facts, config.erase)
-    layer, reason = rome_layer(lm, config.layer, facts[0], progress)
-    resolved = _settled(lm, config, layer)
+    return METHODS["rome"].each(lm, listed(facts), config, background, progress)
+
+
+def settle(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    config: RomeConfig | None,
+    background: Background,
+    progress: ProgressCallback,
+) -> list[Settled[RomeConfig] | FactlabError]:
+    """The layer of every fact, and the clamp: the preset's unless it was set."""
+    del background  # nothing of it is asked before edits are computed
+    config, preset = config or RomeConfig(), preset_of(lm)
+    value = config.value.clamped(preset.rome_clamp if preset else DEFAULT_CLAMP)
+    return [
+        place
+        if isinstance(place, FactlabError)
+        else Settled(
+            config.model_copy(update={"layer": place.layers[0], "value": value}), place.source
+        )
+        for place in one_layer(lm, config.layer, facts, progress)
+    ]
+
+
+def compute(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    settled: Settled[RomeConfig],
+    background: Background,
+    progress: ProgressCallback,
+) -> list[Edit | FactlabError]:
+    """One edit per fact; values and keys of all of them are found in batches."""
+    config, (layer,) = settled.config, settled.config.edited_layers
     moment = background.second_moments(lm, [layer], config.stats, progress)[layer]
     contexts = background.contexts(lm, config.contexts)
-    values = optimise_values(
-        lm, requests, contexts, Site(layer, Stream.MLP), resolved.value, progress, config.lookup
-    )
-    weighting = config.contexts
-    if config.legacy:
-        weighting = weighting.model_copy(update={"bare_weight": None})
-    weights, lookup = context_weights(weighting, len(contexts)), config.lookup
-    found = mean_keys(lm, facts, contexts, layer, weights, lookup)
-    only = torch.ones(1, dtype=torch.float64, device="cpu")
-    bare = mean_keys(lm, facts, [""], layer, only, lookup) if config.legacy else found
-
-    directions = moment.solve(found.keys)
-    precision = wide(lm.dtype)
-    weight_norm = float(lm.mlp_weight(layer).detach().cpu().double().norm())
-    base, edits = BaseModelInfo.of(lm), list[Edit]()
-    for i, (fact, value) in enumerate(zip(facts, values, strict=True)):
-        key, output = bare.keys[i], bare.outputs[i]
-        left, right = rank_one_factors(key, output + value.delta, output, directions[i])
-        update = LowRankUpdate(
-            lm.mlp_weight_name(layer), lm.mlp_layout, left.to(precision), right.to(precision)
-        )
-        diagnostics = {
-            "layer": layer,
-            "layer_source": reason,
-            "statistics": f"{moment.n_tokens} tokens, {moment.source}",
-            "key_norm": float(key.norm()),
-            "value_norm": float((output + value.delta).norm()),
-            "update_norm": update.norm,
-            "weight_norm": weight_norm,
-            **value.to_json(),
-        }
-        edits.append(
-            Edit(
-                method="rome",
-                facts=(fact,),
-                updates=(update,),
-                base=base,
-                config=resolved.model_dump(mode="json"),
-                diagnostics=diagnostics,
-                versions=current_versions(),
+    requests, site = value_requests(lm, facts, config.erase), Site(layer, Stream.MLP)
+    values = optimise_values(lm, requests, contexts, site, config.value, progress, config.lookup)
+    written = [
+        fact for fact, value in zip(facts, values, strict=True) if isinstance(value, OptimisedValue)
+    ]
+    if not written:
+        return [value for value in values if isinstance(value, FactlabError)]
+    memory = _Memory.of(lm, written, settled, moment, contexts)
+    edits: list[Edit | FactlabError] = []
+    rows = iter(range(len(written)))
+    for fact, value in zip(facts, values, strict=True):
+        try:
+            edits.append(
+                value if isinstance(value, FactlabError) else memory.edit(fact, value, next(rows))
             )
-        )
+        except EditError as error:
+            edits.append(error)
     return edits
 
 
-def _settled(lm: LanguageModel, config: RomeConfig, layer: int) -> RomeConfig:
-    """The config with its layer, and the preset's clamp unless it was set."""
-    preset, value = preset_of(lm), config.value
-    if value.clamp_factor is None:
-        clamp = preset.rome_clamp if preset else DEFAULT_CLAMP
-        value = value.model_copy(update={"clamp_factor": clamp})
-    return config.model_copy(update={"layer": layer, "value": value})
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """The layer's linear memory, where some facts look it up.
+
+    Attributes:
+        lm: the model, left as it is.
+        base: what is edited.
+        settled: settings of the edits.
+        moment: C.
+        lookups: k* and W k* by fact: of the bare prompt if `legacy`, means over contexts otherwise.
+        directions: C⁻¹ k* of the means.
+        weight_norm: ‖W‖.
+    """
+
+    lm: LanguageModel
+    base: BaseModelInfo
+    settled: Settled[RomeConfig]
+    moment: SecondMoment
+    lookups: KeysAndOutputs
+    directions: Float[Tensor, "fact d_mlp"]
+    weight_norm: float
+
+    @classmethod
+    def of(
+        cls,
+        lm: LanguageModel,
+        facts: Sequence[Fact],
+        settled: Settled[RomeConfig],
+        moment: SecondMoment,
+        contexts: Sequence[str],
+    ) -> "_Memory":
+        """Look the facts up."""
+        config, layer, weighting = settled.config, moment.layer, settled.config.contexts
+        if config.legacy:
+            weighting = weighting.model_copy(update={"bare_weight": None})
+        weights = context_weights(weighting, len(contexts))
+        means = mean_keys(lm, facts, contexts, layer, weights, config.lookup)
+        lookups = means
+        if config.legacy:
+            only = torch.ones(1, dtype=torch.float64, device="cpu")
+            lookups = mean_keys(lm, facts, [""], layer, only, config.lookup)
+        norm = float(lm.mlp_weight(layer).detach().cpu().double().norm())
+        directions = moment.solve(means.keys)
+        return cls(lm, BaseModelInfo.of(lm), settled, moment, lookups, directions, norm)
+
+    def edit(self, fact: Fact, value: OptimisedValue, row: int) -> Edit:
+        """The smallest change after which k* of a fact gives v*.
+
+        Raises:
+            EditError: no finite change does.
+        """
+        lm, moment = self.lm, self.moment
+        key, output = self.lookups.keys[row], self.lookups.outputs[row]
+        left, right = rank_one_factors(key, output + value.delta, output, self.directions[row])
+        precision = wide(lm.dtype)
+        update = LowRankUpdate(
+            lm.mlp_weight_name(moment.layer), lm.mlp_layout, left.to(precision), right.to(precision)
+        )
+        return Edit(
+            method="rome",
+            facts=(fact,),
+            updates=(update,),
+            base=self.base,
+            config=self.settled.config.model_dump(mode="json"),
+            diagnostics={
+                "layer": moment.layer,
+                "layer_source": self.settled.source,
+                "statistics": f"{moment.n_tokens} tokens, {moment.source}",
+                "key_norm": float(key.norm()),
+                "value_norm": float((output + value.delta).norm()),
+                "update_norm": update.norm,
+                "weight_norm": self.weight_norm,
+                **value.to_json(),
+            },
+            versions=current_versions(),
+        )

@@ -11,7 +11,7 @@ Facts do not depend on each other: any number of them, of any lengths, are optim
 and each leaves it when it is done. How a step is made cheap is told in `value_batch`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,9 +27,10 @@ from factlab.editing.closed_form.value_batch import (
     prepare_requests,
 )
 from factlab.editing.configs import ValueConfig
-from factlab.editing.fine_tuning.adam import Adam
+from factlab.editing.descent import Descended, Evaluation, StepRule, descend
 from factlab.editing.requests import ValueRequest
-from factlab.errors import EditError
+from factlab.editing.step_rules import Adam, Polyak
+from factlab.errors import EditError, FactlabError, TokenizationError
 from factlab.facts import LookupToken
 from factlab.hooks import Site
 from factlab.models.allocator import memory_bounded_by
@@ -60,7 +61,7 @@ class OptimisedValue:
     """
 
     delta: Float[Tensor, " d_model"]
-    history: list[dict[str, float]]
+    history: Sequence[Mapping[str, float]]
     initial_norm: float
 
     @property
@@ -89,140 +90,147 @@ class OptimisedValue:
 @torch.inference_mode(False)
 def optimise_values(
     lm: LanguageModel,
-    requests: Sequence[ValueRequest],
+    requests: Sequence[ValueRequest | FactlabError],
     contexts: Sequence[str],
     site: Site,
     config: ValueConfig,
     progress: ProgressCallback = silent,
     lookup: LookupToken = "last",
-) -> list[OptimisedValue]:
+) -> list[OptimisedValue | FactlabError]:
     """Find δ for every request; the result for one does not depend on the others.
 
     Args:
         lm: the model, left as it is.
-        requests: what to make the model say.
+        requests: what to make the model say; an error in place of one is passed on.
         contexts: texts before the prompts; the first is empty.
         site: the state that δ is added to: an MLP's output, or a layer's.
         config: see `ValueConfig`.
         progress: called with steps done and most of them in all.
         lookup: where in a prompt δ is added.
 
+    Returns:
+        For each request its value; or a TokenizationError if its target or subject makes no token
+        of its own or a row is too long, or an EditError if its loss became NaN or nothing depends
+        on the state.
+
     Raises:
-        TokenizationError: a target or subject makes no token of its own, or a row is too long.
-        EditError: a loss became NaN, or nothing depends on the state.
         MemoryLimitError: memory ran out.
     """
-    prepared = prepare_requests(lm, requests, contexts, lookup)
+    results: dict[int, OptimisedValue | FactlabError] = {}
+    prepared: dict[int, PreparedRequest] = {}
+    for number, request in enumerate(requests):
+        if isinstance(request, FactlabError):
+            results[number] = request
+            continue
+        try:
+            (prepared[number],) = prepare_requests(lm, [request], contexts, lookup)
+        except TokenizationError as error:
+            results[number] = error
+    if not prepared:
+        return [results[number] for number in range(len(requests))]
     limit = config.max_batch_tokens or (_CPU_TOKENS if lm.device.type == "cpu" else _GPU_TOKENS)
-    found: dict[int, OptimisedValue] = {}
     setting = f"max_batch_tokens, which is {limit}"
     with lm.frozen(), memory_bounded_by(setting):
         with torch.no_grad():
-            shared = SharedContexts(lm, prepared)
-        batches = groups([p.cost for p in prepared], limit)
+            shared = SharedContexts(lm, [*prepared.values()])
+        order, batches = [*prepared], groups([p.cost for p in prepared.values()], limit)
         n_steps = config.steps * len(batches)
-        for first, numbers in zip(range(0, n_steps, config.steps), batches, strict=True):
-            group = [prepared[i] for i in numbers]
+        for first, places in zip(range(0, n_steps, config.steps), batches, strict=True):
+            numbers = [order[place] for place in places]
+            group = [prepared[number] for number in numbers]
             batch = ValueBatch(lm, group, shared, site, config.kl_position)
+            values = _Values(lm, batch, group, config)
             begin = partial(tell_step, progress, "optimising values", first, n_steps)
-            results = _optimise(lm, batch, group, config, begin)
-            found |= zip(numbers, results, strict=True)
+            results |= zip(numbers, values.optimised(begin), strict=True)
         progress("optimising values", n_steps, n_steps)
-    return [found[i] for i in range(len(prepared))]
+    return [results[number] for number in range(len(requests))]
 
 
-def _optimise(
-    lm: LanguageModel,
-    batch: ValueBatch,
-    group: Sequence[PreparedRequest],
-    config: ValueConfig,
-    begin: Callable[[int], None],
-) -> list[OptimisedValue]:
-    width = wide(lm.dtype)
-    norms = batch.initial_norms
-    longest = (config.clamp_factor or DEFAULT_CLAMP) * norms
-    delta = torch.zeros(batch.n_facts, lm.d_model, dtype=width, device=norms.device)
-    step_rule = _step_rule(delta, norms, config)
-    histories: list[list[dict[str, float]]] = [[] for _ in group]
-    results: dict[int, OptimisedValue] = {}
-    there = list(range(len(group)))  # which facts the rows of the batch belong to
-    for step in range(config.steps):
-        begin(step)
-        delta.requires_grad_(True)
-        with torch.enable_grad():
-            losses = batch.losses(delta)
-            nll, kl = losses.nll.mean(1), losses.kl
-            decay = config.weight_decay * delta.norm(dim=1) / norms**2
-            loss = nll + config.kl_factor * kl + decay.to(nll.device)
-        terms = [
-            x.detach().tolist() for x in (loss, nll, kl, delta.norm(dim=1), losses.target_prob)
+class _Values:
+    """Equation 4 for the facts of a batch, as an objective.
+
+    Args:
+        lm: the model.
+        batch: the facts, ready for steps.
+        group: the same facts.
+        config: see `ValueConfig`.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        batch: ValueBatch,
+        group: Sequence[PreparedRequest],
+        config: ValueConfig,
+    ) -> None:
+        self._lm, self._batch, self._group, self._config = lm, batch, group, config
+        self._norms = batch.initial_norms
+        self._longest = (config.clamp_factor or DEFAULT_CLAMP) * batch.initial_norms
+
+    def optimised(self, begin: Callable[[int], None]) -> list[OptimisedValue | EditError]:
+        """δ of every fact, or why there is none."""
+        config, norms = self._config, self._norms
+        width = wide(self._lm.dtype)
+        deltas = torch.zeros(len(norms), self._lm.d_model, dtype=width, device=norms.device)
+        rule: StepRule = (
+            Adam(deltas, config.learning_rate)
+            if config.step_rule == "adam"
+            else Polyak(deltas, config.largest_step * norms, config.momentum)
+        )
+        ends = descend(self, [deltas], [rule], config.steps, begin)
+        return [
+            OptimisedValue(end.parameters[0], end.history, norm)
+            if isinstance(end, Descended)
+            else end
+            for end, norm in zip(ends, norms.tolist(), strict=True)
         ]
-        going: list[int] = []
-        for i, values in enumerate(zip(*terms, strict=True)):
-            fact, (total, nll_now, *_) = there[i], values
-            histories[fact].append(dict(zip(_TERMS, values, strict=True)))
-            if not abs(total) < float("inf"):
-                raise EditError(
-                    f"The loss of {group[fact].request.fact.subject!r} became {total} at step "
-                    f"{step}. Make the steps smaller, or use float32."
-                )
-            if total < config.stop_loss or nll_now < config.stop_nll or step == config.steps - 1:
-                results[fact] = OptimisedValue(
-                    delta.detach()[i].cpu(), histories[fact], float(norms[i])
-                )
-            else:
-                going.append(i)
-        if not going:
-            break
-        (gradient,) = torch.autograd.grad(loss.sum(), delta)
-        if step == 0:
-            _check_influence(gradient, [group[fact].request for fact in there])
-        delta = delta.detach()
-        if len(going) < len(there):
-            chosen = torch.tensor(going, device=delta.device)
-            batch.keep(going)
-            step_rule.keep(chosen)
-            delta, gradient = delta[chosen], gradient[chosen]
-            norms, longest = norms[chosen], longest[chosen]
-            there = [there[i] for i in going]
-        at = torch.tensor(going, device=loss.device)
-        delta = delta + step_rule.move(gradient, loss.detach()[at].to(delta.device))
-        delta *= (longest / delta.norm(dim=1).clamp(min=1e-12)).clamp(max=1.0)[:, None]
-    return [results[i] for i in range(len(group))]
 
+    def evaluate(self, stacks: Sequence[Deltas], is_last: bool) -> Evaluation:
+        """L(z) of every fact, and its terms."""
+        config, norms = self._config, self._norms
+        self._deltas = deltas = stacks[0].detach().requires_grad_(not is_last)
+        with torch.set_grad_enabled(not is_last):
+            losses = self._batch.losses(deltas)
+            nll, kl = losses.nll.mean(1), losses.kl
+            decay = config.weight_decay * deltas.norm(dim=1) / norms**2
+            self._loss = nll + config.kl_factor * kl + decay.to(nll.device)
+        loss = self._loss.detach()
+        noted = (loss, nll.detach(), kl.detach(), deltas.detach().norm(dim=1), losses.target_prob)
+        terms = [
+            dict(zip(_TERMS, values, strict=True))
+            for values in zip(*(term.tolist() for term in noted), strict=True)
+        ]
+        is_done = [
+            term["loss"] < config.stop_loss or term["nll"] < config.stop_nll for term in terms
+        ]
+        return Evaluation(loss, terms, is_done)
 
-def _step_rule(
-    delta: Deltas, norms: Float[Tensor, " fact"], config: ValueConfig
-) -> "Adam | _Polyak":
-    if config.step_rule == "adam":
-        return Adam(delta, config.learning_rate)
-    return _Polyak(delta, norms, config)
+    def gradients(self) -> list[Deltas]:
+        """Of the loss with respect to δ."""
+        return [*torch.autograd.grad(self._loss.sum(), [self._deltas])]
 
+    def keep(self, problems: Sequence[int]) -> None:
+        """Go on with these facts only."""
+        chosen = torch.tensor(problems, device=self._norms.device)
+        self._batch.keep(problems)
+        self._norms, self._longest = self._norms[chosen], self._longest[chosen]
 
-def _check_influence(gradient: Deltas, requests: Sequence[ValueRequest]) -> None:
-    for row, request in zip(gradient, requests, strict=True):
-        if not row.any():
-            raise EditError(
-                f"Nothing that follows '{request.fact.subject}' in '{request.fact.prompt}' depends "
-                "on the edited state. Edit an earlier layer."
-            )
+    def bound(self, stacks: Sequence[Deltas]) -> None:
+        """Keep ‖δ‖ below the clamp."""
+        (deltas,) = stacks
+        norms = deltas.norm(dim=1).clamp(min=1e-12)
+        deltas *= (self._longest / norms).clamp(max=1.0)[:, None]
 
+    def name(self, problem: int) -> str:
+        """The fact's subject."""
+        return repr(self._group[problem].request.fact.subject)
 
-class _Polyak:
-    """Polyak's step, loss / ‖g‖ along −g, bounded, with heavy-ball momentum."""
-
-    def __init__(self, like: Deltas, norms: Float[Tensor, " fact"], config: ValueConfig) -> None:
-        self._longest = config.largest_step * norms
-        self._momentum = config.momentum
-        self._last = torch.zeros_like(like)
-
-    def move(self, gradient: Deltas, loss: Float[Tensor, " fact"]) -> Deltas:
-        """What to add to δ."""
-        slope = gradient.norm(dim=1).clamp(min=1e-12)
-        length = torch.minimum(loss / slope, self._longest)
-        self._last = self._momentum * self._last - (length / slope)[:, None] * gradient
-        return self._last
-
-    def keep(self, facts: Tensor) -> None:
-        """Forget all others."""
-        self._longest, self._last = self._longest[facts], self._last[facts]
+    def refusal(self, problem: int, gradients: Sequence[Tensor]) -> EditError | None:
+        """δ cannot change what nothing depends on."""
+        if gradients[0].any():
+            return None
+        fact = self._group[problem].request.fact
+        return EditError(
+            f"Nothing that follows '{fact.subject}' in '{fact.prompt}' depends on the edited "
+            "state. Edit an earlier layer."
+        )

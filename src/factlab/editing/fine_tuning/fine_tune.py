@@ -13,36 +13,30 @@ code reads every token of the target off the prompt's last position.) Nothing be
 more than once. The caller's weights are not touched: every fact brings a copy of them along.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from factlab.arguments import checked, listed
-from factlab.continuations import Continuation
 from factlab.data.fact_files import check_conflicts
+from factlab.editing.background import Background
 from factlab.editing.configs import FineTuneConfig, FineTuneMethod
+from factlab.editing.descent import Descended
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
-from factlab.editing.fine_tuning.adam import Adam
-from factlab.editing.presets import fine_tune_place
+from factlab.editing.fine_tuning.tuning import Row, Tuning
+from factlab.editing.method import Method, Settled, succeeded
+from factlab.editing.methods import METHODS
+from factlab.editing.presets import tuned_layer
 from factlab.editing.requests import ValueRequest, value_requests
-from factlab.errors import EditError, TokenizationError
+from factlab.errors import EditError, FactlabError, InvalidRequestError, TokenizationError, nearest
 from factlab.facts import Fact
 from factlab.models.allocator import memory_bounded_by
-from factlab.models.changes.carried import owners_of, substituted
 from factlab.models.changes.update import DenseUpdate
 from factlab.models.language_model import LanguageModel
-from factlab.models.reading import Reads, target_logprobs, target_nll, wide_logits
-from factlab.models.replay import Hidden
-from factlab.precision import wide
 from factlab.progress import ProgressCallback, silent, tell_step
-from factlab.tokens import TokenBatch, groups, pad
-
-# A stack of weights for each parameter name, one per fact, or one for all.
-Weights = dict[str, Tensor]
 
 # Entries of weights that are tuned at once; five tensors of so many are held.
 _ENTRIES = 2**25
@@ -72,9 +66,7 @@ def fine_tune(
         InvalidRequestError: facts contradict each other, or one has nothing to write.
         EditError: the loss became NaN.
     """
-    facts = listed(facts)
-    check_conflicts(facts)
-    return _fine_tune(lm, facts, method, config, [range(len(facts))], progress)[0]
+    return _named(method).together(lm, listed(facts), config, None, progress)
 
 
 @checked()
@@ -86,238 +78,158 @@ def fine_tune_each(
     progress: ProgressCallback = silent,
 ) -> list[Edit]:
     """Tune weights of its own to each fact, many facts in a batch; see `fine_tune`."""
-    facts = listed(facts)
-    groups = [[i] for i in range(len(facts))]
-    return _fine_tune(lm, facts, method, config, groups, progress)
+    return _named(method).each(lm, listed(facts), config, None, progress)
 
 
-def _fine_tune(
-    lm: LanguageModel,
-    facts: Sequence[Fact],
-    method: FineTuneMethod,
-    config: FineTuneConfig | None,
-    sets: Sequence[Sequence[int]],
-    progress: ProgressCallback,
-) -> list[Edit]:
-    config = config or FineTuneConfig()
-    requests = value_requests(lm, facts, config.erase)
-    layer, epsilon, source = fine_tune_place(lm, method, config.layer)
-    values = {
-        "layer": layer,
-        "epsilon": config.epsilon or epsilon,
-        "learning_rate": config.learning_rate or (1e-3 if method == "attn" else 5e-4),
-    }
-    settled = config.model_copy(update=values)
-    names = lm.attn_weight_names(layer) if method == "attn" else [lm.mlp_weight_name(layer)]
-    entries = sum(lm.model.get_parameter(name).numel() for name in names)
-    rows = [_Row.of(lm, request) for request in requests]
-    longest = max(map(len, rows))
-    at_once = max(1, min(_ENTRIES // entries, settled.max_batch_tokens // longest))
-    edits: list[Edit] = []
-    n_steps = settled.steps * -(-len(sets) // at_once)
-    for start in range(0, len(sets), at_once):
-        first = settled.steps * (start // at_once)
-        some = [[rows[i] for i in group] for group in sets[start : start + at_once]]
-        tuning = _Tuning(lm, some, names, layer, settled)
-        with memory_bounded_by(f"max_batch_tokens, which is {settled.max_batch_tokens}"):
-            tuned = tuning.run(partial(tell_step, progress, "fine-tuning", first, n_steps))
-        for number, (deltas, history) in enumerate(tuned, start):
-            updates = tuple(
-                DenseUpdate(name, lm.layout_of(name), delta) for name, delta in deltas.items()
-            )
-            edits.append(
-                Edit(
-                    method=method,
-                    facts=tuple(facts[i] for i in sets[number]),
-                    updates=updates,
-                    base=BaseModelInfo.of(lm),
-                    config=settled.model_dump(mode="json"),
-                    diagnostics={
-                        "layer": layer,
-                        "layer_source": source,
-                        "loss": history,
-                        "update_norms": [update.norm for update in updates],
-                    },
-                    versions=current_versions(),
-                )
-            )
-    progress("fine-tuning", n_steps, n_steps)
-    return edits
+def _named(name: str) -> Method:
+    names = [one.name for one in (FT, FT_L, ATTN)]
+    if name not in names:
+        raise InvalidRequestError(
+            f"Unknown fine-tuning method '{name}'.{nearest(name, names)} Choose from "
+            f"{', '.join(names)}."
+        )
+    return METHODS[name]
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """A prompt with its target, and whether that is to become improbable."""
+class FineTuning:
+    """A way of fine-tuning.
 
-    continuation: Continuation
-    erase: bool
-
-    @classmethod
-    def of(cls, lm: LanguageModel, request: ValueRequest) -> "_Row":
-        prompt = request.fact.prompt
-        try:
-            return cls(lm.continuation(prompt, request.target), request.erase)
-        except TokenizationError as error:
-            raise TokenizationError(f"Fact '{prompt}': {error}") from error
-
-    def __len__(self) -> int:
-        return len(self.continuation.inputs)
-
-
-class _Tuning:
-    """Weights for some groups of rows: each fact its own, or one group with all facts.
-
-    Args:
-        lm: the model.
-        groups: rows by the weights they share; either one group, or groups of one row.
-        names: of the weights.
-        layer: they are in.
-        config: with everything filled in.
+    Attributes:
+        name: of the method.
+        rate: Adam's learning rate, if none is set.
+        tunes_attention: whether attention's input projections are tuned instead of the MLP's
+            output projection.
     """
 
-    def __init__(
+    name: FineTuneMethod
+    rate: float = 5e-4
+    tunes_attention: bool = False
+
+    def settle(
         self,
         lm: LanguageModel,
-        groups: Sequence[Sequence[_Row]],
-        names: Sequence[str],
-        layer: int,
-        config: FineTuneConfig,
-    ) -> None:
-        self._lm, self._layer, self._config = lm, layer, config
-        self._groups = [list(group) for group in groups]
-        width = wide(lm.dtype)
-        self._originals = {name: lm.model.get_parameter(name).detach().to(width) for name in names}
-
-    @torch.inference_mode(False)
-    def run(self, begin: Callable[[int], None]) -> list[tuple[Weights, list[float]]]:
-        """For each group the change of each weight, out×in on the CPU, and the losses.
-
-        Args:
-            begin: called with the number of every step before it is done.
-        """
-        results: dict[int, tuple[Weights, list[float]]] = {}
-        histories: list[list[float]] = [[] for _ in self._groups]
-        there = list(range(len(self._groups)))
-        weights = {
-            name: original.expand(len(there), -1, -1).clone()
-            for name, original in self._originals.items()
+        facts: Sequence[Fact],
+        config: FineTuneConfig | None,
+        background: Background,
+        progress: ProgressCallback,
+    ) -> list[Settled[FineTuneConfig]]:
+        """Layer, ε and learning rate, the same for every fact."""
+        del background, progress  # all of it is in the presets
+        config = config or FineTuneConfig()
+        place, epsilon = tuned_layer(lm, self.name, config.layer)
+        values = {
+            "layer": place.layers[0],
+            "epsilon": config.epsilon or epsilon,
+            "learning_rate": config.learning_rate or self.rate,
         }
-        rate = self._config.learning_rate or 0.0
-        rules = {name: Adam(weight, rate) for name, weight in weights.items()}
-        with self._lm.frozen():
-            batches = self._batches()
-            for step in range(self._config.steps):
-                begin(step)
-                losses, gradients = self._gradients(batches, weights)
-                going: list[int] = []
-                for i, loss in enumerate(losses.tolist()):
-                    histories[there[i]].append(loss)
-                    if not abs(loss) < float("inf"):
-                        raise EditError(
-                            f"The loss became {loss} at step {step}. Lower the learning rate, or "
-                            "use float32."
-                        )
-                    if loss < self._config.stop_nll or step == self._config.steps - 1:
-                        final = {name: weight[i] for name, weight in weights.items()}
-                        results[there[i]] = self._deltas(final), histories[there[i]]
-                    else:
-                        going.append(i)
-                if not going:
-                    break
-                if len(going) < len(there):
-                    index = torch.tensor(going, device=losses.device)
-                    there = [there[i] for i in going]
-                    weights = {name: w[index.to(w.device)] for name, w in weights.items()}
-                    gradients = {name: g[index.to(g.device)] for name, g in gradients.items()}
-                    for rule in rules.values():
-                        rule.keep(index)
-                    losses, batches = losses[index], [batches[0].of_rows(self._lm, going)]
-                for name, weight in weights.items():
-                    weight.add_(rules[name].move(gradients[name], losses))
-                    self._bound(weight, self._originals[name])
-        return [results[i] for i in range(len(self._groups))]
+        return [Settled(config.model_copy(update=values), place.source)] * len(facts)
 
-    def _batches(self) -> list["_Batch"]:
-        """All rows: in one batch, or if they share weights in as many as it takes."""
-        rows = [row for group in self._groups for row in group]
-        if len(self._groups) > 1:
-            return [_Batch.of(self._lm, rows, self._layer)]
-        costs = [len(row) for row in rows]
-        return [
-            _Batch.of(self._lm, [rows[i] for i in numbers], self._layer)
-            for numbers in groups(costs, self._config.max_batch_tokens)
-        ]
+    def compute(
+        self,
+        lm: LanguageModel,
+        facts: Sequence[Fact],
+        settled: Settled[FineTuneConfig],
+        background: Background,
+        progress: ProgressCallback,
+    ) -> list[Edit | FactlabError]:
+        """Weights of its own for each fact."""
+        del background  # fine-tuning needs nothing of ordinary text
+        results: dict[int, Edit | FactlabError] = {}
+        rows: dict[int, Row] = {}
+        for number, request in enumerate(value_requests(lm, facts, settled.config.erase)):
+            if not isinstance(request, ValueRequest):
+                results[number] = request
+                continue
+            try:
+                rows[number] = Row.of(lm, request)
+            except TokenizationError as error:
+                results[number] = error
+        tuned = self._tuned(lm, [[row] for row in rows.values()], settled, progress)
+        for number, end in zip(rows, tuned, strict=True):
+            results[number] = (
+                self._edit(lm, [facts[number]], end, settled) if isinstance(end, Descended) else end
+            )
+        return [results[number] for number in range(len(facts))]
 
-    def _gradients(
-        self, batches: Sequence["_Batch"], weights: Weights
-    ) -> tuple[Float[Tensor, " group"], Weights]:
-        """Mean loss of every group, and its gradient."""
-        n_groups = len(next(iter(weights.values())))
-        n_rows = sum(batch.n_rows for batch in batches) / n_groups
-        leaves = {name: weight.detach().requires_grad_(True) for name, weight in weights.items()}
-        totals = torch.zeros(n_groups, dtype=torch.float64, device="cpu")
-        gradients = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-        for batch in batches:
-            with (
-                torch.enable_grad(),
-                substituted(self._lm, leaves, owners_of(batch.n_rows, n_groups)),
-            ):
-                nll = batch.nll(self._lm, self._layer).view(n_groups, -1).sum(1) / n_rows
-            found = torch.autograd.grad(nll.sum(), list(leaves.values()))
-            for total, part in zip(gradients.values(), found, strict=True):
-                total.add_(part)
-            totals += nll.detach().cpu().double()
-        return totals, gradients
+    def compute_together(
+        self,
+        lm: LanguageModel,
+        facts: Sequence[Fact],
+        settled: Settled[FineTuneConfig],
+        background: Background,
+        progress: ProgressCallback,
+    ) -> Edit:
+        """One set of weights for all facts."""
+        del background
+        check_conflicts(facts)
+        requests = succeeded(value_requests(lm, facts, settled.config.erase))
+        rows = [Row.of(lm, request) for request in requests]
+        (end,) = self._tuned(lm, [rows], settled, progress)
+        if not isinstance(end, Descended):
+            raise end
+        return self._edit(lm, facts, end, settled)
 
-    def _bound(self, weight: Tensor, original: Tensor) -> None:
-        """Keep every entry within ±ε of where it was."""
-        epsilon = self._config.epsilon
-        if epsilon is not None:
-            torch.minimum(torch.maximum(weight, original - epsilon), original + epsilon, out=weight)
+    def _weight_names(self, lm: LanguageModel, config: FineTuneConfig) -> list[str]:
+        (layer,) = config.edited_layers
+        return lm.attn_weight_names(layer) if self.tunes_attention else [lm.mlp_weight_name(layer)]
 
-    def _deltas(self, weights: Weights) -> Weights:
-        deltas: Weights = {}
-        for name, weight in weights.items():
-            delta = (weight - self._originals[name]).cpu()
-            flips = self._lm.layout_of(name) == "in_out"
-            deltas[name] = delta.T.contiguous() if flips else delta
-        return deltas
+    def _tuned(
+        self,
+        lm: LanguageModel,
+        groups: Sequence[Sequence["Row"]],
+        settled: Settled[FineTuneConfig],
+        progress: ProgressCallback,
+    ) -> list[Descended | EditError]:
+        """Where the weights of each group of rows ended: some groups at a time."""
+        config, names = settled.config, self._weight_names(lm, settled.config)
+        entries = sum(lm.model.get_parameter(name).numel() for name in names)
+        longest = max((len(row) for rows in groups for row in rows), default=1)
+        at_once = max(1, min(_ENTRIES // entries, config.max_batch_tokens // longest))
+        n_steps = config.steps * -(-len(groups) // at_once)
+        ends: list[Descended | EditError] = []
+        for start in range(0, len(groups), at_once):
+            first = config.steps * (start // at_once)
+            begin = partial(tell_step, progress, "fine-tuning", first, n_steps)
+            with memory_bounded_by(f"max_batch_tokens, which is {config.max_batch_tokens}"):
+                ends += Tuning(lm, groups[start : start + at_once], names, config).ends(begin)
+        progress("fine-tuning", n_steps, n_steps)
+        return ends
+
+    def _edit(
+        self,
+        lm: LanguageModel,
+        facts: Sequence[Fact],
+        end: Descended,
+        settled: Settled[FineTuneConfig],
+    ) -> Edit:
+        names = self._weight_names(lm, settled.config)
+        updates = tuple(
+            _update(lm, name, weight) for name, weight in zip(names, end.parameters, strict=True)
+        )
+        return Edit(
+            method=self.name,
+            facts=tuple(facts),
+            updates=updates,
+            base=BaseModelInfo.of(lm),
+            config=settled.config.model_dump(mode="json"),
+            diagnostics={
+                "layer": settled.config.layer,
+                "layer_source": settled.source,
+                "loss": [step["loss"] for step in end.history],
+                "update_norms": [update.norm for update in updates],
+            },
+            versions=current_versions(),
+        )
 
 
-class _Batch:
-    """Rows at the input of the layer.
+FT, FT_L = FineTuning("ft"), FineTuning("ft+l")
+ATTN = FineTuning("attn", rate=1e-3, tunes_attention=True)
 
-    Args:
-        lm: the model.
-        rows: one for each prompt.
-        tokens: of the rows.
-        entry: what enters the layer.
-    """
 
-    def __init__(
-        self, lm: LanguageModel, rows: Sequence[_Row], tokens: TokenBatch, entry: Hidden
-    ) -> None:
-        self.n_rows, self._row_list = len(rows), rows
-        self._tokens, self._entry, self._frame = tokens, entry, lm.frame(tokens)
-        self._reads = Reads.of([row.continuation for row in rows])
-        self._erased = torch.tensor([row.erase for row in rows], device="cpu")
-
-    @classmethod
-    def of(cls, lm: LanguageModel, rows: Sequence[_Row], layer: int) -> "_Batch":
-        """Run the layers below."""
-        tokens = pad([row.continuation.inputs for row in rows], lm.device)
-        with torch.no_grad():
-            return cls(lm, rows, tokens, lm.run(lm.frame(tokens), stop=layer))
-
-    def of_rows(self, lm: LanguageModel, numbers: Sequence[int]) -> "_Batch":
-        """Some of the rows; nothing is run again."""
-        index = torch.tensor(numbers, device=self._entry.device)
-        some = [self._row_list[i] for i in numbers]
-        return _Batch(lm, some, self._tokens.rows(numbers), self._entry[index])
-
-    def nll(self, lm: LanguageModel, layer: int) -> Float[Tensor, " row"]:
-        """Loss of every row."""
-        hidden = lm.run(self._frame, self._entry, first=layer)
-        logits = wide_logits(lm, self._reads.states(hidden))
-        totals, counts = target_logprobs(logits, self._reads.ids, self._reads.rows, self.n_rows)
-        return target_nll(totals, counts, self._erased.to(totals.device))
+def _update(lm: LanguageModel, name: str, weight: Float[Tensor, "rows columns"]) -> DenseUpdate:
+    """The change of a weight from what it is in the model, out×in."""
+    original = lm.model.get_parameter(name).detach().cpu().to(weight.dtype)
+    delta = weight - original
+    flips = lm.layout_of(name) == "in_out"
+    return DenseUpdate(name, lm.layout_of(name), delta.T.contiguous() if flips else delta)

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from factlab.config import Config
+from factlab.editing.configs import MethodConfig
 
 DataKind = Literal["counterfact", "zsre", "text"]
 
@@ -67,7 +68,7 @@ def kind_of(config: NetworkConfig) -> EditorKind:
     return "mend" if isinstance(config, MendConfig) else "ke"
 
 
-class TrainedEditConfig(Config):
+class TrainedEditConfig(MethodConfig):
     """Settings of an edit by a trained editor.
 
     Attributes:

@@ -8,13 +8,11 @@ import torch
 
 from factlab.arguments import checked_method
 from factlab.continuations import Continuation
-from factlab.data.fact_files import check_conflicts
 from factlab.data.records import Record
 from factlab.data.split import subject_hash
 from factlab.editing.background import Background
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
-from factlab.editing.methods import Method
-from factlab.editing.requests import check_targets
+from factlab.editing.method import Method, Settled, succeeded
 from factlab.editing.trained.configs import (
     DataKind,
     EditorKind,
@@ -29,7 +27,13 @@ from factlab.editing.trained.losses import changes_of
 from factlab.editing.trained.mend import Mend
 from factlab.editing.trained.network import EditorNetwork
 from factlab.editing.trained.states import States
-from factlab.errors import InvalidRequestError, TokenizationError, WrongModelError, counted
+from factlab.errors import (
+    FactlabError,
+    InvalidRequestError,
+    TokenizationError,
+    WrongModelError,
+    counted,
+)
 from factlab.facts import Fact
 from factlab.models.allocator import memory_bounded_by
 from factlab.models.changes.algebra import summed
@@ -151,7 +155,7 @@ class TrainedEditor:
 
     # -- editing ----------------------------------------------------------------------------
 
-    def prepare(
+    def admit(
         self, lm: LanguageModel, facts: Sequence[Fact], config: TrainedEditConfig | None
     ) -> TrainedEditConfig:
         """Refuse what this editor must not edit; its config, bound to this editor.
@@ -172,8 +176,6 @@ class TrainedEditor:
         self.check_model(lm)
         return config.model_copy(update={"editor": self.digest})
 
-    @torch.inference_mode(False)
-    @torch.no_grad()
     @checked_method
     def edits(
         self,
@@ -195,25 +197,7 @@ class TrainedEditor:
             InvalidRequestError: a fact has nothing to write, or is about a subject that the editor
                 was trained on.
         """
-        config = self.prepare(lm, facts, config)
-        check_targets(facts, erase=False)
-        texts = [_continuation(lm, fact) for fact in facts]
-        states = States(
-            lm, lm.n_layers - self.config.n_blocks, max_batch_tokens=config.max_batch_tokens
-        )
-        self.network.to(lm.device)
-        found: dict[int, Edit] = {}
-        limit = f"max_batch_tokens, which is {config.max_batch_tokens}"
-        with memory_bounded_by(limit), lm.frozen():
-            costs = [len(text.inputs) for text in texts]
-            for numbers in groups(costs, config.max_batch_tokens):
-                progress(f"editing with {self.name}", len(found), len(facts))
-                batch = states.batch([texts[i] for i in numbers])
-                changes = changes_of(lm, self.network, batch)
-                for place, number in enumerate(numbers):
-                    found[number] = self._edit(lm, facts[number], changes, place, config)
-        progress(f"editing with {self.name}", len(facts), len(facts))
-        return [found[i] for i in range(len(facts))]
+        return self.method().each(lm, facts, config, None, progress)
 
     @checked_method
     def edit_together(
@@ -228,8 +212,67 @@ class TrainedEditor:
         Raises:
             InvalidRequestError: also if facts contradict each other.
         """
-        check_conflicts(facts)
-        edits = self.edits(lm, facts, config, progress)
+        return self.method().together(lm, facts, config, None, progress)
+
+    def method(self) -> Method:
+        """The editor as a method, called by its name in small letters."""
+        about = f"{self.name}, trained for {self.base.name}."
+        return Method(
+            self.name.lower(),
+            about,
+            TrainedEditConfig,
+            self.compute,
+            self.compute_together,
+            admit=self.admit,
+        )
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def compute(
+        self,
+        lm: LanguageModel,
+        facts: Sequence[Fact],
+        settled: Settled[TrainedEditConfig],
+        background: Background,
+        progress: ProgressCallback,
+    ) -> list[Edit | FactlabError]:
+        """One edit for each fact, of a config that was admitted."""
+        del background  # all it needs was learned
+        config = settled.config
+        results: dict[int, Edit | FactlabError] = {}
+        texts: dict[int, Continuation] = {}
+        for number, fact in enumerate(facts):
+            try:
+                texts[number] = _continuation(lm, fact)
+            except TokenizationError as error:
+                results[number] = error
+        states = States(
+            lm, lm.n_layers - self.config.n_blocks, max_batch_tokens=config.max_batch_tokens
+        )
+        self.network.to(lm.device)
+        limit = f"max_batch_tokens, which is {config.max_batch_tokens}"
+        with memory_bounded_by(limit), lm.frozen():
+            order, costs = [*texts], [len(text.inputs) for text in texts.values()]
+            for places in groups(costs, config.max_batch_tokens):
+                progress(f"editing with {self.name}", len(results), len(facts))
+                numbers = [order[place] for place in places]
+                batch = states.batch([texts[number] for number in numbers])
+                changes = changes_of(lm, self.network, batch)
+                for row, number in enumerate(numbers):
+                    results[number] = self._edit(lm, facts[number], changes, row, config)
+        progress(f"editing with {self.name}", len(facts), len(facts))
+        return [results[number] for number in range(len(facts))]
+
+    def compute_together(
+        self,
+        lm: LanguageModel,
+        facts: Sequence[Fact],
+        settled: Settled[TrainedEditConfig],
+        background: Background,
+        progress: ProgressCallback,
+    ) -> Edit:
+        """One edit with all facts: the sum of their own."""
+        edits = succeeded(self.compute(lm, facts, settled, background, progress))
         if len(edits) == 1:
             return edits[0]
         updates = tuple(
@@ -288,30 +331,6 @@ class TrainedEditor:
             },
             versions=current_versions(),
         )
-
-    def method(self) -> Method:
-        """The editor as a method, called by its name in small letters."""
-
-        def each(
-            lm: LanguageModel,
-            facts: Sequence[Fact],
-            config: TrainedEditConfig | None,
-            _background: Background | None,
-            progress: ProgressCallback,
-        ) -> list[Edit]:
-            return self.edits(lm, facts, config, progress)
-
-        def together(
-            lm: LanguageModel,
-            facts: Sequence[Fact],
-            config: TrainedEditConfig | None,
-            _background: Background | None,
-            progress: ProgressCallback,
-        ) -> Edit:
-            return self.edit_together(lm, facts, config, progress)
-
-        about = f"{self.name}, trained for {self.base.name}."
-        return Method(self.name.lower(), about, TrainedEditConfig, each, together, self.prepare)
 
 
 def name_of(kind: EditorKind, data: DataKind) -> str:

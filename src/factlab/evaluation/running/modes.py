@@ -10,23 +10,20 @@ from types import MappingProxyType
 from typing import Any
 
 from filelock import FileLock
-from pydantic import BaseModel
 
 from factlab.data.records import Record
 from factlab.editing.background import Background
+from factlab.editing.configs import MethodConfig
 from factlab.editing.edit import Edit
-from factlab.editing.methods import Method
-from factlab.editing.runs import EditSequence, together_of
-from factlab.errors import EditError, InvalidRequestError, StorageError, TokenizationError
+from factlab.editing.method import FAULTS, Method
+from factlab.editing.runs import EditSequence
+from factlab.errors import FactlabError, StorageError
 from factlab.evaluation.measuring.rows import Measurement
 from factlab.evaluation.measuring.yardstick import Yardstick, is_finite
 from factlab.journal import Journal, Shard
 from factlab.journal import Record as Line
 from factlab.models.language_model import LanguageModel
-from factlab.progress import ProgressCallback, silent
-
-# What a fact can do wrong by itself; anything else ends the run.
-FAILURES = (EditError, InvalidRequestError, TokenizationError)
+from factlab.progress import ProgressCallback
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +54,7 @@ class Edited(AbstractContextManager["Edited"]):
         records: all of the run.
         cases: those that can be used.
         method: writes the facts.
-        config: of the method, with everything settled.
+        config: of the method, with all settled that is the same for every record.
         background: statistics and contexts.
         yardstick: measures.
         folder: of the run; edits that take long are kept in it.
@@ -68,7 +65,7 @@ class Edited(AbstractContextManager["Edited"]):
     records: Sequence[Record]
     cases: Sequence[int]
     method: Method
-    config: BaseModel
+    config: MethodConfig
     background: Background
     yardstick: Yardstick
     folder: Path
@@ -103,32 +100,20 @@ class EditedEach(Edited):
     def outcomes(self, block: Sequence[int], generated: Sequence[bool]) -> list[Outcome]:
         """Edit all facts of the block together, each for itself, and measure them together."""
         began = perf_counter()
-        edits = self._edits(block)
-        edit_s = (perf_counter() - began) / len(block)
-        made = [i for i, edit in enumerate(edits) if isinstance(edit, Edit)]
-        measured = self._measured(
-            [block[i] for i in made],
-            [edit for edit in edits if isinstance(edit, Edit)],
-            [generated[i] for i in made],
-        )
-        by_place = dict(zip(made, measured, strict=True))
-        return [
-            Outcome(None, failed=edit, edit_s=edit_s)
-            if isinstance(edit, str)
-            else replace(by_place[i], edit_s=edit_s)
-            for i, edit in enumerate(edits)
-        ]
-
-    def _edits(self, block: Sequence[int]) -> list[Edit | str]:
-        """The edits, or why there is none."""
         facts = [self.records[case].fact for case in block]
-        try:
-            return [*self.method.each(self.lm, facts, self.config, self.background, silent)]
-        except FAILURES as error:
-            if len(block) == 1:
-                return [str(error)]
-        # One of them fails: find out which.
-        return [edit for case in block for edit in self._edits([case])]
+        attempts = self.method.attempts(self.lm, facts, self.config, self.background)
+        edit_s = (perf_counter() - began) / len(block)
+        edits = {i: edit for i, edit in enumerate(attempts) if isinstance(edit, Edit)}
+        measured = self._measured(
+            [block[i] for i in edits], [*edits.values()], [generated[i] for i in edits]
+        )
+        by_place = dict(zip(edits, measured, strict=True))
+        return [
+            Outcome(None, failed=str(attempt), edit_s=edit_s)
+            if isinstance(attempt, FactlabError)
+            else replace(by_place[i], edit_s=edit_s)
+            for i, attempt in enumerate(attempts)
+        ]
 
 
 class EditedTogether(Edited):
@@ -139,12 +124,12 @@ class EditedTogether(Edited):
 
     def prepare(self, progress: ProgressCallback) -> bool:
         """Compute the edit, unless another process of this run has."""
-        write, path = together_of(self.method), self.folder / "edit"
+        path = self.folder / "edit"
         with FileLock(self.folder / ".edit.lock"):
             if not (path / "edit.json").exists():
                 began = perf_counter()
                 facts = [self.records[case].fact for case in self.cases]
-                edit = write(self.lm, facts, self.config, self.background, progress)
+                edit = self.method.together(self.lm, facts, self.config, self.background, progress)
                 seconds = (perf_counter() - began) / len(facts)
                 edit = replace(edit, diagnostics=edit.diagnostics | {"seconds_per_fact": seconds})
                 edit.save(path)
@@ -184,7 +169,11 @@ class EditedSequence(Edited):
         with FileLock(self.folder / ".edit.lock"):
             journal = Journal.open(folder, {"cases": [*self.cases]}, dict, resume=True)
             with journal.writing(Shard()) as writer:
-                self._look_at_unedited(journal)
+                missing = [case for case in self.cases if case not in journal.records]
+                if missing:
+                    # What they need is that of the model before the first edit.
+                    facts = [self.records[case].fact for case in missing]
+                    sequence.prepare(facts, progress)
                 for done, case in enumerate(self.cases):
                     if self.should_stop():
                         return False
@@ -200,22 +189,11 @@ class EditedSequence(Edited):
         }
         return True
 
-    def _look_at_unedited(self, journal: Journal) -> None:
-        """Let the method find statistics and contexts, which are those before the first edit.
-
-        A run that goes on puts earlier edits on the model before it computes one; by then it would
-        be too late. The edit itself is thrown away.
-        """
-        written = [case for case, record in journal.records.items() if not record["failed"]]
-        if written and len(journal.records) < len(self.cases):
-            facts = [self.records[min(written)].fact]
-            self.method.each(self.lm, facts, self.config, self.background, silent)
-
     def _write(self, sequence: EditSequence, case: int, path: Path) -> Outcome:
         began = perf_counter()
         try:
             edit = sequence.write([self.records[case].fact])
-        except FAILURES as error:
+        except FAULTS as error:
             return Outcome(None, failed=str(error), edit_s=perf_counter() - began)
         edit_s = perf_counter() - began
         edit.save(path, overwrite=True)  # a kill may have left one whose record is missing

@@ -10,18 +10,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pydantic import BaseModel
-
 from factlab.arguments import checked
 from factlab.data.fact_files import check_conflicts
 from factlab.data.record_files import record_hash
 from factlab.data.records import Record, References, as_records
 from factlab.documents import validated
 from factlab.editing.background import Background
-from factlab.editing.configs import Mode
+from factlab.editing.configs import MethodConfig, Mode
 from factlab.editing.edit import current_versions
-from factlab.editing.methods import Method, method_named
-from factlab.editing.runs import together_of
+from factlab.editing.method import Method, Settled
+from factlab.editing.methods import method_named
 from factlab.errors import EditError, FactlabError, InvalidRequestError
 from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.measuring.asked_texts import TokenisedRecords
@@ -30,7 +28,6 @@ from factlab.evaluation.measuring.rows import Measurement, Row
 from factlab.evaluation.measuring.yardstick import Yardstick, is_finite
 from factlab.evaluation.running.extension import check_streams, extend_run
 from factlab.evaluation.running.modes import (
-    FAILURES,
     Edited,
     EditedEach,
     EditedSequence,
@@ -51,7 +48,7 @@ _KINDS: dict[Mode, type[Edited]] = {
     "together": EditedTogether,
     "sequence": EditedSequence,
 }
-# With how many facts to try whether the method can write any.
+# If no fact of so many can be written, none will be.
 _TRIED = 32
 
 
@@ -73,7 +70,7 @@ class Evaluation:
 
     records: Sequence[Record]
     method: str
-    config: BaseModel | None
+    config: MethodConfig | None
     mode: Mode
     measure: MeasureConfig
     references: References
@@ -87,7 +84,7 @@ def evaluate(
     records: Sequence[Record | Fact],
     method: str | Method,
     out: str | Path,
-    config: BaseModel | None = None,
+    config: MethodConfig | None = None,
     mode: Mode = "each",
     measure: MeasureConfig | None = None,
     references: References | None = None,
@@ -142,9 +139,8 @@ def evaluate(
     shard = (shard or Shard()).checked()
     chosen = method_named(method)
     cases_given = as_records(records)
-    _check_request(cases_given, chosen, config, mode, batch_size)
-    if chosen.prepare is not None:
-        config = chosen.prepare(lm, [record.fact for record in cases_given], config)
+    _check_request(cases_given, chosen, mode, batch_size)
+    config = _admitted(lm, cases_given, chosen, config)
     asked = Evaluation(
         cases_given, chosen.name, config, mode, measure or MeasureConfig(), references or {},
         ordinary_text, data_name,
@@ -189,23 +185,24 @@ def evaluate(
         ) as edited:  # fmt: skip
             if not edited.prepare(progress):
                 return load_run(folder)
+            failures: list[str] = []
             for block in todo:
                 done = sum(case in journal.records for each in own for case in each)
                 progress(f"evaluating {chosen.name}", done, total)
                 flags = [generated[case] for case in block]
                 for case, outcome in zip(block, edited.outcomes(block, flags), strict=True):
+                    failures.append(outcome.failed)
                     if case not in journal.records:
                         row = _row(asked.records[case], before[case], outcome, asked)
                         writer.append(case, row.model_dump(mode="json"))
+                _check_some_written(failures, sum(map(len, todo)))
                 if should_stop():
                     return load_run(folder)
         progress(f"evaluating {chosen.name}", total, total)
     return load_run(folder)
 
 
-def _check_request(
-    records: Sequence[Record], method: Method, config: BaseModel | None, mode: Mode, batch_size: int
-) -> None:
+def _check_request(records: Sequence[Record], method: Method, mode: Mode, batch_size: int) -> None:
     """Refuse what cannot end well before anything is computed or written."""
     if not records:
         raise InvalidRequestError("The list of records is empty. Give at least one.")
@@ -216,15 +213,18 @@ def _check_request(
         )
     if batch_size < 1:
         raise InvalidRequestError(f"batch_size={batch_size} must be at least 1.")
-    if config is not None and not isinstance(config, method.config):
-        raise InvalidRequestError(
-            f"Method '{method.name}' takes a {method.config.__name__}, not a "
-            f"{type(config).__name__}."
-        )
     if mode not in _KINDS:
         raise InvalidRequestError(f"There is no mode '{mode}'. Choose from {', '.join(_KINDS)}.")
     if mode == "together":
-        together_of(method)
+        method.check_many()
+
+
+def _admitted(
+    lm: LanguageModel, records: Sequence[Record], method: Method, config: MethodConfig | None
+) -> MethodConfig | None:
+    """The config as the method admits it for those records that have something to write."""
+    facts = [record.fact for record in records if record.fact.target_new is not None]
+    return method.admitted(lm, facts, config) if facts else config
 
 
 def _blocks(cases: Sequence[int], shard: Shard, batch_size: int) -> list[Sequence[int]]:
@@ -281,7 +281,7 @@ def _findings(
     background: Background,
     progress: ProgressCallback,
 ) -> Line:
-    """Which records can be asked, and what the first edit settles, such as its layer."""
+    """Which records can be asked, and what is settled for all of them, such as a layer."""
     cases, unusable = _usable(texts, asked.records)
     if not cases:
         raise InvalidRequestError(f"None of the records can be used. The first: {unusable['0']}")
@@ -316,20 +316,34 @@ def _settled(
     method: Method,
     background: Background,
     progress: ProgressCallback,
-) -> BaseModel:
-    """The config of the first edit that succeeds."""
-    errors: list[FactlabError] = []
-    for case in cases[:_TRIED]:
-        fact = asked.records[case].fact
-        try:
-            (edit,) = method.each(lm, [fact], asked.config, background, progress)
-        except FAILURES as error:
-            errors.append(error)
-        else:
-            return method.config.model_validate(edit.config)
-    kind = EditError if all(isinstance(e, EditError) for e in errors) else InvalidRequestError
-    which = "No fact" if len(errors) == len(cases) else f"None of the first {len(errors)} facts"
-    raise kind(f"{which} could be written. The first: {errors[0]}")
+) -> MethodConfig:
+    """The config with all settled that is the same for every case; the rest is left open."""
+    facts = [asked.records[case].fact for case in cases]
+    found = method.settled(lm, facts, asked.config, background, progress)
+    configs = [one.config for one in found if isinstance(one, Settled)]
+    if not configs:
+        raise next(one for one in found if isinstance(one, FactlabError))
+    open_config = asked.config or method.config()
+    differing = {
+        name
+        for name in method.config.model_fields
+        if any(getattr(one, name) != getattr(configs[0], name) for one in configs)
+    }
+    return configs[0].model_copy(update={name: getattr(open_config, name) for name in differing})
+
+
+def _check_some_written(failures: Sequence[str], n_cases: int) -> None:
+    """Refuse to go on where no fact can be written; what was found out stays in the folder.
+
+    Args:
+        failures: of those cases that were tried, why they could not be written; empty if they were.
+        n_cases: that there are.
+    """
+    if len(failures) >= min(_TRIED, n_cases) and all(failures):
+        which = (
+            "No fact" if len(failures) == n_cases else f"None of the first {len(failures)} facts"
+        )
+        raise EditError(f"{which} could be written. The first: {failures[0]}")
 
 
 def _generated(asked: Evaluation, cases: Sequence[int]) -> dict[int, bool]:

@@ -130,6 +130,12 @@ class Run:
         return tuple(row for row in self.rows if row.failed)
 
     @property
+    def impossible(self) -> str | None:
+        """Why no record that was tried could be edited, in the words of the first; else None."""
+        failed = self.failed
+        return failed[0].failed if failed and len(failed) == len(self.rows) else None
+
+    @property
     def n_edits(self) -> int:
         """How many edits are in a model that was measured."""
         return 1 if self.request.mode == "each" else self.n_cases

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from factlab.arguments import checked
 from factlab.data.records import Record
 from factlab.editing.background import Background
-from factlab.editing.configs import Mode
-from factlab.editing.methods import Method
+from factlab.editing.configs import MethodConfig, Mode
+from factlab.editing.method import Method
 from factlab.errors import EditError, InvalidRequestError, WrongModelError, counted
 from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.running.run import BATCH_SIZE, evaluate
@@ -39,7 +37,7 @@ class GridCell:
 
     name: str
     method: str | Method
-    config: BaseModel | None = None
+    config: MethodConfig | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -131,7 +129,7 @@ def evaluate_grid(
     for done, cell in enumerate(cells):
         progress("evaluating a plan", done, len(cells))
         try:
-            runs[cell.name] = evaluate(
+            run = evaluate(
                 lm, records, cell.method, Path(out) / cell.name, config=cell.config, mode=mode,
                 measure=measure, data_name=data_name, background=background,
                 batch_size=batch_size, resume=True, cache=cache,
@@ -141,6 +139,11 @@ def evaluate_grid(
             raise
         except EditError as error:
             impossible[cell.name] = str(error)
+        else:
+            if run.impossible is None:
+                runs[cell.name] = run
+            else:
+                impossible[cell.name] = run.impossible
         if should_stop():
             break
     progress("evaluating a plan", len(cells), len(cells))

@@ -113,18 +113,24 @@ class Sweep(Tabular, Drawn):
         """
         folder = Path(folder)
         runs: dict[Cell, Run] = {}
+        impossible: dict[Cell, str] = {}
         for path in sorted(folder.glob("layer-*/run.json")):
             run = load_run(path.parent)
             config = RomeConfig.model_validate(run.request.config)
-            if config.layer is not None:
+            if config.layer is None:
+                continue
+            if run.impossible is None:
                 runs[config.layer, config.lookup] = run
+            else:
+                impossible[config.layer, config.lookup] = run.impossible
         if not runs:
             raise StorageError(f"'{folder}' holds no sweep: there is no folder layer-… in it.")
         has_trace = (folder / "trace" / "run.json").exists()
         trace = AverageTrace.load(folder / "trace") if has_trace else None
-        layers = sorted({layer for layer, _ in runs})
-        tokens: set[LookupToken] = {token for _, token in runs}
-        return cls.of_runs(runs, {}, layers, sorted(tokens, key=LOOKUP_TOKENS.index), trace)
+        cells = [*runs, *impossible]
+        layers = sorted({layer for layer, _ in cells})
+        tokens: set[LookupToken] = {token for _, token in cells}
+        return cls.of_runs(runs, impossible, layers, sorted(tokens, key=LOOKUP_TOKENS.index), trace)
 
     def __repr__(self) -> str:
         layer, token = self.best()

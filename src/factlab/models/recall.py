@@ -1,0 +1,29 @@
+"""What was worked out about a model, kept with the model."""
+
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Recall:
+    """Answers to questions about a model that cost too much to be asked twice.
+
+    An answer holds for the weights it was worked out on; for others it is worked out anew.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, tuple[str, Any]] = {}
+
+    def of(self, question: Hashable, fingerprint: str, work_out: Callable[[], T]) -> T:
+        """The answer to a question.
+
+        Args:
+            question: names it.
+            fingerprint: of the weights that the answer is for.
+            work_out: gives the answer, if it is not known.
+        """
+        known = self._known.get(question)
+        if known is None or known[0] != fingerprint:
+            known = self._known[question] = fingerprint, work_out()
+        return known[1]
