@@ -12,10 +12,10 @@ from factlab.documents import JsonValue, parse_json
 from factlab.errors import StorageError
 from factlab.storage import read_bytes, write_text
 
-Record = dict[str, JsonValue]
+Line = dict[str, JsonValue]
 
 
-def append_line(path: Path, record: Record) -> None:
+def append_line(path: Path, record: Line) -> None:
     """Put one more line on the disk, in one write.
 
     Raises:
@@ -40,7 +40,7 @@ def append_line(path: Path, record: Record) -> None:
         ) from error
 
 
-def _as_line(record: Record) -> str:
+def _as_line(record: Line) -> str:
     return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -66,7 +66,7 @@ def check_no_link(path: Path) -> None:
         )
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, Record]]:
+def read_lines(path: Path) -> Iterator[tuple[int, Line]]:
     """The JSON objects of a file, each with the number of its line; none if there is no file.
 
     A last line that was cut short is not there.
@@ -91,7 +91,7 @@ def damaged_line(path: Path, number: int) -> StorageError:
     return StorageError(f"Line {number} of '{path}' is damaged. Delete that line and resume.")
 
 
-def keep_lines(path: Path, wanted: Callable[[Record], bool]) -> None:
+def keep_lines(path: Path, wanted: Callable[[Line], bool]) -> None:
     """Take the lines out of a file whose objects are not wanted.
 
     Raises:

@@ -20,7 +20,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from factlab.appending import (
-    Record,
+    Line,
     append_line,
     check_no_link,
     damaged_line,
@@ -30,10 +30,11 @@ from factlab.appending import (
     read_lines,
 )
 from factlab.config import without_retired
+from factlab.destinations import check_new_folder, check_writable
 from factlab.documents import JsonValue, NewerVersionError, check_format, newer
 from factlab.errors import InvalidRequestError, StorageError
 from factlab.shards import Shard
-from factlab.storage import check_writable, read_json, write_json
+from factlab.storage import read_json, write_json
 
 Versions = dict[str, str]
 
@@ -59,7 +60,7 @@ class Journal:
         versions: every set of versions that it ran with, if it notes them.
     """
 
-    def __init__(self, folder: Path, header: Record) -> None:
+    def __init__(self, folder: Path, header: Line) -> None:
         request, findings = header.get("request"), header.get("findings")
         unknown = header.keys() - {"request", "findings"}
         if unknown:
@@ -67,9 +68,9 @@ class Journal:
         if not isinstance(request, dict) or not isinstance(findings, dict):
             raise StorageError(f"'{folder / 'run.json'}' is damaged. Begin again in a new folder.")
         self.folder = folder
-        self.request: Record = request
-        self.findings: Record = findings
-        self.records: dict[int, Record] = {}
+        self.request: Line = request
+        self.findings: Line = findings
+        self.records: dict[int, Line] = {}
         for path in sorted(folder.glob("records-*.jsonl")):
             self.records |= _read_records(path)
         self.versions: list[Versions] = []
@@ -98,9 +99,7 @@ class Journal:
         return cls(folder, read_json(folder / "run.json"))
 
     @classmethod
-    def open(
-        cls, folder: Path, request: Record, find: Callable[[], Record], resume: bool
-    ) -> "Journal":
+    def open(cls, folder: Path, request: Line, find: Callable[[], Line], resume: bool) -> "Journal":
         """Go on with the run in a folder, or begin one; several processes may do so at once.
 
         Args:
@@ -134,13 +133,13 @@ class Journal:
         return journal
 
     @classmethod
-    def create(cls, folder: Path, request: Record, findings: Record) -> "Journal":
+    def create(cls, folder: Path, request: Line, findings: Line) -> "Journal":
         """Begin a run in a new or empty folder."""
-        header: Record = {"request": request, "findings": findings}
+        header: Line = {"request": request, "findings": findings}
         write_json(folder / "run.json", header)
         return cls(folder, header)
 
-    def extend(self, request: Record, findings: Record, again: Collection[int]) -> None:
+    def extend(self, request: Line, findings: Line, again: Collection[int]) -> None:
         """Make this a run of more cases.
 
         Args:
@@ -169,7 +168,7 @@ class Journal:
                 keep_lines(path, lambda record: record.get("case") not in again)
             write_json(self.folder / "run.json", {"request": request, "findings": findings})
 
-    def check_request(self, request: Record) -> None:
+    def check_request(self, request: Line) -> None:
         """Refuse to go on with a run that was begun with other settings.
 
         Raises:
@@ -264,7 +263,7 @@ class Writer:
         self._journal, self._path = journal, path
         self._lock, self._lock_id = lock, file_id(lock)
 
-    def append(self, case: int, record: Record) -> None:
+    def append(self, case: int, record: Line) -> None:
         """Put a finished case on the disk.
 
         Raises:
@@ -325,23 +324,20 @@ def merge(folders: Sequence[Path], out: Path) -> Journal:
     return merged
 
 
-def _selected(journal: Journal) -> Record:
+def _selected(journal: Journal) -> Line:
     """What was found out before the first case; not with which versions."""
     return {name: value for name, value in journal.findings.items() if name != "versions"}
 
 
 def check_new(folder: Path) -> None:
-    """Refuse a folder in which there is something already.
+    """Refuse a folder in which there is something already; locks of a run do not count.
 
     Raises:
         StorageError: it is a file, or not empty, or cannot be made.
     """
-    if folder.exists() and not folder.is_dir():
-        raise StorageError(f"'{folder}' is a file. Give the name of a folder.")
-    if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
-        hint = f"Resume it {_HOW_TO_RESUME}" if (folder / "run.json").exists() else "Empty it"
-        raise StorageError(f"'{folder}' is not empty. {hint}, or choose another folder.")
-    check_writable(folder, is_folder=True)
+    has_run = (folder / "run.json").exists()
+    instead = f"Resume it {_HOW_TO_RESUME}" if has_run else "Empty it"
+    check_new_folder(folder, hidden_may_stay=True, instead=instead)
 
 
 def check_run_folder(folder: Path, resume: bool) -> None:
@@ -360,8 +356,8 @@ def check_run_folder(folder: Path, resume: bool) -> None:
         check_new(folder)
 
 
-def _read_records(path: Path) -> dict[int, Record]:
-    records: dict[int, Record] = {}
+def _read_records(path: Path) -> dict[int, Line]:
+    records: dict[int, Line] = {}
     for number, record in read_lines(path):
         case = record.pop("case", None)
         if type(case) is not int:
@@ -370,7 +366,7 @@ def _read_records(path: Path) -> dict[int, Record]:
     return records
 
 
-def _as_texts(versions: Record) -> Versions:
+def _as_texts(versions: Line) -> Versions:
     return {name: str(version) for name, version in versions.items()}
 
 

@@ -1,7 +1,7 @@
 """Files: atomic writes, checked reads, and where the cache lives.
 
-Only JSON, safetensors and PNG are written, and nothing is ever unpickled. A file appears under its
-name only when it is complete: it is written beside it and then renamed.
+Nothing is ever unpickled. A file appears under its name only when it is complete: it is written
+beside it and then renamed. Whether something may be written is asked in `destinations`.
 """
 
 import json
@@ -45,7 +45,7 @@ def cache_dir() -> Path:
 
 
 @contextmanager
-def _explained(action: str, path: Path) -> Iterator[None]:
+def explained(action: str, path: Path) -> Iterator[None]:
     """Turn the operating system's refusal into one sentence that names the file."""
     try:
         yield
@@ -74,7 +74,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         StorageError: the folder cannot be made, or the file cannot be written or renamed.
     """
-    with _explained("write", path):
+    with explained("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _beside(path, path.suffix[:_KEPT_OF_A_NAME])
         handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
@@ -94,7 +94,7 @@ def rename(path: Path, new: Path) -> None:
     Raises:
         StorageError: it cannot be renamed.
     """
-    with _explained("write", new):
+    with explained("write", new):
         path.replace(new)
 
 
@@ -113,7 +113,7 @@ def folder_written_atomically(folder: Path) -> Iterator[Path]:
     Raises:
         StorageError: the folder is not empty, or cannot be written.
     """
-    with _explained("write", folder):
+    with explained("write", folder):
         folder = folder.resolve()
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise StorageError(f"'{folder}' is not an empty folder. Choose another name.")
@@ -127,59 +127,6 @@ def folder_written_atomically(folder: Path) -> Iterator[Path]:
             temporary.replace(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def check_writable(path: Path, is_folder: bool = False) -> None:
-    """Find out before hours of work, not after, that a file or folder can be made at `path`.
-
-    Raises:
-        StorageError: it cannot.
-    """
-    if "\0" in str(path):
-        raise StorageError(f"Cannot write {str(path)!r}: no name has a NUL character in it.")
-    with _explained("write", path):
-        if path.is_dir() and not is_folder:
-            raise StorageError(f"Cannot write '{path}': it is a folder. Give the name of a file.")
-        if is_folder:
-            path = path.resolve()  # a link stands for the folder that it leads to
-            if path.exists() and not path.is_dir():
-                raise StorageError(
-                    f"Cannot write '{path}': it is a file. Give the name of a folder."
-                )
-        if path.exists() and not os.access(path, os.W_OK):
-            raise StorageError(f"Cannot write '{path}': it exists and is not writable.")
-        existing = next(parent for parent in path.absolute().parents if parent.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK):
-            raise StorageError(f"Cannot write '{path}': folder '{existing}' is not writable.")
-        for part in path.absolute().relative_to(existing).parts:
-            _check_name(existing, part)
-
-
-def check_new_file(path: Path, overwrite: bool) -> None:
-    """Find out before any work that a file can be written, and that none is lost by it.
-
-    Args:
-        path: of the file.
-        overwrite: a file that is there may be replaced.
-
-    Raises:
-        StorageError: it cannot be written, or is there and may not be replaced.
-    """
-    check_writable(path)
-    if path.exists() and not overwrite:
-        raise StorageError(
-            f"'{path}' is there already; nothing was written. Choose another name, or replace it "
-            "with --overwrite."
-        )
-
-
-def _check_name(folder: Path, name: str) -> None:
-    """Look up a name in a folder, which the system refuses if it is none (or is too long)."""
-    with _explained("write", folder / name):
-        try:
-            (folder / name).lstat()
-        except FileNotFoundError:
-            return
 
 
 def write_json(path: Path, value: JsonValue) -> None:
@@ -217,7 +164,7 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         StorageError: the file is missing or unreadable.
     """
-    with _explained("read", path):
+    with explained("read", path):
         return path.read_bytes()
 
 
@@ -294,7 +241,7 @@ def read_tensors(path: Path) -> "tuple[dict[str, Tensor], dict[str, str]]":
     Raises:
         StorageError: the file is missing or damaged.
     """
-    with _explained("read", path), safe_open(path, framework="pt") as file:
+    with explained("read", path), safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return tensors, dict(file.metadata() or {})
 
@@ -306,7 +253,7 @@ def tensor_infos(path: Path) -> dict[str, TensorInfo]:
         StorageError: the file is missing or damaged.
     """
     infos: dict[str, TensorInfo] = {}
-    with _explained("read", path), safe_open(path, framework="pt") as file:
+    with explained("read", path), safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118
             part = file.get_slice(name)
             infos[name] = TensorInfo(part.get_dtype(), tuple(part.get_shape()))

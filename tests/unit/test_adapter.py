@@ -200,7 +200,7 @@ def test_what_lora_cannot_express_is_refused(make_model, tmp_path):
         second.to_peft(tmp_path / "a")
     assert not (tmp_path / "a").exists()
     fl.editing.combine([edit_of(lm, good), second]).to_peft(tmp_path / "a")
-    with pytest.raises(StorageError, match="exists already"):
+    with pytest.raises(StorageError, match="is not empty"):
         edit_of(lm, good).to_peft(tmp_path / "a")
 
 

@@ -45,7 +45,7 @@ def test_a_folder_for_each(run, files, tmp_path):
     assert fl.Edit.load(tmp_path / "e" / "2").facts[0].subject == "New York"
     code, _, err = run(*files, "--each", "--out", tmp_path / "e")
     assert code == 2
-    assert "exists already; nothing was written" in err
+    assert "is not empty. Empty it" in err
 
 
 @pytest.mark.parametrize("method", ["memit", "emmet", "alphaedit"])

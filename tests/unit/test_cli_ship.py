@@ -114,7 +114,7 @@ BAD = {
     "no such kind": (["export", "thin", "--to", "pfet", "--out", "o"], "Did you mean 'peft'?"),
     "rank of a checkpoint": (["export", "thin", "--to", "checkpoint", "--rank", "2", "--out", "o"], "--rank is for --to peft"),
     "rank of nothing": (["export", "thin", "--to", "peft", "--rank", "0", "--out", "o"], "--rank 0 must be at least 1"),
-    "over an edit": (["export", "thin", "--to", "peft", "--out", "thin"], "exists already"),
+    "over an edit": (["export", "thin", "--to", "peft", "--out", "thin"], "is not empty"),
     "not an edit": (["export", "/", "--to", "peft", "--out", "o"], "is not a saved edit"),
     "unwritable": (["export", "thin", "--to", "peft", "--out", "/dev/null/e"], "is not writable"),
     "half a stack": (["export", "dense", "--to", "peft", "--out", "o"], "does not stand alone"),

@@ -50,7 +50,7 @@ REFUSED = {
     "a picture of neurons": (["neurons", PROMPT, "--out", "a.gif"], "must end in one of"),
     "a share of neurons": (["neurons", PROMPT, "--share", "0"], "--share cannot be 0"),
     "where an edit goes": ([*EDIT, "--out", "full"], "something other than a saved edit"),
-    "where edits go": (["edit", "--facts", "facts.csv", "--each", "--out", "full"], "exists already; nothing was written"),
+    "where edits go": (["edit", "--facts", "facts.csv", "--each", "--out", "full"], "is not empty. Empty it"),
     "where a run goes": (["eval", "--out", "full"], "is not empty"),
     "where an average goes": (["trace-average", "known.json", "--out", "full"], "is not empty"),
     "where an editor goes": (["train", "mend", "--out", "full"], "is not empty"),

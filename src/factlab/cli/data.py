@@ -164,7 +164,7 @@ def build(
     from factlab.data.build import BuildRequest, build_records
     from factlab.data.composition import composition
     from factlab.data.reference_files import references_beside
-    from factlab.storage import check_new_file
+    from factlab.destinations import check_new_file
 
     if out.suffix != ".json":
         raise InvalidRequestError(f"--out '{out}' must end with .json.")

@@ -58,9 +58,9 @@ def demo(
     It takes about a minute on two cores, and on the very first run some minutes more to fetch the
     bundled model (93 MB) and collect its statistics.
     """
+    from factlab.destinations import check_writable
     from factlab.editing.shipping.folders import check_destination
     from factlab.facts import Fact
-    from factlab.storage import check_writable
 
     started = time.perf_counter()
     picture, folder = out / "trace.png", out / "eiffel-tower-in-rome"

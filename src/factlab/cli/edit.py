@@ -99,12 +99,15 @@ def edit(
     overwrite: Annotated[bool, typer.Option(help="Replace an edit that is there.")] = False,
 ) -> None:  # fmt: skip
     """Edit facts, show the effect, and save the edit. The model's files stay as they are."""
+    from factlab.editing.shipping.folders import check_edits_destination
+
     single = (template, subject, target, true, joint)
     wanted = _facts(single, facts, erase)
     mode = _mode(each, together, sequence, many=facts is not None)
     default = "memit" if facts is not None and mode != "each" else "rome"
     chosen = more.of(method or default, erase).chosen()
-    _check_out(out, mode == "each" and facts is not None, overwrite)
+    if out is not None:
+        check_edits_destination(out, mode == "each" and facts is not None, overwrite)
     if stats is not None:
         check_readable(stats)
     from factlab.editing.background import Background
@@ -153,20 +156,6 @@ def _mode(each: bool, together: bool, sequence: bool, many: bool) -> "Mode":
     if sequence:
         return "sequence"
     return "each" if each or not many else "together"
-
-
-def _check_out(folder: Path | None, is_for_many: bool, overwrite: bool) -> None:
-    """Refuse a place where the edit, or a folder with many, cannot be saved."""
-    from factlab.editing.shipping.folders import check_destination, check_new_folder
-    from factlab.storage import check_writable
-
-    if folder is None:
-        return
-    if not is_for_many:
-        check_destination(folder, overwrite)
-    else:
-        check_new_folder(folder)
-    check_writable(folder, is_folder=True)
 
 
 # -- doing it ---------------------------------------------------------------------------------

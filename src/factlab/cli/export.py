@@ -40,8 +40,8 @@ def export(
 
     What --edit names goes in too, before it.
     """
-    from factlab.editing.shipping.folders import check_new_folder, check_saved_edit
-    from factlab.storage import check_writable
+    from factlab.destinations import check_new_folder
+    from factlab.editing.shipping.folders import check_saved_edit
 
     if to not in _KINDS:
         raise InvalidRequestError(
@@ -50,7 +50,6 @@ def export(
     if to == "checkpoint" and rank is not None:
         raise InvalidRequestError("--rank is for --to peft; a checkpoint holds the exact weights.")
     check_new_folder(out)
-    check_writable(out, is_folder=True)
     check_saved_edit(folder)
     if rank is not None and rank < 1:
         raise InvalidRequestError(f"--rank {rank} must be at least 1.")

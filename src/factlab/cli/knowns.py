@@ -53,8 +53,8 @@ def build(
 
     from factlab.data.known import save_known
     from factlab.data.relations import load_templates, load_triples
+    from factlab.destinations import check_new_file
     from factlab.errors import InvalidRequestError
-    from factlab.storage import check_new_file
 
     if limit is not None and limit < 1:
         raise InvalidRequestError(f"--limit {limit} must be at least 1.")

@@ -118,8 +118,8 @@ def check_outputs(picture: Path | None, numbers: Path | None, overwrite: bool) -
         InvalidRequestError: no picture format belongs to the name.
         StorageError: a file cannot be written, or is there and may not be replaced.
     """
+    from factlab.destinations import check_new_file
     from factlab.pictures import check_picture_path
-    from factlab.storage import check_new_file
 
     if picture is not None:
         check_picture_path(picture)

@@ -27,25 +27,12 @@ def show(
     folder: Annotated[Path, typer.Argument(help="The folder that 'factlab edit --out' wrote.")],
 ) -> None:
     """Describe a saved edit: facts, weights changed, and the model it is for."""
-    from dataclasses import asdict
-
     from factlab.editing.shipping.folders import check_saved_edit
 
     check_saved_edit(folder)
     from factlab.editing.edit import Edit
 
     edit = Edit.load(folder)
-    updates = [
-        {
-            "weight": update.weight_name,
-            "kind": update.kind.replace("_", " "),
-            "shape": list(update.shape),
-            "rank": update.rank,
-            "norm": update.norm,
-        }
-        for update in edit.updates
-    ]
-    facts = [asdict(fact) for fact in edit.facts]
     session.say(f"{edit.method} for {edit.base.name} (fingerprint {edit.base.fingerprint[:12]})")
     rows = [[f.prompt, f.target_true or "—", f.target_new or "—"] for f in edit.facts]
     if rows:
@@ -68,14 +55,4 @@ def show(
     if rows:
         session.say(table(["diagnostic", "value"], rows))
     session.say("Versions: " + ", ".join(f"{k} {v}" for k, v in edit.versions.items()))
-    session.emit(
-        {
-            "method": edit.method,
-            "facts": facts,
-            "updates": updates,
-            "base": edit.base.model_dump(mode="json"),
-            "config": edit.config,
-            "diagnostics": edit.diagnostics,
-            "versions": edit.versions,
-        }
-    )
+    session.emit(edit.to_json())

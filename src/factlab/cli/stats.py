@@ -43,8 +43,8 @@ def stats(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Collect the second moment of MLP keys, from text or from what the model writes itself."""
+    from factlab.destinations import check_new_file
     from factlab.stats.configs import StatisticsRequest, StatsConfig, TextSource
-    from factlab.storage import check_new_file
 
     config = validated(StatsConfig, tokens_per_dim=tokens_per_dim, seed=seed)
     source = validated(TextSource, text=text, dataset=dataset, dataset_config=dataset_config)

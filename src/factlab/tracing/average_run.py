@@ -10,7 +10,7 @@ from factlab.arguments import checked
 from factlab.documents import JsonValue, validated
 from factlab.errors import InvalidRequestError, StorageError, TokenizationError, counted
 from factlab.facts import Fact
-from factlab.journal import Journal, Record, Shard, selected_cases
+from factlab.journal import Journal, Line, Shard, selected_cases
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.tracing.average import FORMAT, AverageTrace, average_records, rounded, rounded_rows
@@ -69,7 +69,7 @@ def average_trace(
         raise InvalidRequestError("The list of facts is empty. Give at least one.")
     request = _request(lm, facts, config, limit)
 
-    def select() -> Record:
+    def select() -> Line:
         return _select(lm, facts, config, limit, progress)
 
     if folder is None:
@@ -92,7 +92,7 @@ def average_trace(
     return AverageTrace.load(folder)
 
 
-def _go_on_to(folder: Path, request: Record, select: Callable[[], Record]) -> JsonValue:
+def _go_on_to(folder: Path, request: Line, select: Callable[[], Line]) -> JsonValue:
     """Make the run in a folder one of more facts, if that is asked for; the limit it then has.
 
     What is found of one fact does not depend on how many others are traced: σ is that of all facts
@@ -130,7 +130,7 @@ def _go_on_to(folder: Path, request: Record, select: Callable[[], Record]) -> Js
 
 def _request(
     lm: LanguageModel, facts: Sequence[Fact], config: TraceConfig, limit: int | None
-) -> Record:
+) -> Line:
     """What makes two runs the same run."""
     listed = json.dumps([asdict(fact) for fact in facts], ensure_ascii=False)
     return {
@@ -149,7 +149,7 @@ def _select(
     config: TraceConfig,
     limit: int | None,
     progress: ProgressCallback,
-) -> Record:
+) -> Line:
     """Which facts to trace, and at which level of noise."""
     unusable = _unusable(lm, facts)
     usable = [i for i in range(len(facts)) if str(i) not in unusable]
@@ -176,9 +176,9 @@ def _select(
     }
 
 
-def _unusable(lm: LanguageModel, facts: Sequence[Fact]) -> Record:
+def _unusable(lm: LanguageModel, facts: Sequence[Fact]) -> Line:
     """Why some facts cannot be traced, by their number."""
-    reasons: Record = {}
+    reasons: Line = {}
     for i, fact in enumerate(facts):
         try:
             lm.fact_continuation(fact)
@@ -189,7 +189,7 @@ def _unusable(lm: LanguageModel, facts: Sequence[Fact]) -> Record:
     return reasons
 
 
-def _settled(findings: Record) -> TraceConfig:
+def _settled(findings: Line) -> TraceConfig:
     """The config with all that was worked out."""
     where, advice = "The config in the run.json of the run", "Begin again in a new folder."
     return validated(TraceConfig, findings.get("config"), where, advice)
@@ -201,7 +201,7 @@ def _trace_each(
     config: TraceConfig,
     cases: Sequence[int],
     progress: ProgressCallback,
-) -> Iterator[tuple[int, Record]]:
+) -> Iterator[tuple[int, Line]]:
     for done, case in enumerate(cases):
         progress("tracing facts", done, len(cases))
         fact = facts[case]
@@ -209,12 +209,12 @@ def _trace_each(
         try:
             record = _record(trace_fact(lm, fact, answer, config))
         except (InvalidRequestError, TokenizationError) as error:
-            record: Record = {"unusable": str(error)}
+            record: Line = {"unusable": str(error)}
         yield case, record
     progress("tracing facts", len(cases), len(cases))
 
 
-def _record(trace: CausalTrace) -> Record:
+def _record(trace: CausalTrace) -> Line:
     return {
         "prompt": trace.prompt,
         "subject_span": [*trace.subject_span],

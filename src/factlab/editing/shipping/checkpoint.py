@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from factlab.editing.shipping.folders import check_new_folder
+from factlab.destinations import check_new_folder
 from factlab.errors import EditError
 from factlab.models.accept import foreign_layers
 from factlab.models.language_model import LanguageModel

@@ -2,25 +2,12 @@
 
 from pathlib import Path
 
+from factlab.destinations import check_new_folder, check_replaceable
 from factlab.errors import StorageError
-from factlab.storage import check_writable
 
 # The files of a saved edit; the last is there for a moment only, see `document`.
 JSON, TENSORS, NEW_TENSORS = "edit.json", "edit.safetensors", "edit-new.safetensors"
 EDITOR_JSON = "editor.json"  # of a trained editor
-
-
-def check_new_folder(folder: Path) -> None:
-    """Refuse to write over anything.
-
-    Raises:
-        StorageError: the path is a file, or a folder that is not empty.
-    """
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise StorageError(
-            f"'{folder}' exists already; nothing was written. Choose another name, or an empty "
-            "folder."
-        )
 
 
 def check_saved_edit(folder: Path) -> None:
@@ -59,16 +46,17 @@ def check_destination(folder: Path, overwrite: bool = False) -> None:
     Raises:
         StorageError: the path is a file, or a folder that holds something that may not be replaced.
     """
-    check_writable(folder, is_folder=True)
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
-    unfinished = {name for name in names if name.startswith(".edit")}  # what a kill left behind
-    if not names - unfinished <= {JSON, TENSORS, NEW_TENSORS}:
-        raise StorageError(
-            f"'{folder}' exists and holds something other than a saved edit; nothing was written. "
-            "Choose another name."
-        )
-    if JSON in names and not overwrite:
-        raise StorageError(
-            f"'{folder}' holds a saved edit already; nothing was written. Choose another name, or "
-            "replace it with overwrite=True (--overwrite on the command line)."
-        )
+    files = (JSON, TENSORS, NEW_TENSORS)
+    check_replaceable(folder, "a saved edit", files, overwrite, unfinished=".edit")
+
+
+def check_edits_destination(folder: Path, is_for_many: bool, overwrite: bool) -> None:
+    """Refuse a place where an edit, or a folder with one for each fact, cannot be saved.
+
+    Raises:
+        StorageError: it holds something that may not be replaced, or cannot be written.
+    """
+    if is_for_many:
+        check_new_folder(folder)
+    else:
+        check_destination(folder, overwrite)

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from factlab.data.records import Record, References
+from factlab.documents import validated
 from factlab.errors import ModelLoadError, StorageError
 from factlab.evaluation.measuring.rows import Measurement
 from factlab.evaluation.measuring.yardstick import Yardstick, is_finite
@@ -88,8 +87,8 @@ def _hash(value: object) -> str:
 
 def _read(path: Path) -> Measurement:
     try:
-        return Measurement.model_validate(read_json(path))
-    except (ValidationError, StorageError) as error:
+        return validated(Measurement, read_json(path), f"'{path}'", "Delete it.")
+    except StorageError as error:
         raise StorageError(
             f"'{path}' in the cache of the unedited model is damaged. Delete it; it is measured "
             "again."

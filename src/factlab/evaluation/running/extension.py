@@ -12,8 +12,7 @@ from pathlib import Path
 from factlab.data.record_files import record_hash
 from factlab.data.records import Record
 from factlab.errors import StorageError, counted
-from factlab.journal import Journal
-from factlab.journal import Record as Line
+from factlab.journal import Journal, Line
 
 
 def check_streams(folder: Path, request: Line) -> None:

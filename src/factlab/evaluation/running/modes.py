@@ -20,8 +20,7 @@ from factlab.editing.runs import EditSequence
 from factlab.errors import FactlabError, StorageError
 from factlab.evaluation.measuring.rows import Measurement
 from factlab.evaluation.measuring.yardstick import Yardstick, is_finite
-from factlab.journal import Journal, Shard
-from factlab.journal import Record as Line
+from factlab.journal import Journal, Line, Shard
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback
 

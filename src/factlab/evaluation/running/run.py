@@ -36,8 +36,7 @@ from factlab.evaluation.running.modes import (
 )
 from factlab.evaluation.running.saved_run import ADVICE, FORMAT, Run, load_run
 from factlab.facts import Fact
-from factlab.journal import Journal, Shard
-from factlab.journal import Record as Line
+from factlab.journal import Journal, Line, Shard
 from factlab.models.generation import STREAMS
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
