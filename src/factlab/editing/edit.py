@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from factlab.destinations import check_new_folder
 from factlab.editing.shipping.adapter import ExportedAdapter, read_adapter, write_adapter
 from factlab.editing.shipping.checkpoint import write_checkpoint
 from factlab.editing.shipping.document import (
@@ -18,19 +19,23 @@ from factlab.editing.shipping.document import (
     read_edit,
     write_edit,
 )
-from factlab.editing.shipping.folders import check_destination, check_new_folder
-from factlab.errors import EditError, WrongModelError
+from factlab.editing.shipping.folders import check_destination
+from factlab.errors import EditError, WrongModelError, counted
 from factlab.facts import Fact
 from factlab.models.changes.board import Pile
 from factlab.models.changes.change import Change
 from factlab.models.language_model import LanguageModel
+from factlab.results import Tabular
+
+_FACTS_SHOWN, _UPDATES_SHOWN = 3, 5
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Edit:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Edit(Tabular):
     """Weight updates, with the facts they write and how they were found.
 
-    Two edits are equal if the same would be saved of them: to the last number, for the same model.
+    `print(edit)` says the main things in a few lines. Two edits are equal if the same would be
+    saved of them: to the last number, for the same model.
 
     Attributes:
         method: name of the method, such as `rome`.
@@ -54,6 +59,51 @@ class Edit:
     def digest(self) -> str:
         """SHA-256 of all that is saved."""
         return edit_digest(self._document(), self.updates)
+
+    def __repr__(self) -> str:
+        written = [f"{fact.prompt} -> {fact.target_new or '(erased)'}" for fact in self.facts]
+        more = len(self.updates) - _UPDATES_SHOWN
+        return "\n".join(
+            [
+                f"Edit by {self.method} of {self.base.name} ({self.base.fingerprint[:12]})",
+                *(f"  {fact}" for fact in written[:_FACTS_SHOWN]),
+                *([f"  and {len(written) - _FACTS_SHOWN} more"] if written[_FACTS_SHOWN:] else []),
+                *(
+                    f"  {row['weight']}: {_rank_in_words(row)}, norm of the change "
+                    f"{row['norm']:.3g}"
+                    for row in self.rows()[:_UPDATES_SHOWN]
+                ),
+                *([f"  and {counted(more, 'more weight')}"] if more > 0 else []),
+            ]
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dictionary per weight that is changed.
+
+        Its keys: weight, kind (such as `low rank`), shape, rank, norm (of the change).
+        """
+        return [
+            {
+                "weight": update.weight_name,
+                "kind": update.kind.replace("_", " "),
+                "shape": list(update.shape),
+                "rank": update.rank,
+                "norm": update.norm,
+            }
+            for update in self.updates
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the numbers of the updates, ready for JSON."""
+        return {
+            "method": self.method,
+            "facts": [asdict(fact) for fact in self.facts],
+            "updates": self.rows(),
+            "base": self.base.model_dump(mode="json"),
+            "config": self.config,
+            "diagnostics": self.diagnostics,
+            "versions": self.versions,
+        }
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Edit) and (self is other or self.digest == other.digest)
@@ -249,6 +299,10 @@ class Edit:
             diagnostics={},
             versions=current_versions(),
         )
+
+
+def _rank_in_words(row: dict[str, Any]) -> str:
+    return f"rank {row['rank']}" if row["kind"] == "low rank" else row["kind"]
 
 
 def current_versions() -> dict[str, str]:

@@ -32,7 +32,7 @@ class EditedFact(Tabular):
         before: the most probable next tokens after the fact's prompt.
         after: the same with the edit.
         already_said: what the model said before, if that was the new target already.
-        shares: by weight, the size of its change as a share of its norm.
+        shares: each changed weight, and the size of its change as a share of its norm.
     """
 
     fact: Fact
@@ -40,7 +40,7 @@ class EditedFact(Tabular):
     before: TopTokens
     after: TopTokens
     already_said: str | None
-    shares: dict[str, float]
+    shares: tuple[tuple[str, float], ...]
 
     def __repr__(self) -> str:
         was, now = self.before[0], self.after[0]
@@ -52,7 +52,7 @@ class EditedFact(Tabular):
 
     def changes_in_words(self) -> str:
         """Which weights were changed, by how much, why there, and in how many steps."""
-        parts = [f"{name} by {share:.1%} of its norm" for name, share in self.shares.items()]
+        parts = [f"{name} by {share:.1%} of its norm" for name, share in self.shares]
         how: list[str] = []
         if source := self.edit.diagnostics.get("layer_source"):
             how.append(f"layer: {source}")
@@ -124,10 +124,10 @@ def edit_fact(
     )
 
 
-def _shares(lm: LanguageModel, edit: Edit) -> dict[str, float]:
+def _shares(lm: LanguageModel, edit: Edit) -> tuple[tuple[str, float], ...]:
     """How large the change of each weight is beside the weight."""
-    shares: dict[str, float] = {}
+    shares: list[tuple[str, float]] = []
     for update in edit.updates:
         weight = lm.model.get_parameter(update.weight_name).detach().cpu().double().norm()
-        shares[update.weight_name] = update.norm / float(weight)
-    return shares
+        shares.append((update.weight_name, update.norm / float(weight)))
+    return tuple(shares)

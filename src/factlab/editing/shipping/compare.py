@@ -5,6 +5,7 @@ of one subject and little to those of others.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,11 +14,13 @@ from torch import Tensor
 
 from factlab.arguments import checked
 from factlab.editing.closed_form.lookup import keys_and_outputs, prompt_rows
-from factlab.errors import InvalidRequestError
+from factlab.errors import InvalidRequestError, counted
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
+from factlab.results import Tabular
 
+_SHOWN = 5
 _TEMPLATE = "{} is"
 # A subject is looked up alone and behind another sentence: where it is one token, the first of a
 # text, many models have nothing to say of it there.
@@ -66,8 +69,10 @@ class WeightDiff(BaseModel):
     subjects: tuple[SubjectEffect, ...] = ()
 
 
-class ModelDiff(BaseModel):
+class ModelDiff(Tabular, BaseModel):
     """How an edited model differs from its base; `model_dump(mode="json")` makes JSON of it.
+
+    `print(diff)` says the main things in a few lines.
 
     Attributes:
         base: name of the base model.
@@ -82,6 +87,39 @@ class ModelDiff(BaseModel):
     edited: str
     n_weights: int
     weights: tuple[WeightDiff, ...]
+
+    def __repr__(self) -> str:
+        more = len(self.weights) - _SHOWN
+        return "\n".join(
+            [
+                f"ModelDiff of {self.base} and {self.edited}: {len(self.weights)} of "
+                f"{counted(self.n_weights, 'weight')} differ",
+                *(f"  {weight.weight_name}: {weight.verdict}" for weight in self.weights[:_SHOWN]),
+                *([f"  and {more} more"] if more > 0 else []),
+            ]
+        )
+
+    __str__ = __repr__
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dictionary per weight that differs.
+
+        Its keys: weight, shape, relative_norm, rank, top_share, verdict, and subject and strength
+        of the subject that its change acts on most (None where none was looked up).
+        """
+        return [
+            {
+                "weight": weight.weight_name,
+                "shape": list(weight.shape),
+                "relative_norm": weight.relative_norm,
+                "rank": weight.rank,
+                "top_share": weight.top_share,
+                "verdict": weight.verdict,
+                "subject": weight.subjects[0].subject if weight.subjects else None,
+                "strength": weight.subjects[0].strength if weight.subjects else None,
+            }
+            for weight in self.weights
+        ]
 
 
 @checked()

@@ -41,14 +41,19 @@ from factlab.models.changes.carried import ChangeFactors
 from factlab.models.changes.update import LowRankUpdate
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
+from factlab.results import Result
 from factlab.tokens import groups
 
+# The digest stands for the network's weights.
+_COMPARED = ("data", "base", "config", "subjects", "training", "versions", "digest")
 _SUFFIXES: dict[DataKind, str] = {"text": "", "counterfact": "-CF", "zsre": "-zsRE"}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TrainedEditor:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class TrainedEditor(Result):
     """A trained editor.
+
+    Two are equal if the same would be saved of them.
 
     Attributes:
         data: what it was trained on.
@@ -79,6 +84,24 @@ class TrainedEditor:
     def name(self) -> str:
         """As in table 4 of the ROME paper, such as MEND-CF."""
         return name_of(self.kind, self.data)
+
+    def __repr__(self) -> str:
+        best = self.training.get("validation", {})
+        says = f"; says {best['says']:.0%} of what it was to write" if "says" in best else ""
+        return (
+            f"TrainedEditor {self.name} of {self.base.name} ({self.base.fingerprint[:12]})\n"
+            f"  {counted(len(self.network.matrices), 'projection')}; best at step "
+            f"{self.training.get('step')}{says}\n"
+            f"  trained on {counted(len(self.subjects), 'subject')}, which it is not to edit"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TrainedEditor):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in _COMPARED)
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
 
     # -- what it may edit -------------------------------------------------------------------
 

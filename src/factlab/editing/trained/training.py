@@ -11,14 +11,10 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    NonNegativeInt,
-    ValidationError,
-)
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 from factlab.arguments import checked
+from factlab.documents import validated
 from factlab.editing.edit import BaseModelInfo, current_versions
 from factlab.editing.trained.configs import MendConfig, NetworkConfig, TrainConfig, kind_of
 from factlab.editing.trained.editor import TrainedEditor, name_of, new_network
@@ -35,7 +31,7 @@ from factlab.editing.trained.store import (
     write_checkpoint,
     write_editor,
 )
-from factlab.errors import EditError, InvalidRequestError, StorageError
+from factlab.errors import EditError, InvalidRequestError
 from factlab.journal import Journal, Shard, Writer
 from factlab.models.allocator import memory_bounded_by
 from factlab.models.language_model import LanguageModel
@@ -94,6 +90,9 @@ class Trained(Tabular, Drawn):
             f"Trained({self.editor.name}: {self.reason}; "
             f"best at step {self.editor.training.get('step')}{says})"
         )
+
+    def __hash__(self) -> int:
+        return hash((self.editor, self.reason))
 
     def rows(self) -> list[dict[str, Any]]:
         """One dictionary per validation.
@@ -222,13 +221,8 @@ class _Training:
         where = read_checkpoint(self.folder, self._network, self._optimiser)
         self._has_checkpoint = where is not None
         if where is not None:
-            try:
-                self._at = Progress.model_validate(where)
-            except ValidationError as error:
-                raise StorageError(
-                    f"The checkpoint in '{self.folder}' is damaged, or of another factlab: "
-                    f"{error.errors()[0]['msg']}. Train in another folder."
-                ) from error
+            what = f"The checkpoint in '{self.folder}'"
+            self._at = validated(Progress, where, what, "Train in another folder.")
         ended = self._ended()
         if not ended:
             with torch.inference_mode(False), self._lm.frozen(), self._bounded():

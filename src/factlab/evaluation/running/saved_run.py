@@ -1,16 +1,24 @@
 """An evaluation as it lies on disk: what was asked for, and one row per record so far."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
 from factlab.config import without_retired
 from factlab.data.records import Benchmark
+from factlab.data_frames import data_frame
 from factlab.documents import JsonValue, check_format, validated
 from factlab.evaluation.measuring.rows import Row
+from factlab.evaluation.scoring.scores import SCORE_PARTS, Stage, score_row
 from factlab.journal import Journal
+from factlab.results import Result
+
+if TYPE_CHECKING:
+    import pandas  # pyright: ignore[reportMissingImports]
 
 FORMAT = "factlab evaluation 1"
 ADVICE = "Run that evaluation again in a new folder."
@@ -81,8 +89,10 @@ class RunRequest(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Run:
+class Run(Result):
     """One evaluation, finished or not.
+
+    `fl.report([run])` makes scores of it; `run.table()` has those of every record.
 
     Attributes:
         request: what was asked for.
@@ -108,6 +118,42 @@ class Run:
     def __hash__(self) -> int:
         asked = self.request
         return hash((asked.model.fingerprint, asked.data.sha256, asked.method, len(self.rows)))
+
+    def table(self) -> list[dict[str, Any]]:
+        """One dictionary per record, with every score of its benchmark.
+
+        Its keys: case_id, relation, subject, prompt, target_new, target_true, failed (why the edit
+        failed), edit_s, measure_s, and for each score NAME (with the edit) and NAME_before
+        (without); None where a record has no such score. Scores are as measured, not times 100.
+        """
+        return [
+            {
+                "case_id": row.case_id,
+                "relation": row.relation_id,
+                "subject": row.subject,
+                "prompt": row.prompt,
+                "target_new": row.target_new,
+                "target_true": row.target_true,
+                "failed": row.failed,
+                "edit_s": row.edit_s,
+                "measure_s": row.measure_s,
+                **_scores(row, "after", ""),
+                **_scores(row, "before", "_before"),
+            }
+            for row in self.rows
+        ]
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """`table` as a data frame.
+
+        Raises:
+            MissingPackageError: pandas, which factlab itself does not need, is not installed.
+        """
+        return data_frame(self.table())
+
+    def _table(self) -> Sequence[Mapping[str, Any]]:
+        shown = ("case_id", "prompt", "target_new", *SCORE_PARTS[self.request.data.benchmark])
+        return [{name: row[name] for name in shown} for row in self.table()]
 
     def shares_table(self, other: "Run") -> bool:
         """Whether both are of one model and one data set, perhaps of different parts of it."""
@@ -139,6 +185,15 @@ class Run:
     def n_edits(self) -> int:
         """How many edits are in a model that was measured."""
         return 1 if self.request.mode == "each" else self.n_cases
+
+
+def _scores(row: Row, stage: Stage, ending: str) -> dict[str, float | None]:
+    """The scores of a record; None where there is none."""
+    values = score_row(row, stage).values
+    return {
+        f"{name}{ending}": None if math.isnan(score.value) else score.value
+        for name, score in values.items()
+    }
 
 
 def load_run(folder: str | Path) -> Run:

@@ -60,6 +60,9 @@ class Grid(Tabular):
             f"{len(self.impossible)} impossible)"
         )
 
+    def __hash__(self) -> int:
+        return hash((*self.runs.values(), *self.impossible))
+
     def rows(self) -> list[dict[str, Any]]:
         """One dictionary per evaluation and score.
 
