@@ -384,7 +384,7 @@ def test_merging_writes_over_nothing(make_model, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("years of work")
     for folder in (tmp_path / "full", tmp_path / "full" / "thesis.txt"):
-        with pytest.raises(StorageError, match="is not empty|is a file"):
+        with pytest.raises(StorageError, match=r"is not empty|is a file"):
             edit.merge_into(lm, folder)
     with pytest.raises(WrongModelError, match="made for tiny-gpt2"):
         edit.merge_into(other, tmp_path / "new")
