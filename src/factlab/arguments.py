@@ -2,13 +2,15 @@
 
 A model that is not a `LanguageModel`, a list where one fact is meant, a dict in place of a config:
 each would end in an error somewhere inside that says nothing to the caller. `checked` reads the
-function's annotations and refuses them in one sentence, and makes a bar of `progress=True`.
+function's annotations and refuses them in one sentence, and makes a bar of `progress=True`. While
+the function runs it has its model to itself: other threads wait.
 """
 
 import functools
 import inspect
 import types
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import (
     Any,
     Generic,
@@ -43,25 +45,36 @@ class Checked(Protocol, Generic[P, R_co]):
     def __call__(self, *args: object, progress: bool, **kwargs: object) -> R_co: ...
 
 
-def checked(several: str = "") -> Callable[[Callable[P, R]], Checked[P, R]]:
+@runtime_checkable
+class Lockable(Protocol):
+    """What one thread at a time may use."""
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """Is held by the thread that uses it, which may take it again."""
+        ...
+
+
+def checked(several: str = "", in_steps: bool = False) -> Callable[[Callable[P, R]], Checked[P, R]]:
     """A decorator that looks at a function's arguments before it runs.
 
     Args:
         several: what to use for a list, where the function takes one fact.
+        in_steps: whether it is a long run of steps, between which other threads may use the model.
     """
 
     def decorator(function: Callable[P, R]) -> Checked[P, R]:
-        return _wrapped(function, several)
+        return _wrapped(function, several, in_steps)
 
     return decorator
 
 
 def checked_method(function: Callable[P, R]) -> Callable[P, R]:
     """The same for a method of a class."""
-    return _wrapped(function, "")
+    return _wrapped(function, "", False)
 
 
-def _wrapped(function: Callable[..., Any], several: str) -> Any:
+def _wrapped(function: Callable[..., Any], several: str, in_steps: bool) -> Any:
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -69,9 +82,12 @@ def _wrapped(function: Callable[..., Any], several: str) -> Any:
         call = signature.bind(*args, **kwargs)
         for name, value in call.arguments.items():
             _check(function.__name__, name, value, signature.parameters[name].annotation, several)
+        lm = call.arguments.get("lm")
+        alone = lm.lock if isinstance(lm, Lockable) and not in_steps else nullcontext()
         if "progress" not in call.arguments:
-            return function(*args, **kwargs)
-        with reporting(call.arguments["progress"]) as callback:
+            with alone:
+                return function(*args, **kwargs)
+        with reporting(call.arguments["progress"]) as callback, alone:
             call.arguments["progress"] = callback
             return function(*call.args, **call.kwargs)
 

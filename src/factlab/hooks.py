@@ -5,10 +5,10 @@ context managers: their hooks exist inside the block and nowhere else.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from enum import StrEnum
 from functools import partial
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -46,6 +46,11 @@ class Site(NamedTuple):
 class HasModules(Protocol):
     """What `record` and `intervene` need of a model."""
 
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """Is held while hooks are on the model, so that other threads do not meet them."""
+        ...
+
     def layer(self, index: int) -> nn.Module:
         """The decoder layer with this index."""
         ...
@@ -74,7 +79,7 @@ def intervene(
         >>> bool((changed == lm.model(**inputs).logits).all())
         False
     """
-    with ExitStack() as stack:
+    with lm.lock, ExitStack() as stack:
         for site, function in interventions.items():
             for handle in _Tap(site, function).attach(lm):
                 stack.callback(handle.remove)

@@ -7,6 +7,7 @@ import torch
 
 import factlab as fl
 from conftest import FAMILIES, SINGLE_INSIDE
+from factlab.editing.fine_tuning.fine_tune import attention_weights
 from factlab.tokens import encode
 
 FACTS = [
@@ -58,7 +59,7 @@ def test_together_is_torchs_adam(make_model, family, method):
         layer=1, steps=4, learning_rate=1e-3, epsilon=epsilon, stop_nll=0
     )
     edit = fl.editing.fine_tune(lm, FACTS, method, config)
-    names = lm.attn_weight_names(1) if method == "attn" else [lm.mlp_weight_name(1)]
+    names = attention_weights(lm, 1) if method == "attn" else [lm.mlp_weight_name(1)]
     expected, losses = slow(lm, FACTS, names, 4, 1e-3, epsilon)
     loose = family in SINGLE_INSIDE
     assert edit.diagnostics["loss"] == pytest.approx(losses, abs=1e-3 if loose else 1e-6)

@@ -11,6 +11,7 @@ from conftest import HABITS
 from factlab import storage
 from factlab.errors import StatisticsError, StorageError, WrongModelError
 from factlab.hooks import Site, Stream, record
+from factlab.models.texts import room_behind
 from factlab.models.tiny import tiny_tokenizer
 from factlab.stats.collect import collect_second_moments
 from factlab.stats.corpus import (
@@ -335,8 +336,8 @@ def test_a_model_with_a_short_context(fact):
     long = fl.Fact("{}" + " is" * 10, "A b")
     n_prompt = len(lm.encode(long.prompt))
     assert n_prompt < 32 < n_prompt + 4 * 8
-    assert lm.room_behind([long.prompt, "A b"], 32) == 32 - n_prompt
-    assert lm.room_behind([long.prompt], 3) == 3
+    assert room_behind(lm, [long.prompt, "A b"], 32) == 32 - n_prompt
+    assert room_behind(lm, [long.prompt], 3) == 3
     assert fl.editing.said_before(lm, long, max_words=8).target_new
     with pytest.raises(StatisticsError, match="no room for words"):
         corpus_from_texts(

@@ -117,7 +117,7 @@ class Edit(Tabular):
         """Apply inside the block and undo after it, to the bit, whatever happens inside.
 
         Edits nest, and may be undone in any order. An interrupt (Ctrl-C), wherever it falls, leaves
-        the model without the edit.
+        the model without the edit. Other threads wait for the end of the block.
 
         Raises:
             WrongModelError: as `apply_`.
@@ -154,9 +154,10 @@ class Edit(Tabular):
             >>> undo = fl.rome(lm, fact).apply_(lm)
             >>> undo()
         """
-        if not force:
-            self.check_model(lm)
-        return partial(lm.patches.remove, lm.patches.add(self.updates))
+        with lm.lock:
+            if not force:
+                self.check_model(lm)
+            return partial(lm.patches.remove, lm.patches.add(self.updates))
 
     def check_model(self, lm: LanguageModel) -> None:
         """Refuse a model that the edit was not made for.

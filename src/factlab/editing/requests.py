@@ -7,6 +7,7 @@ from factlab.arguments import checked
 from factlab.errors import FactlabError, InvalidRequestError
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
+from factlab.models.texts import room_behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def _said(lm: LanguageModel, facts: Sequence[Fact], max_words: int) -> list[str]
     if not prompts:
         return []
     with lm.patches.lifted():
-        n_tokens = lm.room_behind(prompts, 4 * max_words)
+        n_tokens = room_behind(lm, prompts, 4 * max_words)
         texts = lm.generate_batch(prompts, max_new_tokens=n_tokens, return_full_text=False)
     return [" ".join(text.split()[:max_words]).strip(".,;:!?\"'") for text in texts]
 

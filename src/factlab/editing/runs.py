@@ -23,6 +23,7 @@ from factlab.editing.methods import method_named
 from factlab.errors import InvalidRequestError
 from factlab.facts import Fact, words_of
 from factlab.models.language_model import LanguageModel
+from factlab.models.texts import room_behind
 from factlab.progress import ProgressCallback, silent
 from factlab.writing import says
 
@@ -238,7 +239,7 @@ def answers(lm: LanguageModel, facts: Sequence[Fact]) -> tuple[Answer, ...]:
         found[i, kind] = score.length_normalised_prob
         longest = max(longest, len(score.token_ids))
     # One token more, which tells whether the last word ends there: "Russian" is not "Russia".
-    n_tokens = max(longest, lm.room_behind(prompts, longest + 1))
+    n_tokens = max(longest, room_behind(lm, prompts, longest + 1))
     texts = lm.generate_batch(prompts, max_new_tokens=n_tokens, return_full_text=False)
     result: list[Answer] = []
     for i, (fact, text) in enumerate(zip(facts, texts, strict=True)):

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from transformers import PreTrainedModel
+
 from factlab.models.budget import told_of_memory
 from factlab.models.products import fast_products
 
@@ -15,19 +17,25 @@ if TYPE_CHECKING:
 def frozen(lm: "LanguageModel") -> Iterator[None]:
     """Evaluation mode, no parameter gradients, fast products inside the block; as before after.
 
-    Gradients still flow through the model to tensors that ask for them.
+    Gradients still flow through the model to tensors that ask for them. Other threads wait.
 
     Raises:
         MemoryLimitError: memory ran out inside the block; says how much less to allow.
     """
-    modes = [(module, module.training) for module in lm.model.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in lm.model.parameters()]
+    with lm.lock, told_of_memory(lm), _asleep(lm.model):
+        yield
+
+
+@contextmanager
+def _asleep(model: PreTrainedModel) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         for module, _ in modes:
             module.training = False
         for parameter, _ in flags:
             parameter.requires_grad = False
-        with told_of_memory(lm), fast_products(module for module, _ in modes):
+        with fast_products(module for module, _ in modes):
             yield
     finally:
         for module, training in modes:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from factlab.errors import InvalidRequestError, TokenizationError
+from factlab.models import texts
 from factlab.models.cache import Prefix, RecordingCache
 from factlab.models.reading import wide_logits
 from factlab.models.replay import select_rows
@@ -124,8 +125,8 @@ def generate_ids(
     if not inside:
         return new
     for i in inside:
-        lm.check_ids(rows[i])
-    lm.check_length(max(len(rows[i]) + room[i] for i in inside))
+        texts.check_ids(lm, rows[i])
+    texts.check_length(lm, max(len(rows[i]) + room[i] for i in inside))
     ends = eos_ids(lm)
     never = torch.tensor([] if may_end else sorted(ends), dtype=torch.long, device="cpu")
     draws = [_uniform(seed, i if streams is None else streams[i], n) for i, n in enumerate(room)]

@@ -1,5 +1,6 @@
 """`LanguageModel`: the noun that everything else takes as its first argument."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from factlab import tokens
-from factlab.architectures import architecture_of, attention_inputs, layout_of
+from factlab.architectures import architecture_of, layout_of
 from factlab.continuations import Continuation
 from factlab.errors import InvalidRequestError
 from factlab.facts import Fact, Joint, LookupToken, joined_by
@@ -31,6 +32,12 @@ class LanguageModel:
 
     Works on objects you already have. They are used, never changed, except by an edit that you
     apply; undoing it restores the weights to the bit.
+
+    Threads may share it. Each method, and each function that is given it, has it to itself while
+    others wait; so does a block in which an edit is applied or states are replaced. `with lm.lock:`
+    keeps others out for several calls. Long runs, such as an evaluation, let them in between steps.
+    Code that calls `lm.model` takes the lock by itself. A block that waits for another thread,
+    which waits for the model, never ends.
 
     Args:
         model: a decoder loaded with transformers, in any float dtype, on any device or several.
@@ -65,13 +72,14 @@ class LanguageModel:
         self.memory_gib = memory_gib
         check_model(model)
         check_tokenizer(tokenizer)
+        self.lock = threading.RLock()
         self.model = model
         self.tokenizer = tokenizer
         self.name = name or str(getattr(model.config, "name_or_path", "")) or type(model).__name__
         self.architecture: Architecture = architecture_of(model)
         check_finite(model)
         returns_tuple = check_structure(model, self.architecture)
-        self.patches = PatchBoard(model)
+        self.patches = PatchBoard(model, self.lock)
         self.shell = Shell(model, self.architecture, returns_tuple)
         self._layers = list(model.get_submodule(self.architecture.layers).children())
         self._fingerprints, self.recall = Fingerprints(model), Recall()
@@ -164,11 +172,6 @@ class LanguageModel:
         """That parameter, in the layer's own layout."""
         return self.model.get_parameter(self.mlp_weight_name(layer))
 
-    def attn_weight_names(self, layer: int) -> list[str]:
-        """Parameter names of the projections that read into a layer's attention (q, k, v)."""
-        inside = attention_inputs(self.layer(layer), self.architecture)
-        return [f"{self.architecture.layers}.{layer}.{path}.weight" for path in inside]
-
     def layout_of(self, weight_name: str) -> Layout:
         """Orientation of a projection's weight."""
         return layout_of(self.model.get_submodule(weight_name.removesuffix(".weight")))
@@ -181,12 +184,14 @@ class LanguageModel:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of config and weights, any applied edits taken off: what this model *is*."""
-        return self._fingerprints.of(self.patches.originals())
+        with self.lock:
+            return self._fingerprints.of(self.patches.originals())
 
     @property
     def live_fingerprint(self) -> str:
         """The same of the weights as they are now, applied edits included."""
-        return self._fingerprints.of({})
+        with self.lock:
+            return self._fingerprints.of({})
 
     # -- running ----------------------------------------------------------------------------
 
@@ -237,10 +242,6 @@ class LanguageModel:
 
     # -- text -------------------------------------------------------------------------------
 
-    def tokenise(self, text: str, target: str | None = None) -> tokens.Tokens:
-        """Tokenise a text of any length, with what follows it; see `texts.tokenise`."""
-        return texts.tokenise(self, text, target)
-
     def encode(self, text: str) -> tokens.Tokens:
         """Tokenise a prompt and check that it fits; see `texts.encode`."""
         return texts.encode(self, text)
@@ -248,18 +249,7 @@ class LanguageModel:
     def continuation(
         self, prompt: str, target: str | None = None, first_token: bool = False
     ) -> Continuation:
-        """Tokenise a prompt and what follows it as one text, and check that the model takes it.
-
-        Args:
-            prompt: a text.
-            target: what follows; without one the prompt is read at its end.
-            first_token: leave away all of the target but its first token.
-
-        Raises:
-            TokenizationError: a text is empty or too long, has a token that the model has no
-                embedding for, or the target becomes no token of its own.
-            InvalidRequestError: the target is empty.
-        """
+        """Tokenise a prompt and what follows it as one text; see `texts.continuation`."""
         return texts.continuation(self, prompt, target, first_token)
 
     def fact_continuation(
@@ -269,25 +259,8 @@ class LanguageModel:
         lookup: LookupToken = "last",
         first_token: bool = False,
     ) -> Continuation:
-        """The same of a fact's prompt, with its subject's tokens and the one that is looked up.
-
-        Raises:
-            TokenizationError: also if the subject has no token, or shares one with the target.
-            InvalidRequestError: the target is empty.
-        """
+        """The same of a fact's prompt, with its subject's tokens; see `texts.fact_continuation`."""
         return texts.fact_continuation(self, fact, target, lookup, first_token)
-
-    def check_length(self, n_tokens: int) -> None:
-        """Refuse what the model cannot take; see `texts.check_length`."""
-        texts.check_length(self, n_tokens)
-
-    def check_ids(self, ids: Sequence[int]) -> None:
-        """Refuse tokens that the model has no embedding for; see `texts.check_ids`."""
-        texts.check_ids(self, ids)
-
-    def room_behind(self, prompts: Sequence[str], wanted: int) -> int:
-        """How many tokens fit behind every prompt; see `texts.room_behind`."""
-        return texts.room_behind(self, prompts, wanted)
 
     def next_token_probs(self, prompts: Sequence[str]) -> Float[Tensor, "batch vocab"]:
         """Distribution of the next token after each prompt, on the CPU in at least float32.
@@ -299,11 +272,7 @@ class LanguageModel:
 
     def top_tokens(self, prompt: str, k: int = 10) -> list[tuple[str, float]]:
         """The k most probable next tokens, as text, with their probabilities."""
-        check_text(prompt, "prompt")
-        every = self.next_token_probs([prompt])[0]
-        probs, ids = every.topk(min(k, len(every)))
-        texts = tokens.shown(self.tokenizer, ids.tolist())
-        return list(zip(texts, probs.tolist(), strict=True))
+        return scoring.top_tokens(self, prompt, k)
 
     def score(
         self,

@@ -12,8 +12,8 @@ from torch import Tensor
 from factlab.errors import InvalidRequestError, counted
 from factlab.models.reading import Reads, read_tokens, wide_logits
 from factlab.models.replay import select_rows
-from factlab.tokens import pad
-from factlab.writing import check_texts
+from factlab.tokens import pad, shown
+from factlab.writing import check_text, check_texts
 
 if TYPE_CHECKING:
     from factlab.models.language_model import LanguageModel
@@ -78,6 +78,14 @@ def next_token_probs(
             logits = wide_logits(lm, select_rows(hidden, last.to(hidden.device)))
             by_row |= dict(zip(numbers, logits.softmax(-1).cpu(), strict=True))
     return torch.stack([by_row[i] for i in range(len(prompts))])
+
+
+def top_tokens(lm: "LanguageModel", prompt: str, k: int) -> list[tuple[str, float]]:
+    """The k most probable next tokens, as text, with their probabilities."""
+    check_text(prompt, "prompt")
+    (every,) = next_token_probs(lm, [prompt], 1)
+    probs, ids = every.topk(min(k, len(every)))
+    return list(zip(shown(lm.tokenizer, ids.tolist()), probs.tolist(), strict=True))
 
 
 @torch.no_grad()

@@ -22,7 +22,8 @@ def tokenise(lm: "LanguageModel", text: str, target: str | None = None) -> token
     Raises:
         TokenizationError: it is empty, or has a token that the model has no embedding for.
     """
-    encoded = tokens.encode(lm.tokenizer, text, target)
+    with lm.lock:  # a tokenizer's settings are changed for each text
+        encoded = tokens.encode(lm.tokenizer, text, target)
     check_ids(lm, encoded.ids)
     return encoded
 
@@ -41,14 +42,31 @@ def encode(lm: "LanguageModel", text: str) -> tokens.Tokens:
 def continuation(
     lm: "LanguageModel", prompt: str, target: str | None, first_token: bool
 ) -> Continuation:
-    """Tokenise a prompt with a target; see `LanguageModel.continuation`."""
+    """Tokenise a prompt and what follows it as one text, and check that the model takes it.
+
+    Args:
+        lm: the model.
+        prompt: a text.
+        target: what follows; without one the prompt is read at its end.
+        first_token: leave away all of the target but its first token.
+
+    Raises:
+        TokenizationError: a text is empty or too long, has a token that the model has no
+            embedding for, or the target becomes no token of its own.
+        InvalidRequestError: the target is empty.
+    """
     return fitting(lm, continuation_of(tokenise(lm, prompt, target), first_token=first_token))
 
 
 def fact_continuation(
     lm: "LanguageModel", fact: Fact, target: str | None, lookup: LookupToken, first_token: bool
 ) -> Continuation:
-    """The same of a fact's prompt; see `LanguageModel.fact_continuation`."""
+    """The same of a fact's prompt, with its subject's tokens and the one that is looked up.
+
+    Raises:
+        TokenizationError: also if the subject has no token, or shares one with the target.
+        InvalidRequestError: the target is empty.
+    """
     encoded = tokenise(lm, fact.prompt, target)
     subject = tokens.subject_span(encoded, fact.subject_start, fact.subject)
     return fitting(lm, continuation_of(encoded, subject, lookup, first_token))

@@ -10,6 +10,7 @@ import torch
 from factlab.errors import InvalidRequestError, StatisticsError, StorageError
 from factlab.models.generation import eos_ids, generate_ids, start_token_id
 from factlab.models.language_model import LanguageModel
+from factlab.models.texts import tokenise
 from factlab.progress import ProgressCallback, silent
 from factlab.stats.configs import TextSource
 from factlab.storage import cache_dir, read_tensors, write_tensors
@@ -80,7 +81,7 @@ def corpus_from_texts(
     for text in texts:
         if not text.strip():
             continue
-        tokens = lm.tokenise(text)
+        tokens = tokenise(lm, text)
         # Every row begins as the model would see the start of a text: with BOS, if it has one.
         n_special = tokens.n_special
         step = min(row_length, lm.context_length or row_length) - n_special

@@ -21,7 +21,7 @@ from factlab.tracing.result import CausalTrace
 from factlab.tracing.trace import trace_fact
 
 
-@checked()
+@checked(in_steps=True)
 def average_trace(
     lm: LanguageModel,
     facts: Sequence[Fact],

@@ -14,6 +14,7 @@ from factlab.data.relations import Triple
 from factlab.errors import InvalidRequestError, counted
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
+from factlab.models.texts import room_behind
 from factlab.progress import ProgressCallback, silent
 from factlab.writing import find_words
 
@@ -54,7 +55,7 @@ def _known_of(lm: LanguageModel, facts: Sequence[Fact]) -> list[bool]:
     return known
 
 
-@checked()
+@checked(in_steps=True)
 def build_known(
     lm: LanguageModel,
     triples: Sequence[Triple],
@@ -110,7 +111,7 @@ def _ask(
         if not asked:
             continue
         prompts = [fact.prompt for fact in asked.values()]
-        n_tokens = lm.room_behind(prompts, _MAX_NEW_TOKENS)
+        n_tokens = room_behind(lm, prompts, _MAX_NEW_TOKENS)
         texts = lm.generate_batch(prompts, max_new_tokens=n_tokens, return_full_text=False)
         candidates = {
             i: known

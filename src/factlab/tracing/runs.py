@@ -16,6 +16,7 @@ from factlab.models.cache import RecordingCache
 from factlab.models.language_model import LanguageModel
 from factlab.models.reading import token_logprobs, wide_logits
 from factlab.models.replay import Hidden
+from factlab.models.texts import check_length
 from factlab.tokens import TokenBatch, encode, pad
 from factlab.tracing.configs import AnswerRule, TraceConfig
 from factlab.tracing.corruption import draw_noise, put_noise, with_level
@@ -253,7 +254,7 @@ def _substituted(lm: LanguageModel, fact: Fact, clean: CleanRun, subject: str) -
             "subject."
         )
     ids = (*prompt.inputs, *clean.continuation.target_ids[:-1])
-    lm.check_length(len(ids))
+    check_length(lm, len(ids))
     return PlannedRun(range(1), ids, aligned, _as_it_is, None)
 
 

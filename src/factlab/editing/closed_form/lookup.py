@@ -11,7 +11,7 @@ from factlab.continuations import Continuation, continuation_of
 from factlab.facts import Fact, LookupToken
 from factlab.hooks import Site, Stream, record
 from factlab.models.language_model import LanguageModel
-from factlab.models.texts import fitting
+from factlab.models.texts import fitting, tokenise
 from factlab.tokens import context_place, groups, pad, subject_span
 
 # Tokens per batch where no gradients are kept.
@@ -39,12 +39,12 @@ def target_rows(
 def _rows(
     lm: LanguageModel, fact: Fact, contexts: Sequence[str], target: str | None, lookup: LookupToken
 ) -> list[Continuation]:
-    bare = lm.tokenise(fact.prompt, target)
+    bare = tokenise(lm, fact.prompt, target)
     place = context_place(lm.tokenizer, bare, fact.subject_start) if any(contexts) else 0
     rows: list[Continuation] = []
     for context in contexts:
         text = fact.prompt[:place] + context + fact.prompt[place:]
-        tokens = lm.tokenise(text, target) if context else bare
+        tokens = tokenise(lm, text, target) if context else bare
         subject = subject_span(tokens, len(context) + fact.subject_start, fact.subject)
         rows.append(fitting(lm, continuation_of(tokens, subject, lookup)))
     return rows

@@ -20,6 +20,7 @@ from functools import partial
 from jaxtyping import Float
 from torch import Tensor
 
+from factlab.architectures import attention_inputs
 from factlab.arguments import checked, listed
 from factlab.data.fact_files import check_conflicts
 from factlab.editing.background import Background
@@ -172,7 +173,7 @@ class FineTuning:
 
     def _weight_names(self, lm: LanguageModel, config: FineTuneConfig) -> list[str]:
         (layer,) = config.edited_layers
-        return lm.attn_weight_names(layer) if self.tunes_attention else [lm.mlp_weight_name(layer)]
+        return attention_weights(lm, layer) if self.tunes_attention else [lm.mlp_weight_name(layer)]
 
     def _tuned(
         self,
@@ -233,3 +234,9 @@ def _update(lm: LanguageModel, name: str, weight: Float[Tensor, "rows columns"])
     delta = weight - original
     flips = lm.layout_of(name) == "in_out"
     return DenseUpdate(name, lm.layout_of(name), delta.T.contiguous() if flips else delta)
+
+
+def attention_weights(lm: LanguageModel, layer: int) -> list[str]:
+    """Parameter names of the projections that read into a layer's attention (q, k, v)."""
+    inside = attention_inputs(lm.layer(layer), lm.architecture)
+    return [f"{lm.architecture.layers}.{layer}.{path}.weight" for path in inside]

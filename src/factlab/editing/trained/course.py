@@ -51,7 +51,7 @@ def examples_for(
     return examples_of_text(lm, corpus, request.seed, request.validation_share, progress)
 
 
-@checked()
+@checked(in_steps=True)
 def train(
     lm: LanguageModel,
     request: TrainRequest,

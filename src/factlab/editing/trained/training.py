@@ -134,7 +134,7 @@ class Trained(Tabular, Drawn):
         }
 
 
-@checked()
+@checked(in_steps=True)
 def train_editor(
     lm: LanguageModel,
     data: TrainingSet,

@@ -12,6 +12,7 @@ from factlab.evaluation.measuring.rows import Drift
 from factlab.models.changes.carried import Carried, carrying
 from factlab.models.language_model import LanguageModel
 from factlab.models.reading import log_distribution
+from factlab.models.texts import tokenise
 from factlab.tokens import groups, pad
 from factlab.writing import check_texts
 
@@ -37,7 +38,7 @@ def text_nlls(
         max_tokens: no more of a text is read.
         max_batch_tokens: most tokens that go through the model at once.
     """
-    rows = [lm.tokenise(text).ids[:max_tokens] for text in texts]
+    rows = [tokenise(lm, text).ids[:max_tokens] for text in texts]
     found: list[float | None] = [None] * len(rows)
     readable = [i for i, row in enumerate(rows) if len(row) > 1]
     read = _last_states(
@@ -71,7 +72,7 @@ class OrdinaryText:
                 f"Drift cannot be measured on {n_tokens} token. Ask for 2 or more drift tokens."
             )
         check_texts(passages, "passages of ordinary text")
-        encoded = [lm.tokenise(passage) for passage in passages if passage.strip()]
+        encoded = [tokenise(lm, passage) for passage in passages if passage.strip()]
         ids = [i for tokens in encoded for i in tokens.ids[tokens.n_special :]][:n_tokens]
         if len(ids) < n_tokens:
             raise InvalidRequestError(

@@ -21,6 +21,7 @@ from factlab.models.allocator import memory_bounded_by
 from factlab.models.changes.carried import Carried, carrying, row_changes
 from factlab.models.generation import cache_bytes_per_token, decode_continuation, generate_ids
 from factlab.models.language_model import LanguageModel
+from factlab.models.texts import check_length
 
 # Random streams of a record's texts: more than any record has generation prompts.
 _STREAMS = 1000
@@ -58,7 +59,7 @@ class Yardstick:
         self.lm, self.config = lm, config
         self.texts = TokenisedRecords(lm)
         if config.n_generated != 0:
-            lm.check_length(config.text_tokens)
+            check_length(lm, config.text_tokens)
         self._limit = max(1, int(memory_gib * 2**30 / cache_bytes_per_token(lm)))
         self._references = references
         texts = [reference.text for several in references.values() for reference in several]

@@ -77,7 +77,7 @@ class Evaluation:
     data_name: str
 
 
-@checked()
+@checked(in_steps=True)
 def evaluate(
     lm: LanguageModel,
     records: Sequence[Record | Fact],

@@ -12,7 +12,7 @@ from factlab.progress import ProgressCallback, silent
 from factlab.shards import Shard
 
 
-@checked()
+@checked(in_steps=True)
 def evaluate_methods(
     lm: LanguageModel,
     request: EvaluationRequest,

@@ -83,7 +83,7 @@ class Grid(Tabular):
         return rows
 
 
-@checked()
+@checked(in_steps=True)
 def evaluate_grid(
     lm: LanguageModel,
     records: Sequence[Record | Fact],

@@ -24,7 +24,7 @@ from factlab.progress import ProgressCallback, silent
 from factlab.tracing.average import AverageTrace
 
 
-@checked()
+@checked(in_steps=True)
 def sweep(
     lm: LanguageModel,
     records: Sequence[Record | Fact],

@@ -22,8 +22,9 @@ and is written back at once, or if that is interrupted as well, when the board i
 
 import threading
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -107,12 +108,19 @@ class _Position:
 
 
 class PatchBoard:
-    """The changes that are on a model now."""
+    """The changes that are on a model now.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model: whose weights they change.
+        lock: the model's, or by default one of its own. It is held for blocks that change weights,
+            and while they are written, so that nobody takes another thread's writing for an
+            interrupt.
+    """
+
+    def __init__(self, model: nn.Module, lock: AbstractContextManager[Any] | None = None) -> None:
         self._model = model
         self._position = _Position()
-        self._lock = threading.RLock()  # nobody takes another thread's writing for an interrupt
+        self._lock = lock or threading.RLock()
 
     @property
     def active(self) -> list[Change]:
@@ -139,7 +147,8 @@ class PatchBoard:
             EditError: a weight is missing, a result has NaN, or a weight was changed by others.
         """
         applied: list[Application] = []
-        self._put(patches, applied)
+        with self._lock:
+            self._put(patches, applied)
         return applied
 
     def remove(self, patches: Sequence[Change | Application]) -> None:
@@ -151,6 +160,10 @@ class PatchBoard:
         Raises:
             EditError: one is not on the model, or a weight was changed by others meanwhile.
         """
+        with self._lock:
+            self._remove(patches)
+
+    def _remove(self, patches: Sequence[Change | Application]) -> None:
         planned: dict[str, list[Application]] = {}
         for patch in reversed(patches):
             name = patch.weight_name
@@ -172,7 +185,8 @@ class PatchBoard:
     def applied(self, patches: Sequence[Change] = ()) -> Generator["Pile", None, None]:
         """Put changes on inside the block and take them off after it, whatever happens inside.
 
-        An interrupt at any moment leaves the weights without them.
+        An interrupt at any moment leaves the weights without them. Other threads wait for the end
+        of the block.
 
         Yields:
             A pile, to which more can be added; they are all taken off together.
@@ -180,45 +194,47 @@ class PatchBoard:
         Raises:
             EditError: as `add`, and after the block as `remove`.
         """
-        pile = Pile(self)
-        try:
+        with self._lock:
+            pile = Pile(self)
             try:
-                self._put(patches, pile.applications)
-                yield pile
-            except Exception:
+                try:
+                    self._put(patches, pile.applications)
+                    yield pile
+                except Exception:
+                    self.remove(pile.applications)
+                    raise
                 self.remove(pile.applications)
+            except BaseException as error:
+                if not isinstance(error, Exception):  # an interrupt, which may have come in between
+                    self._take_off(pile.applications)
                 raise
-            self.remove(pile.applications)
-        except BaseException as error:
-            if not isinstance(error, Exception):  # an interrupt, which may have come in between
-                self._take_off(pile.applications)
-            raise
 
     @contextmanager
     def lifted(self) -> Generator[None, None, None]:
         """Take all changes off inside the block; on again after it, to the bit.
 
         Changes that are put on inside the block and are still on at its end stay on, above the
-        others.
+        others. Other threads wait for the end of the block.
 
         Raises:
             EditError: a weight was changed by other code before or inside the block.
         """
-        for name in self._weights:
-            self._checked(name)
-        lifted = self._weights
-        try:
+        with self._lock:
+            for name in self._weights:
+                self._checked(name)
+            lifted = self._weights
             try:
-                self._set({name: [] for name in lifted})
-                yield
-            except Exception:
+                try:
+                    self._set({name: [] for name in lifted})
+                    yield
+                except Exception:
+                    self._put_back(lifted)
+                    raise
                 self._put_back(lifted)
+            except BaseException as error:
+                if not isinstance(error, Exception):
+                    self._put_back(lifted)
                 raise
-            self._put_back(lifted)
-        except BaseException as error:
-            if not isinstance(error, Exception):
-                self._put_back(lifted)
-            raise
 
     # -- inside -----------------------------------------------------------------------------
 

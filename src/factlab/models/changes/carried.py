@@ -167,7 +167,7 @@ class Substitute:
 def carrying(
     lm: LanguageModel, changes: Mapping[str, Carried], owners: Sequence[int] | None
 ) -> Iterator[None]:
-    """Let projections carry changes inside the block.
+    """Let projections carry changes inside the block. Other threads wait for its end.
 
     Args:
         lm: the model; its weights stay as they are.
@@ -180,7 +180,7 @@ def carrying(
             projection.
     """
     whose = Owners((0,), everyone=True) if owners is None else Owners(tuple(owners))
-    with ExitStack() as stack:
+    with lm.lock, ExitStack() as stack:
         for name, change in changes.items():
             lm.layout_of(name)  # a plain projection, or an error that says what it is
             module = lm.model.get_submodule(name.removesuffix(".weight"))
