@@ -86,8 +86,8 @@ def test_alphaedit_solves_the_published_equation(n_past):
     assert 0 < basis.shape[1] < width
     projector = basis @ basis.T
     ridge = 0.2
-    change = residuals.T @ null_space_duals(keys, past, basis, ridge)
     every = torch.cat([keys, past])
+    change = residuals.T @ null_space_duals(every, basis, ridge)[:n_facts]
     epsilon = ridge * (every @ projector @ every.T).diagonal().mean()
     middle = projector @ (keys.T @ keys + past.T @ past) + epsilon * torch.eye(width).double()
     expected = torch.linalg.solve(middle, projector @ keys.T @ residuals).T

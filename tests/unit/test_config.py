@@ -85,9 +85,9 @@ def test_configs_need_no_pytorch():
 
 
 @pytest.mark.parametrize(
-    ("page", "kind"), [("editing.md", fl.editing.RomeConfig), ("neurons.md", fl.editing.KnConfig)]
+    ("page", "kind"), [("settings.md", fl.editing.RomeConfig), ("neurons.md", fl.editing.KnConfig)]
 )
 def test_the_published_settings_of_the_docs_are_the_published_ones(page, kind):
-    text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "howto" / page).read_text(encoding="utf-8")
     values = tomllib.loads(text.split("```toml\n", 1)[1].split("```", 1)[0])
     assert kind(**with_none(kind, values)) == kind.published()

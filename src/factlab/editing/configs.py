@@ -95,8 +95,8 @@ class ContextConfig(Config):
         bare_weight: share of the bare prompt in the mean key, the rest going to the others in equal
             parts; None gives every context the same weight, as the ROME paper does. Where a
             tokenizer puts no BOS in front, a subject that opens the bare prompt has a key of its
-            own (see docs/bundled-model.md), and one part in 21 does not reach it. One half is what
-            MEMIT's code uses.
+            own (see docs/results/bundled-model.md), and one part in 21 does not reach it. One half
+            is what MEMIT's code uses.
     """
 
     groups: tuple[tuple[NonNegativeInt, PositiveInt], ...] = ((3, 5), (2, 10))
@@ -182,7 +182,7 @@ class RomeConfig(ErasingConfig):
     """Settings of ROME.
 
     The defaults keep the paper's objective and reach it with fewer contexts and steps, which costs
-    no quality (docs/editing.md); `published()` gives the original code's settings.
+    no quality (docs/results/editing.md); `published()` gives the original code's settings.
 
     Attributes:
         layer: 0-based edit layer; by default the model's preset, or else the layer that causal

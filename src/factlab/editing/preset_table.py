@@ -43,7 +43,7 @@ class Preset:
     fine_tune_source: str = ""
 
 
-_MEASURED = "factlab, docs/editing.md"
+_MEASURED = "factlab, docs/results/editing.md"
 _ROME_CODE, _MEMIT_CODE, _EASYEDIT = "ROME code", "MEMIT code", "EasyEdit"
 
 PRESETS: tuple[Preset, ...] = (

@@ -105,11 +105,11 @@ class Budget:
     def __post_init__(self) -> None:
         check_gib(self.gib)
 
-    def at_most(self, bytes_each: float, share: float = 1.0) -> int:
+    def at_most(self, bytes_each: int | float, share: float = 1.0) -> int:
         """How many things of a size fit into a share of the memory: one at least."""
         return max(1, int(share * self.gib * GIB / bytes_each))
 
-    def limit(self, enough: tuple[int, int], bytes_each: float, share: float = 1.0) -> int:
+    def limit(self, enough: tuple[int, int], bytes_each: int | float, share: float = 1.0) -> int:
         """The same, but no more than keeps the device busy.
 
         Args:

@@ -11,7 +11,7 @@ and layers. (Nanda 2023 calls it attribution patching.)
 P is far from linear in h, so where the gradient is taken matters. The corrupted run itself is often
 on a plateau where the answer is hopeless; the clean run is on another. Here every noise sample has
 its own place on the way between them, from half to wholly corrupted, spread evenly over the
-samples. How well this ranks cells is in `docs/tracing.md`; sizes are rougher than ranks.
+samples. How well this ranks cells is in `docs/results/tracing.md`; sizes are rougher than ranks.
 """
 
 from collections.abc import Callable, Sequence

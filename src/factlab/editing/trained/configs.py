@@ -18,7 +18,7 @@ KINDS: dict[EditorKind, str] = {
 
 MAX_BATCH_TOKENS = 1024
 
-# Measured on a model of 135M parameters; see docs/trained-editors.md.
+# Measured on a model of 135M parameters; see docs/results/trained-editors.md.
 _LEARNING_RATES = {"mend": 1e-4, "ke": 1e-4}
 
 
