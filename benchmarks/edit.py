@@ -249,7 +249,8 @@ def spread(lm, requests: list[ValueRequest], layers: range, config: fl.editing.M
         weights = context_weights(config.contexts, len(contexts))
         rows = _Rows(lm, facts, contexts, weights, layers[0])
         deltas = torch.stack([value.delta.double() for value in values])
-        return _write(lm, rows, deltas, list(layers), solve)[0]
+        duals = {layer: partial(solve, layer) for layer in layers}
+        return _write(lm, rows, deltas, list(layers), duals)[0]
 
     write_s, _ = timed(lm, write)
     total = values_s + write_s
