@@ -37,6 +37,7 @@ _PASS = (4096, 16_384)
 _PIECE = (1280, 16_384)
 _GRADIENT = (768, 16_384)
 _READOUT = (128, 2048)
+_FILLED = 384  # on a CPU: wider rows beside those that a batch has would be more padding than gain
 # Share of the free memory that is used by default, and the least that is asked for.
 _SHARE, _LEAST, _UNKNOWN = 0.5, 0.25, 2.0
 
@@ -126,6 +127,20 @@ class Budget:
             kept: bytes that are kept of each, besides what leaves the last layer.
         """
         return self.limit(_PASS, self.sizes.layer + 2 * self.sizes.state + kept, 0.5)
+
+    def cached_tokens(self, kept: int = 0) -> int:
+        """Tokens of a forward pass whose keys and values are kept at every layer, and read again.
+
+        Args:
+            kept: as for `pass_tokens`.
+        """
+        sizes = self.sizes
+        return self.limit(_PASS, 2 * sizes.cached + sizes.layer + 2 * sizes.state + kept, 0.75)
+
+    @property
+    def enough_tokens(self) -> int | None:
+        """Tokens in a batch from which on it is not worth padding rows to wider ones."""
+        return _FILLED if self.on_cpu else None
 
     @property
     def piece_tokens(self) -> int:

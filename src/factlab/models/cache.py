@@ -62,11 +62,15 @@ class _GrowingLayer(CacheLayer):
         rows, heads, _, width = like.shape
         return like.new_empty(rows, heads, self._capacity, width)
 
-    def keep(self, rows: Sequence[int]) -> None:
+    @property
+    def device(self) -> torch.device | None:
+        """Where the keys and values are; None before the first."""
+        return None if self._room is None else self._room[0].device
+
+    def keep(self, index: Int[Tensor, " row"]) -> None:
         """Go on with these rows only."""
         if self._room is not None:
             keys, values = self._room
-            index = torch.tensor(rows, device=keys.device)
             self._room = keys[index], values[index]
 
     @property
@@ -100,8 +104,10 @@ class RecordingCache(Cache):
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows only."""
+        devices = {layer.device for layer in self._growing}
+        index = {device: torch.tensor(rows, device=device or "cpu") for device in devices}
         for layer in self._growing:
-            layer.keep(rows)
+            layer.keep(index[layer.device])
 
     def begin_with(self, prefix: "Prefix", repeats: int = 1) -> None:
         """Put a prefix, its rows repeated as a whole, in front of an empty cache."""

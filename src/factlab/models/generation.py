@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 STREAMS = 2
 # When no more than this share of the rows in a batch is still open, the others leave it.
 _CLEARED_AT = 0.75
+# Rows that keep a device busy while each grows by a token: on the CPU, and elsewhere.
+_ENOUGH = (512, 4096)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,45 +124,137 @@ def generate_ids(
         raise InvalidRequestError(f"max_new_tokens={max_new_tokens} must not be negative.")
     if not 0 <= seed < 2**32:
         raise InvalidRequestError(f"seed={seed} must be at least 0 and below 2**32.")
-    new: list[list[int]] = [[] for _ in rows]
-    inside = [i for i in range(len(rows)) if room[i]]  # rows that are in the batch
-    if not inside:
-        return new
-    for i in inside:
+    asked = [i for i in range(len(rows)) if room[i]]
+    for i in asked:
         texts.check_ids(lm, rows[i])
-    texts.check_length(lm, max(len(rows[i]) + room[i] for i in inside))
+    texts.check_length(lm, max((len(rows[i]) + room[i] for i in asked), default=0))
     ends = eos_ids(lm)
-    never = torch.tensor([] if may_end else sorted(ends), dtype=torch.long, device="cpu")
+    never = torch.tensor([] if may_end else sorted(ends), dtype=torch.long, device=lm.device)
     draws = [_uniform(seed, i if streams is None else streams[i], n) for i, n in enumerate(room)]
+    drawing = _Drawing(sampling, ends, never, draws)
 
-    under = under or _plain
-    n_steps = max(room)
+    new: list[list[int]] = [[] for _ in rows]
+    batches = _batches(lm, rows, room, asked)
+    n_steps = [max(room[i] for i in numbers) for numbers in batches]
     with lm.frozen():
-        with under(inside):
-            last, batch, cache = _prefill(lm, [rows[i] for i in inside], n_steps)
-        for step in range(n_steps):
-            logits = wide_logits(lm, last).cpu()
-            logits[:, never] = -torch.inf
+        for done, numbers in enumerate(batches):
+            tell = partial(_tell, progress, sum(n_steps[:done]), sum(n_steps))
+            writing = _Writing(lm, rows, room, numbers, under or _plain)
+            for i, ids in writing.written(drawing, tell).items():
+                new[i] = ids
+    return new
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawing:
+    """How the next token of a row is found.
+
+    Attributes:
+        sampling: how to choose.
+        ends: tokens that end a row.
+        never: tokens that are never drawn.
+        draws: for each row a random number for each step.
+    """
+
+    sampling: Sampling
+    ends: set[int]
+    never: Int[Tensor, " never"]
+    draws: Sequence[Float[Tensor, " step"]]
+
+    def next_ids(
+        self, logits: Float[Tensor, "batch vocab"], rows: Sequence[int], step: int
+    ) -> list[int]:
+        """The next token of each row; one that has drawn all its numbers is not looked at."""
+        logits[:, self.never.to(logits.device)] = -torch.inf
+        drawn = [self.draws[i][min(step, len(self.draws[i]) - 1)] for i in rows]
+        return _choose(logits, self.sampling, torch.stack(drawn)).tolist()
+
+
+class _Writing:
+    """Rows that are continued together; make it inside `lm.frozen()`.
+
+    Args:
+        lm: the model.
+        rows: all rows.
+        room: most ids to add to each.
+        numbers: of the rows that are continued.
+        under: see `generate_ids`.
+    """
+
+    def __init__(
+        self,
+        lm: "LanguageModel",
+        rows: Sequence[Sequence[int]],
+        room: Sequence[int],
+        numbers: Sequence[int],
+        under: Callable[[Sequence[int]], AbstractContextManager[None]],
+    ) -> None:
+        self._lm, self._room, self._under = lm, room, under
+        self._inside = list(numbers)  # rows that are in the batch
+        self._new: dict[int, list[int]] = {i: [] for i in numbers}
+        self._n_steps = max(room[i] for i in numbers)
+        with under(numbers):
+            self._last, self._batch, self._cache = _prefill(
+                lm, [rows[i] for i in numbers], self._n_steps
+            )
+
+    def written(self, drawing: _Drawing, tell: Callable[[int], None]) -> dict[int, list[int]]:
+        """The new ids of each row.
+
+        Args:
+            drawing: finds them.
+            tell: called with the number of steps done.
+        """
+        for step in range(self._n_steps):
+            logits = wide_logits(self._lm, self._last)
             # A row that is done stays in the batch for a while; what it draws is not looked at.
-            drawn = torch.stack([draws[i][min(step, room[i] - 1)] for i in inside])
-            chosen = _choose(logits, sampling, drawn)
+            chosen = drawing.next_ids(logits, self._inside, step)
             still_open: list[int] = []
-            for place, (i, token_id) in enumerate(zip(inside, chosen.tolist(), strict=True)):
-                if len(new[i]) == step < room[i] and token_id not in ends:
-                    new[i].append(token_id)
-                    if len(new[i]) < room[i]:
+            for place, (i, token_id) in enumerate(zip(self._inside, chosen, strict=True)):
+                new, room = self._new[i], self._room[i]
+                if len(new) == step < room and token_id not in drawing.ends:
+                    new.append(token_id)
+                    if len(new) < room:
                         still_open.append(place)
-            progress("generating", step + 1, n_steps)
+            tell(step + 1)
             if not still_open:
                 break
-            batch = _extended(batch, chosen)
-            if len(still_open) <= _CLEARED_AT * len(inside):
-                batch = batch.rows(still_open)
-                cache.keep(still_open)
-                inside = [inside[place] for place in still_open]
-            with under(inside):
-                last = lm.run(lm.frame(batch, cache, batch.width - 1))[:, -1]
-    return new
+            self._advance(chosen, still_open)
+        return self._new
+
+    def _advance(self, chosen: Sequence[int], still_open: Sequence[int]) -> None:
+        """Run the new tokens, without most of the rows that are done."""
+        batch = _extended(self._batch, chosen)
+        if len(still_open) <= _CLEARED_AT * len(self._inside):
+            batch = batch.rows(still_open)
+            self._cache.keep(still_open)
+            self._inside = [self._inside[place] for place in still_open]
+        self._batch = batch
+        with self._under(self._inside):
+            frame = self._lm.frame(batch, self._cache, batch.width - 1)
+            self._last = self._lm.run(frame)[:, -1]
+
+
+def _batches(
+    lm: "LanguageModel", rows: Sequence[Sequence[int]], room: Sequence[int], asked: Sequence[int]
+) -> list[list[int]]:
+    """Numbers of rows that are continued together: in equal parts, each of which memory holds."""
+    if not asked:
+        return []
+    sizes = lm.budget.sizes
+    longest, most = max(len(rows[i]) for i in asked), max(room[i] for i in asked)
+    # Keys and values of the prompt are held twice while rows of different lengths are aligned.
+    cached = (2 * longest + most) * sizes.cached
+    in_passing = longest * (sizes.layer + 2 * sizes.state)
+    at_once = lm.budget.limit(_ENOUGH, cached + in_passing + sizes.logits)
+    n_batches = -(-len(asked) // at_once)
+    in_order = sorted(asked, key=lambda i: len(rows[i])) if n_batches > 1 else list(asked)
+    bounds = [len(asked) * i // n_batches for i in range(n_batches + 1)]
+    return [in_order[a:b] for a, b in pairwise(bounds)]
+
+
+def _tell(progress: ProgressCallback, n_done: int, n_steps: int, step: int) -> None:
+    progress("generating", n_done + step, n_steps)
 
 
 def _plain(_rows: Sequence[int]) -> AbstractContextManager[None]:
@@ -172,10 +268,11 @@ def _prefill(
     """Run the prompts; then line their ends up in one column, with room for new tokens behind."""
     lengths = [len(row) for row in rows]
     batch, width = pad(rows, lm.device), max(lengths)
-    cache = RecordingCache(lm.n_layers, width + room)
+    is_aligned = min(lengths) == width
+    cache = RecordingCache(lm.n_layers, width + room if is_aligned else width)
     hidden = lm.run(lm.frame(batch, cache))
     last = select_rows(hidden, torch.tensor(lengths, device=hidden.device) - 1)
-    if min(lengths) < width:
+    if not is_aligned:
         prefix = Prefix.of(cache, lengths)
         cache = RecordingCache(lm.n_layers, width + room)
         cache.begin_with(prefix)
@@ -192,16 +289,21 @@ def _uniform(seed: int, stream: int, n: int) -> Float[Tensor, " n"]:
 def _choose(
     logits: Float[Tensor, "batch vocab"], sampling: Sampling, draws: Float[Tensor, " batch"]
 ) -> Int[Tensor, " batch"]:
-    """The token at which the cumulative probability passes the draw."""
+    """The token at which the cumulative probability passes the draw, on the CPU.
+
+    Sums over tokens are taken there too: on a GPU they may come out otherwise each time.
+    """
     if sampling.top_k == 1:
-        return logits.argmax(-1)
+        return logits.argmax(-1).cpu()
     ids = None
     if sampling.temperature != 1:
         logits = logits / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
-        logits, ids = logits.topk(sampling.top_k)
-    elif sampling.top_p < 1:
-        logits, ids = logits.sort(-1, descending=True)
+        logits, ids = (chosen.cpu() for chosen in logits.topk(sampling.top_k))
+    else:
+        logits = logits.cpu()
+        if sampling.top_p < 1:
+            logits, ids = logits.sort(-1, descending=True)
     probs = logits.softmax(-1)
     if sampling.top_p < 1:
         # Those before which less than top_p has been reached: at least the first.
@@ -212,8 +314,8 @@ def _choose(
     return (place if ids is None else ids.gather(1, place))[:, 0]
 
 
-def _extended(batch: TokenBatch, chosen: Int[Tensor, " batch"]) -> TokenBatch:
-    column = chosen.to(batch.input_ids.device)[:, None]
+def _extended(batch: TokenBatch, chosen: Sequence[int]) -> TokenBatch:
+    column = torch.tensor(chosen, device=batch.input_ids.device)[:, None]
     ids = torch.cat([batch.input_ids, column], 1)
     is_token = torch.cat([batch.is_token, torch.ones_like(column, dtype=torch.bool)], 1)
     return TokenBatch(ids, is_token, batch.pads_left)
@@ -253,12 +355,3 @@ def start_token_id(lm: "LanguageModel") -> int:
 
 def _has_embedding(lm: "LanguageModel", token_id: int) -> bool:
     return 0 <= token_id < lm.embedding.num_embeddings
-
-
-@torch.no_grad()
-def cache_bytes_per_token(lm: "LanguageModel") -> int:
-    """Memory that the keys and values of one token take, all layers together."""
-    cache = RecordingCache(lm.n_layers, 1)
-    with lm.frozen():
-        lm.run(lm.frame(pad([[0]], lm.device), cache))
-    return sum(x.numel() * x.element_size() for pair in cache.keys_values for x in pair)

@@ -268,7 +268,7 @@ class LanguageModel:
         Raises:
             InvalidRequestError: prompts are no list of texts, or there are none.
         """
-        return scoring.next_token_probs(self, prompts, 32)
+        return scoring.next_token_probs(self, prompts)
 
     def top_tokens(self, prompt: str, k: int = 10) -> list[tuple[str, float]]:
         """The k most probable next tokens, as text, with their probabilities."""
@@ -294,7 +294,7 @@ class LanguageModel:
         """
         check_texts(targets, "targets")
         joined = [joined_by(target, joint) for target in targets]
-        return scoring.score(self, prompts, joined, 32)
+        return scoring.score(self, prompts, joined)
 
     def generate(
         self,

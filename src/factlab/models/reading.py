@@ -17,9 +17,6 @@ from factlab.precision import widened
 if TYPE_CHECKING:
     from factlab.models.language_model import LanguageModel
 
-# States that are read at a time: 25 MB of logits with the bundled model's vocabulary.
-READ_AT_ONCE = 128
-
 
 class Reads(NamedTuple):
     """Where the continuations of a batch are read, one after the other.
@@ -82,7 +79,6 @@ def read_tokens(
     lm: "LanguageModel",
     states: Float[Tensor, "read d_model"],
     ids: Int[Tensor, " read"],
-    at_once: int = READ_AT_ONCE,
 ) -> tuple[Float[Tensor, " read"], Bool[Tensor, " read"]]:
     """What states say of the tokens that should follow, without gradients, on the CPU.
 
@@ -90,13 +86,13 @@ def read_tokens(
         lm: the model.
         states: that leave the last layer, where tokens are predicted.
         ids: of these tokens.
-        at_once: states of which logits are held at a time.
 
     Returns:
         Log-probabilities, and whether each token is the most probable one there.
     """
     logprobs: list[Tensor] = []
     top: list[Tensor] = []
+    at_once = lm.budget.readout_tokens
     with torch.no_grad():
         for part, part_ids in zip(states.split(at_once), ids.split(at_once), strict=True):
             logits = wide_logits(lm, part)

@@ -12,7 +12,7 @@ from torch import Tensor
 from factlab.errors import InvalidRequestError, counted
 from factlab.models.reading import Reads, read_tokens, wide_logits
 from factlab.models.replay import select_rows
-from factlab.tokens import pad, shown
+from factlab.tokens import groups, pad, shown
 from factlab.writing import check_text, check_texts
 
 if TYPE_CHECKING:
@@ -52,18 +52,14 @@ class ContinuationScore:
         return math.exp(-self.mean_nll)
 
 
-def _by_length(rows: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
+def _batches(lm: "LanguageModel", rows: Sequence[Sequence[int]]) -> list[list[int]]:
     """Row numbers in batches of similar length, so that little is padded."""
-    if batch_size < 1:
-        raise InvalidRequestError(f"batch_size={batch_size} must be at least 1.")
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    lengths, budget = [len(row) for row in rows], lm.budget
+    return groups(lengths, budget.pass_tokens(), budget.enough_tokens)
 
 
 @torch.no_grad()
-def next_token_probs(
-    lm: "LanguageModel", prompts: Sequence[str], batch_size: int
-) -> Float[Tensor, "batch vocab"]:
+def next_token_probs(lm: "LanguageModel", prompts: Sequence[str]) -> Float[Tensor, "batch vocab"]:
     """Distribution of the token after each prompt, on the CPU in at least float32."""
     check_texts(prompts, "prompts")
     if not prompts:
@@ -71,26 +67,27 @@ def next_token_probs(
     rows = [lm.encode(prompt).ids for prompt in prompts]
     by_row: dict[int, Tensor] = {}
     with lm.frozen():
-        for numbers in _by_length(rows, batch_size):
+        for numbers in _batches(lm, rows):
             batch = pad([rows[i] for i in numbers], lm.device)
             last = batch.is_token.sum(1) - 1
             hidden = lm.run(lm.frame(batch))
-            logits = wide_logits(lm, select_rows(hidden, last.to(hidden.device)))
-            by_row |= dict(zip(numbers, logits.softmax(-1).cpu(), strict=True))
+            states = select_rows(hidden, last.to(hidden.device)).split(lm.budget.readout_tokens)
+            probs = torch.cat([wide_logits(lm, part).softmax(-1).cpu() for part in states])
+            by_row |= dict(zip(numbers, probs, strict=True))
     return torch.stack([by_row[i] for i in range(len(prompts))])
 
 
 def top_tokens(lm: "LanguageModel", prompt: str, k: int) -> list[tuple[str, float]]:
     """The k most probable next tokens, as text, with their probabilities."""
     check_text(prompt, "prompt")
-    (every,) = next_token_probs(lm, [prompt], 1)
+    (every,) = next_token_probs(lm, [prompt])
     probs, ids = every.topk(min(k, len(every)))
     return list(zip(shown(lm.tokenizer, ids.tolist()), probs.tolist(), strict=True))
 
 
 @torch.no_grad()
 def score(
-    lm: "LanguageModel", prompts: Sequence[str], targets: Sequence[str], batch_size: int
+    lm: "LanguageModel", prompts: Sequence[str], targets: Sequence[str]
 ) -> list[ContinuationScore]:
     """Score each target after its prompt. Logits are computed where a target token is, only.
 
@@ -108,7 +105,7 @@ def score(
     pairs = [lm.continuation(*pair) for pair in zip(prompts, targets, strict=True)]
     scores: dict[int, ContinuationScore] = {}
     with lm.frozen():
-        for numbers in _by_length([pair.inputs for pair in pairs], batch_size):
+        for numbers in _batches(lm, [pair.inputs for pair in pairs]):
             asked = [pairs[i] for i in numbers]
             hidden = lm.run(lm.frame(pad([pair.inputs for pair in asked], lm.device)))
             reads = Reads.of(asked)

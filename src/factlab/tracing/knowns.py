@@ -19,6 +19,7 @@ from factlab.progress import ProgressCallback, silent
 from factlab.writing import find_words
 
 _MAX_NEW_TOKENS = 10
+_ASKED_AT_ONCE = 64  # before it is looked whether enough facts are known
 _ASKED_AT_ONCE = 64  # facts whose probabilities of all next tokens are held together
 
 
@@ -61,7 +62,6 @@ def build_known(
     triples: Sequence[Triple],
     templates: Mapping[str, Sequence[str]],
     limit: int | None = None,
-    batch_size: int = 64,
     progress: ProgressCallback = silent,
 ) -> list[KnownFact]:
     """Ask the model for every fact, template after template until one is answered right.
@@ -71,7 +71,6 @@ def build_known(
         triples: facts to ask for.
         templates: by relation; each ends where the object would follow.
         limit: stop when so many are known.
-        batch_size: prompts to continue at once. The answers are the same for any.
         progress: True for a bar, or a function that is called with facts asked for and in all.
 
     Raises:
@@ -83,9 +82,9 @@ def build_known(
             "No fact has a template: the two files have no relation in common."
         )
     known: list[KnownFact] = []
-    for i in range(0, len(askable), batch_size):
+    for i in range(0, len(askable), _ASKED_AT_ONCE):
         progress("asking the model", i, len(askable))
-        known += _ask(lm, askable[i : i + batch_size], templates)
+        known += _ask(lm, askable[i : i + _ASKED_AT_ONCE], templates)
         if limit is not None and len(known) >= limit:
             break
     progress("asking the model", len(askable), len(askable))

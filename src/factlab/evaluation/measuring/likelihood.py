@@ -20,11 +20,6 @@ from factlab.models.language_model import LanguageModel
 from factlab.models.reading import read_tokens
 from factlab.tokens import groups, pad
 
-# Tokens in a batch that keep a CPU busy.
-_ENOUGH_ON_CPU = 384
-# Logits that are held at once, in tokens.
-_READ_AT_ONCE = 256
-
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -76,7 +71,6 @@ def score_targets(
     lm: LanguageModel,
     questions: Sequence[Question],
     changes: Mapping[str, Carried],
-    max_batch_tokens: int,
 ) -> list[tuple[TargetScore, ...]]:
     """Ask the questions; one score per target of each.
 
@@ -84,14 +78,12 @@ def score_targets(
         lm: the model.
         questions: what to ask. Equal questions are asked once.
         changes: what owners stand for (`row_changes`); none ask the model as it is.
-        max_batch_tokens: most tokens that go through the model at once.
     """
     unique = list(dict.fromkeys(questions))
     scores: dict[Question, tuple[TargetScore, ...]] = {}
     lengths = [len(question.longest.inputs) for question in unique]
-    enough = _ENOUGH_ON_CPU if lm.device.type == "cpu" else None
     with lm.frozen():
-        for numbers in groups(lengths, max_batch_tokens, enough):
+        for numbers in groups(lengths, lm.budget.cached_tokens(), lm.budget.enough_tokens):
             batch = [unique[i] for i in numbers]
             scores |= zip(batch, _score_batch(lm, batch, changes), strict=True)
     return [scores[question] for question in questions]
@@ -145,7 +137,7 @@ def _read(
 ) -> list[TargetScore]:
     """What the states before each target's tokens say of these tokens."""
     wanted = torch.tensor(ids, dtype=torch.long, device="cpu")
-    logprobs, top = read_tokens(lm, torch.cat(list(states)), wanted, _READ_AT_ONCE)
+    logprobs, top = read_tokens(lm, torch.cat(list(states)), wanted)
     lengths = [len(state) for state in states]
     return [
         TargetScore(logprobs=tuple(values.tolist()), top=tuple(flags.tolist()))

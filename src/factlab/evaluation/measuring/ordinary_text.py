@@ -25,7 +25,6 @@ def text_nlls(
     owners: Sequence[int],
     changes: Mapping[str, Carried],
     max_tokens: int,
-    max_batch_tokens: int,
 ) -> list[float | None]:
     """Mean negative log-probability of each text's tokens after the first, in nats per token.
 
@@ -36,14 +35,11 @@ def text_nlls(
         owners: for each text the number of the edit with which it is read.
         changes: what owners stand for; none for the model as it is.
         max_tokens: no more of a text is read.
-        max_batch_tokens: most tokens that go through the model at once.
     """
     rows = [tokenise(lm, text).ids[:max_tokens] for text in texts]
     found: list[float | None] = [None] * len(rows)
     readable = [i for i, row in enumerate(rows) if len(row) > 1]
-    read = _last_states(
-        lm, [rows[i] for i in readable], [owners[i] for i in readable], changes, max_batch_tokens
-    )
+    read = _last_states(lm, [rows[i] for i in readable], [owners[i] for i in readable], changes)
     with closing(read):
         for number, states in read:
             i = readable[number]
@@ -58,15 +54,12 @@ class OrdinaryText:
         lm: the model; edits that are applied to it are left out for the comparison.
         passages: the text.
         n_tokens: of it to read, BOS not counted.
-        max_batch_tokens: most tokens that go through the model at once.
 
     Raises:
         InvalidRequestError: there is not enough text, or a single token, after which nothing comes.
     """
 
-    def __init__(
-        self, lm: LanguageModel, passages: Sequence[str], n_tokens: int, max_batch_tokens: int
-    ) -> None:
+    def __init__(self, lm: LanguageModel, passages: Sequence[str], n_tokens: int) -> None:
         if n_tokens < 2:
             raise InvalidRequestError(
                 f"Drift cannot be measured on {n_tokens} token. Ask for 2 or more drift tokens."
@@ -83,10 +76,10 @@ class OrdinaryText:
         start = encoded[0].ids[: encoded[0].n_special]
         step = _PIECE - len(start)
         pieces = [(*start, *ids[i : i + step]) for i in range(0, n_tokens, step)]
-        self._lm, self._limit = lm, max_batch_tokens
+        self._lm = lm
         self._rows = [piece for piece in pieces if len(piece) > 1]
         with lm.patches.lifted():
-            read = _last_states(lm, self._rows, [0] * len(self._rows), {}, max_batch_tokens)
+            read = _last_states(lm, self._rows, [0] * len(self._rows), {})
             with closing(read):
                 by_row = {number: states.clone() for number, states in read}
         # States, not the distributions that are read off them: these take far more room.
@@ -99,7 +92,7 @@ class OrdinaryText:
         owners = [*range(n_owners)] * len(self._rows)
         kl, nll, count = ([0.0] * n_owners for _ in range(3))
         piece, before = -1, torch.empty(0, device="cpu")
-        with closing(_last_states(self._lm, rows, owners, changes, self._limit)) as read:
+        with closing(_last_states(self._lm, rows, owners, changes)) as read:
             for number, states in read:
                 logprobs, owner, n_read = (
                     log_distribution(self._lm, states),
@@ -126,14 +119,13 @@ def _last_states(
     rows: Sequence[Sequence[int]],
     owners: Sequence[int],
     changes: Mapping[str, Carried],
-    max_batch_tokens: int,
 ) -> Generator[tuple[int, Float[Tensor, "read d_model"]], None, None]:
     """Each row's number, and what leaves the last layer at its tokens but the last.
 
     The model is frozen until this is closed.
     """
     with lm.frozen():
-        for numbers in groups([len(row) for row in rows], max_batch_tokens):
+        for numbers in groups([len(row) for row in rows], lm.budget.pass_tokens()):
             batch = pad([rows[i][:-1] for i in numbers], lm.device)
             with carrying(lm, changes, [owners[i] for i in numbers]):
                 states = lm.run(lm.frame(batch))

@@ -5,21 +5,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 
 from factlab.data.records import Record, References
 from factlab.data.reference_files import reference_key
 from factlab.editing.edit import Edit
-from factlab.errors import InvalidRequestError
 from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.measuring.asked_texts import TokenisedRecords
 from factlab.evaluation.measuring.generated_text import Idf, consistency, weighted_entropy_bits
 from factlab.evaluation.measuring.likelihood import Question, score_targets
 from factlab.evaluation.measuring.ordinary_text import OrdinaryText, text_nlls
 from factlab.evaluation.measuring.rows import Asked, Drift, Group, Measurement, Written
-from factlab.models.allocator import memory_bounded_by
-from factlab.models.changes.carried import Carried, carrying, row_changes
-from factlab.models.generation import cache_bytes_per_token, decode_continuation, generate_ids
+from factlab.models.changes.carried import Carried, carried_together, carrying, row_changes
+from factlab.models.generation import decode_continuation, generate_ids
 from factlab.models.language_model import LanguageModel
 from factlab.models.texts import check_length
 
@@ -36,12 +33,10 @@ class Yardstick:
         config: see `MeasureConfig`.
         references: texts to compare generated ones with; without any there is no consistency.
         ordinary_text: passages for the drift.
-        memory_gib: what the keys and values of all tokens that are in the model at once may take;
-            activations and logits come to about as much again.
 
     Raises:
-        InvalidRequestError: there is not enough ordinary text, texts are to be longer than the
-            model can write, or the memory is not positive.
+        InvalidRequestError: there is not enough ordinary text, or texts are to be longer than the
+            model can write.
     """
 
     def __init__(
@@ -50,17 +45,11 @@ class Yardstick:
         config: MeasureConfig,
         references: References,
         ordinary_text: Sequence[str] = (),
-        memory_gib: float = 1.0,
     ) -> None:
-        if not 0 < memory_gib < math.inf:
-            raise InvalidRequestError(
-                f"memory_gib={memory_gib} (--memory) must be a number of GiB, more than 0."
-            )
         self.lm, self.config = lm, config
         self.texts = TokenisedRecords(lm)
         if config.n_generated != 0:
             check_length(lm, config.text_tokens)
-        self._limit = max(1, int(memory_gib * 2**30 / cache_bytes_per_token(lm)))
         self._references = references
         texts = [reference.text for several in references.values() for reference in several]
         self._idf = Idf.fit(texts) if texts else None
@@ -68,9 +57,7 @@ class Yardstick:
         for reference in (r for several in references.values() for r in several):
             self._by_subject.setdefault(reference.subject, []).append(reference.text)
         self._ordinary = (
-            OrdinaryText(lm, ordinary_text, config.drift_tokens, self._limit)
-            if config.drift_tokens
-            else None
+            OrdinaryText(lm, ordinary_text, config.drift_tokens) if config.drift_tokens else None
         )
 
     def measure(
@@ -85,15 +72,28 @@ class Yardstick:
 
         Raises:
             TokenizationError: a prompt is too long, or a target makes no token of its own.
-            MemoryLimitError: `memory_gib` is too large.
+            MemoryLimitError: memory ran out.
         """
-        carried = row_changes(self.lm, [edit.updates for edit in edits or ()])
-        owners = [0] * len(records) if edits is None else list(range(len(records)))
-        with memory_bounded_by("memory_gib (--memory)"):
-            asked = self._ask(records, owners, carried)
-            written = self._write(records, owners, generated, carried)
-            essence = self._essence(records, owners, carried)
-            drifts = self._drifts(records, carried)
+        if edits is None:
+            return self._measured(records, [0] * len(records), generated, {})
+        found: list[Measurement] = []
+        for part in carried_together(self.lm, [edit.updates for edit in edits]):
+            some, flags = ([each[i] for i in part] for each in (records, generated))
+            changes = row_changes(self.lm, [edits[i].updates for i in part])
+            found += self._measured(some, range(len(part)), flags, changes)
+        return found
+
+    def _measured(
+        self,
+        records: Sequence[Record],
+        owners: Sequence[int],
+        generated: Sequence[bool],
+        changes: Mapping[str, Carried],
+    ) -> list[Measurement]:
+        asked = self._ask(records, owners, changes)
+        written = self._write(records, owners, generated, changes)
+        essence = self._essence(records, owners, changes)
+        drifts = self._drifts(records, changes)
         return [
             Measurement(
                 rewrite=tuple(a for group, a in own if group == "rewrite"),
@@ -115,7 +115,7 @@ class Yardstick:
             for asked, owner in zip(texts, owners, strict=True)
             for continuations in asked.continuations
         ]
-        scores = iter(score_targets(self.lm, questions, changes, self._limit))
+        scores = iter(score_targets(self.lm, questions, changes))
         return [
             [
                 (ask.group, Asked(**dict(zip(ask.targets, next(scores), strict=True))))
@@ -131,7 +131,7 @@ class Yardstick:
         generated: Sequence[bool],
         changes: Mapping[str, Carried],
     ) -> dict[int, Written]:
-        """Texts of the records that get some, all rows in few batches."""
+        """Texts of the records that get some."""
         rows: list[_TextRow] = []
         for i, record in enumerate(records):
             if generated[i]:
@@ -143,16 +143,9 @@ class Yardstick:
                     for n, (prompt, ids) in enumerate(texts_of_it)
                 ]
         texts: dict[int, list[str]] = {row.record: [] for row in rows}
-        by_row: dict[int, str] = {}
-        width = max([self.config.text_tokens, *(len(row.ids) for row in rows)])
-        n_batches = max(1, -(-len(rows) * width // self._limit))
-        for numbers in _equal_parts(len(rows), n_batches):
-            some = [rows[i] for i in numbers]
-            continued = self._continue(some, owners, changes)
-            for i, row, new in zip(numbers, some, continued, strict=True):
-                by_row[i] = row.prompt.rstrip(" ") + decode_continuation(self.lm, row.ids, new)
-        for i, row in enumerate(rows):
-            texts[row.record].append(by_row[i])
+        for row, new in zip(rows, self._continue(rows, owners, changes), strict=True):
+            text = row.prompt.rstrip(" ") + decode_continuation(self.lm, row.ids, new)
+            texts[row.record].append(text)
         return {i: self._judged(records[i], tuple(own)) for i, own in texts.items()}
 
     def _continue(
@@ -198,7 +191,6 @@ class Yardstick:
             [owner for owner, texts in zip(owners, own, strict=True) for _ in texts],
             changes,
             _ESSENCE_TOKENS,
-            self._limit,
         )
         found: dict[int, float] = {}
         at = 0
@@ -239,9 +231,3 @@ class _TextRow:
     prompt: str
     ids: tuple[int, ...]
     stream: int
-
-
-def _equal_parts(count: int, n_parts: int) -> list[range]:
-    """Some numbers in parts of nearly the same size."""
-    bounds = [count * i // n_parts for i in range(n_parts + 1)]
-    return [range(a, b) for a, b in pairwise(bounds) if a < b]

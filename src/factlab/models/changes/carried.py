@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from factlab.errors import InvalidRequestError, counted
+from factlab.models.budget import GIB
 from factlab.models.changes.algebra import summed
 from factlab.models.changes.change import Change
 from factlab.models.language_model import LanguageModel
@@ -235,6 +236,24 @@ def row_changes(lm: LanguageModel, edits: Sequence[Sequence[Change]]) -> dict[st
         name: _rows_of(lm, name, {n: summed(changes) for n, changes in several.items()}, len(edits))
         for name, several in by_weight.items()
     }
+
+
+def carried_together(lm: LanguageModel, edits: Sequence[Sequence[Change]]) -> list[list[int]]:
+    """Numbers of edits, in order, of which rows carry so many at once as memory has room for."""
+    width = max(4, lm.dtype.itemsize)
+    n_bytes = [
+        width * sum(t.numel() for change in edit for t in change.tensors().values())
+        for edit in edits
+    ]
+    room, held = lm.budget.gib * GIB / 4, 0
+    parts: list[list[int]] = []
+    for number, size in enumerate(n_bytes):
+        if not parts or held + size > room:
+            parts.append([])
+            held = 0
+        parts[-1].append(number)
+        held += size
+    return parts
 
 
 def _rows_of(lm: LanguageModel, name: str, changes: Mapping[int, Change], n_edits: int) -> Carried:
