@@ -92,9 +92,9 @@ def slowly(lm, question: Text, edits) -> tuple[TargetScore, ...]:
     return tuple(found)
 
 
-def check(lm, edits, questions=QUESTIONS, max_batch_tokens=4096) -> list[tuple[TargetScore, ...]]:
+def check(lm, edits, questions=QUESTIONS) -> list[tuple[TargetScore, ...]]:
     carried = row_changes(lm, [edit.updates if edit else () for edit in edits])
-    heard = score_targets(lm, [each.question(lm) for each in questions], carried, max_batch_tokens)
+    heard = score_targets(lm, [each.question(lm) for each in questions], carried)
     atol = 1e-5 if lm.architecture.family in SINGLE_INSIDE else 1e-9
     for question, fast in zip(questions, heard, strict=True):
         slow = slowly(lm, question, edits)
@@ -139,11 +139,12 @@ def test_ranks_that_differ_and_weights_that_several_updates_change(make_model):
     check(lm, [one, dense, None])
 
 
-@pytest.mark.parametrize("max_batch_tokens", [1, 9, 40])
-def test_batches_of_any_size(make_model, max_batch_tokens):
+@pytest.mark.parametrize("memory_gib", [1e-9, 1e-4, 4e-4])
+def test_batches_of_any_size(make_model, memory_gib):
     lm = make_model("gptj", dtype=torch.float64)
     edits = [edit_of(lm, "rome", FACTS[0]), edit_of(lm, "memit", FACTS[1]), None]
-    check(lm, edits, max_batch_tokens=max_batch_tokens)
+    lm.memory_gib = memory_gib
+    check(lm, edits)
 
 
 def test_the_flags_are_those_of_greedy_decoding(make_model):
@@ -160,7 +161,7 @@ def test_the_flags_are_those_of_greedy_decoding(make_model):
             targets = (word, "Rome", f"{word} in", f"{word} Rome and")
             questions += [Text(prompt, targets, owner)] if word.strip(" \ufffd\n") else []
     carried, n_written = row_changes(lm, [edit.updates if edit else () for edit in edits]), 0
-    heard = score_targets(lm, [each.question(lm) for each in questions], carried, 99)
+    heard = score_targets(lm, [each.question(lm) for each in questions], carried)
     for question, several in zip(questions, heard, strict=True):
         for target, one in zip(question.targets, several, strict=True):
             whole = encode(lm.tokenizer, question.prompt, target)
@@ -221,10 +222,10 @@ def test_no_question_and_no_edit(make_model):
 def test_what_is_read_is_bounded(make_model, monkeypatch):
     """Logits of a few tokens at a time, whatever the batch."""
     lm = make_model("gpt2", dtype=torch.float64)
-    wanted = score_targets(lm, [each.question(lm) for each in QUESTIONS], {}, 4096)
+    wanted = score_targets(lm, [each.question(lm) for each in QUESTIONS], {})
     monkeypatch.setattr("factlab.evaluation.measuring.likelihood._READ_AT_ONCE", 3)
     for several, others in zip(
-        score_targets(lm, [each.question(lm) for each in QUESTIONS], {}, 4096),
+        score_targets(lm, [each.question(lm) for each in QUESTIONS], {}),
         wanted,
         strict=True,
     ):
@@ -249,8 +250,8 @@ def test_hooks_are_gone_after_an_exception(make_model):
     carried = row_changes(lm, [edit_of(lm, "rome", FACTS[0]).updates])
     with pytest.raises(KeyboardInterrupt), carrying(lm, carried, [0]):
         raise KeyboardInterrupt
-    before = score_targets(lm, [QUESTIONS[6].question(lm)], {}, 99)
-    assert before == score_targets(lm, [QUESTIONS[6].question(lm)], {}, 99)
+    before = score_targets(lm, [QUESTIONS[6].question(lm)], {})
+    assert before == score_targets(lm, [QUESTIONS[6].question(lm)], {})
 
 
 # -- owners --------------------------------------------------------------------------------------

@@ -191,7 +191,7 @@ def with_added_tokens(make_model, caplog):
         lambda lm: fl.editing.fine_tune(lm, [fl.Fact("{} is in", "Rome", "Zanzibar")]),
         lambda lm: fl.attribute_neurons(lm, "Rome is in", "Zanzibar"),
         lambda lm: corpus_from_texts(lm, ["Zanzibar is an island."], "text", 9, 9),
-        lambda lm: OrdinaryText(lm, ["Zanzibar is an island. " * 9], 9, 99),
+        lambda lm: OrdinaryText(lm, ["Zanzibar is an island. " * 9], 9),
         lambda lm: generate_ids(lm, [[5, 400]], 1, 1, 0),
     ],
 )
