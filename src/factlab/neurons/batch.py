@@ -35,10 +35,6 @@ from factlab.precision import wide
 from factlab.progress import ProgressCallback
 from factlab.tokens import groups, pad
 
-# Tokens whose states are held for one backward pass: on a CPU about a gigabyte for the bundled
-# model.
-_CPU_TOKENS, _GPU_TOKENS = 768, 16_384
-
 
 @dataclass(frozen=True, slots=True)
 class Integrated:
@@ -81,7 +77,7 @@ def integrated_gradients(
     Raises:
         MemoryLimitError: memory ran out.
     """
-    limit = max_batch_tokens or (_CPU_TOKENS if lm.device.type == "cpu" else _GPU_TOKENS)
+    limit = max_batch_tokens or lm.budget.gradient_tokens
     # One token on the left, of which only keys and values are held, is an eighth.
     costs = [len(q.reads) + q.n_prompt / 8 for q in questions]
     found: dict[int, Integrated] = {}

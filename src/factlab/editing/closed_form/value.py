@@ -45,9 +45,6 @@ DEFAULT_CLAMP = 4.0
 # What is noted of every step.
 _TERMS: tuple[str, ...] = ("loss", "nll", "kl", "delta_norm", "target_prob")
 
-# Tokens per step: on a CPU a good gigabyte for the bundled model's gradients.
-_CPU_TOKENS, _GPU_TOKENS = 768, 16_384
-
 
 @dataclass(frozen=True, slots=True)
 class OptimisedValue:
@@ -128,7 +125,7 @@ def optimise_values(
             results[number] = error
     if not prepared:
         return [results[number] for number in range(len(requests))]
-    limit = config.max_batch_tokens or (_CPU_TOKENS if lm.device.type == "cpu" else _GPU_TOKENS)
+    limit = config.max_batch_tokens or lm.budget.gradient_tokens
     setting = f"max_batch_tokens, which is {limit}"
     with lm.frozen(), memory_bounded_by(setting):
         with torch.no_grad():

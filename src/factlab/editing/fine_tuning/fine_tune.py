@@ -186,7 +186,9 @@ class FineTuning:
         config, names = settled.config, self._weight_names(lm, settled.config)
         entries = sum(lm.model.get_parameter(name).numel() for name in names)
         longest = max((len(row) for rows in groups for row in rows), default=1)
-        at_once = max(1, min(_ENTRIES // entries, config.max_batch_tokens // longest))
+        fitting = lm.budget.at_most(lm.budget.sizes.gradient)
+        n_tokens = min(config.max_batch_tokens, fitting)
+        at_once = max(1, min(_ENTRIES // entries, n_tokens // longest))
         n_steps = config.steps * -(-len(groups) // at_once)
         ends: list[Descended | EditError] = []
         for start in range(0, len(groups), at_once):
