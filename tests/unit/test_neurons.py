@@ -118,7 +118,7 @@ def test_a_single_token_prompt(make_model):
         ((["a b"], ["c", "d"]), InvalidRequestError, "1 prompt but 2 targets"),
         (([" "],), TokenizationError, "prompt is empty"),
         (([PROMPT], [""]), InvalidRequestError, "target is empty"),
-        (([PROMPT], ["Rome " * 300]), TokenizationError, "takes at most 256"),
+        ((["Rome " * 300],), TokenizationError, "takes at most 256"),
     ],
 )
 def test_what_cannot_be_attributed(make_model, args, error, message):

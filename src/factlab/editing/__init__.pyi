@@ -18,6 +18,7 @@ from .configs import MethodConfig as MethodConfig
 from .configs import RomeConfig as RomeConfig
 from .configs import ValueConfig as ValueConfig
 from .edit import Edit as Edit
+from .edit import current_versions as current_versions
 from .edit_run import Answer as Answer
 from .edit_run import EditRun as EditRun
 from .fine_tuning.fine_tune import fine_tune as fine_tune
@@ -39,6 +40,7 @@ from .runs import edit_sequence as edit_sequence
 from .runs import edit_together as edit_together
 from .shipping.compare import ModelDiff as ModelDiff
 from .shipping.compare import compare as compare
+from .shipping.document import BaseModelInfo as BaseModelInfo
 from .statistics import edit_statistics as edit_statistics
 from .trained.configs import KeConfig as KeConfig
 from .trained.configs import MendConfig as MendConfig

@@ -21,7 +21,7 @@ from factlab.precision import wide
 from factlab.tokens import TokenBatch, groups, pad
 
 # Weights of many facts: for each parameter a stack, one per fact, or one for all.
-Stack = Float[Tensor, "group rows columns"]
+Stack = Float[Tensor, "group _ _"]
 
 
 @dataclass(frozen=True, slots=True)
