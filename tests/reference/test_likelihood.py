@@ -223,7 +223,7 @@ def test_what_is_read_is_bounded(make_model, monkeypatch):
     """Logits of a few tokens at a time, whatever the batch."""
     lm = make_model("gpt2", dtype=torch.float64)
     wanted = score_targets(lm, [each.question(lm) for each in QUESTIONS], {})
-    monkeypatch.setattr("factlab.evaluation.measuring.likelihood._READ_AT_ONCE", 3)
+    monkeypatch.setattr(type(lm.budget), "readout_tokens", 3)
     for several, others in zip(
         score_targets(lm, [each.question(lm) for each in QUESTIONS], {}),
         wanted,

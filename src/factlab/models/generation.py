@@ -159,7 +159,7 @@ class _Drawing:
     sampling: Sampling
     ends: set[int]
     never: Int[Tensor, " never"]
-    draws: Sequence[Float[Tensor, " step"]]
+    draws: Sequence[Float[Tensor, " _"]]
 
     def next_ids(
         self, logits: Float[Tensor, "batch vocab"], rows: Sequence[int], step: int

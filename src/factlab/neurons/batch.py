@@ -28,7 +28,7 @@ from factlab.hooks import Site, Stream, intervene
 from factlab.models.allocator import memory_bounded_by
 from factlab.models.cache import Prefix, RecordingCache
 from factlab.models.language_model import LanguageModel
-from factlab.models.reading import READ_AT_ONCE, Reads, target_logprobs, wide_logits
+from factlab.models.reading import Reads, target_logprobs, wide_logits
 from factlab.models.replay import Hidden
 from factlab.neurons.quadrature import GROWTH, Nodes, Quadrature
 from factlab.precision import wide
@@ -236,7 +236,8 @@ class _Batch:
         ids = self._reads.ids.repeat(repeats)
         logprobs = torch.zeros(len(states), dtype=wide(states.dtype), device="cpu")
         slopes = torch.zeros_like(states)
-        for some in torch.arange(len(rows), device="cpu").split(READ_AT_ONCE):
+        every, at_once = torch.arange(len(rows), device="cpu"), self._lm.budget.readout_tokens
+        for some in every.split(at_once):
             at = rows[some].to(states.device), columns[some].to(states.device)
             read = states[at].requires_grad_(True)
             with torch.enable_grad():

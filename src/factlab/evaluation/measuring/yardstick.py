@@ -78,9 +78,13 @@ class Yardstick:
             return self._measured(records, [0] * len(records), generated, {})
         found: list[Measurement] = []
         for part in carried_together(self.lm, [edit.updates for edit in edits]):
-            some, flags = ([each[i] for i in part] for each in (records, generated))
             changes = row_changes(self.lm, [edits[i].updates for i in part])
-            found += self._measured(some, range(len(part)), flags, changes)
+            found += self._measured(
+                [records[i] for i in part],
+                range(len(part)),
+                [generated[i] for i in part],
+                changes,
+            )
         return found
 
     def _measured(
