@@ -211,9 +211,9 @@ def test_targets_that_tokenise_the_prompt_otherwise(make_model, monkeypatch, fam
 
 def test_no_question_and_no_edit(make_model):
     lm = make_model("gpt2", dtype=torch.float64)
-    assert score_targets(lm, [], {}, 10) == []
+    assert score_targets(lm, [], {}) == []
     plain = [Text(q.prompt, q.targets) for q in QUESTIONS]
-    heard = score_targets(lm, [each.question(lm) for each in plain], {}, 64)
+    heard = score_targets(lm, [each.question(lm) for each in plain], {})
     for question, fast in zip(plain, heard, strict=True):
         for one, other in zip(fast, slowly(lm, question, [None]), strict=True):
             assert one.logprobs == pytest.approx(other.logprobs, abs=1e-9)

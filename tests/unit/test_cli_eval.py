@@ -371,7 +371,7 @@ def test_the_first_interrupt_asks_and_the_second_stops(capsys):
     # Tests that run side by side ignore the signal.
     outside = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        session = Session(None, None, None, [], False)
+        session = Session(None, None, None, [], None, False)
         with pytest.raises(KeyboardInterrupt), finishing_on_interrupt(session) as should_stop:
             assert not should_stop()
             signal.raise_signal(signal.SIGINT)

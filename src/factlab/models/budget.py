@@ -99,7 +99,7 @@ class Budget:
         InvalidRequestError: the memory is no positive number.
     """
 
-    gib: float
+    gib: int | float
     sizes: Sizes
     on_cpu: bool
 
@@ -183,7 +183,7 @@ class MemoryLimit:
             vars(lm)["_memory_gib"] = default_gib({p.device for p in lm.model.parameters()})
         return vars(lm)["_memory_gib"]
 
-    def __set__(self, lm: "LanguageModel", gib: float | None) -> None:
+    def __set__(self, lm: "LanguageModel", gib: int | float | None) -> None:
         if gib is not None:
             check_gib(gib)
         vars(lm)["_memory_gib"] = gib

@@ -67,7 +67,7 @@ class LanguageModel:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         name: str | None = None,
-        memory_gib: float | None = None,
+        memory_gib: int | float | None = None,
     ) -> None:
         self.memory_gib = memory_gib
         check_model(model)

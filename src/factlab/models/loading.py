@@ -25,7 +25,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
-    memory_gib: float | None = None,
+    memory_gib: int | float | None = None,
     progress: ProgressCallback = silent,
 ) -> LanguageModel:
     """Load a language model.

@@ -66,7 +66,7 @@ def check_request(
     name_or_path: str | Path | None = None,
     device: "str | torch.device | None" = None,
     dtype: "str | torch.dtype | None" = None,
-    memory_gib: float | None = None,
+    memory_gib: int | float | None = None,
 ) -> ModelRequest:
     """Settle what model is wanted, and refuse what cannot be there, without loading it.
 
@@ -91,7 +91,7 @@ def check_request(
     return ModelRequest(kind, name, settled_dtype, placement)
 
 
-def check_gib(gib: float) -> None:
+def check_gib(gib: int | float) -> None:
     """Refuse what is no amount of memory.
 
     Raises:
