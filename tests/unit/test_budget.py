@@ -38,7 +38,7 @@ def test_what_is_kept_besides_counts():
     assert budget.pass_tokens(kept=10_000) < budget.pass_tokens()
 
 
-@pytest.mark.parametrize("gib", [0, -1, float("nan"), float("inf"), True, "4"])
+@pytest.mark.parametrize("gib", [0, -1, float("nan"), float("inf"), True])
 def test_no_amount_of_memory(make_model, gib):
     lm = make_model("gpt2")
     with pytest.raises(InvalidRequestError, match=r"\(--memory-gib\) must be a number of GiB"):
