@@ -200,7 +200,7 @@ class PatchBoard:
                 try:
                     self._put(patches, pile.applications)
                     yield pile
-                except Exception:
+                except Exception:  # of any kind; an interrupt is met below, wherever it comes
                     self.remove(pile.applications)
                     raise
                 self.remove(pile.applications)
@@ -227,7 +227,7 @@ class PatchBoard:
                 try:
                     self._set({name: [] for name in lifted})
                     yield
-                except Exception:
+                except Exception:  # of any kind; an interrupt is met below, wherever it comes
                     self._put_back(lifted)
                     raise
                 self._put_back(lifted)
@@ -255,7 +255,7 @@ class PatchBoard:
         applied += new
         try:
             self._set(planned)
-        except Exception:
+        except Exception:  # nothing was put on; after an interrupt some may be, and stay noted
             del applied[len(applied) - len(new) :]
             raise
 
