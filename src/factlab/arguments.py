@@ -49,9 +49,8 @@ class Checked(Protocol, Generic[P, R_co]):
 class Lockable(Protocol):
     """What one thread at a time may use."""
 
-    @property
-    def lock(self) -> AbstractContextManager[Any]:
-        """Is held by the thread that uses it, which may take it again."""
+    def alone(self) -> AbstractContextManager[None]:
+        """A block in which other threads wait; the same thread may enter it again."""
         ...
 
 
@@ -83,7 +82,7 @@ def _wrapped(function: Callable[..., Any], several: str, in_steps: bool) -> Any:
         for name, value in call.arguments.items():
             _check(function.__name__, name, value, signature.parameters[name].annotation, several)
         lm = call.arguments.get("lm")
-        alone = lm.lock if isinstance(lm, Lockable) and not in_steps else nullcontext()
+        alone = lm.alone() if isinstance(lm, Lockable) and not in_steps else nullcontext()
         if "progress" not in call.arguments:
             with alone:
                 return function(*args, **kwargs)

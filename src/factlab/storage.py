@@ -44,6 +44,11 @@ def cache_dir() -> Path:
     return Path(override) if override else Path(platformdirs.user_cache_dir("factlab"))
 
 
+def first_there(*paths: Path) -> Path:
+    """The first path at which there is something; if there is nothing at any, the first."""
+    return next((path for path in paths if path.exists()), paths[0])
+
+
 @contextmanager
 def explained(action: str, path: Path) -> Iterator[None]:
     """Turn the operating system's refusal into one sentence that names the file."""

@@ -7,6 +7,7 @@ from factlab.editing.closed_form.contexts import sample_contexts
 from factlab.editing.configs import ContextConfig, Needs
 from factlab.errors import InvalidRequestError
 from factlab.facts import Fact
+from factlab.models.identity.identity import Identity
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.stats.configs import StatsConfig
@@ -30,8 +31,8 @@ class Background:
     moments: dict[int, SecondMoment] = field(default_factory=dict[int, SecondMoment])
     past_facts: tuple[Fact, ...] = ()
     given: frozenset[int] = frozenset()
-    _contexts: dict[tuple[str, ContextConfig], list[str]] = field(
-        default_factory=dict[tuple[str, ContextConfig], list[str]]
+    _contexts: dict[tuple[Identity, ContextConfig], list[str]] = field(
+        default_factory=dict[tuple[Identity, ContextConfig], list[str]]
     )
     _weighed: set[int] = field(default_factory=set[int])
 
@@ -44,7 +45,7 @@ class Background:
 
     def contexts(self, lm: LanguageModel, config: ContextConfig) -> list[str]:
         """Texts to put before prompts; the first is empty."""
-        key = lm.fingerprint, config  # of the model before its edits, which sequences share
+        key = lm.identify(), config  # of the model before its edits, which sequences share
         if key not in self._contexts:
             self._contexts[key] = sample_contexts(lm, config)
         return self._contexts[key]

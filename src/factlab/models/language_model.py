@@ -1,8 +1,8 @@
 """`LanguageModel`: the noun that everything else takes as its first argument."""
 
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from jaxtyping import Float
@@ -21,9 +21,10 @@ from factlab.models.accept import check_model, check_tokenizer
 from factlab.models.budget import Budget, MemoryLimit, Sizes
 from factlab.models.changes.board import PatchBoard
 from factlab.models.check import check_finite, check_replay, check_structure, resolve
-from factlab.models.identity import Fingerprints
+from factlab.models.identity.identity import Identifier, Identity
 from factlab.models.recall import Recall
 from factlab.models.replay import Frame, Hidden, Shell
+from factlab.progress import ProgressCallback, silent
 from factlab.writing import check_text, check_texts, joined
 
 
@@ -82,7 +83,7 @@ class LanguageModel:
         self.patches = PatchBoard(model, self.lock)
         self.shell = Shell(model, self.architecture, returns_tuple)
         self._layers = list(model.get_submodule(self.architecture.layers).children())
-        self._fingerprints, self.recall = Fingerprints(model), Recall()
+        self._identifier, self.recall = Identifier(model, tokenizer), Recall()
         self._n_cached = check_replay(self)
         texts.warn_of_unknown_tokens(self)
 
@@ -181,17 +182,63 @@ class LanguageModel:
         """Orientation of MLP output projections: `out_in` (nn.Linear) or `in_out` (Conv1D)."""
         return layout_of(self.module(Site(0, Stream.MLP)))
 
+    # -- identity ---------------------------------------------------------------------------
+
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of config and weights, any applied edits taken off: what this model *is*."""
-        with self.lock:
-            return self._fingerprints.of(self.patches.originals())
+        """SHA-256 of the weights, any applied edits taken off, and of what is computed with them.
+
+        Entries of the config that change nothing that is computed, such as `pad_token_id`, are no
+        part of it. It is made anew whenever bits have changed, in whatever way; see
+        `models/identity/`.
+        """
+        return self.identify().fingerprint
 
     @property
     def live_fingerprint(self) -> str:
         """The same of the weights as they are now, applied edits included."""
+        return self.identify(live=True).fingerprint
+
+    def identify(self, live: bool = False, progress: ProgressCallback = silent) -> Identity:
+        """What this model is: its fingerprint, and a digest of its tokenizer.
+
+        Args:
+            live: of the weights as they are now, applied edits included.
+            progress: called with MiB of weights hashed and in all, if there are any to hash.
+        """
         with self.lock:
-            return self._fingerprints.of({})
+            fingerprint = self._identifier.fingerprint(self._instead(live), progress=progress)
+            return Identity(fingerprint, self._identifier.tokenizer())
+
+    def matches(self, fingerprint: str, live: bool = False, roughly: bool = False) -> bool:
+        """Whether a fingerprint, made by this factlab or an earlier one, is of this model.
+
+        Args:
+            fingerprint: that something was saved with.
+            live: ask about the weights as they are now, applied edits included.
+            roughly: look only at a sample of the bits of weights that were hashed before. Notices
+                whole matrices that were changed, in a tenth of the time.
+        """
+        with self.lock:
+            return self._identifier.matches(fingerprint, self._instead(live), roughly)
+
+    def fingerprint_of_old(self, live: bool = False) -> str:
+        """The fingerprint that factlab 0.1 gave this model; what it kept has names made of it.
+
+        Args:
+            live: of the weights as they are now, applied edits included.
+        """
+        with self.lock:
+            return self._identifier.unsigned(self._instead(live))
+
+    def _instead(self, live: bool) -> dict[str, Tensor]:
+        return {} if live else self.patches.originals()
+
+    @contextmanager
+    def alone(self) -> Generator[None, None, None]:
+        """A block in which other threads wait, and what the model is, is looked up only once."""
+        with self.lock, self._identifier.steady():
+            yield
 
     # -- running ----------------------------------------------------------------------------
 

@@ -3,27 +3,29 @@
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
+from factlab.models.identity.identity import Identity
+
 T = TypeVar("T")
 
 
 class Recall:
     """Answers to questions about a model that cost too much to be asked twice.
 
-    An answer holds for the weights it was worked out on; for others it is worked out anew.
+    An answer holds for the model it was worked out on; for another it is worked out anew.
     """
 
     def __init__(self) -> None:
-        self._known: dict[Hashable, tuple[str, Any]] = {}
+        self._known: dict[Hashable, tuple[Identity, Any]] = {}
 
-    def of(self, question: Hashable, fingerprint: str, work_out: Callable[[], T]) -> T:
+    def of(self, question: Hashable, identity: Identity, work_out: Callable[[], T]) -> T:
         """The answer to a question.
 
         Args:
             question: names it.
-            fingerprint: of the weights that the answer is for.
+            identity: of the model that the answer is for.
             work_out: gives the answer, if it is not known.
         """
         known = self._known.get(question)
-        if known is None or known[0] != fingerprint:
-            known = self._known[question] = fingerprint, work_out()
+        if known is None or known[0] != identity:
+            known = self._known[question] = identity, work_out()
         return known[1]

@@ -13,7 +13,7 @@ from factlab.models.language_model import LanguageModel
 from factlab.models.texts import tokenise
 from factlab.progress import ProgressCallback, silent
 from factlab.stats.configs import TextSource
-from factlab.storage import cache_dir, read_tensors, write_tensors
+from factlab.storage import cache_dir, first_there, read_tensors, write_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +182,14 @@ def corpus_from_model(
     row_length = min(row_length, lm.context_length or row_length)
     n_rows = -(-n_tokens // row_length)
     start, ends = start_token_id(lm), sorted(eos_ids(lm))
-    recipe = (
-        f"sample 3|{lm.live_fingerprint}|{lm.dtype}|{start}|{ends}|{n_rows}|{row_length}|{seed}"
-    )
-    path = (
-        cache_dir() / "corpora" / f"{hashlib.sha256(recipe.encode()).hexdigest()[:24]}.safetensors"
-    )
+    size = f"{n_rows}|{row_length}|{seed}"
+
+    def path_of(fingerprint: str) -> Path:
+        recipe = f"sample 3|{fingerprint}|{lm.dtype}|{start}|{ends}|{size}"
+        name = hashlib.sha256(recipe.encode()).hexdigest()[:24]
+        return cache_dir() / "corpora" / f"{name}.safetensors"
+
+    path = first_there(path_of(lm.live_fingerprint), path_of(lm.fingerprint_of_old(live=True)))
     source = f"text sampled from the model (seed {seed})"
     if use_cache and path.exists():
         return Corpus(_read_rows(lm, path, start, (n_rows, row_length)), source)

@@ -155,8 +155,7 @@ class SecondMoment(Result, EqualByContent):
                 f"but {lm.name} has {lm.n_layers} layers with keys of {lm.d_mlp} dimensions."
             )
         # The live one only if need be: of an edited model it is made anew every time.
-        is_unedited = self.fingerprint == lm.fingerprint
-        if not is_unedited and self.fingerprint != lm.live_fingerprint:
+        if not lm.matches(self.fingerprint) and not lm.matches(self.fingerprint, live=True):
             raise WrongModelError(
                 f"These statistics of layer {self.layer} were collected on a model with "
                 f"fingerprint {self.fingerprint[:12]}, but {lm.name} has {lm.fingerprint[:12]}. "

@@ -12,7 +12,7 @@ from factlab.stats.collect import collect_second_moments
 from factlab.stats.configs import StatsConfig
 from factlab.stats.corpus import Corpus, corpus_from_model
 from factlab.stats.moments import SecondMoment
-from factlab.storage import cache_dir
+from factlab.storage import cache_dir, first_there
 
 
 @checked()
@@ -38,6 +38,7 @@ def second_moments(
         StorageError: a file in the cache is damaged.
     """
     config = config or StatsConfig()
+    lm.identify(live=True, progress=progress)
     if corpus is None:
         corpus = corpus_from_model(
             lm, config.n_tokens(lm), config.row_length, config.seed, progress, not recompute
@@ -58,9 +59,14 @@ def second_moments(
 
 
 def _path(lm: LanguageModel, layer: int, corpus: Corpus) -> Path:
-    recipe = f"moment 1|{lm.live_fingerprint}|{lm.dtype}|{layer}|{corpus.digest}"
-    name = hashlib.sha256(recipe.encode()).hexdigest()[:24]
-    return cache_dir() / "second-moments" / f"layer-{layer}-{name}.safetensors"
+    """Where the second moment is or is to be. What the tokenizer has done is in the corpus."""
+
+    def path(fingerprint: str) -> Path:
+        recipe = f"moment 1|{fingerprint}|{lm.dtype}|{layer}|{corpus.digest}"
+        name = hashlib.sha256(recipe.encode()).hexdigest()[:24]
+        return cache_dir() / "second-moments" / f"layer-{layer}-{name}.safetensors"
+
+    return first_there(path(lm.live_fingerprint), path(lm.fingerprint_of_old(live=True)))
 
 
 def _load(path: Path, lm: LanguageModel, layer: int) -> SecondMoment:

@@ -11,6 +11,7 @@ from factlab.documents import JsonValue, validated
 from factlab.errors import InvalidRequestError, StorageError, TokenizationError, counted
 from factlab.facts import Fact
 from factlab.journal import Journal, Line, Shard, selected_cases
+from factlab.models.identity.run_model import run_model
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.tracing.average import FORMAT, AverageTrace, average_records, rounded, rounded_rows
@@ -67,12 +68,13 @@ def average_trace(
         raise InvalidRequestError(f"limit={limit} must be at least 1.")
     if not facts:
         raise InvalidRequestError("The list of facts is empty. Give at least one.")
-    request = _request(lm, facts, config, limit)
+    run = None if folder is None else Path(folder)
+    request = _request(lm, facts, config, limit, run, progress)
 
     def select() -> Line:
         return _select(lm, facts, config, limit, progress)
 
-    if folder is None:
+    if run is None:
         if shard.total > 1:
             raise InvalidRequestError("A shard needs a folder in which to leave its records.")
         findings = select()
@@ -81,15 +83,15 @@ def average_trace(
         return average_records(request, findings, dict(traced))
     may_go_on = resume or shard.total > 1
     if may_go_on:
-        request["limit"] = _go_on_to(Path(folder), request, select)
-    journal = Journal.open(Path(folder), request, select, resume=may_go_on)
+        request["limit"] = _go_on_to(run, request, select)
+    journal = Journal.open(run, request, select, resume=may_go_on)
     settled = _settled(journal.findings)
     with journal.writing(shard) as writer:
         selected = shard.of(journal.cases(len(facts)))
         cases = [i for i in selected if i not in journal.records]
         for case, record in _trace_each(lm, facts, settled, cases, progress):
             writer.append(case, record)
-    return AverageTrace.load(folder)
+    return AverageTrace.load(run)
 
 
 def _go_on_to(folder: Path, request: Line, select: Callable[[], Line]) -> JsonValue:
@@ -129,13 +131,18 @@ def _go_on_to(folder: Path, request: Line, select: Callable[[], Line]) -> JsonVa
 
 
 def _request(
-    lm: LanguageModel, facts: Sequence[Fact], config: TraceConfig, limit: int | None
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    config: TraceConfig,
+    limit: int | None,
+    folder: Path | None,
+    progress: ProgressCallback,
 ) -> Line:
     """What makes two runs the same run."""
     listed = json.dumps([asdict(fact) for fact in facts], ensure_ascii=False)
     return {
         "format": FORMAT,
-        "model": {"name": lm.name, "fingerprint": lm.live_fingerprint, "dtype": str(lm.dtype)},
+        "model": run_model(lm, folder, progress),
         "facts": hashlib.sha256(listed.encode()).hexdigest(),
         "n_facts": len(facts),
         "limit": limit,

@@ -14,11 +14,11 @@ same seed gives the same noise on every device and in every dtype.
 """
 
 from collections.abc import Sequence
-from weakref import WeakKeyDictionary
+from functools import partial
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from factlab.facts import Fact, TokenSpan
 from factlab.models.language_model import LanguageModel
@@ -133,23 +133,13 @@ def _vocabulary(lm: LanguageModel) -> Float[Tensor, "vocab width"]:
     return lm.embedding(torch.arange(n_tokens, device=lm.device)).cpu().float()
 
 
-# By embedding: where its weights were, how often they had changed, and what was fitted.
-_fitted: WeakKeyDictionary[nn.Module, tuple[tuple[int, int], tuple[Tensor, Tensor]]] = (
-    WeakKeyDictionary()
-)
-
-
 def _fit_embeddings(lm: LanguageModel) -> tuple[Tensor, Tensor]:
     """Mean of the token embeddings and the symmetric root of their covariance."""
-    weight = lm.embedding.weight
-    version, fit = _fitted.get(lm.embedding, (None, None))
-    if fit is None or version != (weight.data_ptr(), weight._version):
-        fit = _fit(_vocabulary(lm))
-        _fitted[lm.embedding] = (weight.data_ptr(), weight._version), fit
-    return fit
+    return lm.recall.of("embeddings", lm.identify(live=True), partial(_fit, lm))
 
 
-def _fit(rows: Float[Tensor, "vocab width"]) -> tuple[Tensor, Tensor]:
+def _fit(lm: LanguageModel) -> tuple[Tensor, Tensor]:
+    rows = _vocabulary(lm)
     values, vectors = torch.linalg.eigh(rows.T.cov().cpu().double())
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     return rows.mean(0), root.float()

@@ -169,7 +169,7 @@ class TrainedEditor(Result):
                 f"{lm.name} has others there. Load {self.base.name}, or train an editor for "
                 f"{lm.name}."
             )
-        if self.base.fingerprint != lm.fingerprint:
+        if not lm.matches(self.base.fingerprint):
             raise WrongModelError(
                 f"This {self.name} was trained for {self.base.name} (fingerprint "
                 f"{self.base.fingerprint[:12]}), not for {lm.name} ({lm.fingerprint[:12]}). Load "

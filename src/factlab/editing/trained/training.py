@@ -34,6 +34,7 @@ from factlab.editing.trained.store import (
 from factlab.errors import EditError, InvalidRequestError
 from factlab.journal import Journal, Shard, Writer
 from factlab.models.allocator import memory_bounded_by
+from factlab.models.identity.run_model import run_model
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.results import Drawn, Tabular
@@ -166,6 +167,7 @@ def train_editor(
         raise InvalidRequestError("The model carries edits. Train on the model without them.")
     network = network or MendConfig()
     config = (config or TrainConfig()).settled(network)
+    lm.identify(progress=progress)
     training = _Training(lm, data, Path(out), network, config)
     journal = Journal.open(training.folder, training.request, dict, resume)
     with journal.writing(Shard()) as writer:
@@ -197,7 +199,7 @@ class _Training:
         numbers = {n: v for n, v in config.model_dump(mode="json").items() if n not in _MAY_DIFFER}
         self.request: dict[str, Any] = {
             "training": kind_of(network),
-            "model": {"name": lm.name, "fingerprint": lm.fingerprint, "dtype": str(lm.dtype)},
+            "model": run_model(lm, folder),
             "data": {
                 "kind": data.kind,
                 "examples": data.examples_hash,

@@ -14,7 +14,7 @@ from factlab.evaluation.measuring.yardstick import Yardstick, is_finite
 from factlab.storage import cache_dir, read_json, write_json
 
 # Of what is measured and how: another one for texts that are drawn or tokenised otherwise.
-_FORMAT = "factlab unedited 2"
+_FORMAT = "factlab unedited 3"
 
 
 class Unedited:
@@ -36,7 +36,8 @@ class Unedited:
     ) -> None:
         lm = yardstick.lm
         settings = yardstick.config.model_dump(mode="json", exclude={"n_generated"})
-        key = [_FORMAT, lm.live_fingerprint, str(lm.dtype), settings, references_hash(references)]
+        identity = lm.identify(live=True)
+        key = [_FORMAT, *identity, str(lm.dtype), settings, references_hash(references)]
         if yardstick.config.drift_tokens:  # which is from the model without any edits
             key += [lm.fingerprint, ordinary_text_hash(ordinary_text)]
         self._yardstick = yardstick

@@ -14,7 +14,7 @@ from factlab.arguments import checked
 from factlab.data.fact_files import check_conflicts
 from factlab.data.record_files import record_hash
 from factlab.data.records import Record, References, as_records
-from factlab.documents import validated
+from factlab.documents import JsonValue, validated
 from factlab.editing.background import Background
 from factlab.editing.configs import MethodConfig, Mode
 from factlab.editing.edit import current_versions
@@ -38,6 +38,7 @@ from factlab.evaluation.running.saved_run import ADVICE, FORMAT, Run, load_run
 from factlab.facts import Fact
 from factlab.journal import Journal, Line, Shard
 from factlab.models.generation import STREAMS
+from factlab.models.identity.run_model import run_model
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 
@@ -148,7 +149,7 @@ def evaluate(
     folder = Path(out)
     yardstick = Yardstick(lm, asked.measure, asked.references, ordinary_text)
     unedited = Unedited(yardstick, asked.references, ordinary_text, Path(cache) if cache else None)
-    request = _request(lm, asked)
+    request = _request(asked, run_model(lm, folder, progress))
     check_streams(folder, request)
     if resume:
         look_at = partial(_usable, yardstick.texts, asked.records)
@@ -241,7 +242,7 @@ def _blocks(cases: Sequence[int], shard: Shard, batch_size: int) -> list[Sequenc
 # -- what a run is ----------------------------------------------------------------------------
 
 
-def _request(lm: LanguageModel, asked: Evaluation) -> Line:
+def _request(asked: Evaluation, model: JsonValue) -> Line:
     """What makes two runs the same run. Batch size and memory do not."""
     measure, drift_tokens = asked.measure, asked.measure.drift_tokens
     texts: Line = {
@@ -253,7 +254,7 @@ def _request(lm: LanguageModel, asked: Evaluation) -> Line:
         texts["streams"] = STREAMS
     return {
         "format": FORMAT,
-        "model": {"name": lm.name, "fingerprint": lm.live_fingerprint, "dtype": str(lm.dtype)},
+        "model": model,
         "data": {
             "name": asked.data_name,
             "sha256": record_hash(asked.records),

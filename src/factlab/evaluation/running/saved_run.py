@@ -29,7 +29,8 @@ class RunModel(BaseModel):
 
     Attributes:
         name: where it was loaded from.
-        fingerprint: of its weights.
+        fingerprint: of its weights, applied edits included.
+        tokenizer: digest of its tokenizer; runs of factlab 0.1 do not say it.
         dtype: of its weights.
     """
 
@@ -37,6 +38,7 @@ class RunModel(BaseModel):
 
     name: str
     fingerprint: str
+    tokenizer: str = ""
     dtype: str
 
 
@@ -161,6 +163,7 @@ class Run(Result):
         return (
             ours.data.benchmark == theirs.data.benchmark
             and ours.model.fingerprint == theirs.model.fingerprint
+            and ours.model.tokenizer == theirs.model.tokenizer
             and ours.model.dtype == theirs.model.dtype
             and (ours.data.sha256 == theirs.data.sha256 or ours.data.name == theirs.data.name)
         )
