@@ -7,8 +7,8 @@ what shows whether it still holds:
   writing through `.data`, NumPy or a merge of adapters goes unnoticed by the first;
 * sums of the bits of every 512 bytes: as fast as memory is read, and only numbers that change
   places within 512 bytes escape them;
-* the same of a sample of those stretches, where even that is too slow: whole matrices that were
-  changed are noticed, single rows perhaps not.
+* some numbers of each weight, where even that is too slow: whole matrices that were changed are
+  noticed, single rows perhaps not.
 """
 
 import hashlib
@@ -25,7 +25,8 @@ from torch import Tensor
 from factlab.progress import ProgressCallback, silent
 
 _STRETCH = 512  # bytes whose bits are summed
-_N_SAMPLED = 32  # stretches of each weight
+_N_SAMPLED = 64  # numbers of each weight
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _LABEL = "hashing the model"
 
 
@@ -38,7 +39,7 @@ class _Known:
         version: how often the weight had been changed, or None if nobody counts.
         place: of its numbers in memory, and their type.
         sums: of its bits.
-        sample: of some of its bits.
+        sample: the bits of some of its numbers.
         digest: SHA-256.
         seen: the last block (see `steady`) in which the sums were compared.
     """
@@ -47,7 +48,7 @@ class _Known:
     version: int | None
     place: tuple[int, torch.dtype]
     sums: bytes
-    sample: bytes
+    sample: Tensor
     digest: bytes
     seen: int
 
@@ -84,17 +85,19 @@ class WeightDigests:
 
         Args:
             weights: by name, which is part of the digest.
-            roughly: compare only a sample of the bits of those that are known.
+            roughly: compare only some numbers of each, unless one of these differs.
             progress: called with MiB done and in all, if any are to be hashed.
         """
-        digests: dict[str, bytes] = {}
-        missing: dict[str, Tensor] = {}
-        for name, weight in weights.items():
-            known = self._still_known(name, weight, roughly)
-            if known is None:
-                missing[name] = weight
-            else:
-                digests[name] = known
+        known = {name: self._known_of(name, weight) for name, weight in weights.items()}
+        unsure = {name: each for name, each in known.items() if each and not self._is_sure(each)}
+        if not (roughly and _samples_hold(unsure, weights)):
+            for name, each in unsure.items():
+                if each.sums == _sums(weights[name]):
+                    each.seen = self._block
+                else:
+                    known[name] = None
+        digests = {name: each.digest for name, each in known.items() if each}
+        missing = {name: weights[name] for name, each in known.items() if not each}
         total, done = sum(weight.nbytes for weight in missing.values()), 0
         for name, made in _made(missing, self._block):
             progress(_LABEL, done >> 20, total >> 20)
@@ -106,18 +109,15 @@ class WeightDigests:
             progress(_LABEL, total >> 20, total >> 20)
         return digests
 
-    def _still_known(self, name: str, weight: Tensor, roughly: bool) -> bytes | None:
+    def _known_of(self, name: str, weight: Tensor) -> _Known | None:
+        """What is known of a weight, unless it shows at once that it holds no longer."""
         known = next((k for k in self._known.get(name, []) if k.weight() is weight), None)
-        if known is None or (known.version, known.place) != (_version(weight), _place(weight)):
-            return None
-        if self._depth and known.seen == self._block and known.version is not None:
-            return known.digest
-        if roughly:
-            return known.digest if known.sample == _sums(weight, _N_SAMPLED) else None
-        if known.sums != _sums(weight):
-            return None
-        known.seen = self._block
-        return known.digest
+        now = _version(weight), _place(weight)
+        return known if known and (known.version, known.place) == now else None
+
+    def _is_sure(self, known: _Known) -> bool:
+        """Whether its bits were compared in this block, and changes since then are counted."""
+        return bool(self._depth) and known.seen == self._block and known.version is not None
 
 
 def _is_other(known: _Known, weight: Tensor) -> bool:
@@ -134,7 +134,7 @@ def _made(weights: Mapping[str, Tensor], block: int) -> Iterable[tuple[str, _Kno
         for (name, weight), digest in zip(weights.items(), digests, strict=True):
             yield name, _Known(
                 weakref.ref(weight), _version(weight), _place(weight), _sums(weight),
-                _sums(weight, _N_SAMPLED), digest, block,
+                _sample(weight).clone(), digest, block,
             )  # fmt: skip
 
 
@@ -153,16 +153,34 @@ def _sha256(name: str, weight: Tensor) -> bytes:
     return made.digest()
 
 
-def _sums(weight: Tensor, n_sampled: int | None = None) -> bytes:
-    """A digest of sums of the bits of all stretches, or of some."""
+def _samples_hold(known: Mapping[str, _Known], weights: Mapping[str, Tensor]) -> bool:
+    """Whether the sampled numbers of all weights are what they were."""
+    kinds: dict[tuple[torch.device, torch.dtype], list[str]] = {}
+    for name, each in known.items():
+        kinds.setdefault((each.sample.device, each.sample.dtype), []).append(name)
+    return all(
+        torch.equal(
+            torch.cat([known[name].sample for name in names]),
+            torch.cat([_sample(weights[name]) for name in names]),
+        )
+        for names in kinds.values()
+    )
+
+
+def _sample(weight: Tensor) -> Tensor:
+    """The bits of some numbers, from all over a weight."""
+    bits = weight.detach().reshape(-1).view(_BITS[weight.element_size()])
+    return bits[:: max(1, len(bits) // _N_SAMPLED)]
+
+
+def _sums(weight: Tensor) -> bytes:
+    """A digest of the sums of the bits of all stretches."""
     flat = weight.detach().reshape(-1)
     if flat.storage_offset() * flat.element_size() % 8:
         flat = flat.clone()  # begins at no multiple of 8 bytes
     bits = flat.view(torch.uint8)
     whole = len(bits) // _STRETCH * _STRETCH
     stretches = bits[:whole].view(torch.int64).view(-1, _STRETCH // 8)
-    if n_sampled is not None:
-        stretches = stretches[:: max(1, len(stretches) // n_sampled)]
     made = hashlib.blake2b(stretches.sum(1).cpu().numpy().data)
     made.update(bits[whole:].cpu().numpy().data)
     return made.digest()
