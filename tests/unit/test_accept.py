@@ -322,3 +322,8 @@ def test_tokenizers_that_cannot_be_used(toy):
     ):
         with pytest.raises(TokenizationError, match=message):
             check_tokenizer(tokenizer)
+
+
+def test_the_context_length_is_found_however_the_config_calls_it(make_model):
+    lengths = {family: make_model(family).context_length for family in ("gpt2", "llama", "mpt")}
+    assert lengths == {"gpt2": 256, "llama": 256, "mpt": 2048}

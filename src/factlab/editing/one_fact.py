@@ -107,6 +107,11 @@ def edit_fact(
     Raises:
         InvalidRequestError: there is no such method, or the fact has nothing to write.
         EditError: the edit failed.
+
+    Examples:
+        >>> result = fl.editing.edit_fact(lm, fact)
+        >>> token, probability = result.after[0]
+        >>> result.edit.save("the-tower-in-rome")
     """
     chosen = method_named(method)
     before = tuple(lm.top_tokens(fact.prompt, _N_TOKENS))

@@ -50,6 +50,12 @@ def edit_each(
     Raises:
         InvalidRequestError: there is no such method, or a fact has nothing to write.
         EditError: an edit failed.
+
+    Examples:
+        >>> run = fl.edit_each(lm, facts, "rome")
+        >>> [edit.method for edit in run.edits]
+        ['rome', 'rome']
+        >>> said_before = [answer.said for answer in run.before]
     """
     facts = listed(facts)
     chosen = method_named(method)
@@ -79,6 +85,12 @@ def edit_together(
     Raises:
         InvalidRequestError: also if the method writes one fact at a time, or facts contradict each
             other.
+
+    Examples:
+        >>> run = fl.edit_together(lm, facts, "memit")
+        >>> run.n_say_new <= len(facts)
+        True
+        >>> run.edits[0].save("both")
     """
     facts = listed(facts)
     chosen = method_named(method)
@@ -118,6 +130,14 @@ def edit_sequence(
     Raises:
         InvalidRequestError: as for `edit_each`, or the method cannot write so many at once.
         EditError: an edit failed.
+
+    Examples:
+        >>> run = fl.edit_sequence(lm, facts, "ft+l")
+        >>> run.n_said_new_right_after >= 0  # not all of which need be said at the end
+        True
+        >>> whole = run.combined()
+        >>> whole.facts == tuple(facts)
+        True
     """
     facts = listed(facts)
     chosen = method_named(method)

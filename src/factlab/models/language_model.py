@@ -27,6 +27,9 @@ from factlab.models.replay import Frame, Hidden, Shell
 from factlab.progress import ProgressCallback, silent
 from factlab.writing import check_text, check_texts, joined
 
+# How configs call the longest sequence.
+_CONTEXT_LENGTHS = ("max_position_embeddings", "max_seq_len", "n_positions", "max_sequence_length")
+
 
 class LanguageModel:
     """A Hugging Face causal language model with everything factlab knows about its structure.
@@ -59,6 +62,12 @@ class LanguageModel:
             wrapped, quantised, without a head, or of layers that differ, or the replay engine
             does not reproduce the model's own forward pass.
         ModelLoadError: a weight is NaN or infinite.
+
+    Examples:
+        >>> mine = fl.LanguageModel(lm.model, lm.tokenizer, name="mine")
+        >>> tokens = mine.top_tokens("The Eiffel Tower is in", k=3)
+        >>> [round(score.prob, 2) <= 1 for score in mine.score(["Rome is in"], ["Italy"])]
+        [True]
     """
 
     memory_gib: MemoryLimit = MemoryLimit()
@@ -115,8 +124,8 @@ class LanguageModel:
     def context_length(self) -> int | None:
         """Longest sequence the model takes, if its config says."""
         config = self.model.config.get_text_config(decoder=True)
-        length = getattr(config, "max_position_embeddings", None)
-        return length if isinstance(length, int) else None
+        lengths = (getattr(config, name, None) for name in _CONTEXT_LENGTHS)
+        return next((length for length in lengths if isinstance(length, int)), None)
 
     @property
     def device(self) -> torch.device:

@@ -51,6 +51,15 @@ def memit(
         InvalidRequestError: facts contradict each other, or one has nothing to write.
         StatisticsError: C is singular.
         EditError: the optimisation failed.
+
+    Source: Meng et al., "Mass-Editing Memory in a Transformer" (2023), algorithm 1.
+
+    Examples:
+        >>> edit = fl.memit(lm, facts)
+        >>> len(edit.facts)
+        2
+        >>> undo = edit.apply_(lm)
+        >>> undo()
     """
     return METHODS["memit"].together(lm, listed(facts), config, background, progress)
 

@@ -63,6 +63,15 @@ def rome(
         InvalidRequestError: the fact has no new target, or the layer is out of range.
         StatisticsError: C is singular.
         EditError: the optimisation failed.
+
+    Source: Meng et al. 2022, section 3.1 and equation 2.
+
+    Examples:
+        >>> edit = fl.rome(lm, fact)
+        >>> [update.rank for update in edit.updates]
+        [1]
+        >>> with edit.applied(lm):
+        ...     said = lm.generate(fact.prompt, max_new_tokens=5)
     """
     return METHODS["rome"].each(lm, [fact], config, background, progress)[0]
 
