@@ -325,6 +325,6 @@ def test_tokenizers_that_cannot_be_used(toy):
 
 
 def test_the_context_length_is_found_however_the_config_calls_it():
-    lm = tiny_model("mpt")
+    lm = fl.models.tiny_model("mpt")
     del lm.model.config.max_position_embeddings  # which configs of MPT do not have
     assert lm.context_length == lm.model.config.max_seq_len == 2048
