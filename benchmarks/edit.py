@@ -25,13 +25,13 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, GPTJConfig,
 
 import factlab as fl
 from factlab.data.well_known import WELL_KNOWN
-from factlab.editing.closed_form.contexts import context_weights
 from factlab.editing.closed_form.layerwise import _Rows, _write
 from factlab.editing.closed_form.lookup import prompt_rows, target_rows
 from factlab.editing.closed_form.memit import least_squares_duals
 from factlab.editing.closed_form.value import DEFAULT_CLAMP, OptimisedValue, optimise_values
 from factlab.editing.closed_form.value_batch import prepare_requests
 from factlab.editing.configs import ValueConfig
+from factlab.editing.contexts import context_weights
 from factlab.editing.requests import ValueRequest
 from factlab.stats.collect import collect_second_moments
 from factlab.stats.corpus import Corpus

@@ -5,6 +5,7 @@ things in a few lines; a notebook adds pictures, or where there are none the fir
 """
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,11 @@ class Drawn(Result):
     def _repr_png_(self) -> bytes | None:
         pictures = self._pictures()
         return pictures[0]._repr_png_() if pictures else None
+
+
+def known(value: float) -> float | None:
+    """A number for a table or for JSON, which has no NaN; None where there is none."""
+    return None if math.isnan(value) else value
 
 
 def _as_html(rows: Sequence[Mapping[str, Any]]) -> str:

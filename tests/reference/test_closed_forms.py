@@ -6,13 +6,13 @@ import torch
 import factlab as fl
 from conftest import FAMILIES, SINGLE_INSIDE
 from factlab.editing.closed_form.alphaedit import null_space, null_space_duals
-from factlab.editing.closed_form.contexts import context_weights
 from factlab.editing.closed_form.emmet import equality_duals
 from factlab.editing.closed_form.lookup import keys_and_outputs, mean_keys, prompt_rows
 from factlab.editing.closed_form.memit import least_squares_duals
 from factlab.editing.closed_form.rank_one import rank_one_factors
 from factlab.editing.closed_form.value import optimise_values
 from factlab.editing.configs import ContextConfig, ValueConfig
+from factlab.editing.contexts import context_weights
 from factlab.editing.requests import ValueRequest
 from factlab.errors import InvalidRequestError
 

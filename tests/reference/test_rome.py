@@ -6,11 +6,11 @@ from torch import Tensor
 
 import factlab as fl
 from conftest import FAMILIES, HABITS, SINGLE_INSIDE
-from factlab.editing.closed_form.contexts import context_weights, sample_contexts
 from factlab.editing.closed_form.lookup import keys_and_outputs, prompt_rows
 from factlab.editing.closed_form.rank_one import rank_one_factors
 from factlab.editing.closed_form.value import OptimisedValue, optimise_values
 from factlab.editing.configs import ContextConfig, ValueConfig
+from factlab.editing.contexts import context_weights, sample_contexts
 from factlab.editing.requests import ValueRequest
 from factlab.errors import (
     EditError,

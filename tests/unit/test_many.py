@@ -5,8 +5,8 @@ import torch
 
 import factlab as fl
 from factlab.editing import methods
-from factlab.editing.closed_form.contexts import context_weights
 from factlab.editing.configs import ValueConfig
+from factlab.editing.contexts import context_weights
 from factlab.editing.runs import EditSequence, answers
 from factlab.errors import EditError, InvalidRequestError, TokenizationError
 from factlab.stats.corpus import corpus_from_texts

@@ -27,7 +27,8 @@ from tiny_records import (
 from factlab.errors import StorageError
 from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.measuring.yardstick import Yardstick
-from factlab.evaluation.running.run import _blocks, evaluate
+from factlab.evaluation.running.planning import blocks_of
+from factlab.evaluation.running.run import evaluate
 from factlab.evaluation.running.saved_run import load_run
 from factlab.journal import Journal, Shard, Writer, merge
 
@@ -285,13 +286,13 @@ def test_shards_leave_nothing_out_and_do_nothing_twice(n_cases, total):
         blocks = [
             block
             for k, size in enumerate(sizes, 1)
-            for block in _blocks(cases, Shard(k, total), size)
+            for block in blocks_of(cases, Shard(k, total), size)
         ]
         assert sorted(case for block in blocks for case in block) == cases
-    whole = _blocks(cases, Shard(), 16)
+    whole = blocks_of(cases, Shard(), 16)
     assert [len(block) for block in whole[:-1]] == [16] * (len(whole) - 1)
     if n_cases >= 16 * total:
-        parts = [b for k in range(total) for b in _blocks(cases, Shard(k + 1, total), 16)]
+        parts = [b for k in range(total) for b in blocks_of(cases, Shard(k + 1, total), 16)]
         assert sorted(parts) == whole, "the same blocks, and so the same bits"
 
 

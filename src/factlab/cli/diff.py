@@ -12,7 +12,7 @@ from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from factlab.editing.shipping.compare import WeightDiff
+    from factlab.editing.model_diff import WeightDiff
 
 _BUNDLED = "bundled"
 _SHOWN = 5
@@ -62,7 +62,7 @@ def diff(
     before.check()
     after.check()
     edited_lm, base_lm = after.load_model(), before.load_model()
-    from factlab.editing.shipping.compare import compare
+    from factlab.editing.model_diff import compare
 
     with session.progress() as report:
         found = compare(base_lm, edited_lm, subjects, report)

@@ -31,6 +31,8 @@ from .method_choice import MethodChoice as MethodChoice
 from .method_choice import MethodRequest as MethodRequest
 from .methods import METHODS as METHODS
 from .methods import method_named as method_named
+from .model_diff import ModelDiff as ModelDiff
+from .model_diff import compare as compare
 from .one_fact import EditedFact as EditedFact
 from .one_fact import edit_fact as edit_fact
 from .requests import said_before as said_before
@@ -38,8 +40,6 @@ from .runs import EditSequence as EditSequence
 from .runs import edit_each as edit_each
 from .runs import edit_sequence as edit_sequence
 from .runs import edit_together as edit_together
-from .shipping.compare import ModelDiff as ModelDiff
-from .shipping.compare import compare as compare
 from .shipping.document import BaseModelInfo as BaseModelInfo
 from .statistics import edit_statistics as edit_statistics
 from .trained.configs import KeConfig as KeConfig

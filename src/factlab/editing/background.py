@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from factlab.editing.closed_form.contexts import sample_contexts
 from factlab.editing.configs import ContextConfig, Needs
+from factlab.editing.contexts import sample_contexts
 from factlab.errors import InvalidRequestError
 from factlab.facts import Fact
 from factlab.models.identity.identity import Identity

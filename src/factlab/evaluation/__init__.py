@@ -2,7 +2,7 @@
 
 The rooms follow what happens: `measuring` asks an edited model, `running` does that for many
 records and keeps what was measured, `scoring` makes numbers of it, and `reporting` makes tables and
-pictures of them.
+pictures of them; `sweeping` does all of it for many methods, settings or places.
 """
 
 import lazy_loader

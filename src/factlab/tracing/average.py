@@ -22,7 +22,7 @@ from factlab.errors import FactlabError, StorageError
 from factlab.estimate import Estimate
 from factlab.facts import TokenSpan
 from factlab.journal import Journal
-from factlab.results import Drawn, Tabular
+from factlab.results import Drawn, Tabular, known
 from factlab.storage import write_json
 from factlab.tracing.configs import TraceConfig
 from factlab.tracing.describe import average_in_words
@@ -126,7 +126,7 @@ class AverageTrace(Tabular, Drawn, EqualByContent):
                 "group": group,
                 "layer": layer,
                 "effect": effect,
-                "half_width": None if math.isnan(width) else width,
+                "half_width": known(width),
                 "n_facts": n_facts,
             }
             for kind, effects in self.effects.items()

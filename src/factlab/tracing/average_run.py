@@ -11,8 +11,8 @@ from factlab.documents import JsonValue, validated
 from factlab.errors import InvalidRequestError, StorageError, TokenizationError, counted
 from factlab.facts import Fact
 from factlab.journal import Journal, Line, Shard, selected_cases
-from factlab.models.identity.run_model import run_model
 from factlab.models.language_model import LanguageModel
+from factlab.models.run_model import run_model
 from factlab.progress import ProgressCallback, silent
 from factlab.tracing.average import FORMAT, AverageTrace, average_records, rounded, rounded_rows
 from factlab.tracing.configs import TraceConfig

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from factlab.estimate import Estimate
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
-from factlab.results import Drawn, Tabular
+from factlab.results import Drawn, Tabular, known
 from factlab.tracing.average_run import average_trace
 from factlab.tracing.configs import TraceConfig
 from factlab.tracing.groups import LAST_SUBJECT
@@ -110,7 +109,7 @@ class LayerChoice(Tabular, Drawn, EqualByContent):
             {
                 "layer": layer,
                 "effect": effect,
-                "half_width": None if isnan(width) else width,
+                "half_width": known(width),
                 "is_candidate": layer in self.candidates,
             }
             for layer, (effect, width) in enumerate(
@@ -126,7 +125,7 @@ class LayerChoice(Tabular, Drawn, EqualByContent):
             "window": self.window,
             "n_facts": self.n_facts,
             "effects": self.effects.tolist(),
-            "half_widths": [None if isnan(width) else width for width in self.half_widths.tolist()],
+            "half_widths": [*map(known, self.half_widths.tolist())],
             "candidates": list(self.candidates),
         }
 

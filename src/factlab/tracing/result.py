@@ -14,7 +14,7 @@ from factlab.documents import check_format, described, parse_json
 from factlab.equality import EqualByContent
 from factlab.errors import InvalidRequestError, StorageError
 from factlab.facts import TokenSpan
-from factlab.results import Drawn, Tabular
+from factlab.results import Drawn, Tabular, known
 from factlab.storage import read_tensors, write_tensors
 from factlab.tracing.configs import KINDS, TraceConfig
 from factlab.tracing.describe import trace_in_words, trace_notes
@@ -145,7 +145,7 @@ class CausalTrace(Tabular, Drawn, EqualByContent):
     def to_json(self) -> dict[str, Any]:
         """Everything, with effects as nested lists; null where nothing was traced."""
         effects = {
-            kind: [[None if isnan(x) else x for x in row] for row in rows.tolist()]
+            kind: [[*map(known, row)] for row in rows.tolist()]
             for kind, rows in self.effects.items()
         }
         return self.summary() | {"effects": effects}

@@ -30,7 +30,6 @@ from torch import Tensor
 from factlab.continuations import Continuation
 from factlab.data.fact_files import check_conflicts
 from factlab.editing.background import Background
-from factlab.editing.closed_form.contexts import context_weights
 from factlab.editing.closed_form.lookup import (
     BATCH_TOKENS,
     mean_keys,
@@ -39,6 +38,7 @@ from factlab.editing.closed_form.lookup import (
 )
 from factlab.editing.closed_form.value import DEFAULT_CLAMP, OptimisedValue, optimise_values
 from factlab.editing.configs import LayerwiseConfig
+from factlab.editing.contexts import context_weights
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.method import FAULTS, Settled
 from factlab.editing.preset_table import Preset

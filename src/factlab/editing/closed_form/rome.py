@@ -17,11 +17,11 @@ from torch import Tensor
 
 from factlab.arguments import checked, listed
 from factlab.editing.background import Background
-from factlab.editing.closed_form.contexts import context_weights
 from factlab.editing.closed_form.lookup import KeysAndOutputs, mean_keys
 from factlab.editing.closed_form.rank_one import rank_one_factors
 from factlab.editing.closed_form.value import DEFAULT_CLAMP, OptimisedValue, optimise_values
 from factlab.editing.configs import RomeConfig
+from factlab.editing.contexts import context_weights
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.method import Settled
 from factlab.editing.methods import METHODS

@@ -1,1 +1,1 @@
-"""An edit outside the program: saved, exported, merged into a checkpoint, compared."""
+"""An edit outside the program: saved, exported, merged into a checkpoint."""

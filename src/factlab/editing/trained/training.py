@@ -34,8 +34,8 @@ from factlab.editing.trained.store import (
 from factlab.errors import EditError, InvalidRequestError
 from factlab.journal import Journal, Shard, Writer
 from factlab.models.allocator import memory_bounded_by
-from factlab.models.identity.run_model import run_model
 from factlab.models.language_model import LanguageModel
+from factlab.models.run_model import run_model
 from factlab.progress import ProgressCallback, silent
 from factlab.results import Drawn, Tabular
 

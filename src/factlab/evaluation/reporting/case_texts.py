@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from factlab.evaluation.measuring.baseline_rows import fact_of
 from factlab.evaluation.measuring.rows import Measurement
 from factlab.evaluation.reporting.run_labels import UNEDITED
+from factlab.evaluation.reporting.unedited import fact_of
 from factlab.evaluation.running.saved_run import Run
 
 

@@ -12,12 +12,12 @@ from dataclasses import replace
 from factlab.arguments import checked
 from factlab.errors import InvalidRequestError, counted, nearest
 from factlab.estimate import Estimate
-from factlab.evaluation.measuring.baseline_rows import unedited_run
 from factlab.evaluation.reporting.case_texts import collect_case_texts
 from factlab.evaluation.reporting.eval_report import EvalReport
 from factlab.evaluation.reporting.published_results import PUBLISHED_DATA, published_results
 from factlab.evaluation.reporting.run_labels import UNEDITED, check_labels, label_runs
 from factlab.evaluation.reporting.tables import ReportRow, ReportTable, RowKind
+from factlab.evaluation.reporting.unedited import unedited_run
 from factlab.evaluation.running.saved_run import Run
 from factlab.evaluation.scoring.metrics import ProbForm
 from factlab.evaluation.scoring.scores import (

@@ -6,7 +6,7 @@ all edits go into one model, more of them make another model.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from factlab.data.record_files import record_hash
@@ -43,7 +43,7 @@ def check_streams(folder: Path, request: Line) -> None:
 def extend_run(
     folder: Path,
     request: Line,
-    records: list[Record],
+    records: Sequence[Record],
     look_at: Callable[[int], tuple[list[int], dict[str, str]]],
     batch_size: int,
 ) -> None:

@@ -1,6 +1,5 @@
 """An evaluation as it lies on disk: what was asked for, and one row per record so far."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from factlab.documents import JsonValue, check_format, validated
 from factlab.evaluation.measuring.rows import Row
 from factlab.evaluation.scoring.scores import SCORE_PARTS, Stage, score_row
 from factlab.journal import Journal
-from factlab.results import Result
+from factlab.results import Result, known
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingImports]
@@ -193,10 +192,7 @@ class Run(Result):
 def _scores(row: Row, stage: Stage, ending: str) -> dict[str, float | None]:
     """The scores of a record; None where there is none."""
     values = score_row(row, stage).values
-    return {
-        f"{name}{ending}": None if math.isnan(score.value) else score.value
-        for name, score in values.items()
-    }
+    return {f"{name}{ending}": known(score.value) for name, score in values.items()}
 
 
 def load_run(folder: str | Path) -> Run:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from factlab.arguments import checked
 from factlab.evaluation.requests import EvaluationMaterial, EvaluationRequest
-from factlab.evaluation.running.run import BATCH_SIZE, evaluate
+from factlab.evaluation.running.planning import BATCH_SIZE
+from factlab.evaluation.running.run import evaluate
 from factlab.evaluation.running.saved_run import Run
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent

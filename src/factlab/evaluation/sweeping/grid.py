@@ -16,9 +16,10 @@ from factlab.editing.configs import MethodConfig, Mode
 from factlab.editing.method import Method
 from factlab.errors import EditError, InvalidRequestError, WrongModelError, counted
 from factlab.evaluation.configs import MeasureConfig
-from factlab.evaluation.running.run import BATCH_SIZE, evaluate
+from factlab.evaluation.running.planning import BATCH_SIZE
+from factlab.evaluation.running.run import evaluate
 from factlab.evaluation.running.saved_run import Run
-from factlab.evaluation.scoring.scores import SCORE, SCORE_PARTS, score_row, summarise
+from factlab.evaluation.sweeping.estimates import estimates_of
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
@@ -71,10 +72,7 @@ class Grid(Tabular):
         """
         rows: list[dict[str, Any]] = []
         for name, run in self.runs.items():
-            benchmark = run.request.data.benchmark
-            summary = summarise([score_row(row, "after") for row in run.rows], benchmark)
-            for score in (SCORE, *SCORE_PARTS[benchmark]):
-                estimate = summary.metrics[score].estimate
+            for score, estimate in estimates_of(run, "after").items():
                 low, high = estimate.interval
                 rows.append(
                     {"name": name, "method": run.request.method, "score": score,

@@ -12,16 +12,10 @@ from factlab.editing.configs import LOOKUP_TOKENS, LookupToken, RomeConfig
 from factlab.errors import StorageError, counted
 from factlab.estimate import Estimate
 from factlab.evaluation.running.saved_run import Run, load_run
-from factlab.evaluation.scoring.scores import (
-    METRICS,
-    SCORE,
-    SCORE_PARTS,
-    Stage,
-    score_row,
-    summarise,
-)
+from factlab.evaluation.scoring.scores import METRICS, SCORE
+from factlab.evaluation.sweeping.estimates import columns_of, estimates_of
 from factlab.evaluation.sweeping.groups import GROUP_OF
-from factlab.results import Drawn, Tabular
+from factlab.results import Drawn, Tabular, known
 from factlab.storage import write_json, write_text
 from factlab.tracing.average import AverageTrace
 from factlab.tracing.groups import GROUPS
@@ -81,13 +75,7 @@ class Sweep(Tabular, Drawn):
             trace: of the model, if there is one.
         """
         first = next(iter(runs.values()))
-        benchmark = first.request.data.benchmark
-        columns = (SCORE, *SCORE_PARTS[benchmark])
-
-        def means(run: Run, stage: Stage) -> dict[str, Estimate]:
-            found = summarise([score_row(row, stage) for row in run.rows], benchmark)
-            return {name: found.metrics[name].estimate for name in columns}
-
+        columns = columns_of(first)
         cells: list[Cell] = [(layer, token) for layer in layers for token in tokens]
         nowhere = dict.fromkeys(columns, Estimate(math.nan, math.nan))
         return cls(
@@ -96,9 +84,10 @@ class Sweep(Tabular, Drawn):
             n_records=max(len(run.rows) for run in runs.values()),
             columns=columns,
             scores={
-                cell: means(runs[cell], "after") if cell in runs else nowhere for cell in cells
+                cell: estimates_of(runs[cell], "after") if cell in runs else nowhere
+                for cell in cells
             },
-            unedited=means(first, "before"),
+            unedited=estimates_of(first, "before"),
             model_name=first.request.model.name,
             trace=trace,
             impossible=impossible,
@@ -179,9 +168,9 @@ class Sweep(Tabular, Drawn):
                 "layer": layer,
                 "token": token,
                 "score": name,
-                "mean": _known(estimate.mean),
-                "low": _known(estimate.interval[0]),
-                "high": _known(estimate.interval[1]),
+                "mean": known(estimate.mean),
+                "low": known(estimate.interval[0]),
+                "high": known(estimate.interval[1]),
             }
             for (layer, token), scores in self.scores.items()
             for name, estimate in scores.items()
@@ -248,17 +237,13 @@ def _or_less(value: float) -> float:
 def _estimates(found: Mapping[str, Estimate]) -> dict[str, object]:
     return {
         name: {
-            "mean": _known(e.mean),
-            "half_width": _known(e.half_width),
-            "low": _known(e.interval[0]),
-            "high": _known(e.interval[1]),
+            "mean": known(e.mean),
+            "half_width": known(e.half_width),
+            "low": known(e.interval[0]),
+            "high": known(e.interval[1]),
         }
         for name, e in found.items()
     }
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def column_title(column: str) -> str:

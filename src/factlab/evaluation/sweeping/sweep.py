@@ -15,7 +15,7 @@ from factlab.editing.background import Background
 from factlab.editing.configs import LOOKUP_TOKENS, LookupToken, RomeConfig
 from factlab.errors import InvalidRequestError, nearest
 from factlab.evaluation.configs import MeasureConfig
-from factlab.evaluation.running.run import BATCH_SIZE
+from factlab.evaluation.running.planning import BATCH_SIZE
 from factlab.evaluation.sweeping.grid import GridCell, evaluate_grid
 from factlab.evaluation.sweeping.result import Cell, Sweep
 from factlab.facts import Fact
