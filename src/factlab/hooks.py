@@ -4,17 +4,17 @@ A `Site` names a state by layer and stream instead of by module path. `record` a
 context managers: their hooks exist inside the block and nowhere else.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from factlab.arguments import checked
+from factlab.interrupts import undone
 
 State = Float[Tensor, "batch pos width"]
 
@@ -60,6 +60,51 @@ class HasModules(Protocol):
         ...
 
 
+class Hook(NamedTuple):
+    """A function that a module calls when it runs.
+
+    Attributes:
+        module: that calls it.
+        function: as `register_forward_hook` takes it, or `register_forward_pre_hook`.
+        before: whether it is called before the module.
+        with_kwargs: whether it is given keyword arguments too; before the module only.
+    """
+
+    module: nn.Module
+    function: Callable[..., Any]
+    before: bool = False
+    with_kwargs: bool = False
+
+    def attach(self) -> None:
+        """Put it on the module."""
+        if self.before:
+            self.module.register_forward_pre_hook(self.function, with_kwargs=self.with_kwargs)
+        else:
+            self.module.register_forward_hook(self.function)
+
+    def detach(self) -> None:
+        """Take it off, if it is on: known by the function, since an interrupt may lose a handle."""
+        module = self.module
+        hooks = module._forward_pre_hooks if self.before else module._forward_hooks
+        for number in [n for n, function in hooks.items() if function is self.function]:
+            module._forward_pre_hooks_with_kwargs.pop(number, None)
+            del hooks[number]
+
+
+@contextmanager
+def attached(hooks: Sequence[Hook]) -> Iterator[None]:
+    """Hooks that are there inside the block and nowhere else, wherever an interrupt falls."""
+    with undone(partial(_detach, hooks)):
+        for hook in hooks:
+            hook.attach()
+        yield
+
+
+def _detach(hooks: Sequence[Hook]) -> None:
+    for hook in hooks:
+        hook.detach()
+
+
 @checked()
 @contextmanager
 def intervene(
@@ -79,10 +124,8 @@ def intervene(
         >>> bool((changed == lm.model(**inputs).logits).all())
         False
     """
-    with lm.lock, ExitStack() as stack:
-        for site, function in interventions.items():
-            for handle in _Tap(site, function).attach(lm):
-                stack.callback(handle.remove)
+    taps = [_Tap(site, function) for site, function in interventions.items()]
+    with lm.lock, attached([hook for tap in taps for hook in tap.hooks(lm)]):
         yield
 
 
@@ -116,18 +159,18 @@ class _Tap:
         self._site, self._function = site, function
         self._rows: int | None = None
 
-    def attach(self, lm: HasModules) -> list[RemovableHandle]:
-        """Hook the module, and where it must be known how many rows there are, its layer."""
+    def hooks(self, lm: HasModules) -> list["Hook"]:
+        """Of the module, and where it must be known how many rows there are, of its layer."""
         stream, module = self._site.stream, lm.module(self._site)
-        handles: list[RemovableHandle] = []
+        hooks: list[Hook] = []
         if stream in (Stream.MLP, Stream.MLP_HIDDEN):
             layer = lm.layer(self._site.layer)
-            handles.append(layer.register_forward_pre_hook(self._note_rows, with_kwargs=True))
+            hooks.append(Hook(layer, self._note_rows, before=True, with_kwargs=True))
         if stream is Stream.MLP_HIDDEN:
-            handles.append(module.register_forward_pre_hook(self._on_input))
+            hooks.append(Hook(module, self._on_input, before=True))
         else:
-            handles.append(module.register_forward_hook(self._on_output))
-        return handles
+            hooks.append(Hook(module, self._on_output))
+        return hooks
 
     def _note_rows(
         self, _layer: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]

@@ -19,6 +19,8 @@ from factlab.architectures import check_kinds, check_widths, layout_of
 from factlab.documents import described
 from factlab.errors import FactlabError, ModelLoadError, UnsupportedModelError
 from factlab.families import Architecture
+from factlab.hooks import Hook, attached
+from factlab.interrupts import undone
 from factlab.models.accept import mixed_dtypes
 from factlab.models.cache import Prefix, RecordingCache
 from factlab.tokens import pad
@@ -67,16 +69,12 @@ def check_structure(model: PreTrainedModel, architecture: Architecture) -> bool:
 
     outputs: list[Any] = []
     with _explained(model, "be called as a decoder"), _probing(model):
-        handles = [
-            layer.register_forward_hook(lambda _module, _args, output: outputs.append(output))
-            for layer in layers
+        hooks = [
+            Hook(layer, lambda _module, _args, output: outputs.append(output)) for layer in layers
         ]
-        try:
+        with attached(hooks):
             ids = _probe_ids(embed)
             reported = model(input_ids=ids, output_hidden_states=True, use_cache=False)
-        finally:
-            for handle in handles:
-                handle.remove()
     returns_tuple = isinstance(outputs[0], tuple) if outputs else False
     for output in outputs:
         if not isinstance(output, tuple | Tensor):
@@ -197,15 +195,16 @@ def _probing(model: PreTrainedModel) -> Iterator[None]:
     modules = list(model.modules())
     kept = [(dict(m._forward_hooks), m.training) for m in modules]
     marked = [m for m in modules if is_marked_as_recorded(m)]
-    try:
-        for module in modules:
-            module.training = False
-        with torch.no_grad():
-            yield
-    finally:
+
+    def as_before() -> None:
         for module, (hooks, training) in zip(modules, kept, strict=True):
             module.training = training
             for key in [key for key in module._forward_hooks if key not in hooks]:
                 del module._forward_hooks[key]
             if module not in marked:
                 remove_recorded_mark(module)
+
+    with undone(as_before), torch.no_grad():
+        for module in modules:
+            module.training = False
+        yield

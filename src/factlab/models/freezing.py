@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel
 
+from factlab.interrupts import undone
 from factlab.models.budget import told_of_memory
 from factlab.models.products import fast_products
 
@@ -30,15 +31,16 @@ def frozen(lm: "LanguageModel") -> Iterator[None]:
 def _asleep(model: PreTrainedModel) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        for parameter, _ in flags:
-            parameter.requires_grad = False
-        with fast_products(module for module, _ in modes):
-            yield
-    finally:
+
+    def awake() -> None:
         for module, training in modes:
             module.training = training
         for parameter, requires_grad in flags:
             parameter.requires_grad = requires_grad
+
+    with undone(awake), fast_products(module for module, _ in modes):
+        for module, _ in modes:
+            module.training = False
+        for parameter, _ in flags:
+            parameter.requires_grad = False
+        yield

@@ -7,7 +7,7 @@ layers multiply through oneDNN.
 """
 
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from factlab.interrupts import undone
 from factlab.transformers_api import Conv1D
 
 
@@ -27,18 +28,31 @@ def fast_products(modules: Iterable[nn.Module]) -> Iterator[None]:
     Nothing happens on processors without AVX-512, on a GPU, in other dtypes, or under autocast.
     A layer whose `forward` someone else has replaced is left alone.
     """
-    chosen: list[nn.Module] = []
-    try:
-        if _is_worthwhile():
-            for module in modules:
-                forward = _FORWARDS.get(type(module))
-                if forward is not None and "forward" not in vars(module) and _is_plain(module):
-                    vars(module)["forward"] = partial(forward, module)
-                    chosen.append(module)
+    forwards: dict[nn.Module, Callable[..., Any]] = {}
+    for module in modules if _is_worthwhile() else ():
+        forward = _FORWARDS.get(type(module))
+        if forward is not None and "forward" not in vars(module) and _is_plain(module):
+            forwards[module] = partial(forward, module)
+    with replaced(forwards):
         yield
-    finally:
-        for module in chosen:
+
+
+@contextmanager
+def replaced(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Let modules compute something else inside the block, and what they did after it."""
+    before = {module: vars(module).get("forward") for module in forwards}
+    with undone(partial(_put_back, before)):
+        for module, forward in forwards.items():
+            vars(module)["forward"] = forward
+        yield
+
+
+def _put_back(forwards: Mapping[nn.Module, Callable[..., Any] | None]) -> None:
+    for module, forward in forwards.items():
+        if forward is None:
             vars(module).pop("forward", None)
+        else:
+            vars(module)["forward"] = forward
 
 
 @cache

@@ -11,7 +11,6 @@ Nothing of the size of a matrix is formed: a fact of t tokens has a gradient of 
 """
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,6 +22,7 @@ from factlab.architectures import mlp_inputs
 from factlab.editing.trained.states import RowBatch
 from factlab.errors import InvalidRequestError, counted
 from factlab.families import Layout
+from factlab.hooks import Hook, attached
 from factlab.models.language_model import LanguageModel
 from factlab.models.reading import target_logprobs
 from factlab.precision import wide
@@ -123,10 +123,11 @@ def token_gradients(
         matrices: in the blocks that the batch is about to enter.
     """
     watched = {matrix.weight_name: _Watched() for matrix in matrices}
-    with ExitStack() as stack, torch.enable_grad():
-        for name, place in watched.items():
-            module = lm.model.get_submodule(name.removesuffix(".weight"))
-            stack.callback(module.register_forward_hook(place).remove)
+    hooks = [
+        Hook(lm.model.get_submodule(name.removesuffix(".weight")), place)
+        for name, place in watched.items()
+    ]
+    with attached(hooks), torch.enable_grad():
         loss = target_nll_of(lm, batch).sum()
         grads = torch.autograd.grad(loss, [place.probe for place in watched.values()])
     n_rows = len(batch.continuations)

@@ -11,7 +11,7 @@ change of its owner. Gradients flow to the changes. What is carried says what co
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -21,11 +21,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from factlab.errors import InvalidRequestError, counted
+from factlab.hooks import Hook, attached
 from factlab.models.budget import GIB
 from factlab.models.changes.algebra import summed
 from factlab.models.changes.change import Change
 from factlab.models.language_model import LanguageModel
-from factlab.models.products import linear
+from factlab.models.products import linear, replaced
 
 # W x + b of the projection itself.
 Product = Callable[[Tensor], Tensor]
@@ -181,19 +182,19 @@ def carrying(
             projection.
     """
     whose = Owners((0,), everyone=True) if owners is None else Owners(tuple(owners))
-    with lm.lock, ExitStack() as stack:
+    with lm.lock:
+        hooks: list[Hook] = []
+        forwards: dict[nn.Module, Callable[..., Tensor]] = {}
         for name, change in changes.items():
             lm.layout_of(name)  # a plain projection, or an error that says what it is
             module = lm.model.get_submodule(name.removesuffix(".weight"))
             layer = _layer_of(lm, name)
             if layer is not None and not whose.everyone:
-                hook = partial(_check_rows, len(whose.numbers))
-                stack.callback(layer.register_forward_pre_hook(hook).remove)
-            before = vars(module).get("forward")
-            stack.callback(_put_back, module, before)
-            product = before or partial(type(module).forward, module)
-            vars(module)["forward"] = partial(_forward, module, product, change, whose)
-        yield
+                hooks.append(Hook(layer, partial(_check_rows, len(whose.numbers)), before=True))
+            product = vars(module).get("forward") or partial(type(module).forward, module)
+            forwards[module] = partial(_forward, module, product, change, whose)
+        with attached(hooks), replaced(forwards):
+            yield
 
 
 @contextmanager
@@ -285,13 +286,6 @@ def _check_rows(n_rows: int, _layer: nn.Module, args: tuple[Any, ...]) -> None:
             f"The batch has {counted(len(args[0]), 'row')}, and owners are given for {n_rows}. Say "
             "whose change each row of the batch carries."
         )
-
-
-def _put_back(module: nn.Module, before: object) -> None:
-    if before is None:
-        vars(module).pop("forward", None)
-    else:
-        vars(module)["forward"] = before
 
 
 def _forward(
