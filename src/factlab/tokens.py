@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from factlab.errors import InvalidRequestError, TokenizationError
 from factlab.facts import JOINED, TokenSpan, words_of
+from factlab.interrupts import undone
 from factlab.writing import check_text, wants_space
 
 # What tokenizers write for a space.
@@ -144,13 +145,15 @@ def _settings_kept(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
     """Transformers switches a tokenizer's own truncation and padding off, and leaves them off."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     truncation, padding = getattr(backend, "truncation", None), getattr(backend, "padding", None)
-    try:
-        yield
-    finally:
+
+    def as_before() -> None:
         if backend is not None and truncation is not None:
             backend.enable_truncation(**truncation)
         if backend is not None and padding is not None:
             backend.enable_padding(**padding)
+
+    with undone(as_before):
+        yield
 
 
 def _is_special(
