@@ -172,7 +172,7 @@ def evaluate(
     method: _Methods = None,
     mode: _Mode = "each",
     limit: LimitOption = None,
-    part: RecordOptions,
+    picked: RecordOptions,
     held_out: _HeldOut = False,
     more: MethodSettings,
     measured: _Measured,
@@ -190,11 +190,11 @@ def evaluate(
     from factlab.shards import Shard
 
     measure = measured.config()
-    own = Shard.parse(shard) if shard is not None else Shard()
+    part = Shard.parse(shard) if shard is not None else Shard()
     names = [*dict.fromkeys(method or ["rome"])]
     request = validated(
         EvaluationRequest,
-        records=part.of(data, limit, measured.references),
+        records=picked.of(data, limit, measured.references),
         methods=_methods(names, more),
         mode=mode,
         measure=measure,
@@ -202,7 +202,7 @@ def evaluate(
     )
     folders = request.folders(out)
     for folder in folders:
-        check_run_folder(folder, resume or own.total > 1)
+        check_run_folder(folder, resume or part.total > 1)
     with session.progress() as report:
         material = EvaluationMaterial.of(request, report)
     lm = session.load_model()
@@ -210,11 +210,11 @@ def evaluate(
 
     with session.progress() as report, finishing_on_interrupt(session) as should_stop:
         runs = evaluate_methods(
-            lm, request, out, material, batch_size, own, resume, should_stop, report
+            lm, request, out, material, batch_size, part, resume, should_stop, report
         )
     n_left, not_begun = sum(done.n_missing for done in runs), names[len(runs) :]
     if should_stop() and (n_left or not_begun):
-        again = "--resume" if own.total == 1 else "the same command"
+        again = "--resume" if part.total == 1 else "the same command"
         more_left = f", and {', '.join(not_begun)} not begun" if not_begun else ""
         session.say(
             f"Stopped: {counted(n_left, 'record')} left to do{more_left}. Go on with {again}."

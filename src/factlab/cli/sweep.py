@@ -72,7 +72,7 @@ def sweep(
     records: _Records = 20,
     layers: _Layers = None,
     tokens: _Tokens = "first,last,first_after_last,end",
-    part: RecordOptions,
+    picked: RecordOptions,
     more: Settings,
     trace: _Trace = None,
     trace_facts: _TraceFacts = None,
@@ -89,7 +89,7 @@ def sweep(
 
     request = validated(
         SweepRequest,
-        records=part.of(data, records),
+        records=picked.of(data, records),
         layers=layers,
         tokens=tokens,
         config=made_of(RomeConfig, more.values()),
