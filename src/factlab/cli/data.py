@@ -1,5 +1,6 @@
 """`factlab data`: what benchmark records hold, and compiling them."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,10 +20,58 @@ from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError, counted
 
 if TYPE_CHECKING:
+    from factlab.data.build import BuildRequest
     from factlab.data.composition import Composition
     from factlab.data.records import Record
 
 _PROMPTS = ("paraphrase prompts", "neighborhood prompts", "generation prompts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _BuildOptions:
+    """What to compile records from."""
+
+    facts: Annotated[
+        Path,
+        typer.Option(
+            help="Tab-separated file with the columns relation, subject, object, and if wanted "
+            "subject_id, object_id."
+        ),
+    ]
+    patterns: Annotated[
+        Path,
+        typer.Option(
+            help="Tab-separated file with the columns relation, pattern ([X] is [Y]), and if "
+            "wanted kind (rewrite, paraphrase, generation, question, statement)."
+        ),
+    ]
+    zsre: Annotated[bool, typer.Option(help="Questions in the way of zsRE; needs kinds.")] = False
+    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0
+    limit: LimitOption = None
+    asides: Annotated[
+        Path | None,
+        typer.Option(help="Text file; one of its lines is put before each paraphrase."),
+    ] = None
+    about: Annotated[
+        Path | None,
+        typer.Option(help="Tab-separated file with the columns object, about; for references."),
+    ] = None
+    wikidata: Annotated[
+        bool, typer.Option(help="Ask Wikidata for more subjects of objects with an object_id.")
+    ] = False
+    endpoint: Annotated[
+        str | None, typer.Option(help="SPARQL endpoint to ask instead of Wikidata's.")
+    ] = None
+
+    def request(self) -> "BuildRequest":
+        """What these options ask for.
+
+        Raises:
+            InvalidRequestError: one makes no sense.
+        """
+        from factlab.data.build import BuildRequest
+
+        return validated(BuildRequest, **vars(self))
 
 
 def register(app: typer.Typer) -> None:
@@ -126,52 +175,19 @@ def show(
 
 def build(
     session: Session,
-    facts: Annotated[
-        Path,
-        typer.Option(
-            help="Tab-separated file with the columns relation, subject, object, and if wanted "
-            "subject_id, object_id."
-        ),
-    ],
-    patterns: Annotated[
-        Path,
-        typer.Option(
-            help="Tab-separated file with the columns relation, pattern ([X] is [Y]), and if "
-            "wanted kind (rewrite, paraphrase, generation, question, statement)."
-        ),
-    ],
+    sources: _BuildOptions,
     out: Annotated[Path, typer.Option(help="Write records here (.json).")],
-    zsre: Annotated[bool, typer.Option(help="Questions in the way of zsRE; needs kinds.")] = False,
-    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
-    limit: LimitOption = None,
-    asides: Annotated[
-        Path | None,
-        typer.Option(help="Text file; one of its lines is put before each paraphrase."),
-    ] = None,
-    about: Annotated[
-        Path | None,
-        typer.Option(help="Tab-separated file with the columns object, about; for references."),
-    ] = None,
-    wikidata: Annotated[
-        bool, typer.Option(help="Ask Wikidata for more subjects of objects with an object_id.")
-    ] = False,
-    endpoint: Annotated[
-        str | None, typer.Option(help="SPARQL endpoint to ask instead of Wikidata's.")
-    ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Compile records from facts and patterns, as CounterFact was, and the texts beside them."""
-    from factlab.data.build import BuildRequest, build_records
+    from factlab.data.build import build_records
     from factlab.data.composition import composition
     from factlab.data.reference_files import references_beside
     from factlab.destinations import check_new_file
 
     if out.suffix != ".json":
         raise InvalidRequestError(f"--out '{out}' must end with .json.")
-    request = validated(
-        BuildRequest, facts=facts, patterns=patterns, zsre=zsre, seed=seed, limit=limit,
-        asides=asides, about=about, wikidata=wikidata, endpoint=endpoint,
-    )  # fmt: skip
+    request = sources.request()
     beside = references_beside(out)
     for path in (out, beside):
         check_new_file(path, overwrite)

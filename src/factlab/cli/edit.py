@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,115 @@ if TYPE_CHECKING:
 _ROWS_SHOWN = 20
 
 
+_Method = Annotated[
+    str | None,
+    typer.Option(
+        help="See 'factlab methods'.",
+        show_default="rome; memit for many facts",
+        rich_help_panel=METHOD,
+    ),
+]
+_Erase = Annotated[
+    bool,
+    typer.Option(
+        help="Make the true answer improbable; needs no --target.", rich_help_panel=METHOD
+    ),
+]
+_Stats = Annotated[
+    Path | None,
+    typer.Option(
+        help="Statistics saved by 'factlab stats --out'.",
+        show_default="collected, once for each model",
+        rich_help_panel=METHOD,
+    ),
+]
+_Out = Annotated[
+    Path | None, typer.Option(help="Save the edit in this folder; with --each one inside each.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OneFact:
+    """One fact, by its parts."""
+
+    template: Annotated[
+        str | None, typer.Argument(help="A sentence with {} where the subject goes.")
+    ] = None
+    subject: Annotated[
+        str | None, typer.Option(help="What the fact is about.", rich_help_panel=FACT)
+    ] = None
+    target: Annotated[
+        str | None, typer.Option(help="What the model should say.", rich_help_panel=FACT)
+    ] = None
+    true: Annotated[
+        str | None, typer.Option(help="What is true, to compare with.", rich_help_panel=FACT)
+    ] = None
+    joint: Annotated[
+        str | None,
+        typer.Option(
+            help="What goes between prompt and target: space or none. By default a space where a "
+            "writer would put one.",
+            rich_help_panel=FACT,
+        ),
+    ] = None
+
+    def fact(self, erase: bool) -> "Fact":
+        """The fact of these parts.
+
+        Raises:
+            InvalidRequestError: a part is missing, or wrong.
+        """
+        from factlab.facts import Fact, joint_named
+
+        needed = {"a template": self.template, "--subject": self.subject}
+        if not erase:
+            needed["--target"] = self.target
+        missing = [name for name, value in needed.items() if value is None]
+        if self.template is None or self.subject is None or missing:
+            raise InvalidRequestError(
+                f"Missing: {', '.join(missing)}. Describe one fact, or give a file with --facts."
+            )
+        joint = joint_named(self.joint)
+        return Fact(self.template, self.subject, self.target, self.true, joint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ManyFacts:
+    """Facts of a file, and how they go together."""
+
+    facts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Many facts instead: .toml, .jsonl, .json, .csv or .tsv with template, "
+            "subject, target_new, target_true.",
+            rich_help_panel=MANY,
+        ),
+    ] = None
+    each: Annotated[
+        bool, typer.Option(help="One edit per fact, each alone.", rich_help_panel=MANY)
+    ] = False
+    together: Annotated[
+        bool, typer.Option(help="One edit with all facts (the default).", rich_help_panel=MANY)
+    ] = False
+    sequence: Annotated[
+        bool, typer.Option(help="One edit on top of the other.", rich_help_panel=MANY)
+    ] = False
+
+    def mode(self) -> "Mode":
+        """How they go together.
+
+        Raises:
+            InvalidRequestError: several ways are asked for, or one that needs many facts.
+        """
+        if self.each + self.together + self.sequence > 1:
+            raise InvalidRequestError("Choose one of --each, --together and --sequence.")
+        if self.facts is None and (self.together or self.sequence):
+            raise InvalidRequestError("--together and --sequence are for many facts: give --facts.")
+        if self.sequence:
+            return "sequence"
+        return "each" if self.each or self.facts is None else "together"
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     command(
@@ -43,71 +153,23 @@ def register(app: typer.Typer) -> None:
 def edit(
     session: Session,
     *,
-    template: Annotated[
-        str | None, typer.Argument(help="A sentence with {} where the subject goes.")
-    ] = None,
-    subject: Annotated[
-        str | None, typer.Option(help="What the fact is about.", rich_help_panel=FACT)
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="What the model should say.", rich_help_panel=FACT)
-    ] = None,
-    true: Annotated[
-        str | None, typer.Option(help="What is true, to compare with.", rich_help_panel=FACT)
-    ] = None,
-    joint: Annotated[
-        str | None,
-        typer.Option(
-            help="What goes between prompt and target: space or none. By default a space where a "
-            "writer would put one.",
-            rich_help_panel=FACT,
-        ),
-    ] = None,
-    facts: Annotated[
-        Path | None,
-        typer.Option(help="Many facts instead: .toml, .jsonl, .json, .csv or .tsv with template, "
-                     "subject, target_new, target_true.", rich_help_panel=MANY),
-    ] = None,
-    each: Annotated[
-        bool, typer.Option(help="One edit per fact, each alone.", rich_help_panel=MANY)
-    ] = False,
-    together: Annotated[
-        bool, typer.Option(help="One edit with all facts (the default).", rich_help_panel=MANY)
-    ] = False,
-    sequence: Annotated[
-        bool, typer.Option(help="One edit on top of the other.", rich_help_panel=MANY)
-    ] = False,
-    method: Annotated[
-        str | None,
-        typer.Option(help="See 'factlab methods'.", show_default="rome; memit for many facts",
-                     rich_help_panel=METHOD),
-    ] = None,
+    one: _OneFact,
+    many: _ManyFacts,
+    method: _Method = None,
     more: MethodSettings,
-    erase: Annotated[
-        bool,
-        typer.Option(help="Make the true answer improbable; needs no --target.",
-                     rich_help_panel=METHOD),
-    ] = False,
-    stats: Annotated[
-        Path | None,
-        typer.Option(help="Statistics saved by 'factlab stats --out'.",
-                     show_default="collected, once for each model", rich_help_panel=METHOD),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Save the edit in this folder; with --each one inside each.")
-    ] = None,
+    erase: _Erase = False,
+    stats: _Stats = None,
+    out: _Out = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an edit that is there.")] = False,
-) -> None:  # fmt: skip
+) -> None:
     """Edit facts, show the effect, and save the edit. The model's files stay as they are."""
     from factlab.editing.shipping.folders import check_edits_destination
 
-    single = (template, subject, target, true, joint)
-    wanted = _facts(single, facts, erase)
-    mode = _mode(each, together, sequence, many=facts is not None)
-    default = "memit" if facts is not None and mode != "each" else "rome"
-    chosen = more.of(method or default, erase).chosen()
+    wanted = _facts(one, many.facts, erase)
+    mode, has_many = many.mode(), many.facts is not None
+    chosen = more.of(method or ("memit" if has_many and mode != "each" else "rome"), erase).chosen()
     if out is not None:
-        check_edits_destination(out, mode == "each" and facts is not None, overwrite)
+        check_edits_destination(out, mode == "each" and has_many, overwrite)
     if stats is not None:
         check_readable(stats)
     from factlab.editing.background import Background
@@ -115,47 +177,20 @@ def edit(
 
     background = Background.of([SecondMoment.load(stats)] if stats is not None else [])
     lm = session.load_model()
-    if facts is None:
-        _edit_one(session, lm, wanted[0], chosen, background, out, overwrite)
-    else:
+    if has_many:
         _edit_many(session, lm, wanted, mode, chosen, background, out, overwrite)
+    else:
+        _edit_one(session, lm, wanted[0], chosen, background, out, overwrite)
 
 
-# -- reading the options ----------------------------------------------------------------------
-
-
-def _facts(
-    single: tuple[str | None, str | None, str | None, str | None, str | None],
-    file: Path | None,
-    erase: bool,
-) -> "Sequence[Fact]":
+def _facts(one: _OneFact, file: Path | None, erase: bool) -> "Sequence[Fact]":
     from factlab.data.fact_files import load_facts
-    from factlab.facts import Fact, joint_named
 
-    template, subject, target, true, joint = single
-    if file is not None:
-        if any(value is not None for value in single):
-            raise InvalidRequestError("Give one fact by its options, or many by --facts, not both.")
-        return load_facts(file)
-    needed = {"a template": template, "--subject": subject}
-    if not erase:
-        needed["--target"] = target
-    missing = [name for name, value in needed.items() if value is None]
-    if template is None or subject is None or missing:
-        raise InvalidRequestError(
-            f"Missing: {', '.join(missing)}. Describe one fact, or give a file with --facts."
-        )
-    return [Fact(template, subject, target, true, joint_named(joint))]
-
-
-def _mode(each: bool, together: bool, sequence: bool, many: bool) -> "Mode":
-    if each + together + sequence > 1:
-        raise InvalidRequestError("Choose one of --each, --together and --sequence.")
-    if not many and (together or sequence):
-        raise InvalidRequestError("--together and --sequence are for many facts: give --facts.")
-    if sequence:
-        return "sequence"
-    return "each" if each or not many else "together"
+    if file is None:
+        return [one.fact(erase)]
+    if one != _OneFact():
+        raise InvalidRequestError("Give one fact by its options, or many by --facts, not both.")
+    return load_facts(file)
 
 
 # -- doing it ---------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """`factlab eval`: what a method does to the records of a benchmark."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,11 +11,9 @@ from factlab.cli.options import (
     DataOption,
     LimitOption,
     MethodSettings,
-    OffsetOption,
-    RelationOption,
+    RecordOptions,
     ResumeOption,
     ShardOption,
-    ShuffleOption,
 )
 from factlab.cli.registration import MEASURE, MEASURED, METHOD, NO_MODEL, RECORDS, command
 from factlab.cli.report import show_report
@@ -26,6 +24,119 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from factlab.editing.method_choice import MethodRequest
+    from factlab.evaluation.configs import MeasureConfig
+
+
+_Out = Annotated[
+    Path,
+    typer.Option(help="Folder for one row per record; of several methods, for their folders."),
+]
+_Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="See 'factlab methods'. May be given several times, to compare them.",
+        show_default="rome",
+        rich_help_panel=METHOD,
+    ),
+]
+_Mode = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=METHOD,
+        help="each: every fact in a model of its own. together: all in one edit. sequence: one "
+        "edit after the other in one model.",
+    ),
+]
+_HeldOut = Annotated[
+    bool,
+    typer.Option(
+        "--held-out",
+        rich_help_panel=RECORDS,
+        help="With --editor: leave out records about subjects that it was trained on, before "
+        "--offset and --limit are counted off.",
+    ),
+]
+_BatchSize = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Records at once: what a kill costs. Changes results by rounding only."
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """What is measured."""
+
+    no_generation: Annotated[
+        bool,
+        typer.Option(
+            "--no-generation",
+            help="Write no texts: likelihoods only.",
+            rich_help_panel=MEASURED,
+        ),
+    ] = False
+    generate: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Write texts for so many records only, the first ones.",
+            show_default="all",
+            rich_help_panel=MEASURED,
+        ),
+    ] = None
+    text_seed: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=2**32 - 1,
+            help="Seed of the texts that are written.",
+            rich_help_panel=MEASURED,
+        ),
+    ] = 0
+    references: Annotated[
+        str | None,
+        typer.Option(
+            help="Texts to compare written ones with: builtin, attribute-snippets (900 MB), or a "
+            "file.",
+            show_default="those that come with the data",
+            rich_help_panel=MEASURED,
+        ),
+    ] = None
+    essence: Annotated[
+        bool,
+        typer.Option(
+            "--essence",
+            help="How probable texts about the subject stay.",
+            rich_help_panel=MEASURED,
+        ),
+    ] = False
+    drift: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Compare with the unedited model on so many tokens of text.",
+            rich_help_panel=MEASURED,
+        ),
+    ] = 0
+
+    def config(self) -> "MeasureConfig":
+        """What these options ask for.
+
+        Raises:
+            InvalidRequestError: an option makes no sense, alone or with another.
+        """
+        from factlab.evaluation.configs import MeasureConfig
+
+        if self.no_generation and self.generate is not None:
+            raise InvalidRequestError("Choose one of --no-generation and --generate.")
+        return validated(
+            MeasureConfig,
+            n_generated=0 if self.no_generation else self.generate,
+            seed=self.text_seed,
+            essence=self.essence,
+            drift_tokens=self.drift,
+        )
 
 
 def register(app: typer.Typer) -> None:
@@ -56,98 +167,16 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     session: Session,
     *,
-    out: Annotated[
-        Path,
-        typer.Option(help="Folder for one row per record; of several methods, for their folders."),
-    ],
+    out: _Out,
     data: DataOption = "builtin",
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="See 'factlab methods'. May be given several times, to compare them.",
-            show_default="rome",
-            rich_help_panel=METHOD,
-        ),
-    ] = None,
-    mode: Annotated[
-        str,
-        typer.Option(
-            rich_help_panel=METHOD,
-            help="each: every fact in a model of its own. together: all in one edit. sequence: one "
-            "edit after the other in one model.",
-        ),
-    ] = "each",
+    method: _Methods = None,
+    mode: _Mode = "each",
     limit: LimitOption = None,
-    offset: OffsetOption = 0,
-    relation: RelationOption = None,
-    seed: ShuffleOption = None,
-    held_out: Annotated[
-        bool,
-        typer.Option(
-            "--held-out",
-            rich_help_panel=RECORDS,
-            help="With --editor: leave out records about subjects that it was trained on, before "
-            "--offset and --limit are counted off.",
-        ),
-    ] = False,
+    picked: RecordOptions,
+    held_out: _HeldOut = False,
     more: MethodSettings,
-    no_generation: Annotated[
-        bool,
-        typer.Option(
-            "--no-generation",
-            help="Write no texts: likelihoods only.",
-            rich_help_panel=MEASURED,
-        ),
-    ] = False,
-    generate: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Write texts for so many records only, the first ones.",
-            show_default="all",
-            rich_help_panel=MEASURED,
-        ),
-    ] = None,
-    text_seed: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=2**32 - 1,
-            help="Seed of the texts that are written.",
-            rich_help_panel=MEASURED,
-        ),
-    ] = 0,
-    references: Annotated[
-        str | None,
-        typer.Option(
-            help="Texts to compare written ones with: builtin, attribute-snippets (900 MB), or a "
-            "file.",
-            show_default="those that come with the data",
-            rich_help_panel=MEASURED,
-        ),
-    ] = None,
-    essence: Annotated[
-        bool,
-        typer.Option(
-            "--essence",
-            help="How probable texts about the subject stay.",
-            rich_help_panel=MEASURED,
-        ),
-    ] = False,
-    drift: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Compare with the unedited model on so many tokens of text.",
-            rich_help_panel=MEASURED,
-        ),
-    ] = 0,
-    batch_size: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Records at once: what a kill costs. Changes results by rounding only."
-        ),
-    ] = 16,
+    measured: _Measured,
+    batch_size: _BatchSize = 16,
     resume: ResumeOption = False,
     shard: ShardOption = None,
 ) -> None:
@@ -156,30 +185,21 @@ def evaluate(
     Interrupt it with Ctrl-C, or kill it, and go on later with --resume; a run of the first 10
     records goes on as one of 100 with --limit 100 --resume.
     """
-    from factlab.data.selection import RecordsRequest
-    from factlab.evaluation.configs import MeasureConfig
     from factlab.evaluation.requests import EvaluationMaterial, EvaluationRequest
     from factlab.journal import check_run_folder
     from factlab.shards import Shard
 
-    if no_generation and generate is not None:
-        raise InvalidRequestError("Choose one of --no-generation and --generate.")
+    measure = measured.config()
     part = Shard.parse(shard) if shard is not None else Shard()
     names = [*dict.fromkeys(method or ["rome"])]
     request = validated(
         EvaluationRequest,
-        records=validated(
-            RecordsRequest, source=data, offset=offset, limit=limit, relation=relation, seed=seed,
-            references=references,
-        ),
+        records=picked.of(data, limit, measured.references),
         methods=_methods(names, more),
         mode=mode,
-        measure=validated(
-            MeasureConfig, n_generated=0 if no_generation else generate, seed=text_seed,
-            essence=essence, drift_tokens=drift,
-        ),
+        measure=measure,
         held_out=held_out,
-    )  # fmt: skip
+    )
     folders = request.folders(out)
     for folder in folders:
         check_run_folder(folder, resume or part.total > 1)

@@ -1,7 +1,8 @@
 """`factlab neurons`: which MLP neurons give the answer?"""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,9 +14,66 @@ from factlab.errors import InvalidRequestError
 from factlab.settings import made_of
 
 if TYPE_CHECKING:
+    from factlab.neurons.configs import NeuronRequest
     from factlab.neurons.knowledge import KnowledgeNeurons
 
 _BAR_WIDTH = 28
+
+
+_Out = Annotated[Path | None, typer.Option(help="Draw the picture here (.png .pdf .svg).")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _NeuronOptions:
+    """Which neurons to find."""
+
+    prompt: Annotated[str, typer.Argument(help="A text that ends where the answer would follow.")]
+    subject: Annotated[
+        str | None, typer.Option(help="What takes the place of {} in prompt and paraphrases.")
+    ] = None
+    target: Annotated[
+        str | None, typer.Option(help="Answer to attribute; by default what the model says.")
+    ] = None
+    paraphrase: Annotated[
+        list[str] | None,
+        typer.Option(help="Another prompt with the same answer; may be given several times."),
+    ] = None
+    top: Annotated[int, typer.Option(help="How many neurons to list.")] = 10
+    steps: Annotated[
+        int | None, typer.Option(help="Gradients to sum for each layer.", show_default="10")
+    ] = None
+    threshold: Annotated[
+        float, typer.Option(help="Share of the largest attribution that a neuron must exceed.")
+    ] = 0.2
+    share: Annotated[float, typer.Option(help="Share of the prompts that must have a neuron.")] = (
+        0.7
+    )
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Attribute the whole target, not its first token.")
+    ] = False
+
+    def request(self, settings: dict[str, Any]) -> "NeuronRequest":
+        """What these options ask for, with some settings that they win over.
+
+        Raises:
+            InvalidRequestError: an option or a setting makes no sense.
+        """
+        from factlab.neurons.configs import NeuronConfig, NeuronRequest
+
+        if self.top < 1:
+            raise InvalidRequestError(f"--top {self.top} is no neuron. List 1 or more.")
+        answer = "product" if self.whole else None
+        given = validated(NeuronConfig, steps=self.steps, answer=answer)
+        return validated(
+            NeuronRequest,
+            prompt=self.prompt,
+            paraphrases=tuple(self.paraphrase or ()),
+            subject=self.subject,
+            target=self.target,
+            threshold=self.threshold,
+            share=self.share,
+            config=made_of(NeuronConfig, settings | given.model_dump(exclude_unset=True)),
+        )
 
 
 def register(app: typer.Typer) -> None:
@@ -36,71 +94,28 @@ def register(app: typer.Typer) -> None:
 def neurons(
     session: Session,
     *,
-    prompt: Annotated[str, typer.Argument(help="A text that ends where the answer would follow.")],
-    subject: Annotated[
-        str | None, typer.Option(help="What takes the place of {} in prompt and paraphrases.")
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="Answer to attribute; by default what the model says.")
-    ] = None,
-    paraphrase: Annotated[
-        list[str] | None,
-        typer.Option(help="Another prompt with the same answer; may be given several times."),
-    ] = None,
-    top: Annotated[int, typer.Option(help="How many neurons to list.")] = 10,
-    steps: Annotated[
-        int | None, typer.Option(help="Gradients to sum for each layer.", show_default="10")
-    ] = None,
-    threshold: Annotated[
-        float, typer.Option(help="Share of the largest attribution that a neuron must exceed.")
-    ] = 0.2,
-    share: Annotated[
-        float, typer.Option(help="Share of the prompts that must have a neuron.")
-    ] = 0.7,
-    whole: Annotated[
-        bool, typer.Option("--whole", help="Attribute the whole target, not its first token.")
-    ] = False,
+    asked: _NeuronOptions,
     more: Settings,
-    out: Annotated[
-        Path | None, typer.Option(help="Draw the picture here (.png .pdf .svg).")
-    ] = None,
+    out: _Out = None,
     save: Annotated[Path | None, typer.Option(help="Keep the numbers here (.safetensors).")] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Find the knowledge neurons of a fact, and what the model says without them."""
-    from factlab.neurons.configs import NeuronConfig, NeuronRequest
-
-    if top < 1:
-        raise InvalidRequestError(f"--top {top} is no neuron. List 1 or more.")
-    given = validated(
-        NeuronConfig,
-        steps=steps,
-        answer="product" if whole else None,
-    )
-    request = validated(
-        NeuronRequest,
-        prompt=prompt,
-        paraphrases=tuple(paraphrase or ()),
-        subject=subject,
-        target=target,
-        threshold=threshold,
-        share=share,
-        config=made_of(NeuronConfig, more.values() | given.model_dump(exclude_unset=True)),
-    )
+    request = asked.request(more.values())
     check_outputs(out, save, overwrite)
     lm = session.load_model()
     from factlab.neurons.knowledge import find_neurons
 
     with session.progress() as report:
         found = find_neurons(lm, request, report)
-    _show(session, found, top)
+    _show(session, found, asked.top)
     if save is not None:
         found.attributions[0].save(save)
         session.say(f"Numbers: {save}")
     if out is not None:
         found.plot(out)
         session.say(f"Picture: {out}")
-    session.emit(found.to_json(top))
+    session.emit(found.to_json(asked.top))
 
 
 def _show(session: Session, found: "KnowledgeNeurons", top: int) -> None:

@@ -15,6 +15,7 @@ from factlab.cli.session import validated
 from factlab.settings import read_settings
 
 if TYPE_CHECKING:
+    from factlab.data.selection import RecordsRequest
     from factlab.editing.method_choice import MethodRequest
     from factlab.tracing.configs import TraceConfig
 
@@ -64,6 +65,29 @@ ShuffleOption = Annotated[
         rich_help_panel=RECORDS,
     ),
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordOptions:
+    """Which part of some records."""
+
+    offset: OffsetOption = 0
+    relation: RelationOption = None
+    seed: ShuffleOption = None
+
+    def of(self, source: str, limit: int | None, references: str | None = None) -> "RecordsRequest":
+        """That part of a source.
+
+        Raises:
+            InvalidRequestError: an option makes no sense.
+        """
+        from factlab.data.selection import RecordsRequest
+
+        return validated(
+            RecordsRequest, source=source, offset=self.offset, limit=limit,
+            relation=self.relation, seed=self.seed, references=references,
+        )  # fmt: skip
+
 
 # -- settings --------------------------------------------------------------------------------------
 

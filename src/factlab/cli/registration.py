@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -241,7 +241,12 @@ def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
     annotations = get_type_hints(group, include_extras=True)
     # What a group adds to another comes first, as what it is about.
     of_group = sorted(fields(group), key=lambda field: field.name not in group.__annotations__)
-    return [_keyword(f.name, annotations[f.name], f.default) for f in of_group]
+    return [_keyword(f.name, annotations[f.name], _default_of(f)) for f in of_group]
+
+
+def _default_of(field: Field[Any]) -> object:
+    """The default of an option of a group; that of an option that must be given is empty."""
+    return inspect.Parameter.empty if field.default is MISSING else field.default
 
 
 def _panel_number(parameter: inspect.Parameter) -> int:

@@ -9,11 +9,9 @@ import typer
 from factlab.cli.interrupt import finishing_on_interrupt
 from factlab.cli.options import (
     DataOption,
-    OffsetOption,
-    RelationOption,
+    RecordOptions,
     ResumeOption,
     Settings,
-    ShuffleOption,
 )
 from factlab.cli.registration import MEASURE, RECORDS, command
 from factlab.cli.session import Session, validated
@@ -25,6 +23,30 @@ if TYPE_CHECKING:
     from factlab.evaluation.sweeping.result import Sweep
     from factlab.models.language_model import LanguageModel
     from factlab.tracing.average import AverageTrace
+
+
+_Records = Annotated[
+    int, typer.Option(min=1, help="How many to edit at each place.", rich_help_panel=RECORDS)
+]
+_Layers = Annotated[
+    str | None, typer.Option(help="Such as 0,3,6 or 0-29 or 0-29:3.", show_default="every third")
+]
+_Tokens = Annotated[str, typer.Option(help="Any of first,last,first_after_last,end.")]
+_Trace = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of 'factlab trace-average' to put beside the scores.",
+        show_default="traced first, of well-known facts",
+    ),
+]
+_TraceFacts = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="How many well-known facts to trace first; 0 for no trace.",
+        show_default="as many as --records, up to 10",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -47,48 +69,27 @@ def sweep(
     *,
     out: Annotated[Path, typer.Option(help="Folder for the evaluations and figures.")],
     data: DataOption = "builtin",
-    records: Annotated[
-        int,
-        typer.Option(min=1, help="How many to edit at each place.", rich_help_panel=RECORDS),
-    ] = 20,
-    layers: Annotated[
-        str | None,
-        typer.Option(help="Such as 0,3,6 or 0-29 or 0-29:3.", show_default="every third"),
-    ] = None,
-    tokens: Annotated[
-        str, typer.Option(help="Any of first,last,first_after_last,end.")
-    ] = "first,last,first_after_last,end",
-    offset: OffsetOption = 0,
-    relation: RelationOption = None,
-    seed: ShuffleOption = None,
+    records: _Records = 20,
+    layers: _Layers = None,
+    tokens: _Tokens = "first,last,first_after_last,end",
+    picked: RecordOptions,
     more: Settings,
-    trace: Annotated[
-        Path | None,
-        typer.Option(help="Folder of 'factlab trace-average' to put beside the scores.",
-                     show_default="traced first, of well-known facts"),
-    ] = None,
-    trace_facts: Annotated[
-        int | None,
-        typer.Option(min=0, help="How many well-known facts to trace first; 0 for no trace.",
-                     show_default="as many as --records, up to 10"),
-    ] = None,
+    trace: _Trace = None,
+    trace_facts: _TraceFacts = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Records at once.")] = 16,
     resume: ResumeOption = False,
-) -> None:  # fmt: skip
+) -> None:
     """Edit with ROME at every layer and token, and score it beside the averaged causal trace.
 
     Interrupt it with Ctrl-C, or kill it, and go on later with --resume.
     """
-    from factlab.data.selection import RecordsRequest
     from factlab.editing.configs import RomeConfig
     from factlab.evaluation.requests import SweepRequest
     from factlab.journal import Journal, check_new
 
     request = validated(
         SweepRequest,
-        records=validated(
-            RecordsRequest, source=data, offset=offset, limit=records, relation=relation, seed=seed
-        ),
+        records=picked.of(data, records),
         layers=layers,
         tokens=tokens,
         config=made_of(RomeConfig, more.values()),

@@ -21,13 +21,112 @@ from factlab.errors import counted
 
 if TYPE_CHECKING:
     from factlab.editing.trained.examples import TrainingSet
+    from factlab.editing.trained.requests import TrainRequest
     from factlab.editing.trained.training import Trained
 
 _TEXT = "text"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings(Settings):
+class _TrainData:
+    """What an editor is trained on."""
+
+    data: Annotated[
+        str,
+        typer.Option(
+            help="builtin, builtin-zsre, counterfact, zsre, hf:owner/dataset, a file of records; "
+            "or text."
+        ),
+    ] = "builtin"
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --data text: UTF-8 text file, or folder of them; by default the model "
+            "writes its own."
+        ),
+    ] = None
+    passages: Annotated[
+        int, typer.Option(help="With --data text: passages to take, of 40 tokens each.")
+    ] = 600
+    limit: LimitOption = None
+    offset: OffsetOption = 0
+    relation: RelationOption = None
+    seed: Annotated[
+        int, typer.Option(help="Of the split, the first weights and the order of examples.")
+    ] = 0
+    validation_share: Annotated[
+        float, typer.Option(help="Part of the subjects for validation.")
+    ] = 0.1
+    test_share: Annotated[
+        float, typer.Option(help="Part of the subjects that is kept for evaluation.")
+    ] = 0.2
+    keep_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Records, as for --data, whose subjects are kept for evaluation too; may be given "
+            "several times."
+        ),
+    ] = None
+
+    def request(self, kind: str, settings: dict[str, Any]) -> "TrainRequest":
+        """To train an editor of a kind on it, with some settings.
+
+        Raises:
+            InvalidRequestError: an option or a setting makes no sense.
+        """
+        from factlab.data.selection import RecordsRequest
+        from factlab.editing.trained.requests import TrainRequest
+        from factlab.stats.configs import TextSource
+
+        records = validated(
+            RecordsRequest, source=self.data, offset=self.offset, limit=self.limit,
+            relation=self.relation,
+        )  # fmt: skip
+        return TrainRequest.of_settings(
+            kind,
+            settings,
+            records=None if self.data == _TEXT else records,
+            source=TextSource(text=self.text),
+            passages=self.passages,
+            keep_out=tuple(RecordsRequest(source=source) for source in self.keep_out or ()),
+            seed=self.seed,
+            validation_share=self.validation_share,
+            test_share=self.test_share,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TrainSteps:
+    """How an editor is trained."""
+
+    steps: Annotated[int | None, typer.Option(help="End after so many, of ten edits each.")] = None
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of Adam. Published: 1e-6 for MEND, 1e-5 for KE.")
+    ] = None
+    validate_every: Annotated[
+        int | None, typer.Option(help="Steps between validations and checkpoints.")
+    ] = None
+    mixed_precision: Annotated[
+        bool, typer.Option("--mixed-precision", help="Run the model in bfloat16 where it is safe.")
+    ] = False
+
+    def values(self) -> dict[str, Any]:
+        """Those that were given, by the names of the settings.
+
+        Raises:
+            InvalidRequestError: one makes no sense.
+        """
+        from factlab.editing.trained.configs import TrainConfig
+
+        given = validated(
+            TrainConfig, max_steps=self.steps, learning_rate=self.learning_rate,
+            validate_every=self.validate_every, mixed_precision=self.mixed_precision or None,
+        )  # fmt: skip
+        return given.model_dump(exclude_unset=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TrainSettings(Settings):
     """Settings of the training, and of the network in a table of their own."""
 
     settings: Annotated[
@@ -56,81 +155,20 @@ def train(
     *,
     kind: Annotated[str, typer.Argument(help="mend or ke.")],
     out: Annotated[Path, typer.Option(help="Folder for the editor.")],
-    data: Annotated[
-        str,
-        typer.Option(
-            help="builtin, builtin-zsre, counterfact, zsre, hf:owner/dataset, a file of records; "
-            "or text."
-        ),
-    ] = "builtin",
-    text: Annotated[
-        Path | None,
-        typer.Option(
-            help="With --data text: UTF-8 text file, or folder of them; by default the model "
-            "writes its own."
-        ),
-    ] = None,
-    passages: Annotated[
-        int, typer.Option(help="With --data text: passages to take, of 40 tokens each.")
-    ] = 600,
-    limit: LimitOption = None,
-    offset: OffsetOption = 0,
-    relation: RelationOption = None,
-    seed: Annotated[
-        int, typer.Option(help="Of the split, the first weights and the order of examples.")
-    ] = 0,
-    validation_share: Annotated[
-        float, typer.Option(help="Part of the subjects for validation.")
-    ] = 0.1,
-    test_share: Annotated[
-        float, typer.Option(help="Part of the subjects that is kept for evaluation.")
-    ] = 0.2,
-    keep_out: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Records, as for --data, whose subjects are kept for evaluation too; may be given "
-            "several times."
-        ),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="End after so many, of ten edits each.")] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Of Adam. Published: 1e-6 for MEND, 1e-5 for KE.")
-    ] = None,
-    validate_every: Annotated[
-        int | None, typer.Option(help="Steps between validations and checkpoints.")
-    ] = None,
-    mixed_precision: Annotated[
-        bool, typer.Option("--mixed-precision", help="Run the model in bfloat16 where it is safe.")
-    ] = False,
-    more: TrainSettings,
+    taken: _TrainData,
+    steps: _TrainSteps,
+    more: _TrainSettings,
     resume: ResumeOption = False,
 ) -> None:
     """Train an editor that maps a fact's gradient to an edit.
 
     Interrupt it with Ctrl-C, or kill it, and go on later with --resume.
     """
-    from factlab.data.selection import RecordsRequest
-    from factlab.editing.trained.configs import TrainConfig
-    from factlab.editing.trained.requests import TrainMaterial, TrainRequest
+    from factlab.editing.trained.requests import TrainMaterial
     from factlab.journal import check_run_folder
-    from factlab.stats.configs import TextSource
 
-    given = validated(
-        TrainConfig, max_steps=steps, learning_rate=learning_rate, validate_every=validate_every,
-        mixed_precision=mixed_precision or None,
-    )  # fmt: skip
-    records = validated(RecordsRequest, source=data, offset=offset, limit=limit, relation=relation)
-    request = TrainRequest.of_settings(
-        kind,
-        more.values() | given.model_dump(exclude_unset=True),
-        records=None if data == _TEXT else records,
-        source=TextSource(text=text),
-        passages=passages,
-        keep_out=tuple(RecordsRequest(source=source) for source in keep_out or ()),
-        seed=seed,
-        validation_share=validation_share,
-        test_share=test_share,
-    )
+    given = steps.values()
+    request = taken.request(kind, more.values() | given)
     check_run_folder(out, resume)
     with session.progress() as report:
         material = TrainMaterial.of(request, report)
@@ -143,7 +181,7 @@ def train(
     _say_data(session, examples)
     with session.progress() as report, finishing_on_interrupt(session) as should_stop:
         trained = run(lm, request, out, examples, resume, should_stop, report)
-    _show(session, trained, kind, out, data)
+    _show(session, trained, kind, out, taken.data)
     if not trained.finished:
         session.say("Stopped. Go on with --resume.")
         raise typer.Exit(130)
