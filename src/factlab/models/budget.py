@@ -13,7 +13,7 @@ memory goes on with less.
 What a token takes is told by `Sizes`. These are upper estimates for decoders of the usual kind, so
 that the memory that is really used stays below what is allowed. What no batch can be made smaller
 for is not counted: weights, a trained editor's among them, second moments of keys, results, and
-what cannot be divided, such as a single prompt, or one fact behind all its contexts.
+what cannot be divided: a single prompt, one example of a training.
 """
 
 import math
