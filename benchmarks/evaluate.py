@@ -78,7 +78,8 @@ def main() -> None:
     request = ValueRequest(facts[0], str(facts[0].target_new))
     slow_edit_s, _ = timed(lm, lambda: straightforward(lm, request, contexts, site, old.value))
 
-    yardstick = Yardstick(lm, MeasureConfig(text_tokens=LENGTH), {}, memory_gib=args.memory)
+    lm.memory_gib = args.memory
+    yardstick = Yardstick(lm, MeasureConfig(text_tokens=LENGTH), {})
     n, no_texts = len(records), [False] * len(records)
     yardstick.measure(records[:2], edits[:2], [False] * 2)
     ours_s, measured = timed(lm, lambda: yardstick.measure(records, edits, no_texts))

@@ -326,7 +326,8 @@ def merge(folders: Sequence[Path], out: Path) -> Journal:
 
 def _selected(journal: Journal) -> Line:
     """What was found out before the first case; not with which versions."""
-    return {name: value for name, value in journal.findings.items() if name != "versions"}
+    selected = {name: value for name, value in journal.findings.items() if name != "versions"}
+    return {name: without_retired(value) for name, value in selected.items()}
 
 
 def check_new(folder: Path) -> None:

@@ -29,8 +29,7 @@ ROME = fl.RomeConfig(layer=0, value=VALUE, contexts=CONTEXTS)
 MEMIT = fl.MemitConfig(layers=(0, 1), value=VALUE, contexts=CONTEXTS)
 FINE_TUNING = fl.FineTuneConfig(layer=1, steps=3, learning_rate=0.01)
 TRAINING = fl.TrainConfig(
-    max_steps=4, validate_every=2, learning_rate=1e-3, examples_per_step=3, examples_at_once=2,
-    n_validation=3,
+    max_steps=4, validate_every=2, learning_rate=1e-3, examples_per_step=3, n_validation=3
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import torch
 
 import factlab as fl
 from conftest import FAMILIES, HABITS, SINGLE_INSIDE
+from factlab.models.budget import GIB
 from factlab.neurons.quadrature import Quadrature
 from factlab.tokens import encode
 
@@ -118,10 +119,9 @@ def test_memory_bounds_change_nothing(make_model):
     lm = make_model("llama", dtype=torch.float64)
     config = fl.neurons.NeuronConfig(steps=3, tolerance=1e-3, max_steps=12, answer="product")
     whole = fl.neurons.attribute_neurons_each(lm, PROMPTS, TARGETS, config)
-    for limit in (1, 40):
-        cut = config.model_copy(update={"max_batch_tokens": limit})
-        for one, other in zip(
-            whole, fl.neurons.attribute_neurons_each(lm, PROMPTS, TARGETS, cut), strict=True
-        ):
+    for tokens in (1, 40):
+        lm.memory_gib = tokens * lm.budget.sizes.gradient / GIB
+        cut = fl.neurons.attribute_neurons_each(lm, PROMPTS, TARGETS, config)
+        for one, other in zip(whole, cut, strict=True):
             assert torch.allclose(one.attributions, other.attributions, rtol=1e-9, atol=1e-15)
             assert torch.equal(one.steps, other.steps)

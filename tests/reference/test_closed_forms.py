@@ -13,6 +13,7 @@ from factlab.editing.closed_form.rank_one import rank_one_factors
 from factlab.editing.closed_form.value import optimise_values
 from factlab.editing.configs import ContextConfig, ValueConfig
 from factlab.editing.contexts import context_weights
+from factlab.editing.methods import METHODS
 from factlab.editing.requests import ValueRequest
 from factlab.errors import InvalidRequestError
 
@@ -208,10 +209,39 @@ def test_contradictions_are_refused_with_a_list(make_model):
             fl.edit_together(lm, clash, method)
 
 
-def test_keys_do_not_depend_on_batches(make_model, monkeypatch):
+def test_keys_do_not_depend_on_batches(make_model):
     lm = make_model("llama", dtype=torch.float64)
     rows = [row for fact in FACTS for row in prompt_rows(lm, fact, ["", "Yes. "])]
-    at_once = keys_and_outputs(lm, rows, 1)
-    monkeypatch.setattr("factlab.editing.closed_form.lookup.BATCH_TOKENS", 1)
-    for one, other in zip(at_once, keys_and_outputs(lm, rows, 1), strict=True):
+    weights = context_weights(ContextConfig(), 2)
+
+    def found():
+        yield from keys_and_outputs(lm, rows, 1)
+        yield from mean_keys(lm, FACTS, ["", "Yes. "], 1, weights)
+
+    at_once = [*found()]
+    lm.memory_gib = 1e-9
+    for one, other in zip(at_once, found(), strict=True):
         assert torch.allclose(one, other, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["memit", "emmet", "alphaedit"])
+def test_facts_that_do_not_fit_into_memory_are_written_all_the_same(make_model, method):
+    lm = make_model("llama", dtype=torch.float64)
+    config = METHODS[method].config(layers=(0, 1), **SHARED)
+
+    def edit():
+        return fl.edit_together(lm, FACTS[:3], method, config, background(lm)).edits[0]
+
+    whole = edit()
+    state = lm.budget.sizes.state
+    for gib in (1e-9, 6 * 40 * state / 2**30):  # none wait at the layer; some do
+        lm.memory_gib = gib
+        cut = edit()
+        for one, other in zip(whole.updates, cut.updates, strict=True):
+            assert torch.allclose(
+                one.matrix(torch.float64, lm.device),
+                other.matrix(torch.float64, lm.device),
+                atol=1e-9,
+            )
+        shares = whole.diagnostics["missing_shares"]
+        assert cut.diagnostics["missing_shares"] == pytest.approx(shares)

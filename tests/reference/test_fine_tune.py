@@ -94,9 +94,8 @@ def test_batches_of_tokens_change_nothing(make_model):
     lm = make_model("gpt2", dtype=torch.float64)
     config = fl.editing.FineTuneConfig(layer=1, steps=4)
     whole = fl.editing.fine_tune(lm, FACTS, "ft+l", config)
-    cut = fl.editing.fine_tune(
-        lm, FACTS, "ft+l", config.model_copy(update={"max_batch_tokens": 10})
-    )
+    lm.memory_gib = 1e-9
+    cut = fl.editing.fine_tune(lm, FACTS, "ft+l", config)
     assert cut.diagnostics["loss"] == pytest.approx(whole.diagnostics["loss"], abs=1e-10)
 
 

@@ -22,14 +22,17 @@ CPU = torch.device("cpu")
 def test_the_smaller_of_two_limits():
     small, large = (Budget(gib, SIZES, on_cpu=True) for gib in (0.001, 1000))
     assert large.pass_tokens() > small.pass_tokens() > 1
-    assert large.gradient_tokens == Budget(2000, SIZES, on_cpu=True).gradient_tokens
-    assert small.gradient_tokens == pytest.approx(0.001 * 2**30 / 50_000, abs=1)
-    assert Budget(1000, SIZES, on_cpu=False).gradient_tokens > large.gradient_tokens
+    assert large.gradient_tokens() == Budget(2000, SIZES, on_cpu=True).gradient_tokens()
+    assert small.gradient_tokens() == pytest.approx(0.001 * 2**30 / 50_000, abs=1)
+    assert small.gradient_tokens(share=0.5) == pytest.approx(small.gradient_tokens() / 2, abs=1)
+    # The vocabulary takes as much as twenty tokens do in the layers.
+    assert small.gradient_tokens(read=1.0) == small.gradient_tokens() // 21
+    assert Budget(1000, SIZES, on_cpu=False).gradient_tokens() > large.gradient_tokens()
 
 
 def test_one_is_always_possible():
     least = Budget(1e-12, SIZES, on_cpu=True)
-    assert (least.pass_tokens(), least.piece_tokens, least.gradient_tokens) == (1, 1, 1)
+    assert (least.pass_tokens(), least.piece_tokens, least.gradient_tokens()) == (1, 1, 1)
     assert least.readout_tokens == least.at_most(1e9) == 1
 
 
@@ -156,6 +159,13 @@ def test_files_may_have_settings_that_are_gone():
     [
         (fl.tracing.TraceConfig, {"max_batch_tokens": 9}),
         (fl.tracing.TraceConfig, {"max_batch_tokens": None}),
+        (fl.editing.ValueConfig, {"max_batch_tokens": 64}),
+        (fl.editing.FineTuneConfig, {"max_batch_tokens": 64}),
+        (fl.editing.KnConfig, {"max_batch_tokens": 64}),
+        (fl.neurons.NeuronConfig, {"max_batch_tokens": 64}),
+        (fl.editing.TrainConfig, {"memory_gib": 4.0}),
+        (fl.editing.TrainConfig, {"examples_at_once": 2}),
+        (fl.editing.TrainedEditConfig, {"max_batch_tokens": 64}),
     ],
 )
 def test_a_person_is_told_what_has_taken_their_place(kind, values):

@@ -151,12 +151,13 @@ def test_what_it_said_before_is_asked_without_edits(lm, background):
     assert lm.live_fingerprint == lm.fingerprint
 
 
-def test_memory_that_runs_out_names_the_setting(lm, background, monkeypatch):
+def test_memory_that_runs_out_says_how_much_less_to_allow(lm, background, monkeypatch):
     def no_memory(*_args, **_kwargs):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr("factlab.editing.closed_form.value.ValueBatch", no_memory)
-    with pytest.raises(fl.FactlabError, match="Lower max_batch_tokens, which is 768"):
+    lm.memory_gib = 3
+    with pytest.raises(fl.errors.MemoryLimitError, match=r"lm\.memory_gib = 1\.5 in Python"):
         fl.rome(lm, FACTS[0], CONFIG, background)
 
 

@@ -10,14 +10,19 @@ import transformers
 
 import factlab as fl
 from factlab.data.records import Record
+from factlab.editing.trained import training
 from factlab.editing.trained.configs import KeConfig, MendConfig, TrainConfig, TrainedEditConfig
 from factlab.editing.trained.curve import plot_curve
+from factlab.editing.trained.editor import new_network
 from factlab.editing.trained.examples import examples_of_records, examples_of_text
-from factlab.editing.trained.losses import losses
+from factlab.editing.trained.gradients import last_matrices
+from factlab.editing.trained.losses import losses, observe
+from factlab.editing.trained.mend import Mend
 from factlab.editing.trained.sampling import picked
 from factlab.editing.trained.states import States
 from factlab.editing.trained.store import load_editor
 from factlab.editing.trained.training import train_editor
+from factlab.journal import Journal
 from factlab.models.tiny import tiny_tokenizer
 from factlab.stats.corpus import Corpus
 from factlab.storage import read_tensors, write_tensors
@@ -27,8 +32,7 @@ NETWORKS = {
     "ke": KeConfig(n_blocks=2, hidden=4, condition=4),
 }
 CONFIG = TrainConfig(
-    max_steps=5, validate_every=2, learning_rate=1e-3, examples_per_step=3, examples_at_once=2,
-    n_validation=3,
+    max_steps=5, validate_every=2, learning_rate=1e-3, examples_per_step=3, n_validation=3,
 )  # fmt: skip
 
 
@@ -197,6 +201,10 @@ class Killed(BaseException):
     """Nothing is written on the way out."""
 
 
+def killed(*_):
+    raise Killed
+
+
 def without_speed(history):
     return {
         step: {name: value for name, value in found.items() if name != "examples_per_s"}
@@ -324,13 +332,38 @@ def test_mixed_precision_is_near(lm, data, tmp_path):
     assert losses_of[0] == pytest.approx(losses_of[1], rel=0.05)
 
 
-def test_states_that_do_not_fit_are_made_anew(lm, data, tmp_path):
-    small = CONFIG.model_copy(update={"memory_gib": 1e-9})
-    runs = [
-        train_editor(lm, data, tmp_path / name, NETWORKS["mend"], config).history[5]["loss"]
-        for name, config in (("kept", CONFIG), ("anew", small))
-    ]
-    assert runs[0] == pytest.approx(runs[1], rel=1e-4)
+@pytest.mark.parametrize("kind", ["mend", "ke"])
+def test_memory_changes_a_training_by_rounding(make_model, tmp_path, monkeypatch, kind):
+    lm = make_model("llama", dtype=torch.float64)
+    # In double precision too, which an editor is not when it is read again.
+    monkeypatch.setattr(training, "new_network", lambda *args: new_network(*args).double())
+    monkeypatch.setattr(training, "load_editor", killed)
+    data = examples_of_records(lm, records())
+
+    def trained(gib):
+        lm.memory_gib = gib
+        with pytest.raises(Killed):
+            train_editor(lm, data, tmp_path / str(gib), NETWORKS[kind], CONFIG)
+        history = Journal.load(tmp_path / str(gib)).records
+        return [found[name] for found in history.values() for name in ("edit_nll", "loc_kl")]
+
+    whole = trained(1.0)
+    # One example at a time, whose states are made anew; two, whose states are kept.
+    for gib in (1e-9, 1e-2):
+        assert trained(gib) == pytest.approx(whole, rel=1e-7)
+
+
+def test_a_step_is_the_same_in_parts(lm, data):
+    """What an editor takes note of does not depend on how many examples run together."""
+    some = picked(data.train, 0, per_step=4, n_unrelated=2, seed=0)
+    states, matrices = States(lm, lm.n_layers - 2), last_matrices(lm, 2)
+    whole, parts = (Mend(matrices, NETWORKS["mend"]) for _ in range(2))
+    with lm.frozen():
+        observe(lm, whole, states, some)
+        for example in some:
+            observe(lm, parts, states, [example])
+    for (name, one), other in zip(whole.named_buffers(), parts.buffers(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-6), name
 
 
 def test_a_folder_belongs_to_one_training(lm, data, tmp_path):
@@ -380,8 +413,9 @@ def test_edits_in_a_batch_are_those_made_one_by_one(lm, editor):
     method = editor.method()
     assert method.name == "mend-cf"
     together = method.each(lm, facts, None, None, lambda *_: None)
+    lm.memory_gib = 1e-9
     for fact, edit in zip(facts, together, strict=True):
-        (alone,) = editor.edits(lm, [fact], TrainedEditConfig(max_batch_tokens=1))
+        (alone,) = editor.edits(lm, [fact])
         assert edit.facts == (fact,)
         for one, other in zip(edit.updates, alone.updates, strict=True):
             assert one.rank == other.rank

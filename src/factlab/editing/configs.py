@@ -49,8 +49,6 @@ class ValueConfig(Config):
             method's (4; 0.75 for MEMIT and AlphaEdit).
         stop_loss: stop when the total loss is below this.
         stop_nll: stop when the target's NLL is below this in the mean over contexts.
-        max_batch_tokens: tokens of facts that go through a step together. Bounds memory and changes
-            no result; by default chosen for speed.
     """
 
     steps: PositiveInt = 20
@@ -64,7 +62,6 @@ class ValueConfig(Config):
     clamp_factor: PositiveFloat | None = None
     stop_loss: NonNegativeFloat = 0.05
     stop_nll: NonNegativeFloat = 0.1
-    max_batch_tokens: PositiveInt | None = None
 
     def clamped(self, factor: float) -> "ValueConfig":
         """With this `clamp_factor`, unless one is set."""
@@ -298,8 +295,6 @@ class FineTuneConfig(ErasingConfig):
         learning_rate: of Adam; by default 5e-4, and 1e-3 for AttnEdit.
         stop_nll: stop when the target's NLL is below this (0.01 in the code; the paper has 0.03).
         erase: make the true target improbable instead of a new one probable.
-        max_batch_tokens: tokens that go through the model together, of facts with weights of their
-            own or of one set of weights. Bounds memory and changes no result.
     """
 
     layer_setting: ClassVar[Literal["layer", "layers"] | None] = "layer"
@@ -309,7 +304,6 @@ class FineTuneConfig(ErasingConfig):
     steps: PositiveInt = 25
     learning_rate: PositiveFloat | None = None
     stop_nll: NonNegativeFloat = 0.01
-    max_batch_tokens: PositiveInt = 1024
 
     @property
     def edited_layers(self) -> tuple[int, ...]:

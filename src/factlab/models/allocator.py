@@ -1,13 +1,7 @@
-"""Memory: that which tensors free, kept for the next ones; and what to do when there is none."""
+"""Memory that tensors free, kept for the next ones."""
 
 import ctypes
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import torch
-
-from factlab.errors import MemoryLimitError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 512 * 2**20
@@ -32,20 +26,3 @@ def keep_freed_memory() -> bool:
         return False
     kept = mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
     return bool(kept and mallopt(_M_MMAP_THRESHOLD, _LARGEST_ON_HEAP))
-
-
-@contextmanager
-def memory_bounded_by(setting: str) -> Iterator[None]:
-    """Where memory runs out inside the block, say which setting to lower.
-
-    Raises:
-        MemoryLimitError: memory ran out.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        # torch has a class of its own for GPUs only.
-        is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if is_memory or "allocate memory" in str(error) or "not enough memory" in str(error):
-            raise MemoryLimitError(f"Memory ran out. Lower {setting}.") from error
-        raise

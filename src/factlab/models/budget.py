@@ -12,7 +12,8 @@ memory goes on with less.
 
 What a token takes is told by `Sizes`. These are upper estimates for decoders of the usual kind, so
 that the memory that is really used stays below what is allowed. What no batch can be made smaller
-for is not counted: weights, second moments of keys, and a single prompt that is too long.
+for is not counted: weights, a trained editor's among them, second moments of keys, results, and
+what cannot be divided: a single prompt, one example of a training.
 """
 
 import math
@@ -147,10 +148,17 @@ class Budget:
         """Tokens that go through one layer together, of many more that wait their turn."""
         return self.limit(_PIECE, self.sizes.layer, 0.25)
 
-    @property
-    def gradient_tokens(self) -> int:
-        """Tokens of a forward pass that is followed by a backward pass."""
-        return self.limit(_GRADIENT, self.sizes.gradient)
+    def gradient_tokens(self, read: float = 0.0, left: float = 0.0, share: float = 1.0) -> int:
+        """Tokens of a forward pass that is followed by a backward pass.
+
+        Args:
+            read: at what share of them logits are read that wait for the backward pass too.
+            left: most tokens in place of one of them whose keys and values alone are held.
+            share: of the memory.
+        """
+        sizes = self.sizes
+        here = sizes.gradient + read * sizes.logits
+        return self.limit(_GRADIENT, max(here, left * (2 * sizes.cached + sizes.layer)), share)
 
     @property
     def readout_tokens(self) -> int:

@@ -331,7 +331,7 @@ def attribute_neurons_each(
     texts = [prompt.prompt if isinstance(prompt, Fact) else prompt for prompt in prompts]
     questions = [_question(lm, *pair, config) for pair in zip(texts, wanted, strict=True)]
     quadrature = quadrature_of(config, lm.dtype)
-    found = integrated_gradients(lm, questions, quadrature, config.max_batch_tokens, progress)
+    found = integrated_gradients(lm, questions, quadrature, progress)
     fingerprint = lm.identify(live=True, progress=progress).fingerprint
     results: list[NeuronAttribution] = []
     for text, target, question, one in zip(texts, wanted, questions, found, strict=True):

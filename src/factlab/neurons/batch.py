@@ -25,7 +25,6 @@ from torch import Tensor
 
 from factlab.continuations import Continuation
 from factlab.hooks import Site, Stream, intervene
-from factlab.models.allocator import memory_bounded_by
 from factlab.models.cache import Prefix, RecordingCache
 from factlab.models.language_model import LanguageModel
 from factlab.models.reading import Reads, target_logprobs, wide_logits
@@ -34,6 +33,9 @@ from factlab.neurons.quadrature import GROWTH, Nodes, Quadrature
 from factlab.precision import wide
 from factlab.progress import ProgressCallback
 from factlab.tokens import groups, pad
+
+# Tokens on the left, of which only keys and values are held, that cost as much as one that runs.
+_LEFT = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,6 @@ def integrated_gradients(
     lm: LanguageModel,
     questions: Sequence[Continuation],
     quadrature: Quadrature,
-    max_batch_tokens: int | None,
     progress: ProgressCallback,
 ) -> list[Integrated]:
     """Integrate: w ∫₀¹ ∂P/∂w at s·w ds, for the neurons w of every layer.
@@ -71,17 +72,15 @@ def integrated_gradients(
             token that the model finds most probable. They may be of any lengths; the result of one
             does not depend on the others.
         quadrature: how to integrate.
-        max_batch_tokens: tokens to hold for one backward pass; by default chosen for speed.
         progress: called with questions done and in all.
 
     Raises:
         MemoryLimitError: memory ran out.
     """
-    limit = max_batch_tokens or lm.budget.gradient_tokens
-    # One token on the left, of which only keys and values are held, is an eighth.
-    costs = [len(q.reads) + q.n_prompt / 8 for q in questions]
+    limit = lm.budget.gradient_tokens(left=_LEFT)
+    costs = [len(q.reads) + q.n_prompt / _LEFT for q in questions]
     found: dict[int, Integrated] = {}
-    with lm.frozen(), memory_bounded_by(f"max_batch_tokens, which is {limit}"):
+    with lm.frozen():
         for numbers in groups(costs, max(1, limit // (quadrature.steps + 1))):
             progress("attributing", len(found), len(questions))
             shares_at_once = limit / (len(numbers) * max(costs[i] for i in numbers))

@@ -26,8 +26,6 @@ class NeuronConfig(Config):
         max_steps: most of them.
         answer: attribute the probability of the target's first token, or the product of its tokens'
             probabilities. The first token is what the last token of the prompt decides.
-        max_batch_tokens: tokens to hold for one backward pass. Bounds memory and changes no result;
-            by default chosen for speed.
     """
 
     steps: PositiveInt = 10
@@ -35,7 +33,6 @@ class NeuronConfig(Config):
     tolerance: PositiveFloat | None = 0.01
     max_steps: PositiveInt = 640
     answer: Literal["first_token", "product"] = "first_token"
-    max_batch_tokens: PositiveInt | None = None
 
     @classmethod
     def published(cls) -> "NeuronConfig":

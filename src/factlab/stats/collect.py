@@ -31,10 +31,10 @@ def collect_second_moments(
     sites = {layer: Site(layer, Stream.MLP_HIDDEN) for layer in layers}
     done, stop = 0, max(layers) + 1
     lm.layer(stop - 1)
-    sums = _accumulators(lm, layers)
     # Of each token a key for every layer, as it is recorded and as it is added.
     batch_tokens = lm.budget.pass_tokens(kept=(len(sites) + 2) * lm.budget.sizes.hidden)
     with lm.frozen(), record(lm, sites.values()) as states:
+        sums = _accumulators(lm, layers)
         for numbers in groups([len(row) for row in corpus.rows], batch_tokens):
             batch = pad([corpus.rows[i] for i in numbers], lm.device)
             lm.run(lm.frame(batch), stop=stop)

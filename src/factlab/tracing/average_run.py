@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from factlab.arguments import checked
+from factlab.config import without_retired
 from factlab.documents import JsonValue, validated
 from factlab.errors import InvalidRequestError, StorageError, TokenizationError, counted
 from factlab.facts import Fact
@@ -117,7 +118,7 @@ def _go_on_to(folder: Path, request: Line, select: Callable[[], Line]) -> JsonVa
     cases = selected_cases(findings, n_given, "what was found out")
     cases_before = journal.cases(n_given)
     if cases[: len(cases_before)] != cases_before or any(
-        journal.findings.get(name) != value for name, value in others.items()
+        without_retired(journal.findings.get(name)) != value for name, value in others.items()
     ):
         raise StorageError(
             f"The model answers the facts of '{folder}' otherwise than when its run began, so the "

@@ -27,16 +27,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from factlab.continuations import Continuation
 from factlab.data.fact_files import check_conflicts
 from factlab.editing.background import Background
-from factlab.editing.closed_form.lookup import (
-    BATCH_TOKENS,
-    mean_keys,
-    prompt_rows,
-    up_to_lookup,
-)
+from factlab.editing.closed_form.lookup import mean_keys
 from factlab.editing.closed_form.value import DEFAULT_CLAMP, OptimisedValue, optimise_values
+from factlab.editing.closed_form.waiting import WaitingFacts
 from factlab.editing.configs import LayerwiseConfig
 from factlab.editing.contexts import context_weights
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
@@ -46,7 +41,7 @@ from factlab.editing.presets import one_layer, preset_of, several_layers
 from factlab.editing.requests import value_requests
 from factlab.errors import FactlabError
 from factlab.facts import Fact
-from factlab.hooks import Site, Stream, record
+from factlab.hooks import Site, Stream
 from factlab.models.changes.carried import substituted
 from factlab.models.changes.change import Change
 from factlab.models.changes.update import DenseUpdate, LowRankUpdate
@@ -54,7 +49,6 @@ from factlab.models.language_model import LanguageModel
 from factlab.precision import wide
 from factlab.progress import ProgressCallback
 from factlab.stats.moments import SecondMoment
-from factlab.tokens import groups, pad
 
 Keys = Float[Tensor, "fact d_mlp"]
 # From keys, of facts to write and then of facts to protect, to their dual keys.
@@ -227,7 +221,7 @@ class _Writer:
         layers = self.config.edited_layers
         weights = context_weights(self.config.contexts, len(self.contexts))
         deltas = torch.stack([value.delta.cpu().double() for value in values])
-        rows = _Rows(self.lm, facts, self.contexts, weights, layers[0])
+        rows = WaitingFacts(self.lm, facts, self.contexts, weights, layers[0])
         # A fact that is written anew is not protected from it.
         replaced = {fact.question for fact in facts}
         past = [fact for fact in self.past if fact.question not in replaced]
@@ -273,7 +267,7 @@ def _of_values(values: Sequence[OptimisedValue]) -> dict[str, Any]:
 @torch.no_grad()
 def _write(
     lm: LanguageModel,
-    rows: "_Rows",
+    rows: WaitingFacts,
     deltas: Float[Tensor, "fact d_model"],
     layers: Sequence[int],
     duals: Mapping[int, DualKeys],
@@ -283,22 +277,22 @@ def _write(
     updates: list[Change] = []
     changed: dict[str, Tensor] = {}
     with lm.frozen():
-        start = rows.outputs(layers[0], layers[-1])
+        start = rows.outputs(layers[-1])
         missing = deltas
         shares = [1.0]
         for done, layer in enumerate(layers):
             residuals = missing / (len(layers) - done)
             with substituted(lm, changed):
-                keys = rows.keys(layer)
+                keys = rows.keys()
                 if protected is not None:
                     keys = torch.cat([keys, protected(layer)])
             update = _update(lm, layer, residuals, duals[layer](keys)[: len(deltas)])
             updates.append(update)
             changed[update.weight_name] = update.patched(lm.mlp_weight(layer))
             with substituted(lm, changed):
-                missing = start + deltas - rows.outputs(layer, layers[-1])
+                missing = start + deltas - rows.outputs(layers[-1])
                 if layer != layers[-1]:
-                    rows.advance(layer, layers[done + 1])
+                    rows.advance(layers[done + 1])
             shares.append(float(missing.norm() / deltas.norm().clamp(min=1e-30)))
     return updates, shares
 
@@ -312,79 +306,3 @@ def _update(
         left, right = residuals.T.contiguous(), duals
         return LowRankUpdate(name, lm.mlp_layout, left.to(precision), right.to(precision))
     return DenseUpdate(name, lm.mlp_layout, (residuals.T @ duals).to(precision))
-
-
-class _Rows:
-    """Every fact behind every context, waiting at the input of a layer.
-
-    Only bare prompts go on to the top layer, where the rest of δ is measured.
-    """
-
-    def __init__(
-        self,
-        lm: LanguageModel,
-        facts: Sequence[Fact],
-        contexts: Sequence[str],
-        weights: Float[Tensor, " context"],
-        layer: int,
-    ) -> None:
-        self._weights = weights
-        by_fact = [prompt_rows(lm, fact, contexts) for fact in facts]
-        bare = [rows[0] for rows in by_fact]
-        behind = [row for rows in by_fact for row in rows[1:]]
-        with torch.no_grad(), lm.frozen():
-            self._bare = _Waiting(lm, bare, layer)
-            self._behind = _Waiting(lm, behind, layer) if behind else None
-
-    def keys(self, layer: int) -> Keys:
-        """Mean keys at the layer where the rows are."""
-        site = Site(layer, Stream.MLP_HIDDEN)
-        keys = self._weights[0] * self._bare.at_lookup(site)
-        if self._behind is not None:
-            each = self._behind.at_lookup(site).unflatten(0, (len(keys), -1))
-            keys = keys + torch.einsum("c,fcd->fd", self._weights[1:], each)
-        return keys
-
-    def outputs(self, layer: int, top: int) -> Float[Tensor, "fact d_model"]:
-        """h^L of the bare prompts, run up from the layer where they are."""
-        return self._bare.at_lookup(Site(top, Stream.BLOCK), layer)
-
-    def advance(self, layer: int, to: int) -> None:
-        """Run all rows from one layer to another and leave them there."""
-        for waiting in (self._bare, self._behind):
-            if waiting is not None:
-                waiting.advance(layer, to)
-
-
-class _Waiting:
-    """Rows of texts up to their lookup tokens, in batches, at the input of a layer."""
-
-    def __init__(self, lm: LanguageModel, rows: Sequence[Continuation], layer: int) -> None:
-        self._lm, self._rows = lm, rows
-        texts = [up_to_lookup(row) for row in rows]
-        self._batches = groups([len(ids) for ids in texts], BATCH_TOKENS)
-        self._frames = [
-            lm.frame(pad([texts[i] for i in numbers], lm.device)) for numbers in self._batches
-        ]
-        self._states = [lm.run(frame, stop=layer) for frame in self._frames]
-
-    def at_lookup(self, site: Site, layer: int | None = None) -> Float[Tensor, "row width"]:
-        """States at a site, float64 on the CPU; the rows stay where they are."""
-        found: dict[int, Tensor] = {}
-        first = site.layer if layer is None else layer
-        with record(self._lm, [site]) as states:
-            for numbers, frame, state in zip(
-                self._batches, self._frames, self._states, strict=True
-            ):
-                self._lm.run(frame, state, first=first, stop=site.layer + 1)
-                positions = torch.tensor([self._rows[i].lookup for i in numbers], device="cpu")
-                at = states[site][torch.arange(len(numbers), device="cpu"), positions]
-                found |= zip(numbers, at.cpu().double(), strict=True)
-        return torch.stack([found[i] for i in range(len(self._rows))])
-
-    def advance(self, layer: int, to: int) -> None:
-        """Run the rows further up."""
-        self._states = [
-            self._lm.run(frame, state, first=layer, stop=to)
-            for frame, state in zip(self._frames, self._states, strict=True)
-        ]

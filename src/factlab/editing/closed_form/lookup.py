@@ -1,6 +1,7 @@
 """The place an edit acts on: a token of the prompt, the subject's last unless said otherwise."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 import torch
@@ -11,11 +12,9 @@ from factlab.continuations import Continuation, continuation_of
 from factlab.facts import Fact, LookupToken
 from factlab.hooks import Site, Stream, record
 from factlab.models.language_model import LanguageModel
+from factlab.models.replay import select_rows
 from factlab.models.texts import fitting, tokenise
 from factlab.tokens import context_place, groups, pad, subject_span
-
-# Tokens per batch where no gradients are kept.
-BATCH_TOKENS = 4096
 
 
 def prompt_rows(
@@ -62,29 +61,19 @@ class KeysAndOutputs(NamedTuple):
     outputs: Float[Tensor, "row d_model"]
 
 
-@torch.no_grad()
 def keys_and_outputs(lm: LanguageModel, rows: Sequence[Continuation], layer: int) -> KeysAndOutputs:
     """Keys k = σ(W_fc γ(a + h)) and outputs m = W_proj k + b at the lookup tokens (eq. 3).
 
     Nothing right of the lookup token and nothing above the layer is run.
     """
-    sites = [Site(layer, Stream.MLP_HIDDEN), Site(layer, Stream.MLP)]
-    texts = [up_to_lookup(row) for row in rows]
     at_rows: dict[int, tuple[Tensor, ...]] = {}
-    with lm.frozen(), record(lm, sites) as states:
-        for numbers in groups([len(ids) for ids in texts], BATCH_TOKENS):
-            batch = pad([texts[i] for i in numbers], lm.device)
-            lm.run(lm.frame(batch), stop=layer + 1)
-            positions = torch.tensor([rows[i].lookup for i in numbers], device="cpu")
-            at_lookup = [
-                states[site][torch.arange(len(numbers), device="cpu"), positions] for site in sites
-            ]
-            at_rows |= zip(numbers, zip(*at_lookup, strict=True), strict=True)
+    with closing(_looked_up(lm, rows, layer)) as found:
+        for numbers, batch in found:
+            at_rows |= zip(numbers, zip(*batch, strict=True), strict=True)
     keys, outputs = zip(*(at_rows[i] for i in range(len(rows))), strict=True)
     return KeysAndOutputs(torch.stack(keys), torch.stack(outputs))
 
 
-@torch.no_grad()
 def mean_keys(
     lm: LanguageModel,
     facts: Sequence[Fact],
@@ -107,6 +96,62 @@ def mean_keys(
         keys (fact, d_mlp) and outputs (fact, d_model), float64 on the CPU.
     """
     rows = [row for fact in facts for row in prompt_rows(lm, fact, contexts, lookup)]
-    by_row = keys_and_outputs(lm, rows, layer)
-    means = (x.cpu().double().unflatten(0, (len(facts), -1)) for x in by_row)
-    return KeysAndOutputs(*(torch.einsum("c,fcd->fd", weights, x) for x in means))
+    means = KeysAndOutputs(*(
+        torch.zeros(len(facts), width, dtype=torch.float64, device="cpu")
+        for width in (lm.d_mlp, lm.d_model)
+    ))  # fmt: skip
+    with closing(_looked_up(lm, rows, layer)) as found:
+        for numbers, batch in found:
+            for total, states in zip(means, batch, strict=True):
+                add_weighted(total, numbers, weights, states)
+    return means
+
+
+def _looked_up(
+    lm: LanguageModel, rows: Sequence[Continuation], layer: int
+) -> Generator[tuple[list[int], KeysAndOutputs], None, None]:
+    """Numbers of rows, as many as memory has room for, and what is at their lookup tokens.
+
+    The model is frozen until this is closed.
+    """
+    sites = [Site(layer, Stream.MLP_HIDDEN), Site(layer, Stream.MLP)]
+    texts = [up_to_lookup(row) for row in rows]
+    with lm.frozen(), record(lm, sites) as states:
+        for numbers in groups([len(ids) for ids in texts], batch_tokens(lm)):
+            batch = pad([texts[i] for i in numbers], lm.device)
+            with torch.no_grad():
+                lm.run(lm.frame(batch), stop=layer + 1)
+            found = [at_lookup(states[site], rows, numbers) for site in sites]
+            yield numbers, KeysAndOutputs(*found)
+
+
+def batch_tokens(lm: LanguageModel) -> int:
+    """Tokens that go through the model together where keys are looked up."""
+    return lm.budget.pass_tokens(kept=lm.budget.sizes.hidden)
+
+
+def at_lookup(
+    states: Float[Tensor, "batch pos width"], rows: Sequence[Continuation], numbers: Sequence[int]
+) -> Float[Tensor, "batch width"]:
+    """Of a batch of some rows, the states at the lookup tokens."""
+    positions = torch.tensor([rows[i].lookup for i in numbers], device=states.device)
+    return select_rows(states, positions)
+
+
+def add_weighted(
+    totals: Float[Tensor, "fact width"],
+    numbers: Sequence[int],
+    weights: Float[Tensor, " context"],
+    states: Float[Tensor, "row width"],
+) -> None:
+    """Add states of some rows to those of their facts, in float64 on the CPU.
+
+    Args:
+        totals: by fact.
+        numbers: of the rows, which come fact by fact, one for each context.
+        weights: of the contexts.
+        states: of the rows.
+    """
+    places = torch.tensor(numbers, device="cpu")
+    each = weights[places % len(weights), None] * states.cpu().double()
+    totals.index_add_(0, places // len(weights), each)

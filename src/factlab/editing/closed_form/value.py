@@ -20,9 +20,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from factlab.editing.closed_form.aligned_rows import SharedContexts
 from factlab.editing.closed_form.value_batch import (
+    LEFT,
     PreparedRequest,
-    SharedContexts,
     ValueBatch,
     prepare_requests,
 )
@@ -33,7 +34,6 @@ from factlab.editing.step_rules import Adam, Polyak
 from factlab.errors import EditError, FactlabError, TokenizationError
 from factlab.facts import LookupToken
 from factlab.hooks import Site
-from factlab.models.allocator import memory_bounded_by
 from factlab.models.language_model import LanguageModel
 from factlab.precision import wide
 from factlab.progress import ProgressCallback, silent, tell_step
@@ -125,17 +125,17 @@ def optimise_values(
             results[number] = error
     if not prepared:
         return [results[number] for number in range(len(requests))]
-    limit = config.max_batch_tokens or lm.budget.gradient_tokens
-    setting = f"max_batch_tokens, which is {limit}"
-    with lm.frozen(), memory_bounded_by(setting):
+    read = max(p.n_reads / p.cost for p in prepared.values())
+    limit = lm.budget.gradient_tokens(read, LEFT)
+    with lm.frozen():
         with torch.no_grad():
-            shared = SharedContexts(lm, [*prepared.values()])
+            shared = SharedContexts.of(lm, [p.rows for p in prepared.values()])
         order, batches = [*prepared], groups([p.cost for p in prepared.values()], limit)
         n_steps = config.steps * len(batches)
         for first, places in zip(range(0, n_steps, config.steps), batches, strict=True):
             numbers = [order[place] for place in places]
             group = [prepared[number] for number in numbers]
-            batch = ValueBatch(lm, group, shared, site, config.kl_position)
+            batch = ValueBatch(lm, group, shared, site, config.kl_position, limit)
             values = _Values(lm, batch, group, config)
             begin = partial(tell_step, progress, "optimising values", first, n_steps)
             results |= zip(numbers, values.optimised(begin), strict=True)
@@ -204,7 +204,7 @@ class _Values:
 
     def gradients(self) -> list[Deltas]:
         """Of the loss with respect to δ."""
-        return [*torch.autograd.grad(self._loss.sum(), [self._deltas])]
+        return [self._batch.gradient(self._loss.sum(), self._deltas)]
 
     def keep(self, problems: Sequence[int]) -> None:
         """Go on with these facts only."""

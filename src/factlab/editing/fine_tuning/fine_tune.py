@@ -27,20 +27,20 @@ from factlab.editing.background import Background
 from factlab.editing.configs import FineTuneConfig, FineTuneMethod
 from factlab.editing.descent import Descended
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
-from factlab.editing.fine_tuning.tuning import Row, Tuning
+from factlab.editing.fine_tuning.tuning import Row, Tuning, batch_tokens
 from factlab.editing.method import Method, Settled, succeeded
 from factlab.editing.methods import METHODS
 from factlab.editing.presets import tuned_layer
 from factlab.editing.requests import ValueRequest, value_requests
 from factlab.errors import EditError, FactlabError, InvalidRequestError, TokenizationError, nearest
 from factlab.facts import Fact
-from factlab.models.allocator import memory_bounded_by
 from factlab.models.changes.update import DenseUpdate
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent, tell_step
 
-# Entries of weights that are tuned at once; five tensors of so many are held.
-_ENTRIES = 2**25
+# Entries of weights that keep a device busy if they are tuned at once: on the CPU, and elsewhere.
+_ENOUGH = (2**25, 2**25)
+_HELD = 5  # tensors of so many: weights, gradients, Adam's two moments, a step
 
 
 @checked()
@@ -185,17 +185,16 @@ class FineTuning:
         """Where the weights of each group of rows ended: some groups at a time."""
         config, names = settled.config, self._weight_names(lm, settled.config)
         entries = sum(lm.model.get_parameter(name).numel() for name in names)
-        longest = max((len(row) for rows in groups for row in rows), default=1)
-        fitting = lm.budget.at_most(lm.budget.sizes.gradient)
-        n_tokens = min(config.max_batch_tokens, fitting)
-        at_once = max(1, min(_ENTRIES // entries, n_tokens // longest))
+        rows = [row for group in groups for row in group]
+        longest = max((len(row) for row in rows), default=1)
+        n_entries = lm.budget.limit(_ENOUGH, _HELD * max(4, lm.dtype.itemsize), 0.25)
+        at_once = max(1, min(n_entries // entries, batch_tokens(lm, rows) // longest))
         n_steps = config.steps * -(-len(groups) // at_once)
         ends: list[Descended | EditError] = []
         for start in range(0, len(groups), at_once):
             first = config.steps * (start // at_once)
             begin = partial(tell_step, progress, "fine-tuning", first, n_steps)
-            with memory_bounded_by(f"max_batch_tokens, which is {config.max_batch_tokens}"):
-                ends += Tuning(lm, groups[start : start + at_once], names, config).ends(begin)
+            ends += Tuning(lm, groups[start : start + at_once], names, config).ends(begin)
         progress("fine-tuning", n_steps, n_steps)
         return ends
 

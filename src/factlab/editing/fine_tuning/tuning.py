@@ -1,6 +1,6 @@
 """Weights of one layer tuned to many facts at once: the objective of fine-tuning."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,8 @@ from factlab.models.replay import Hidden
 from factlab.precision import wide
 from factlab.tokens import TokenBatch, groups, pad
 
+# States that are kept of a token between steps: at the layer, and in its frame.
+_KEPT = 2
 # Weights of many facts: for each parameter a stack, one per fact, or one for all.
 Stack = Float[Tensor, "group _ _"]
 
@@ -55,6 +57,12 @@ class Row:
         return len(self.continuation.inputs)
 
 
+def batch_tokens(lm: LanguageModel, rows: Sequence[Row]) -> int:
+    """Tokens of some rows that go through a step together."""
+    read = max((len(row.continuation.reads) / len(row) for row in rows), default=0.0)
+    return lm.budget.gradient_tokens(read, share=0.5)
+
+
 class Tuning:
     """Weights for some groups of rows: each fact its own, or one group with all facts.
 
@@ -86,32 +94,46 @@ class Tuning:
             begin: called with the number of every step before it is done.
         """
         n_groups, rate = len(self._groups), self._config.learning_rate or 0.0
-        weights = [original.expand(n_groups, -1, -1).clone() for original in self._originals]
-        rules = [Adam(weight, rate) for weight in weights]
         with self._lm.frozen():
-            self._batches = self._batched()
+            weights = [original.expand(n_groups, -1, -1).clone() for original in self._originals]
+            rules = [Adam(weight, rate) for weight in weights]
+            self._make_batches()
             return descend(self, weights, rules, self._config.steps, begin)
 
-    def _batched(self) -> list["_Batch"]:
-        """All rows: in one batch, or if they share weights in as many as it takes."""
+    def _make_batches(self) -> None:
+        """All rows in one batch, or if they share weights in as many as it takes.
+
+        As many as memory has room for are kept between steps. The others are run up to the layer
+        anew at each.
+        """
         rows = [row for group in self._groups for row in group]
+        self._batches: list[_Batch] = []
+        self._not_kept: list[list[Row]] = []
         if len(self._groups) > 1:
-            return [_Batch.of(self._lm, rows, self._layer)]
-        costs = [len(row) for row in rows]
-        return [
-            _Batch.of(self._lm, [rows[i] for i in numbers], self._layer)
-            for numbers in groups(costs, self._config.max_batch_tokens)
-        ]
+            self._batches.append(_Batch.of(self._lm, rows, self._layer))
+            return
+        room = self._lm.budget.at_most(_KEPT * self._lm.budget.sizes.state, 0.25)
+        for numbers in groups([len(row) for row in rows], batch_tokens(self._lm, rows)):
+            batch = [rows[i] for i in numbers]
+            room -= len(batch) * len(batch[-1])
+            if room < 0:
+                self._not_kept.append(batch)
+            else:
+                self._batches.append(_Batch.of(self._lm, batch, self._layer))
+
+    def _every_batch(self) -> Iterator["_Batch"]:
+        yield from self._batches
+        for rows in self._not_kept:
+            yield _Batch.of(self._lm, rows, self._layer)
 
     def evaluate(self, stacks: Sequence[Stack], is_last: bool) -> Evaluation:
         """Mean loss of every group; and its gradients, which several batches add up to."""
-        n_groups = len(stacks[0])
-        n_rows = sum(batch.n_rows for batch in self._batches) / n_groups
+        n_groups, n_rows = len(stacks[0]), len(self._groups[0])
         leaves = [stack.detach().requires_grad_(not is_last) for stack in stacks]
         by_name = dict(zip(self._names, leaves, strict=True))
         totals = torch.zeros(n_groups, dtype=torch.float64, device="cpu")
         self._gradients = [] if is_last else [torch.zeros_like(stack) for stack in stacks]
-        for batch in self._batches:
+        for batch in self._every_batch():
             owners = owners_of(batch.n_rows, n_groups)
             with torch.set_grad_enabled(not is_last), substituted(self._lm, by_name, owners):
                 nll = batch.nll(self._lm, self._layer).view(n_groups, -1).sum(1) / n_rows

@@ -16,8 +16,6 @@ KINDS: dict[EditorKind, str] = {
     "ke": "A gradient gated by a trained reader of the fact (KE).",
 }
 
-MAX_BATCH_TOKENS = 1024
-
 # Measured on a model of 135M parameters; see docs/results/trained-editors.md.
 _LEARNING_RATES = {"mend": 1e-4, "ke": 1e-4}
 
@@ -75,13 +73,11 @@ class TrainedEditConfig(MethodConfig):
         scale: multiplies the change; 1 is what was trained.
         allow_seen_subjects: edit facts about subjects that the editor was trained on too. Scores of
             such edits say nothing about others.
-        max_batch_tokens: tokens that go through the model together. Bounds memory, changes nothing.
         editor: digest of the editor, which it fills in itself; another editor refuses the config.
     """
 
     scale: PositiveFloat = 1.0
     allow_seen_subjects: bool = False
-    max_batch_tokens: PositiveInt = MAX_BATCH_TOKENS
     editor: str = ""
 
 
@@ -95,7 +91,6 @@ class TrainConfig(Config):
         c_edit: weight of the edit's loss.
         c_loc: weight of the divergence on unrelated text.
         examples_per_step: their gradients are added up before each step.
-        examples_at_once: of these, so many go through the model together. Bounds memory.
         n_unrelated: unrelated texts per example and step.
         clip: largest norm of the gradient.
         max_steps: end here.
@@ -103,8 +98,6 @@ class TrainConfig(Config):
         n_validation: examples that are validated on, at most.
         patience: end after so many validations without a better one.
         mixed_precision: run the model in bfloat16 where that is safe.
-        memory_gib: keep the states that enter the first edited block if they take no more.
-        max_batch_tokens: tokens that are run together to make these states.
         seed: of the order of examples and the choice of their texts.
     """
 
@@ -113,7 +106,6 @@ class TrainConfig(Config):
     c_edit: NonNegativeFloat = 0.1
     c_loc: NonNegativeFloat = 1.0
     examples_per_step: PositiveInt = 10
-    examples_at_once: PositiveInt = 10
     n_unrelated: PositiveInt = 2
     clip: PositiveFloat = 100.0
     max_steps: PositiveInt = 1000
@@ -121,8 +113,6 @@ class TrainConfig(Config):
     n_validation: PositiveInt = 60
     patience: PositiveInt = 6
     mixed_precision: bool = False
-    memory_gib: PositiveFloat = 4.0
-    max_batch_tokens: PositiveInt = MAX_BATCH_TOKENS
     seed: int = Field(default=0, ge=0)
 
     def settled(self, network: NetworkConfig) -> "TrainConfig":

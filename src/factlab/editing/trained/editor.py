@@ -27,6 +27,7 @@ from factlab.editing.trained.losses import changes_of
 from factlab.editing.trained.mend import Mend
 from factlab.editing.trained.network import EditorNetwork
 from factlab.editing.trained.states import States
+from factlab.editing.trained.together import edits_together
 from factlab.errors import (
     FactlabError,
     InvalidRequestError,
@@ -35,14 +36,12 @@ from factlab.errors import (
     counted,
 )
 from factlab.facts import Fact
-from factlab.models.allocator import memory_bounded_by
 from factlab.models.changes.algebra import summed
 from factlab.models.changes.carried import ChangeFactors
 from factlab.models.changes.update import LowRankUpdate
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.results import Result
-from factlab.tokens import groups
 
 # The digest stands for the network's weights.
 _COMPARED = ("data", "base", "config", "subjects", "training", "versions", "digest")
@@ -269,14 +268,11 @@ class TrainedEditor(Result):
                 texts[number] = _continuation(lm, fact)
             except TokenizationError as error:
                 results[number] = error
-        states = States(
-            lm, lm.n_layers - self.config.n_blocks, max_batch_tokens=config.max_batch_tokens
-        )
-        self.network.to(lm.device)
-        limit = f"max_batch_tokens, which is {config.max_batch_tokens}"
-        with memory_bounded_by(limit), lm.frozen():
-            order, costs = [*texts], [len(text.inputs) for text in texts.values()]
-            for places in groups(costs, config.max_batch_tokens):
+        n_blocks, order = self.config.n_blocks, [*texts]
+        states = States(lm, lm.n_layers - n_blocks)
+        with lm.frozen():
+            self.network.to(lm.device)
+            for places in edits_together(lm, self.network, n_blocks, [*texts.values()]):
                 progress(f"editing with {self.name}", len(results), len(facts))
                 numbers = [order[place] for place in places]
                 batch = states.batch([texts[number] for number in numbers])

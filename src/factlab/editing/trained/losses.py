@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from factlab.editing.trained.examples import Example
-from factlab.editing.trained.gradients import token_gradients
+from factlab.editing.trained.gradients import OuterProducts, token_gradients
 from factlab.editing.trained.network import EditorNetwork
 from factlab.editing.trained.states import RowBatch, States
 from factlab.models.changes.carried import ChangeFactors, carrying, owners_of
@@ -36,6 +36,27 @@ class Losses:
     says: Bool[Tensor, " example"]
 
 
+def observe(
+    lm: LanguageModel,
+    network: EditorNetwork,
+    states: States,
+    picked: Sequence[Example],
+    mixed_precision: bool = False,
+) -> None:
+    """Let an editor take note of the gradients of some examples, and do nothing else.
+
+    Args:
+        lm: the model, frozen.
+        network: the editor.
+        states: of the examples' texts.
+        picked: the examples.
+        mixed_precision: see `changes_of`.
+    """
+    if network.takes_note:
+        batch = states.batch([example.edit for example in picked])
+        network.observe(_gradients(lm, network, batch, mixed_precision))
+
+
 def changes_of(
     lm: LanguageModel,
     network: EditorNetwork,
@@ -52,13 +73,10 @@ def changes_of(
         observe: let the editor take note of the gradients first.
         mixed_precision: run the model in bfloat16 where that is safe; the editor itself never.
     """
-    with _autocast(lm, mixed_precision):
-        gradients = token_gradients(lm, batch, network.matrices)
-    # The blocks of one model may be on several devices; the network is on one.
-    device = next(network.parameters()).device
-    gradients = {name: gradient.to(device) for name, gradient in gradients.items()}
+    gradients = _gradients(lm, network, batch, mixed_precision)
     if observe:
         network.observe(gradients)
+    device = next(network.parameters()).device
     with torch.no_grad():
         rows = lm.embedding.weight
         texts = [
@@ -109,6 +127,16 @@ def losses(
     total = zeros.index_add(0, owners, kl)
     n_reads = zeros.index_add(0, owners, torch.ones_like(kl))
     return Losses(-logprobs / counts, total / n_reads, n_missed == 0)
+
+
+def _gradients(
+    lm: LanguageModel, network: EditorNetwork, batch: RowBatch, mixed_precision: bool
+) -> dict[str, OuterProducts]:
+    """The facts' gradients, on the network's device: the model's blocks may be on several."""
+    with _autocast(lm, mixed_precision):
+        gradients = token_gradients(lm, batch, network.matrices)
+    device = next(network.parameters()).device
+    return {name: gradient.to(device) for name, gradient in gradients.items()}
 
 
 def _autocast(lm: LanguageModel, enabled: bool) -> torch.autocast:

@@ -17,7 +17,7 @@ is a step of gradient descent. The published code hands on the standardised fact
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float
@@ -39,6 +39,8 @@ class Mend(EditorNetwork):
         matrices: what is edited.
         config: see `MendConfig`.
     """
+
+    takes_note: ClassVar[bool] = True
 
     def __init__(self, matrices: Sequence[Matrix], config: MendConfig) -> None:
         super().__init__(matrices)

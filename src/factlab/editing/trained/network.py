@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -24,7 +24,10 @@ class EditorNetwork(nn.Module, ABC):
 
     Attributes:
         matrices: as given.
+        takes_note: whether it does something with what it may `observe`.
     """
+
+    takes_note: ClassVar[bool] = False
 
     def __init__(self, matrices: Sequence[Matrix]) -> None:
         super().__init__()

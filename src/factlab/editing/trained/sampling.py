@@ -48,8 +48,3 @@ def with_fixed_texts(examples: Sequence[Example], n_unrelated: int) -> list[Exam
             Example(example.edit, (example.rephrased[i % len(example.rephrased)],), unrelated)
         )
     return found
-
-
-def chunks(examples: Sequence[Example], size: int) -> list[Sequence[Example]]:
-    """Runs of examples, the last one maybe shorter."""
-    return [examples[i : i + size] for i in range(0, len(examples), size)]

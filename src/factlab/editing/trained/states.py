@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from factlab.continuations import Continuation
-from factlab.editing.trained.configs import MAX_BATCH_TOKENS
 from factlab.models.language_model import LanguageModel
 from factlab.models.reading import Reads, wide_logits
 from factlab.models.replay import Frame, Hidden
@@ -66,17 +65,15 @@ class RowBatch:
 
 
 class States:
-    """States of texts, kept if they fit into memory, else made anew for each batch.
+    """States of texts, kept if they fit into half of the memory, else made anew for each batch.
 
-    Either way they depend on the texts and their order alone, so that a training that was
-    interrupted goes on with the same numbers.
+    Either way they depend on the texts, their order and the memory alone, so that a training that
+    was interrupted goes on with the same numbers; with other memory they differ by rounding.
 
     Args:
         lm: the unedited model.
         first: the first block that is edited.
         texts: all that will be asked for.
-        memory_gib: keep the states if all of them take no more.
-        max_batch_tokens: tokens that run together.
         progress: told how far it is.
     """
 
@@ -85,15 +82,13 @@ class States:
         lm: LanguageModel,
         first: int,
         texts: Iterable[Continuation] = (),
-        memory_gib: float = 0.0,
-        max_batch_tokens: int = MAX_BATCH_TOKENS,
         progress: ProgressCallback = silent,
     ) -> None:
-        self._lm, self._first, self._max_tokens = lm, first, max_batch_tokens
+        self._lm, self._first = lm, first
         self._kept: dict[Continuation, State] = {}
         unique = list(dict.fromkeys(texts))
         n_states = sum(len(text.inputs) + len(text.reads) for text in unique)
-        if n_states * lm.d_model * lm.dtype.itemsize <= memory_gib * 2**30:
+        if n_states <= lm.budget.at_most(lm.budget.sizes.state, 0.5):
             self._kept = self._made(unique, progress)
 
     def batch(self, texts: Sequence[Continuation]) -> RowBatch:
@@ -119,7 +114,7 @@ class States:
         lm, states = self._lm, dict[Continuation, State]()
         costs = [len(text.inputs) for text in texts]
         with lm.frozen():
-            for numbers in groups(costs, self._max_tokens):
+            for numbers in groups(costs, lm.budget.pass_tokens()):
                 batch = [texts[i] for i in numbers]
                 frame = lm.frame(pad([text.inputs for text in batch], lm.device))
                 entry = lm.run(frame, stop=self._first)

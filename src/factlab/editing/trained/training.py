@@ -20,9 +20,9 @@ from factlab.editing.trained.configs import MendConfig, NetworkConfig, TrainConf
 from factlab.editing.trained.editor import TrainedEditor, name_of, new_network
 from factlab.editing.trained.examples import Example, TrainingSet
 from factlab.editing.trained.gradients import last_matrices
-from factlab.editing.trained.losses import losses
+from factlab.editing.trained.losses import Losses, losses, observe
 from factlab.editing.trained.network import EditorNetwork
-from factlab.editing.trained.sampling import chunks, picked, with_fixed_texts
+from factlab.editing.trained.sampling import picked, with_fixed_texts
 from factlab.editing.trained.states import States
 from factlab.editing.trained.store import (
     load_editor,
@@ -31,9 +31,9 @@ from factlab.editing.trained.store import (
     write_checkpoint,
     write_editor,
 )
+from factlab.editing.trained.together import examples_together
 from factlab.errors import EditError, InvalidRequestError
 from factlab.journal import Journal, Shard, Writer
-from factlab.models.allocator import memory_bounded_by
 from factlab.models.language_model import LanguageModel
 from factlab.models.run_model import run_model
 from factlab.progress import ProgressCallback, silent
@@ -227,28 +227,23 @@ class _Training:
             self._at = validated(Progress, where, what, "Train in another folder.")
         ended = self._ended()
         if not ended:
-            with torch.inference_mode(False), self._lm.frozen(), self._bounded():
+            with torch.inference_mode(False), self._lm.frozen():
                 ended = self._steps(writer, should_stop, progress)
         history = {step: r for step, r in sorted(journal.records.items()) if step <= self._at.step}
         reason = ended or f"stopped at step {self._at.step}"
         return Trained(load_editor(self.folder), history, bool(ended), reason)
-
-    def _bounded(self) -> Any:
-        at_once = self._config.examples_at_once
-        return memory_bounded_by(f"examples_at_once, which is {at_once}")
 
     def _steps(
         self, writer: Writer, should_stop: Callable[[], bool], progress: ProgressCallback
     ) -> str:
         """Go on; why the training ended, empty if it was asked to stop."""
         config, at = self._config, self._at
-        states = States(
-            self._lm, self._lm.n_layers - self._network_config.n_blocks, self._data.texts(),
-            config.memory_gib, config.max_batch_tokens, progress,
-        )  # fmt: skip
+        first_block = self._lm.n_layers - self._network_config.n_blocks
+        states = States(self._lm, first_block, self._data.texts(), progress)
         began, first = perf_counter(), at.step
         if not self._has_checkpoint:
-            self._observe_first(states)
+            # Before the first edit, so that running statistics have something to begin with.
+            self._observe(states, self._parts(self._picked(0)))
             self._validated(states, writer, 0.0)
         label = f"training {self._name}"
         while not (ended := self._ended()):
@@ -272,20 +267,35 @@ class _Training:
             return f"no better validation since step {self._at.best_step}"
         return ""
 
-    def _observe_first(self, states: States) -> None:
-        """Let running statistics begin before the first edit is made."""
-        config = self._config
+    def _parts(self, examples: Sequence[Example]) -> list[list[Example]]:
+        """As many examples together as memory has room for."""
+        return examples_together(self._lm, self._network, self._network_config.n_blocks, examples)
+
+    def _observe(self, states: States, parts: Sequence[Sequence[Example]]) -> None:
+        """Let the editor take note of the gradients of examples."""
         with torch.no_grad():
-            for some in chunks(self._picked(0), config.examples_at_once):
-                losses(self._lm, self._network, states, some, True, config.mixed_precision)
+            for some in parts:
+                observe(self._lm, self._network, states, some, self._config.mixed_precision)
+
+    def _losses(self, states: States, some: Sequence[Example], observed: bool = False) -> Losses:
+        precision = self._config.mixed_precision
+        return losses(self._lm, self._network, states, some, observed, precision)
 
     def _step(self, states: States) -> float:
-        """One step of the optimiser; the mean loss before it."""
+        """One step of the optimiser; the mean loss before it.
+
+        The editor takes note of all examples before it edits with the first, so that the step is
+        the same whether they go through the model together or in parts.
+        """
         config, total = self._config, 0.0
         examples = self._picked(self._at.step)
-        for some in chunks(examples, config.examples_at_once):
+        parts = self._parts(examples)
+        is_whole = len(parts) == 1
+        if not is_whole:
+            self._observe(states, parts)
+        for some in parts:
             with torch.enable_grad():
-                found = losses(self._lm, self._network, states, some, True, config.mixed_precision)
+                found = self._losses(states, some, observed=is_whole)
                 loss = config.c_edit * found.edit_nll + config.c_loc * found.loc_kl
                 loss = loss.sum() / len(examples)
                 loss.backward()
@@ -311,8 +321,8 @@ class _Training:
         )
         sums = torch.zeros(3, dtype=torch.float64, device="cpu")
         with torch.no_grad():
-            for some in chunks(examples, config.examples_at_once):
-                found = losses(self._lm, self._network, states, some, False, config.mixed_precision)
+            for some in self._parts(examples):
+                found = self._losses(states, some)
                 each = (found.edit_nll, found.loc_kl, found.says)
                 sums += torch.stack([values.cpu().double().sum() for values in each])
         edit_nll, loc_kl, says = (sums / len(examples)).tolist()

@@ -113,7 +113,6 @@ class OrdinaryText:
         ]
 
 
-@torch.no_grad()
 def _last_states(
     lm: LanguageModel,
     rows: Sequence[Sequence[int]],
@@ -127,7 +126,7 @@ def _last_states(
     with lm.frozen():
         for numbers in groups([len(row) for row in rows], lm.budget.pass_tokens()):
             batch = pad([rows[i][:-1] for i in numbers], lm.device)
-            with carrying(lm, changes, [owners[i] for i in numbers]):
+            with torch.no_grad(), carrying(lm, changes, [owners[i] for i in numbers]):
                 states = lm.run(lm.frame(batch))
             for place, i in enumerate(numbers):
                 yield i, states[place, : len(rows[i]) - 1]

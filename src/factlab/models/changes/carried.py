@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from factlab.errors import InvalidRequestError, counted
 from factlab.hooks import Hook, attached
-from factlab.models.budget import GIB
+from factlab.models.budget import GIB, told_of_memory
 from factlab.models.changes.algebra import summed
 from factlab.models.changes.change import Change
 from factlab.models.language_model import LanguageModel
@@ -228,15 +228,19 @@ def row_changes(lm: LanguageModel, edits: Sequence[Sequence[Change]]) -> dict[st
     Args:
         lm: the model, unedited.
         edits: the changes of every edit.
+
+    Raises:
+        MemoryLimitError: memory ran out.
     """
     by_weight: dict[str, dict[int, list[Change]]] = {}
     for number, edit in enumerate(edits):
         for change in edit:
             by_weight.setdefault(change.weight_name, {}).setdefault(number, []).append(change)
-    return {
-        name: _rows_of(lm, name, {n: summed(changes) for n, changes in several.items()}, len(edits))
-        for name, several in by_weight.items()
-    }
+    with told_of_memory(lm):
+        return {
+            name: _rows_of(lm, name, {n: summed(c) for n, c in several.items()}, len(edits))
+            for name, several in by_weight.items()
+        }
 
 
 def carried_together(lm: LanguageModel, edits: Sequence[Sequence[Change]]) -> list[list[int]]:

@@ -1,0 +1,154 @@
+"""Facts that wait at the input of the layer that is written next.
+
+Every fact has a row behind every context. What does not change below the layer need not be run
+again, so rows wait there, in batches, as many as memory has room for. The others are run up from
+their tokens whenever they are asked for, which takes longer and gives the same: whatever has been
+changed below is carried then too.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from factlab.continuations import Continuation
+from factlab.editing.closed_form.lookup import (
+    add_weighted,
+    at_lookup,
+    batch_tokens,
+    prompt_rows,
+    up_to_lookup,
+)
+from factlab.facts import Fact
+from factlab.hooks import Site, Stream, record
+from factlab.models.language_model import LanguageModel
+from factlab.models.replay import Frame, Hidden
+from factlab.tokens import groups, pad
+
+# States that are kept of a token that waits: at the layer, in its frame, and a new one for each.
+_KEPT = 3
+
+
+class WaitingFacts:
+    """Facts behind their contexts; bare prompts go on to the top layer, to see what is missing.
+
+    Make it, and run it, inside `lm.frozen()`.
+
+    Args:
+        lm: the model.
+        facts: to write.
+        contexts: texts before the prompts; the first is empty.
+        weights: of the contexts in a mean key.
+        layer: where the facts wait first.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        facts: Sequence[Fact],
+        contexts: Sequence[str],
+        weights: Float[Tensor, " context"],
+        layer: int,
+    ) -> None:
+        self._weights = weights
+        by_fact = [prompt_rows(lm, fact, contexts) for fact in facts]
+        room = lm.budget.at_most(_KEPT * lm.budget.sizes.state, 0.5)
+        self._bare = _WaitingRows(lm, [rows[0] for rows in by_fact], layer, room)
+        behind = [row for rows in by_fact for row in rows[1:]]
+        self._behind = _WaitingRows(lm, behind, layer, room - self._bare.n_kept)
+
+    def keys(self) -> Float[Tensor, "fact d_mlp"]:
+        """Mean keys at the layer."""
+        site = Site(self._bare.layer, Stream.MLP_HIDDEN)
+        keys = self._bare.means(site, self._weights[:1])
+        if len(self._weights) > 1:
+            keys += self._behind.means(site, self._weights[1:])
+        return keys
+
+    def outputs(self, top: int) -> Float[Tensor, "fact d_model"]:
+        """h^L of the bare prompts."""
+        only = torch.ones(1, dtype=torch.float64, device="cpu")
+        return self._bare.means(Site(top, Stream.BLOCK), only)
+
+    def advance(self, layer: int) -> None:
+        """Run all rows up to another layer and let them wait there."""
+        self._bare.advance(layer)
+        self._behind.advance(layer)
+
+
+class _Run(NamedTuple):
+    """A batch on its way up.
+
+    Attributes:
+        numbers: of its rows.
+        frame: what the layers need.
+        state: the input of a layer.
+        first: this layer.
+    """
+
+    numbers: list[int]
+    frame: Frame
+    state: Hidden
+    first: int
+
+
+class _WaitingRows:
+    """Rows of texts up to their lookup tokens.
+
+    Args:
+        lm: the model.
+        rows: the texts.
+        layer: where they wait first.
+        room: how many tokens may wait.
+
+    Attributes:
+        layer: where they wait.
+        n_kept: tokens that wait, padding included.
+    """
+
+    def __init__(
+        self, lm: LanguageModel, rows: Sequence[Continuation], layer: int, room: int
+    ) -> None:
+        self._lm, self._rows = lm, rows
+        self.layer, self.n_kept = layer, 0
+        self._texts = [up_to_lookup(row) for row in rows]
+        self._kept: list[_Run] = []
+        self._others: list[list[int]] = []
+        for numbers in groups([len(ids) for ids in self._texts], batch_tokens(lm)):
+            n_tokens = len(numbers) * len(self._texts[numbers[-1]])
+            if self.n_kept + n_tokens > room:
+                self._others.append(numbers)
+                continue
+            self.n_kept += n_tokens
+            begun = self._begun(numbers)
+            state = lm.run(begun.frame, stop=layer)
+            self._kept.append(begun._replace(state=state, first=layer))
+
+    def _begun(self, numbers: list[int]) -> _Run:
+        frame = self._lm.frame(pad([self._texts[i] for i in numbers], self._lm.device))
+        return _Run(numbers, frame, frame.entry, 0)
+
+    def _runs(self) -> Iterator[_Run]:
+        yield from self._kept
+        yield from map(self._begun, self._others)
+
+    def means(self, site: Site, weights: Float[Tensor, " context"]) -> Float[Tensor, "fact width"]:
+        """Weighted sums over the contexts of each fact at a site; the rows stay where they are."""
+        width = self._lm.d_mlp if site.stream is Stream.MLP_HIDDEN else self._lm.d_model
+        n_facts = len(self._rows) // len(weights)
+        totals = torch.zeros(n_facts, width, dtype=torch.float64, device="cpu")
+        with record(self._lm, [site]) as states:
+            for run in self._runs():
+                self._lm.run(run.frame, run.state, first=run.first, stop=site.layer + 1)
+                found = at_lookup(states[site], self._rows, run.numbers)
+                add_weighted(totals, run.numbers, weights, found)
+        return totals
+
+    def advance(self, layer: int) -> None:
+        """Run the rows further up."""
+        for place, run in enumerate(self._kept):
+            state = self._lm.run(run.frame, run.state, first=run.first, stop=layer)
+            self._kept[place] = run._replace(state=state, first=layer)
+        self.layer = layer
