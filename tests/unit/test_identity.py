@@ -210,10 +210,10 @@ def test_weights_that_begin_anywhere_in_memory():
 
 def test_hashing_is_told(tmp_path):
     lm, told = tiny_model("llama"), []
-    lm.identify(progress=lambda label, done, total: told.append((label, done, total)))
+    lm.identity.now(progress=lambda label, done, total: told.append((label, done, total)))
     assert {label for label, _, _ in told} == {"hashing the model"}
     told.clear()
-    lm.identify(progress=lambda *said: told.append(said))
+    lm.identity.now(progress=lambda *said: told.append(said))
     assert not told, "it was hashed before"
     double(lm)
     fl.average_trace(
@@ -239,16 +239,16 @@ def test_threads_get_one_answer():
 
 def test_a_tokenizer_is_what_it_makes_of_text():
     lm = tiny_model("llama")
-    plain = lm.identify()
+    plain = lm.identity.now()
     lm.tokenizer.pad_token = lm.tokenizer.eos_token
     lm.tokenizer(["Rome", "the Space Needle"], padding=True, truncation=True, max_length=3)
     lm.tokenizer.padding_side = "left"
-    assert lm.identify() == plain
+    assert lm.identity.now() == plain
     other = tiny_model("llama", add_bos=True)
     assert other.fingerprint == plain.fingerprint
     assert other.identify().tokenizer != plain.tokenizer
     lm.tokenizer.add_tokens(["Colosseum"])
-    assert lm.identify().tokenizer != plain.tokenizer
+    assert lm.identity.now().tokenizer != plain.tokenizer
 
 
 def test_runs_and_what_they_keep_depend_on_the_tokenizer(tmp_path):
@@ -282,14 +282,14 @@ def test_runs_and_what_they_keep_depend_on_the_tokenizer(tmp_path):
 
 def test_edits_and_statistics_of_earlier_versions_are_known(make_model):
     lm = make_model("llama")
-    old = lm.fingerprint_of_old()
+    old = lm.identity.as_of_old()
     assert len(old) == 64
     edit = edit_of(lm)
     base = edit.base.model_copy(update={"fingerprint": old})
     earlier = dataclasses.replace(edit, base=base)
     with earlier.applied(lm):
-        assert lm.matches(old)
-        assert not lm.matches(old, live=True)
+        assert lm.identity.matches(old)
+        assert not lm.identity.matches(old, live=True)
     with pytest.raises(WrongModelError):
         earlier.apply_(make_model("llama", seed=1))
     moments = fl.stats.second_moments(lm, [0])
@@ -299,7 +299,7 @@ def test_edits_and_statistics_of_earlier_versions_are_known(make_model):
 def test_kept_statistics_of_earlier_versions_are_found(make_model, monkeypatch):
     lm = make_model("llama")
     with monkeypatch.context() as then:
-        then.setattr(type(lm), "live_fingerprint", property(lambda lm: lm.fingerprint_of_old(True)))
+        then.setattr(type(lm), "live_fingerprint", property(lambda lm: lm.identity.as_of_old(True)))
         kept = fl.stats.second_moments(lm, [0])[0]
     assert len(kept.fingerprint) == 64
     again = fl.stats.second_moments(lm, [0])[0]
@@ -310,7 +310,7 @@ def test_kept_statistics_of_earlier_versions_are_found(make_model, monkeypatch):
 def test_the_transformers_of_the_museum_is_said(make_model):
     """An old fingerprint holds entries that each release adds; the new one does not."""
     lm = make_model("llama")
-    old, new = lm.fingerprint_of_old(), lm.fingerprint
+    old, new = lm.identity.as_of_old(), lm.fingerprint
     lm.model.config.added_by = transformers.__version__
-    assert lm.fingerprint_of_old() != old
+    assert lm.identity.as_of_old() != old
     assert lm.fingerprint == new

@@ -45,7 +45,7 @@ class Background:
 
     def contexts(self, lm: LanguageModel, config: ContextConfig) -> list[str]:
         """Texts to put before prompts; the first is empty."""
-        key = lm.identify(), config  # of the model before its edits, which sequences share
+        key = lm.identity.now(), config  # of the model before its edits, which sequences share
         if key not in self._contexts:
             self._contexts[key] = sample_contexts(lm, config)
         return self._contexts[key]

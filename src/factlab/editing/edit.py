@@ -166,7 +166,7 @@ class Edit(Tabular):
             WrongModelError: its weights without edits are others, or it lacks the edits that this
                 one was computed on top of.
         """
-        if not lm.matches(self.base.fingerprint, roughly=True):
+        if not lm.identity.matches(self.base.fingerprint, roughly=True):
             raise WrongModelError(
                 f"This edit was made for {self.base.name} (fingerprint "
                 f"{self.base.fingerprint[:12]}), not for {lm.name} ({lm.fingerprint[:12]}). "

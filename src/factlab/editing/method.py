@@ -131,7 +131,7 @@ class Method:
         config = self.admitted(lm, facts, config)
         if self.settle is None:
             return [Settled(config or self.config())] * len(facts)
-        lm.identify(progress=progress)  # asked for all along; hashing takes a while
+        lm.identity.now(progress=progress)  # asked for all along; hashing takes a while
         return [*self.settle(lm, facts, config, _or_new(background), progress)]
 
     # -- second act -------------------------------------------------------------------------

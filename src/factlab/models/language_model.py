@@ -21,14 +21,10 @@ from factlab.models.accept import check_model, check_tokenizer
 from factlab.models.budget import Budget, MemoryLimit, Sizes
 from factlab.models.changes.board import PatchBoard
 from factlab.models.check import check_finite, check_replay, check_structure, resolve
-from factlab.models.identity.identity import Identifier, Identity
+from factlab.models.identity.identity import Identifier
 from factlab.models.recall import Recall
 from factlab.models.replay import Frame, Hidden, Shell
-from factlab.progress import ProgressCallback, silent
 from factlab.writing import check_text, check_texts, joined
-
-# How configs call the longest sequence.
-_CONTEXT_LENGTHS = ("max_position_embeddings", "max_seq_len", "n_positions", "max_sequence_length")
 
 
 class LanguageModel:
@@ -65,9 +61,9 @@ class LanguageModel:
 
     Examples:
         >>> mine = fl.LanguageModel(lm.model, lm.tokenizer, name="mine")
-        >>> tokens = mine.top_tokens("The Eiffel Tower is in", k=3)
-        >>> [round(score.prob, 2) <= 1 for score in mine.score(["Rome is in"], ["Italy"])]
-        [True]
+        >>> (score,) = mine.score(["The Eiffel Tower is in"], ["Paris"])
+        >>> 0 <= score.prob <= 1
+        True
     """
 
     memory_gib: MemoryLimit = MemoryLimit()
@@ -92,7 +88,8 @@ class LanguageModel:
         self.patches = PatchBoard(model, self.lock)
         self.shell = Shell(model, self.architecture, returns_tuple)
         self._layers = list(model.get_submodule(self.architecture.layers).children())
-        self._identifier, self.recall = Identifier(model, tokenizer), Recall()
+        self.identity = Identifier(model, tokenizer, self.patches.originals, self.lock)
+        self.recall = Recall()
         self._n_cached = check_replay(self)
         texts.warn_of_unknown_tokens(self)
 
@@ -123,9 +120,7 @@ class LanguageModel:
     @property
     def context_length(self) -> int | None:
         """Longest sequence the model takes, if its config says."""
-        config = self.model.config.get_text_config(decoder=True)
-        lengths = (getattr(config, name, None) for name in _CONTEXT_LENGTHS)
-        return next((length for length in lengths if isinstance(length, int)), None)
+        return texts.context_length(self.model.config)
 
     @property
     def device(self) -> torch.device:
@@ -168,10 +163,8 @@ class LanguageModel:
         layer = self.layer(site.layer)
         if site.stream is Stream.BLOCK:
             return layer
-        path = (
-            self.architecture.attn_out if site.stream is Stream.ATTN else self.architecture.mlp_out
-        )
-        return layer.get_submodule(path)
+        parts, is_attn = self.architecture, site.stream is Stream.ATTN
+        return layer.get_submodule(parts.attn_out if is_attn else parts.mlp_out)
 
     def mlp_weight_name(self, layer: int) -> str:
         """Parameter name of the layer's MLP output projection (W_proj of the ROME paper)."""
@@ -191,8 +184,6 @@ class LanguageModel:
         """Orientation of MLP output projections: `out_in` (nn.Linear) or `in_out` (Conv1D)."""
         return layout_of(self.module(Site(0, Stream.MLP)))
 
-    # -- identity ---------------------------------------------------------------------------
-
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the weights, any applied edits taken off, and of what is computed with them.
@@ -201,52 +192,17 @@ class LanguageModel:
         part of it. It is made anew whenever bits have changed, in whatever way; see
         `models/identity/`.
         """
-        return self.identify().fingerprint
+        return self.identity.now().fingerprint
 
     @property
     def live_fingerprint(self) -> str:
         """The same of the weights as they are now, applied edits included."""
-        return self.identify(live=True).fingerprint
-
-    def identify(self, live: bool = False, progress: ProgressCallback = silent) -> Identity:
-        """What this model is: its fingerprint, and a digest of its tokenizer.
-
-        Args:
-            live: of the weights as they are now, applied edits included.
-            progress: called with MiB of weights hashed and in all, if there are any to hash.
-        """
-        with self.lock:
-            fingerprint = self._identifier.fingerprint(self._instead(live), progress=progress)
-            return Identity(fingerprint, self._identifier.tokenizer())
-
-    def matches(self, fingerprint: str, live: bool = False, roughly: bool = False) -> bool:
-        """Whether a fingerprint, made by this factlab or an earlier one, is of this model.
-
-        Args:
-            fingerprint: that something was saved with.
-            live: ask about the weights as they are now, applied edits included.
-            roughly: look only at a sample of the bits of weights that were hashed before. Notices
-                whole matrices that were changed, in a tenth of the time.
-        """
-        with self.lock:
-            return self._identifier.matches(fingerprint, self._instead(live), roughly)
-
-    def fingerprint_of_old(self, live: bool = False) -> str:
-        """The fingerprint that factlab 0.1 gave this model; what it kept has names made of it.
-
-        Args:
-            live: of the weights as they are now, applied edits included.
-        """
-        with self.lock:
-            return self._identifier.unsigned(self._instead(live))
-
-    def _instead(self, live: bool) -> dict[str, Tensor]:
-        return {} if live else self.patches.originals()
+        return self.identity.now(live=True).fingerprint
 
     @contextmanager
     def alone(self) -> Generator[None, None, None]:
         """A block in which other threads wait, and what the model is, is looked up only once."""
-        with self.lock, self._identifier.steady():
+        with self.lock, self.identity.steady():
             yield
 
     # -- running ----------------------------------------------------------------------------
@@ -321,8 +277,7 @@ class LanguageModel:
     def next_token_probs(self, prompts: Sequence[str]) -> Float[Tensor, "batch vocab"]:
         """Distribution of the next token after each prompt, on the CPU in at least float32.
 
-        Raises:
-            InvalidRequestError: prompts are no list of texts, or there are none.
+        An `InvalidRequestError` if they are no list of texts, or there are none.
         """
         return scoring.next_token_probs(self, prompts)
 
@@ -331,10 +286,7 @@ class LanguageModel:
         return scoring.top_tokens(self, prompt, k)
 
     def score(
-        self,
-        prompts: Sequence[str],
-        targets: Sequence[str],
-        joint: Joint | None = None,
+        self, prompts: Sequence[str], targets: Sequence[str], joint: Joint | None = None
     ) -> list[scoring.ContinuationScore]:
         """Log-probability of each target after its prompt, token by token.
 
@@ -430,7 +382,7 @@ class LanguageModel:
         temperature: float = 1.0,
         top_p: float = 1.0,
     ) -> str:
-        """Answer the last message of a conversation.
+        """Answer the last message of a conversation; the answer is without the template's tags.
 
         Args:
             messages: see `chat_prompt`.
@@ -439,9 +391,6 @@ class LanguageModel:
             seed: of the sampling.
             temperature: of the sampling.
             top_p: of the sampling.
-
-        Returns:
-            The answer alone, without the template's tags.
 
         Raises:
             InvalidRequestError: as for `chat_prompt` and `generate_batch`.

@@ -22,14 +22,14 @@ def run_model(
     Args:
         lm: the model.
         folder: of the run; None if it is kept nowhere.
-        progress: see `LanguageModel.identify`.
+        progress: see `LanguageModel.identity`.
     """
-    fingerprint, tokenizer = lm.identify(live=True, progress=progress)
+    fingerprint, tokenizer = lm.identity.now(live=True, progress=progress)
     dtype = str(lm.dtype)
     if folder is not None and (folder / "run.json").exists():
         written = Journal.load(folder).request.get("model")
         before = written.get("fingerprint") if isinstance(written, dict) else None
         if isinstance(written, dict) and "tokenizer" not in written and isinstance(before, str):
-            known = before if lm.matches(before, live=True) else fingerprint
+            known = before if lm.identity.matches(before, live=True) else fingerprint
             return {"name": lm.name, "fingerprint": known, "dtype": dtype}
     return {"name": lm.name, "fingerprint": fingerprint, "tokenizer": tokenizer, "dtype": dtype}

@@ -4,6 +4,8 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from transformers import PretrainedConfig
+
 from factlab import tokens
 from factlab.continuations import Continuation, continuation_of
 from factlab.errors import TokenizationError
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _N_SHOWN = 5  # tokens that a message lists
+# How configs call the longest sequence.
+_CONTEXT_LENGTHS = ("max_position_embeddings", "max_seq_len", "n_positions", "max_sequence_length")
 
 
 def tokenise(lm: "LanguageModel", text: str, target: str | None = None) -> tokens.Tokens:
@@ -80,6 +84,13 @@ def fitting(lm: "LanguageModel", made: Continuation) -> Continuation:
     """
     check_length(lm, len(made.inputs))
     return made
+
+
+def context_length(config: PretrainedConfig) -> int | None:
+    """The longest sequence that a model takes, if its config says."""
+    text_config = config.get_text_config(decoder=True)
+    lengths = (getattr(text_config, name, None) for name in _CONTEXT_LENGTHS)
+    return next((length for length in lengths if isinstance(length, int)), None)
 
 
 def check_length(lm: "LanguageModel", n_tokens: int) -> None:

@@ -332,7 +332,7 @@ def attribute_neurons_each(
     questions = [_question(lm, *pair, config) for pair in zip(texts, wanted, strict=True)]
     quadrature = quadrature_of(config, lm.dtype)
     found = integrated_gradients(lm, questions, quadrature, progress)
-    fingerprint = lm.identify(live=True, progress=progress).fingerprint
+    fingerprint = lm.identity.now(live=True, progress=progress).fingerprint
     results: list[NeuronAttribution] = []
     for text, target, question, one in zip(texts, wanted, questions, found, strict=True):
         tokens = tuple(shown(lm.tokenizer, one.target_ids))

@@ -189,7 +189,7 @@ def corpus_from_model(
         name = hashlib.sha256(recipe.encode()).hexdigest()[:24]
         return cache_dir() / "corpora" / f"{name}.safetensors"
 
-    path = first_there(path_of(lm.live_fingerprint), path_of(lm.fingerprint_of_old(live=True)))
+    path = first_there(path_of(lm.live_fingerprint), path_of(lm.identity.as_of_old(live=True)))
     source = f"text sampled from the model (seed {seed})"
     if use_cache and path.exists():
         return Corpus(_read_rows(lm, path, start, (n_rows, row_length)), source)

@@ -155,7 +155,9 @@ class SecondMoment(Result, EqualByContent):
                 f"but {lm.name} has {lm.n_layers} layers with keys of {lm.d_mlp} dimensions."
             )
         # The live one only if need be: of an edited model it is made anew every time.
-        if not lm.matches(self.fingerprint) and not lm.matches(self.fingerprint, live=True):
+        if not lm.identity.matches(self.fingerprint) and not lm.identity.matches(
+            self.fingerprint, live=True
+        ):
             raise WrongModelError(
                 f"These statistics of layer {self.layer} were collected on a model with "
                 f"fingerprint {self.fingerprint[:12]}, but {lm.name} has {lm.fingerprint[:12]}. "

@@ -38,7 +38,7 @@ def second_moments(
         StorageError: a file in the cache is damaged.
     """
     config = config or StatsConfig()
-    lm.identify(live=True, progress=progress)
+    lm.identity.now(live=True, progress=progress)
     if corpus is None:
         corpus = corpus_from_model(
             lm, config.n_tokens(lm), config.row_length, config.seed, progress, not recompute
@@ -66,7 +66,7 @@ def _path(lm: LanguageModel, layer: int, corpus: Corpus) -> Path:
         name = hashlib.sha256(recipe.encode()).hexdigest()[:24]
         return cache_dir() / "second-moments" / f"layer-{layer}-{name}.safetensors"
 
-    return first_there(path(lm.live_fingerprint), path(lm.fingerprint_of_old(live=True)))
+    return first_there(path(lm.live_fingerprint), path(lm.identity.as_of_old(live=True)))
 
 
 def _load(path: Path, lm: LanguageModel, layer: int) -> SecondMoment:

@@ -135,7 +135,7 @@ def _vocabulary(lm: LanguageModel) -> Float[Tensor, "vocab width"]:
 
 def _fit_embeddings(lm: LanguageModel) -> tuple[Tensor, Tensor]:
     """Mean of the token embeddings and the symmetric root of their covariance."""
-    return lm.recall.of("embeddings", lm.identify(live=True), partial(_fit, lm))
+    return lm.recall.of("embeddings", lm.identity.now(live=True), partial(_fit, lm))
 
 
 def _fit(lm: LanguageModel) -> tuple[Tensor, Tensor]:

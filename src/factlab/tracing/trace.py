@@ -110,7 +110,7 @@ def trace_fact(
         noise_level=planned[0].noise_level,
         config=config,
         model_name=lm.name,
-        fingerprint=lm.identify(live=True, progress=progress).fingerprint,
+        fingerprint=lm.identity.now(live=True, progress=progress).fingerprint,
         said="".join(shown(lm.tokenizer, (clean.said_id,))),
         expected=answer or fact.target_true,
         says_expected=None if clean.expected_id is None else clean.expected_id == clean.said_id,

@@ -168,7 +168,7 @@ class TrainedEditor(Result):
                 f"{lm.name} has others there. Load {self.base.name}, or train an editor for "
                 f"{lm.name}."
             )
-        if not lm.matches(self.base.fingerprint):
+        if not lm.identity.matches(self.base.fingerprint):
             raise WrongModelError(
                 f"This {self.name} was trained for {self.base.name} (fingerprint "
                 f"{self.base.fingerprint[:12]}), not for {lm.name} ({lm.fingerprint[:12]}). Load "

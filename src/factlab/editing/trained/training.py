@@ -167,7 +167,7 @@ def train_editor(
         raise InvalidRequestError("The model carries edits. Train on the model without them.")
     network = network or MendConfig()
     config = (config or TrainConfig()).settled(network)
-    lm.identify(progress=progress)
+    lm.identity.now(progress=progress)
     training = _Training(lm, data, Path(out), network, config)
     journal = Journal.open(training.folder, training.request, dict, resume)
     with journal.writing(Shard()) as writer:

@@ -36,7 +36,7 @@ class Unedited:
     ) -> None:
         lm = yardstick.lm
         settings = yardstick.config.model_dump(mode="json", exclude={"n_generated"})
-        identity = lm.identify(live=True)
+        identity = lm.identity.now(live=True)
         key = [_FORMAT, *identity, str(lm.dtype), settings, references_hash(references)]
         if yardstick.config.drift_tokens:  # which is from the model without any edits
             key += [lm.fingerprint, ordinary_text_hash(ordinary_text)]

@@ -75,7 +75,7 @@ def sweep(
             f"'{unknown[0]}' is no token to look up. Choose from {', '.join(LOOKUP_TOKENS)}."
             f"{nearest(unknown[0], LOOKUP_TOKENS)}"
         )
-    if trace is not None and not lm.matches(trace.fingerprint, live=True):
+    if trace is not None and not lm.identity.matches(trace.fingerprint, live=True):
         raise InvalidRequestError(
             f"The trace is of {trace.model_name} (fingerprint {trace.fingerprint[:12]}), not of "
             f"{lm.name} ({lm.live_fingerprint[:12]}). Trace this model."

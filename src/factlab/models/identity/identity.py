@@ -10,9 +10,9 @@ no part of it.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,63 +50,72 @@ class Identifier:
     Args:
         model: whose weights and config.
         tokenizer: that belongs to it.
+        originals: gives the unedited values of the weights that are edited now, by name.
+        lock: the model's.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._model = model
-        self._digests = WeightDigests()
-        self.tokenizer = TokenizerDigest(tokenizer)
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        originals: Callable[[], Mapping[str, Tensor]],
+        lock: AbstractContextManager[Any],
+    ) -> None:
+        self._model, self._originals, self._lock = model, originals, lock
+        self._digests, self._tokenizer = WeightDigests(), TokenizerDigest(tokenizer)
 
     def steady(self) -> AbstractContextManager[None]:
         """A block in which nobody changes weights behind PyTorch's back; see `WeightDigests`."""
         return self._digests.steady()
 
-    def fingerprint(
-        self,
-        instead: Mapping[str, Tensor],
-        roughly: bool = False,
-        progress: ProgressCallback = silent,
-    ) -> str:
-        """SHA-256 of what is computed and with which weights.
+    def now(self, live: bool = False, progress: ProgressCallback = silent) -> Identity:
+        """What the model is, with applied edits taken off.
 
         Args:
-            instead: other tensors in the place of weights of these names.
-            roughly: look only at a sample of the bits of weights that were hashed before.
-            progress: called with MiB hashed and in all.
+            live: with applied edits instead.
+            progress: called with MiB of weights hashed and in all, if there are any to hash.
         """
+        with self._lock:
+            return Identity(self._signed(live, False, progress), self._tokenizer())
+
+    def matches(self, fingerprint: str, live: bool = False, roughly: bool = False) -> bool:
+        """Whether a fingerprint, made by this factlab or an earlier one, is of this model.
+
+        Args:
+            fingerprint: that something was saved with.
+            live: ask about the weights as they are now, applied edits included.
+            roughly: look only at some numbers of each weight that was hashed before. Notices whole
+                matrices that were changed, in a tenth of the time.
+        """
+        with self._lock:
+            if fingerprint.startswith(_SIGN):
+                return fingerprint == self._signed(live, roughly, silent)
+            return fingerprint == self._unsigned(live, roughly)
+
+    def as_of_old(self, live: bool = False) -> str:
+        """The fingerprint that factlab 0.1 gave this model; what it kept has names made of it.
+
+        Args:
+            live: of the weights as they are now, applied edits included.
+        """
+        with self._lock:
+            return self._unsigned(live, roughly=False)
+
+    def _signed(self, live: bool, roughly: bool, progress: ProgressCallback) -> str:
         settings = computation.described(self._model.config)
-        return _SIGN + self._hash(settings, instead, roughly, progress)
+        return _SIGN + self._hash(settings, live, roughly, progress)
 
-    def matches(
-        self, fingerprint: str, instead: Mapping[str, Tensor], roughly: bool = False
-    ) -> bool:
-        """Whether a fingerprint, of this factlab or an earlier one, is of this model.
-
-        Args:
-            fingerprint: that is asked about.
-            instead: other tensors in the place of weights of these names.
-            roughly: see `fingerprint`.
-        """
-        if fingerprint.startswith(_SIGN):
-            return fingerprint == self.fingerprint(instead, roughly)
-        return fingerprint == self.unsigned(instead, roughly)
-
-    def unsigned(self, instead: Mapping[str, Tensor], roughly: bool = False) -> str:
-        """The fingerprint that factlab 0.1 gave: of all of the config, but for ten entries."""
+    def _unsigned(self, live: bool, roughly: bool) -> str:
+        """Of all of the config, but for ten entries."""
         config = self._model.config.to_dict()
         settings = {k: v for k, v in config.items() if k not in _UNSIGNED_LEFT_OUT}
         described = json.dumps(settings, sort_keys=True, default=str)
-        return self._hash(described, instead, roughly, silent)
+        return self._hash(described, live, roughly, silent)
 
-    def _hash(
-        self,
-        settings: str,
-        instead: Mapping[str, Tensor],
-        roughly: bool,
-        progress: ProgressCallback,
-    ) -> str:
-        weights = dict(sorted(self._model.named_parameters()))
-        weights |= {name: weight for name, weight in instead.items() if name in weights}
+    def _hash(self, settings: str, live: bool, roughly: bool, progress: ProgressCallback) -> str:
+        weights: dict[str, Tensor] = dict(sorted(self._model.named_parameters()))
+        if not live:
+            weights |= self._originals()
         made = self._digests.of(weights, roughly, progress)
         digest = hashlib.sha256(settings.encode())
         for name in weights:
