@@ -1,6 +1,6 @@
 """The place an edit acts on: a token of the prompt, the subject's last unless said otherwise."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
@@ -109,7 +109,7 @@ def mean_keys(
 
 def _looked_up(
     lm: LanguageModel, rows: Sequence[Continuation], layer: int
-) -> Iterator[tuple[list[int], KeysAndOutputs]]:
+) -> Generator[tuple[list[int], KeysAndOutputs], None, None]:
     """Numbers of rows, as many as memory has room for, and what is at their lookup tokens.
 
     The model is frozen until this is closed.
