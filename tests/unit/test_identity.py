@@ -246,7 +246,7 @@ def test_a_tokenizer_is_what_it_makes_of_text():
     assert lm.identity.now() == plain
     other = tiny_model("llama", add_bos=True)
     assert other.fingerprint == plain.fingerprint
-    assert other.identify().tokenizer != plain.tokenizer
+    assert other.identity.now().tokenizer != plain.tokenizer
     lm.tokenizer.add_tokens(["Colosseum"])
     assert lm.identity.now().tokenizer != plain.tokenizer
 

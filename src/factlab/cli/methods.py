@@ -34,7 +34,7 @@ def methods(session: Session) -> None:
     from factlab.editing.trained.configs import KINDS, TrainedEditConfig
 
     rows = [[m.name, m.about, "many" if m.writes_many else "one"] for m in METHODS.values()]
-    rows += [[f"{kind} *", about, "many"] for kind, about in KINDS.items()]
+    rows += [[f"{kind} *", config.about, "many"] for kind, config in KINDS.items()]
     session.say(table(["method", "what it does", "facts per edit"], rows))
     session.say("* trained for one model by 'factlab train', and given with --editor.")
     rows = []
@@ -55,9 +55,9 @@ def methods(session: Session) -> None:
                  **_abilities(m.config)}
                 for m in METHODS.values()
             ] + [
-                {"name": kind, "about": about, "many": True, "trained": True,
+                {"name": kind, "about": config.about, "many": True, "trained": True,
                  **_abilities(TrainedEditConfig)}
-                for kind, about in KINDS.items()
+                for kind, config in KINDS.items()
             ],
             "presets": [
                 {"model": p.model, "family": p.family, "n_layers": p.n_layers,

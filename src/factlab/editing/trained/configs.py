@@ -1,6 +1,10 @@
-"""The settings of trained editors and of their training; nothing here needs PyTorch."""
+"""The settings of trained editors and of their training; nothing here needs PyTorch.
 
-from typing import Literal
+A kind of editor is a subclass of `EditorNetwork` in a file of its own, and here its settings, which
+say where it is; `NetworkConfig` lists them. Nothing else knows which kinds there are.
+"""
+
+from typing import ClassVar, Literal, get_args
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -9,18 +13,35 @@ from factlab.editing.configs import MethodConfig
 
 DataKind = Literal["counterfact", "zsre", "text"]
 
-EditorKind = Literal["mend", "ke"]
 
-KINDS: dict[EditorKind, str] = {
-    "mend": "A gradient's factors, edited by a trained network (MEND).",
-    "ke": "A gradient gated by a trained reader of the fact (KE).",
-}
+class _EditorConfig(Config):
+    """Size and beginning of a trained editor's network.
 
-# Measured on a model of 135M parameters; see docs/results/trained-editors.md.
-_LEARNING_RATES = {"mend": 1e-4, "ke": 1e-4}
+    Attributes:
+        kind: how files and commands call such editors.
+        about: one sentence.
+        home: module of the network's class, and its name.
+        learning_rate: of a training, if nothing else is said. Measured on a model of 135M
+            parameters; see docs/results/trained-editors.md.
+        n_blocks: edit the MLPs of so many blocks, the last ones.
+        seed: of the initial weights.
+    """
+
+    kind: ClassVar[str]
+    about: ClassVar[str]
+    home: ClassVar[tuple[str, str]]
+    learning_rate: ClassVar[float] = 1e-4
+
+    n_blocks: PositiveInt = 3
+    seed: int = Field(default=0, ge=0)
+
+    def widths(self, d_embedding: int) -> tuple[int, ...]:
+        """Sizes of the network's weights, beside those of the matrices that it edits."""
+        del d_embedding  # of the model's token embeddings, if the network reads text
+        return ()
 
 
-class MendConfig(Config):
+class MendConfig(_EditorConfig):
     """Size and beginning of a MEND.
 
     Attributes:
@@ -33,14 +54,16 @@ class MendConfig(Config):
         seed: of the initial weights.
     """
 
-    n_blocks: PositiveInt = 3
+    kind: ClassVar[str] = "mend"
+    about: ClassVar[str] = "A gradient's factors, edited by a trained network (MEND)."
+    home: ClassVar[tuple[str, str]] = "factlab.editing.trained.mend", "Mend"
+
     rank: PositiveInt | None = None
     step_size: PositiveFloat = 1e-4
     begin_with: Literal["gradient", "standardised"] = "gradient"
-    seed: int = Field(default=0, ge=0)
 
 
-class KeConfig(Config):
+class KeConfig(_EditorConfig):
     """Size of a KE.
 
     Attributes:
@@ -51,19 +74,22 @@ class KeConfig(Config):
         seed: of the initial weights.
     """
 
-    n_blocks: PositiveInt = 3
+    kind: ClassVar[str] = "ke"
+    about: ClassVar[str] = "A gradient gated by a trained reader of the fact (KE)."
+    home: ClassVar[tuple[str, str]] = "factlab.editing.trained.ke", "Ke"
+
     hidden: PositiveInt = 512
     condition: PositiveInt = 768
     max_scale: PositiveFloat = 1.0
-    seed: int = Field(default=0, ge=0)
+
+    def widths(self, d_embedding: int) -> tuple[int, ...]:
+        """See `_EditorConfig`."""
+        return d_embedding, self.hidden, self.condition
 
 
 NetworkConfig = MendConfig | KeConfig
 
-
-def kind_of(config: NetworkConfig) -> EditorKind:
-    """What a network config is of."""
-    return "mend" if isinstance(config, MendConfig) else "ke"
+KINDS: dict[str, type[NetworkConfig]] = {config.kind: config for config in get_args(NetworkConfig)}
 
 
 class TrainedEditConfig(MethodConfig):
@@ -117,5 +143,5 @@ class TrainConfig(Config):
 
     def settled(self, network: NetworkConfig) -> "TrainConfig":
         """With the learning rate filled in."""
-        rate = self.learning_rate or _LEARNING_RATES[kind_of(network)]
+        rate = self.learning_rate or network.learning_rate
         return self.model_copy(update={"learning_rate": rate})

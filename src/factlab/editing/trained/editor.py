@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -15,16 +16,11 @@ from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.method import Method, Settled, succeeded
 from factlab.editing.trained.configs import (
     DataKind,
-    EditorKind,
-    MendConfig,
     NetworkConfig,
     TrainedEditConfig,
-    kind_of,
 )
 from factlab.editing.trained.gradients import Matrix, last_matrices
-from factlab.editing.trained.ke import Ke
 from factlab.editing.trained.losses import changes_of
-from factlab.editing.trained.mend import Mend
 from factlab.editing.trained.network import EditorNetwork
 from factlab.editing.trained.states import States
 from factlab.editing.trained.together import edits_together
@@ -75,9 +71,9 @@ class TrainedEditor(Result):
     digest: str
 
     @property
-    def kind(self) -> EditorKind:
+    def kind(self) -> str:
         """MEND or KE."""
-        return kind_of(self.config)
+        return self.config.kind
 
     @property
     def name(self) -> str:
@@ -352,7 +348,7 @@ class TrainedEditor(Result):
         )
 
 
-def name_of(kind: EditorKind, data: DataKind) -> str:
+def name_of(kind: str, data: DataKind) -> str:
     """As in table 4 of the ROME paper, such as MEND-CF."""
     return f"{kind.upper()}{_SUFFIXES[data]}"
 
@@ -367,9 +363,8 @@ def new_network(
         d_embedding: width of the model's token embeddings, which a few models widen afterwards.
         config: says which kind.
     """
-    if isinstance(config, MendConfig):
-        return Mend(matrices, config)
-    return Ke(matrices, d_embedding, config)
+    module, name = config.home
+    return getattr(import_module(module), name).made(matrices, d_embedding, config)
 
 
 def _continuation(lm: LanguageModel, fact: Fact) -> Continuation:

@@ -55,6 +55,11 @@ class Ke(EditorNetwork):
         config: see `KeConfig`.
     """
 
+    @classmethod
+    def made(cls, matrices: Sequence[Matrix], d_embedding: int, config: KeConfig) -> "Ke":
+        """See `EditorNetwork`."""
+        return cls(matrices, d_embedding, config)
+
     def __init__(self, matrices: Sequence[Matrix], d_embedding: int, config: KeConfig) -> None:
         super().__init__(matrices)
         hidden, condition = config.hidden, config.condition

@@ -42,6 +42,12 @@ class Mend(EditorNetwork):
 
     takes_note: ClassVar[bool] = True
 
+    @classmethod
+    def made(cls, matrices: Sequence[Matrix], d_embedding: int, config: MendConfig) -> "Mend":
+        """See `EditorNetwork`."""
+        del d_embedding  # reads no text
+        return cls(matrices, config)
+
     def __init__(self, matrices: Sequence[Matrix], config: MendConfig) -> None:
         super().__init__(matrices)
         shapes = list(dict.fromkeys((m.d_in, m.d_out) for m in self.matrices))

@@ -33,6 +33,11 @@ class EditorNetwork(nn.Module, ABC):
         super().__init__()
         self.matrices = tuple(matrices)
 
+    @classmethod
+    @abstractmethod
+    def made(cls, matrices: Sequence[Matrix], d_embedding: int, config: Any) -> "EditorNetwork":
+        """An untrained network; see `new_network`. The config is of its own kind."""
+
     def observe(self, gradients: Mapping[str, OuterProducts]) -> None:
         """Take note of gradients that are trained on; before `forward` sees them."""
         del gradients

@@ -12,9 +12,6 @@ from factlab.data.selection import RecordsRequest
 from factlab.data.split import TEST_SHARE, VALIDATION_SHARE, check_shares
 from factlab.editing.trained.configs import (
     KINDS,
-    EditorKind,
-    KeConfig,
-    MendConfig,
     NetworkConfig,
     TrainConfig,
 )
@@ -40,7 +37,7 @@ class TrainRequest(Config):
         config: of the training.
     """
 
-    kind: EditorKind = "mend"
+    kind: str = "mend"
     records: RecordsRequest | None = RecordsRequest()
     source: TextSource = TextSource()
     passages: int = 600
@@ -63,8 +60,7 @@ class TrainRequest(Config):
         Raises:
             InvalidRequestError: there is no such kind, or a setting is unknown or not allowed.
         """
-        kinds = {"mend": MendConfig, "ke": KeConfig}
-        if kind not in kinds:
+        if kind not in KINDS:
             raise InvalidRequestError(
                 f"No trained editor is called '{kind}'.{nearest(kind, KINDS)} "
                 f"Choose {' or '.join(KINDS)}."
@@ -79,7 +75,7 @@ class TrainRequest(Config):
             values
             | {
                 "kind": kind,
-                "network": made_of(kinds[kind], {**wanted, **of_network}),
+                "network": made_of(KINDS[kind], {**wanted, **of_network}),
                 "config": made_of(TrainConfig, {**wanted, **of_training}),
             },
         )

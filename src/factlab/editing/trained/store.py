@@ -20,14 +20,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from factlab.documents import check_version, described, parse_json, validated
+from factlab.documents import check_version, described, newer, parse_json, validated
 from factlab.editing.edit import BaseModelInfo
 from factlab.editing.shipping.folders import EDITOR_JSON, check_saved_editor
 from factlab.editing.trained.configs import (
+    KINDS,
     DataKind,
-    EditorKind,
-    KeConfig,
-    MendConfig,
     NetworkConfig,
 )
 from factlab.editing.trained.editor import TrainedEditor, new_network
@@ -45,7 +43,7 @@ class _EditorFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     schema_version: int = _SCHEMA
-    kind: EditorKind
+    kind: str
     data: DataKind
     base: BaseModelInfo
     config: dict[str, Any]
@@ -110,8 +108,9 @@ def load_editor(folder: str | Path) -> TrainedEditor:
     data = read_json(path)
     check_version(data.get("schema_version"), _SCHEMA, f"'{path}'", _ADVICE)
     file = validated(_EditorFile, data, f"'{path}'", _ADVICE)
-    kind = MendConfig if file.kind == "mend" else KeConfig
-    config = validated(kind, file.config, f"The config in '{path}'", _ADVICE)
+    if file.kind not in KINDS:
+        raise newer(f"'{path}'", f"it is of a {file.kind.upper()}")
+    config = validated(KINDS[file.kind], file.config, f"The config in '{path}'", _ADVICE)
     try:
         network = _network(file, config, folder / file.weights)
         subjects = read_json(folder / _SUBJECTS)["subjects"]
@@ -140,8 +139,7 @@ def _network(file: _EditorFile, config: NetworkConfig, path: Path) -> EditorNetw
     # No size may be larger than the largest in the file, where all of them are found.
     largest = max((size for shape in shapes.values() for size in shape), default=0)
     sizes = [n for matrix in file.matrices for n in (matrix.d_in, matrix.d_out)]
-    if isinstance(config, KeConfig):
-        sizes += [file.d_embedding, config.hidden, config.condition]
+    sizes += config.widths(file.d_embedding)
     if not all(1 <= size <= largest for size in sizes):
         raise ValueError(f"the weights in {path.name} are not those of such a network")
     with torch.device("meta"):

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from factlab.arguments import checked
 from factlab.documents import validated
 from factlab.editing.edit import BaseModelInfo, current_versions
-from factlab.editing.trained.configs import MendConfig, NetworkConfig, TrainConfig, kind_of
+from factlab.editing.trained.configs import MendConfig, NetworkConfig, TrainConfig
 from factlab.editing.trained.editor import TrainedEditor, name_of, new_network
 from factlab.editing.trained.examples import Example, TrainingSet
 from factlab.editing.trained.gradients import last_matrices
@@ -186,7 +186,7 @@ class _Training:
         self._lm, self._data, self.folder = lm, data, folder
         self._network_config, self._config = network, config
         self._base = BaseModelInfo.of(lm)
-        self._name = name_of(kind_of(network), data.kind)
+        self._name = name_of(network.kind, data.kind)
         matrices = last_matrices(lm, network.n_blocks)
         self._network: EditorNetwork = new_network(
             matrices, lm.embedding.weight.shape[1], network
@@ -198,7 +198,7 @@ class _Training:
         self._at, self._has_checkpoint = Progress(), False
         numbers = {n: v for n, v in config.model_dump(mode="json").items() if n not in _MAY_DIFFER}
         self.request: dict[str, Any] = {
-            "training": kind_of(network),
+            "training": network.kind,
             "model": run_model(lm, folder),
             "data": {
                 "kind": data.kind,
