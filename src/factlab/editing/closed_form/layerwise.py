@@ -221,7 +221,8 @@ class _Writer:
         layers = self.config.edited_layers
         weights = context_weights(self.config.contexts, len(self.contexts))
         deltas = torch.stack([value.delta.cpu().double() for value in values])
-        rows = WaitingFacts(self.lm, facts, self.contexts, weights, layers[0])
+        with torch.no_grad(), self.lm.frozen():
+            rows = WaitingFacts(self.lm, facts, self.contexts, weights, layers[0])
         # A fact that is written anew is not protected from it.
         replaced = {fact.question for fact in facts}
         past = [fact for fact in self.past if fact.question not in replaced]

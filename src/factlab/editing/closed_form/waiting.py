@@ -34,7 +34,7 @@ _KEPT = 3
 class WaitingFacts:
     """Facts behind their contexts; bare prompts go on to the top layer, to see what is missing.
 
-    Make it, and run it, inside `lm.frozen()`.
+    Make it, and run it, inside `lm.frozen()` and without gradients.
 
     Args:
         lm: the model.
