@@ -7,8 +7,9 @@ import factlab as fl
 from factlab.editing import methods
 from factlab.editing.configs import ValueConfig
 from factlab.editing.contexts import context_weights
-from factlab.editing.runs import EditSequence, answers
+from factlab.editing.runs import EditSequence
 from factlab.errors import EditError, InvalidRequestError, TokenizationError
+from factlab.models.answers import answers
 from factlab.stats.corpus import corpus_from_texts
 
 FACTS = [

@@ -14,11 +14,11 @@ from tiny_records import FT, PASSAGES, ROME, background, make_records
 
 import factlab as fl
 from factlab.data.records import Record
-from factlab.editing.runs import answers
 from factlab.errors import MemoryLimitError
 from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.running.run import evaluate
 from factlab.journal import merge
+from factlab.models.answers import answers
 from factlab.models.budget import GIB
 
 FACTS = [record.fact for record in make_records(5)]

@@ -19,7 +19,6 @@ from .configs import RomeConfig as RomeConfig
 from .configs import ValueConfig as ValueConfig
 from .edit import Edit as Edit
 from .edit import current_versions as current_versions
-from .edit_run import Answer as Answer
 from .edit_run import EditRun as EditRun
 from .fine_tuning.fine_tune import fine_tune as fine_tune
 from .fine_tuning.fine_tune import fine_tune_each as fine_tune_each

@@ -9,41 +9,8 @@ from factlab.editing.configs import Mode
 from factlab.editing.edit import Edit
 from factlab.errors import InvalidRequestError, counted
 from factlab.facts import Fact
+from factlab.models.answers import Answer
 from factlab.results import Tabular
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """How a model answers one fact's prompt.
-
-    Attributes:
-        said: what it goes on with, greedily, for one token more than the longest target has.
-        new_prob: length-normalised probability of `target_new`; None if there is none.
-        true_prob: of `target_true`; None if that is not known.
-        says_new: whether what it says begins with `target_new`, as whole words.
-    """
-
-    said: str
-    new_prob: float | None
-    true_prob: float | None
-    says_new: bool
-
-    @property
-    def prefers_new(self) -> bool | None:
-        """Whether the new target is more probable than the true one; None if one is not known."""
-        if self.new_prob is None or self.true_prob is None:
-            return None
-        return self.new_prob > self.true_prob
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
-        return {
-            "said": self.said,
-            "new_prob": self.new_prob,
-            "true_prob": self.true_prob,
-            "says_new": self.says_new,
-            "prefers_new": self.prefers_new,
-        }
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -17,15 +17,14 @@ from factlab.data.fact_files import check_conflicts
 from factlab.editing.background import Background
 from factlab.editing.configs import MethodConfig
 from factlab.editing.edit import Edit
-from factlab.editing.edit_run import Answer, EditRun
+from factlab.editing.edit_run import EditRun
 from factlab.editing.method import Method, Settled
 from factlab.editing.methods import method_named
 from factlab.errors import InvalidRequestError
-from factlab.facts import Fact, words_of
+from factlab.facts import Fact
+from factlab.models.answers import Answer, answers
 from factlab.models.language_model import LanguageModel
-from factlab.models.texts import room_behind
 from factlab.progress import ProgressCallback, silent
-from factlab.writing import says
 
 
 @checked()
@@ -242,28 +241,3 @@ class EditSequence:
         self._pile.add(edit.updates)
         self.edits.append(edit)
         self._background = self._background.after(edit.facts)
-
-
-def answers(lm: LanguageModel, facts: Sequence[Fact]) -> tuple[Answer, ...]:
-    """How the model, as it is now, answers the prompts of some facts."""
-    asked: list[tuple[int, str, str]] = []
-    for i, fact in enumerate(facts):
-        for kind, target in (("new", fact.target_new), ("true", fact.target_true)):
-            if target is not None:
-                asked.append((i, kind, target))
-    prompts = [fact.prompt for fact in facts]
-    scores = lm.score([prompts[i] for i, _, _ in asked], [target for _, _, target in asked])
-    found: dict[tuple[int, str], float] = {}
-    longest = 1
-    for (i, kind, _), score in zip(asked, scores, strict=True):
-        found[i, kind] = score.length_normalised_prob
-        longest = max(longest, len(score.token_ids))
-    # One token more, which tells whether the last word ends there: "Russian" is not "Russia".
-    n_tokens = max(longest, room_behind(lm, prompts, longest + 1))
-    texts = lm.generate_batch(prompts, max_new_tokens=n_tokens, return_full_text=False)
-    result: list[Answer] = []
-    for i, (fact, text) in enumerate(zip(facts, texts, strict=True)):
-        said = text.strip()
-        says_new = says(said, words_of(fact.target_new or ""))
-        result.append(Answer(said, found.get((i, "new")), found.get((i, "true")), says_new))
-    return tuple(result)
