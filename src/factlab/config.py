@@ -141,13 +141,22 @@ def with_none(kind: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
     """
     read: dict[str, Any] = {}
     for name, value in values.items():
-        inner = _owner(kind, [name])
-        if isinstance(value, dict) and inner is not kind:
+        inner = _chosen(kind, name, value) if isinstance(value, dict) else kind
+        if inner is not kind:
             read[name] = with_none(inner, value)
         else:
             is_none = isinstance(value, str) and value.lower() == "none"
             read[name] = None if is_none and _may_be_none(kind, name) else value
     return read
+
+
+def _chosen(kind: type[BaseModel], name: str, values: dict[str, Any]) -> type[BaseModel]:
+    """The config that the values of a setting are of; of several kinds, their type names one."""
+    if "type" in values:
+        return _owner(kind, [name, str(values["type"])])
+    field = kind.model_fields.get(name)
+    default = field.get_default(call_default_factory=True) if field is not None else None
+    return type(default) if isinstance(default, BaseModel) else _owner(kind, [name])
 
 
 def _may_be_none(kind: type[BaseModel], name: str) -> bool:

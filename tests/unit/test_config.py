@@ -69,6 +69,12 @@ def test_the_word_none_is_none_where_none_is_allowed():
     assert _Outer(**read) == _Outer(inner=_Inner(width=None, name="none"), limit=None)
 
 
+def test_the_word_none_in_a_setting_of_several_kinds():
+    written = {"corruption": {"type": "uniform", "level": "none"}}
+    read = fl.tracing.TraceConfig(**with_none(fl.tracing.TraceConfig, written))
+    assert read.corruption == fl.tracing.UniformNoise(level=None)
+
+
 def test_the_word_none_stays_where_none_is_not_allowed():
     with pytest.raises(InvalidRequestError, match="'seed' of StatsConfig cannot be 'none'"):
         fl.stats.StatsConfig(**with_none(fl.stats.StatsConfig, {"seed": "none"}))
