@@ -7,9 +7,11 @@ padding and truncation are neither used nor changed.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -145,15 +147,15 @@ def _settings_kept(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
     """Transformers switches a tokenizer's own truncation and padding off, and leaves them off."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     truncation, padding = getattr(backend, "truncation", None), getattr(backend, "padding", None)
-
-    def as_before() -> None:
-        if backend is not None and truncation is not None:
-            backend.enable_truncation(**truncation)
-        if backend is not None and padding is not None:
-            backend.enable_padding(**padding)
-
-    with undone(as_before):
+    with undone(partial(_set, backend, truncation, padding)):
         yield
+
+
+def _set(backend: Any, truncation: Mapping[str, Any] | None, padding: Any) -> None:
+    if truncation is not None:
+        backend.enable_truncation(**truncation)
+    if padding is not None:
+        backend.enable_padding(**padding)
 
 
 def _is_special(

@@ -7,9 +7,10 @@
 * no weight is NaN or infinite.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -192,19 +193,29 @@ def _probing(model: PreTrainedModel) -> Iterator[None]:
 
     transformers installs hooks the first time hidden states are asked for, and keeps them.
     """
-    modules = list(model.modules())
-    kept = [(dict(m._forward_hooks), m.training) for m in modules]
-    marked = [m for m in modules if is_marked_as_recorded(m)]
-
-    def as_before() -> None:
-        for module, (hooks, training) in zip(modules, kept, strict=True):
-            module.training = training
-            for key in [key for key in module._forward_hooks if key not in hooks]:
-                del module._forward_hooks[key]
-            if module not in marked:
-                remove_recorded_mark(module)
-
-    with undone(as_before), torch.no_grad():
-        for module in modules:
-            module.training = False
+    before = [
+        _Before(m, m.training, frozenset(m._forward_hooks), is_marked_as_recorded(m))
+        for m in model.modules()
+    ]
+    with undone(partial(_put_back, before)), torch.no_grad():
+        for each in before:
+            each.module.training = False
         yield
+
+
+class _Before(NamedTuple):
+    """How a module was: whether in training, which hooks it had, whether it was marked."""
+
+    module: nn.Module
+    training: bool
+    hooks: frozenset[int]
+    is_marked: bool
+
+
+def _put_back(modules: Sequence[_Before]) -> None:
+    for module, training, hooks, is_marked in modules:
+        module.training = training
+        for key in [key for key in module._forward_hooks if key not in hooks]:
+            del module._forward_hooks[key]
+        if not is_marked:
+            remove_recorded_mark(module)

@@ -1,9 +1,11 @@
 """Running a model without leaving a trace on it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from factlab.interrupts import undone
@@ -31,16 +33,18 @@ def frozen(lm: "LanguageModel") -> Iterator[None]:
 def _asleep(model: PreTrainedModel) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-
-    def awake() -> None:
-        for module, training in modes:
-            module.training = training
-        for parameter, requires_grad in flags:
-            parameter.requires_grad = requires_grad
-
-    with undone(awake), fast_products(module for module, _ in modes):
+    with undone(partial(_awake, modes, flags)), fast_products(module for module, _ in modes):
         for module, _ in modes:
             module.training = False
         for parameter, _ in flags:
             parameter.requires_grad = False
         yield
+
+
+def _awake(
+    modes: Sequence[tuple[nn.Module, bool]], flags: Sequence[tuple[nn.Parameter, bool]]
+) -> None:
+    for module, training in modes:
+        module.training = training
+    for parameter, requires_grad in flags:
+        parameter.requires_grad = requires_grad
