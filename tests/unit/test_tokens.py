@@ -10,16 +10,19 @@ from transformers import PreTrainedTokenizerFast
 import factlab as fl
 from factlab.errors import InvalidRequestError, TokenizationError
 from factlab.evaluation.measuring.ordinary_text import OrdinaryText
-from factlab.facts import Fact
+from factlab.facts import JOINED, Fact
 from factlab.models.generation import generate_ids
 from factlab.models.tiny import tiny_model, tiny_tokenizer
 from factlab.stats.corpus import corpus_from_texts
 from factlab.tokens import encode, pad, start_token_ids, subject_span
 
 PLAIN, WITH_BOS = tiny_tokenizer(), tiny_tokenizer(add_bos=True)
+# But for a slot's braces, and the word joiner that says how a target is joined to its prompt.
 words = st.text(
     st.characters(
-        codec="utf-8", exclude_categories=("Cs", "Cc", "Zs", "Zl", "Zp"), exclude_characters="{}"
+        codec="utf-8",
+        exclude_categories=("Cs", "Cc", "Zs", "Zl", "Zp"),
+        exclude_characters="{}" + JOINED,
     ),
     min_size=1,
     max_size=12,
