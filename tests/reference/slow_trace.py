@@ -49,7 +49,7 @@ def slow_effects(
         handles = [embedding.register_forward_hook(corrupt)]
         handles += [m.register_forward_hook(restore(position)) for m in restored]
         try:
-            return model(rows).logits[:, -1].float().softmax(-1)
+            return model(rows).logits[:, -1].double().softmax(-1)
         finally:
             for handle in handles:
                 handle.remove()
@@ -114,7 +114,7 @@ def slow_severed(
     def probs(hooks: list[tuple[nn.Module, Callable[..., object]]]) -> Tensor:
         handles = [m.register_forward_hook(h) for m, h in [(embedding, corrupt), *hooks]]
         try:
-            return model(rows).logits[:, -1].float().softmax(-1)
+            return model(rows).logits[:, -1].double().softmax(-1)
         finally:
             for handle in handles:
                 handle.remove()

@@ -312,15 +312,16 @@ def test_noise_level_comes_from_subject_embeddings(make_model):
 
 @pytest.mark.slow
 def test_the_bundled_model_in_float32(bundled):
-    """Ten tokens through thirty layers: transformers' own probability is off by 1e-5 in float32."""
     fact = fl.Fact("{} is located in the city of", "The Eiffel Tower")
-    config = fl.tracing.TraceConfig(samples=10)
-    compare(bundled, fact, config, 5e-5, positions=[0, 2, 3, 6, 9], layers=[0, 3, 14, 29])
+    some = {"positions": (0, 3, 6, 9), "layers": (0, 14, 29)}
+    config = fl.tracing.TraceConfig(samples=4, **some)
+    compare(bundled, fact, config, 1e-5, **some)
 
 
 @pytest.mark.slow
 def test_the_bundled_model_in_float64():
     lm = fl.load(device="cpu", dtype="float64")
     fact = fl.Fact("{} is located in the city of", "The Eiffel Tower")
-    config = fl.tracing.TraceConfig(samples=2, positions=(2, 6), layers=(0, 14, 29))
-    compare(lm, fact, config, 1e-6, positions=[2, 6], layers=[0, 14, 29])
+    some = {"positions": (2, 6), "layers": (0, 14)}
+    config = fl.tracing.TraceConfig(samples=2, **some)
+    compare(lm, fact, config, 1e-6, **some)

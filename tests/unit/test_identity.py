@@ -15,7 +15,7 @@ from tiny_records import FT, LIKELIHOODS, ROME, background, make_records
 import factlab as fl
 from conftest import FAMILIES
 from factlab.errors import StorageError, WrongModelError
-from factlab.models.identity import computation
+from factlab.models.identity import computation, weights
 from factlab.models.tiny import tiny_model
 
 FACT = fl.Fact("{} is in", "The Louvre", "Rome")
@@ -161,13 +161,14 @@ def two_rows_change_places(lm):
 def test_weights_that_nobody_said_were_changed(change):
     lm = tiny_model("llama")
     before = lm.fingerprint
-    fl.stats.second_moments(lm, [1])
+    few = fl.stats.StatsConfig(tokens_per_dim=2, row_length=16)
+    fl.stats.second_moments(lm, [1], few)
     edit = edit_of(lm)
     change(lm)
     fresh = fl.LanguageModel(lm.model, lm.tokenizer, lm.name)
     assert lm.fingerprint == fresh.fingerprint != before
-    kept = fl.stats.second_moments(lm, [1])[1].matrix
-    right = fl.stats.second_moments(fresh, [1], recompute=True)[1].matrix
+    kept = fl.stats.second_moments(lm, [1], few)[1].matrix
+    right = fl.stats.second_moments(fresh, [1], few, recompute=True)[1].matrix
     assert torch.equal(kept, right)
     if change in WHOLE:  # an edit that is applied looks at a sample only
         with pytest.raises(WrongModelError):
@@ -208,8 +209,12 @@ def test_weights_that_begin_anywhere_in_memory():
     assert lm.fingerprint != same
 
 
-def test_hashing_is_told(tmp_path):
+def test_hashing_is_told(tmp_path, monkeypatch):
     lm, told = tiny_model("llama"), []
+    lm.identity.now(progress=lambda *said: told.append(said))
+    assert not told, "it is done in no time"
+    double(lm)
+    monkeypatch.setattr(weights, "_WORTH_TELLING", 1)
     lm.identity.now(progress=lambda label, done, total: told.append((label, done, total)))
     assert {label for label, _, _ in told} == {"hashing the model"}
     told.clear()

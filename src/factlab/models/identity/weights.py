@@ -28,6 +28,7 @@ _STRETCH = 512  # bytes whose bits are summed
 _N_SAMPLED = 64  # numbers of each weight
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _LABEL = "hashing the model"
+_WORTH_TELLING = 2**28  # bytes that take long enough for somebody to wonder
 
 
 @dataclass(slots=True)
@@ -86,7 +87,7 @@ class WeightDigests:
         Args:
             weights: by name, which is part of the digest.
             roughly: compare only some numbers of each, unless one of these differs.
-            progress: called with MiB done and in all, if any are to be hashed.
+            progress: called with MiB done and in all, if there is much to be hashed.
         """
         known = {name: self._known_of(name, weight) for name, weight in weights.items()}
         unsure = {name: each for name, each in known.items() if each and not self._is_sure(each)}
@@ -99,14 +100,15 @@ class WeightDigests:
         digests = {name: each.digest for name, each in known.items() if each}
         missing = {name: weights[name] for name, each in known.items() if not each}
         total, done = sum(weight.nbytes for weight in missing.values()), 0
+        tell = progress if total >= _WORTH_TELLING else silent
         for name, made in _made(missing, self._block):
-            progress(_LABEL, done >> 20, total >> 20)
+            tell(_LABEL, done >> 20, total >> 20)
             others = [each for each in self._known.get(name, []) if _is_other(each, missing[name])]
             self._known[name] = [*others, made]
             digests[name] = made.digest
             done += missing[name].nbytes
         if missing:
-            progress(_LABEL, total >> 20, total >> 20)
+            tell(_LABEL, total >> 20, total >> 20)
         return digests
 
     def _known_of(self, name: str, weight: Tensor) -> _Known | None:
