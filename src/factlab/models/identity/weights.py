@@ -26,7 +26,6 @@ from factlab.progress import ProgressCallback, silent
 
 _STRETCH = 512  # bytes whose bits are summed
 _N_SAMPLED = 64  # numbers of each weight
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _LABEL = "hashing the model"
 _WORTH_TELLING = 2**28  # bytes that take long enough for somebody to wonder
 
@@ -40,7 +39,7 @@ class _Known:
         version: how often the weight had been changed, or None if nobody counts.
         place: of its numbers in memory, and their type.
         sums: of its bits.
-        sample: the bits of some of its numbers.
+        sample: some of its numbers.
         digest: SHA-256.
         seen: the last block (see `steady`) in which the sums were compared.
     """
@@ -91,12 +90,15 @@ class WeightDigests:
         """
         known = {name: self._known_of(name, weight) for name, weight in weights.items()}
         unsure = {name: each for name, each in known.items() if each and not self._is_sure(each)}
-        if not (roughly and _samples_hold(unsure, weights)):
-            for name, each in unsure.items():
-                if each.sums == _sums(weights[name]):
-                    each.seen = self._block
-                else:
-                    known[name] = None
+        if roughly:  # what PyTorch counted, such as an edit that came off again, is looked at whole
+            counted = {n: k for n, k in unsure.items() if k.version != _version(weights[n])}
+            others = {name: each for name, each in unsure.items() if name not in counted}
+            unsure = counted if _samples_hold(others, weights) else unsure
+        for name, each in unsure.items():
+            if each.sums == _sums(weights[name]):
+                each.version, each.seen = _version(weights[name]), self._block
+            else:
+                known[name] = None
         digests = {name: each.digest for name, each in known.items() if each}
         missing = {name: weights[name] for name, each in known.items() if not each}
         total, done = sum(weight.nbytes for weight in missing.values()), 0
@@ -112,14 +114,15 @@ class WeightDigests:
         return digests
 
     def _known_of(self, name: str, weight: Tensor) -> _Known | None:
-        """What is known of a weight, unless it shows at once that it holds no longer."""
+        """What is known of a weight, unless its numbers have moved."""
         known = next((k for k in self._known.get(name, []) if k.weight() is weight), None)
-        now = _version(weight), _place(weight)
-        return known if known and (known.version, known.place) == now else None
+        return known if known and known.place == _place(weight) else None
 
     def _is_sure(self, known: _Known) -> bool:
-        """Whether its bits were compared in this block, and changes since then are counted."""
-        return bool(self._depth) and known.seen == self._block and known.version is not None
+        """Whether its bits were compared in this block, and nothing was counted since then."""
+        weight = known.weight()
+        is_as_counted = weight is not None and known.version == _version(weight) is not None
+        return bool(self._depth) and known.seen == self._block and is_as_counted
 
 
 def _is_other(known: _Known, weight: Tensor) -> bool:
@@ -170,9 +173,11 @@ def _samples_hold(known: Mapping[str, _Known], weights: Mapping[str, Tensor]) ->
 
 
 def _sample(weight: Tensor) -> Tensor:
-    """The bits of some numbers, from all over a weight."""
-    bits = weight.detach().reshape(-1).view(_BITS[weight.element_size()])
-    return bits[:: max(1, len(bits) // _N_SAMPLED)]
+    """Some numbers from all over a weight."""
+    plain = weight.data if weight.is_contiguous() else weight.data.contiguous()
+    count = plain.numel()
+    step = max(1, count // _N_SAMPLED)
+    return plain.as_strided((-(-count // step),), (step,))  # one operation: there are many weights
 
 
 def _sums(weight: Tensor) -> bytes:
