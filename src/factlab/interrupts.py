@@ -9,8 +9,8 @@ def undone(undo: Callable[[], None]) -> Iterator[None]:
     """A block after which something is undone, whatever happens inside.
 
     Args:
-        undo: puts everything back, however much of it was changed; called again from its beginning
-            where an interrupt cut it short.
+        undo: puts everything back, however much of it was changed. After an error it is called
+            twice: the error may be an interrupt that cut the first call short.
     """
     try:
         try:

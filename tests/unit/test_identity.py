@@ -312,7 +312,7 @@ def test_kept_statistics_of_earlier_versions_are_found(make_model, monkeypatch):
     assert again.fingerprint == kept.fingerprint
 
 
-def test_the_transformers_of_the_museum_is_said(make_model):
+def test_what_a_release_adds_to_configs_is_no_other_model(make_model):
     """An old fingerprint holds entries that each release adds; the new one does not."""
     lm = make_model("llama")
     old, new = lm.identity.as_of_old(), lm.fingerprint

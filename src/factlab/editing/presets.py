@@ -141,7 +141,8 @@ def _recommended(
     lm: LanguageModel, facts: Sequence[Fact], progress: ProgressCallback
 ) -> list[tuple[LayerChoice, str] | FactlabError]:
     """For each fact what causal traces recommend, and of what they are."""
-    common = lm.recall.of("layers", lm.identity.now(), partial(_of_well_known, lm, progress))
+    identity = lm.identity.now()
+    common = lm.recall.of("layers", identity, partial(_of_well_known, lm, progress))
     if common is not None:
         return [(common, "causal traces of well-known facts")] * len(facts)
     found: list[tuple[LayerChoice, str] | FactlabError] = []
@@ -151,7 +152,7 @@ def _recommended(
         asked = Fact(fact.template, fact.subject)
         try:
             choice = lm.recall.of(
-                ("layers", asked), lm.identity.now(), partial(_of_fact, lm, asked, progress)
+                ("layers", asked), identity, partial(_of_fact, lm, asked, progress)
             )
             found.append((choice, "causal trace of this fact"))
         except FAULTS as error:

@@ -78,7 +78,7 @@ class LanguageModel:
         self.memory_gib = memory_gib
         check_model(model)
         check_tokenizer(tokenizer)
-        self.lock = threading.RLock()
+        self.lock, self.recall = threading.RLock(), Recall()
         self.model = model
         self.tokenizer = tokenizer
         self.name = name or str(getattr(model.config, "name_or_path", "")) or type(model).__name__
@@ -89,7 +89,6 @@ class LanguageModel:
         self.shell = Shell(model, self.architecture, returns_tuple)
         self._layers = list(model.get_submodule(self.architecture.layers).children())
         self.identity = Identifier(model, tokenizer, self.patches.originals, self.lock)
-        self.recall = Recall()
         self._n_cached = check_replay(self)
         texts.warn_of_unknown_tokens(self)
 
@@ -277,7 +276,8 @@ class LanguageModel:
     def next_token_probs(self, prompts: Sequence[str]) -> Float[Tensor, "batch vocab"]:
         """Distribution of the next token after each prompt, on the CPU in at least float32.
 
-        An `InvalidRequestError` if they are no list of texts, or there are none.
+        Raises:
+            InvalidRequestError: prompts are no list of texts, or there are none.
         """
         return scoring.next_token_probs(self, prompts)
 

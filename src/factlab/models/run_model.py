@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from factlab.documents import JsonValue
-from factlab.journal import Journal
 from factlab.progress import ProgressCallback, silent
+from factlab.storage import read_json
 
 if TYPE_CHECKING:
     from factlab.models.language_model import LanguageModel
@@ -27,7 +27,8 @@ def run_model(
     fingerprint, tokenizer = lm.identity.now(live=True, progress=progress)
     dtype = str(lm.dtype)
     if folder is not None and (folder / "run.json").exists():
-        written = Journal.load(folder).request.get("model")
+        request = read_json(folder / "run.json").get("request")
+        written = request.get("model") if isinstance(request, dict) else None
         before = written.get("fingerprint") if isinstance(written, dict) else None
         if isinstance(written, dict) and "tokenizer" not in written and isinstance(before, str):
             known = before if lm.identity.matches(before, live=True) else fingerprint

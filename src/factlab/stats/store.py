@@ -43,7 +43,11 @@ def second_moments(
         corpus = corpus_from_model(
             lm, config.n_tokens(lm), config.row_length, config.seed, progress, not recompute
         )
-    paths = {layer: _path(lm, layer, corpus) for layer in layers}
+    known_as = lm.live_fingerprint, lm.identity.as_of_old(live=True)
+    paths = {
+        layer: first_there(*(_path(lm, each, layer, corpus) for each in known_as))
+        for layer in layers
+    }
     found: dict[int, SecondMoment] = {}
     if not recompute:
         for layer, path in paths.items():
@@ -58,15 +62,11 @@ def second_moments(
     return {layer: found[layer] for layer in layers}
 
 
-def _path(lm: LanguageModel, layer: int, corpus: Corpus) -> Path:
-    """Where the second moment is or is to be. What the tokenizer has done is in the corpus."""
-
-    def path(fingerprint: str) -> Path:
-        recipe = f"moment 1|{fingerprint}|{lm.dtype}|{layer}|{corpus.digest}"
-        name = hashlib.sha256(recipe.encode()).hexdigest()[:24]
-        return cache_dir() / "second-moments" / f"layer-{layer}-{name}.safetensors"
-
-    return first_there(path(lm.live_fingerprint), path(lm.identity.as_of_old(live=True)))
+def _path(lm: LanguageModel, fingerprint: str, layer: int, corpus: Corpus) -> Path:
+    """Where the second moment of a model is to be. What its tokenizer has done is in the corpus."""
+    recipe = f"moment 1|{fingerprint}|{lm.dtype}|{layer}|{corpus.digest}"
+    name = hashlib.sha256(recipe.encode()).hexdigest()[:24]
+    return cache_dir() / "second-moments" / f"layer-{layer}-{name}.safetensors"
 
 
 def _load(path: Path, lm: LanguageModel, layer: int) -> SecondMoment:
