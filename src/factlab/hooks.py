@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from factlab.arguments import checked
+from factlab.columns import ALL, Columns
 from factlab.interrupts import undone
 
 State = Float[Tensor, "batch pos width"]
@@ -23,9 +24,9 @@ class Stream(StrEnum):
     """Which state of a layer.
 
     `EMBED` is the output of the token embedding, before positions are added (its layer is 0);
-    `BLOCK` is what a layer hands to the next; `ATTN` and `MLP` are what the attention and MLP
-    output projections add to the residual stream; `MLP_HIDDEN` is the input of the MLP output
-    projection, the *key* of the ROME paper.
+    `BLOCK` is what a layer hands to the next; `ATTN` and `MLP` are what attention, or what mixes
+    tokens in its place, and the MLP add to the residual stream; `MLP_HIDDEN` is the input of the
+    MLP's output projection, the *key* of the ROME paper.
     """
 
     EMBED = "embed"
@@ -49,6 +50,11 @@ class HasModules(Protocol):
     @property
     def lock(self) -> AbstractContextManager[Any]:
         """Is held while hooks are on the model, so that other threads do not meet them."""
+        ...
+
+    @property
+    def columns(self) -> Columns:
+        """Which columns of what runs just now are the caller's."""
         ...
 
     def layer(self, index: int) -> nn.Module:
@@ -158,9 +164,11 @@ class _Tap:
     def __init__(self, site: Site, function: Callable[[State], State]) -> None:
         self._site, self._function = site, function
         self._rows: int | None = None
+        self._lm: HasModules | None = None
 
     def hooks(self, lm: HasModules) -> list["Hook"]:
         """Of the module, and where it must be known how many rows there are, of its layer."""
+        self._lm = lm
         stream, module = self._site.stream, lm.module(self._site)
         hooks: list[Hook] = []
         if stream in (Stream.MLP, Stream.MLP_HIDDEN):
@@ -191,9 +199,13 @@ class _Tap:
 
     def _on_state(self, state: Tensor) -> Tensor:
         if state.ndim == 3:
-            return self._function(state)
+            return self._on_rows(state)
         # OPT's MLP sees (batch·pos, width): fold it back into rows.
         if self._rows is None:
             raise TypeError(f"{self._site} has no rows that its layer has seen")
         folded = state.view(self._rows, -1, state.shape[-1])
-        return self._function(folded).view(state.shape)
+        return self._on_rows(folded).view(state.shape)
+
+    def _on_rows(self, state: State) -> State:
+        columns = ALL if self._lm is None else self._lm.columns
+        return columns.with_seen(state, self._function(columns.seen(state)))

@@ -131,9 +131,16 @@ def slow_severed(
 
 def trace_modules(lm) -> dict[str, list[nn.Module]]:
     """The modules by kind, found by path."""
-    layers = list(lm.model.get_submodule(lm.architecture.layers))
+    anatomy = lm.layers.anatomy
+    layers = list(lm.model.get_submodule(anatomy.layers))
     return {
         "block": layers,
-        "mlp": [layer.get_submodule(lm.architecture.mlp_out) for layer in layers],
-        "attn": [layer.get_submodule(lm.architecture.attn_out) for layer in layers],
+        "mlp": [
+            layer.get_submodule(p.mlp.output)
+            for layer, p in zip(layers, anatomy.parts, strict=True)
+        ],
+        "attn": [
+            layer.get_submodule(p.mixer.output)
+            for layer, p in zip(layers, anatomy.parts, strict=True)
+        ],
     }

@@ -31,7 +31,7 @@ def slow(lm, found, nodes) -> tuple[torch.Tensor, torch.Tensor]:
             rows = torch.cat([rows[:last], scaled[None], rows[last + 1 :]])
             return (rows.view(state.shape),)
 
-        projection = lm.layer(layer).get_submodule(lm.architecture.mlp_out)
+        projection = lm.layer(layer).get_submodule(lm.layers.anatomy.parts[layer].mlp.output)
         handle = projection.register_forward_pre_hook(scale)
         logits = lm.model(ids, use_cache=False).logits[0].double()
         handle.remove()

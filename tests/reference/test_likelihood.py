@@ -95,7 +95,7 @@ def slowly(lm, question: Text, edits) -> tuple[TargetScore, ...]:
 def check(lm, edits, questions=QUESTIONS) -> list[tuple[TargetScore, ...]]:
     carried = row_changes(lm, [edit.updates if edit else () for edit in edits])
     heard = score_targets(lm, [each.question(lm) for each in questions], carried)
-    atol = 1e-5 if lm.architecture.family in SINGLE_INSIDE else 1e-9
+    atol = 1e-5 if lm.family in SINGLE_INSIDE else 1e-9
     for question, fast in zip(questions, heard, strict=True):
         slow = slowly(lm, question, edits)
         assert len(fast) == len(question.targets)
@@ -109,7 +109,7 @@ def check(lm, edits, questions=QUESTIONS) -> list[tuple[TargetScore, ...]]:
 def test_every_family(make_model, family):
     """Two owners with changes of both kinds, one without any; pads on either side of a row."""
     lm = make_model(family, dtype=torch.float64)
-    assert lm.architecture.family == family
+    assert lm.family == family
     edits = [edit_of(lm, "rome", FACTS[0]), edit_of(lm, "ft", FACTS[1]), None]
     heard = check(lm, edits)
     assert heard[0] == heard[3]

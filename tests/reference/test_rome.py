@@ -43,9 +43,9 @@ def optimise_value(lm, fact, target, contexts, site, config) -> OptimisedValue:
 
 def slow_losses(lm, contexts, site, config: ValueConfig) -> tuple[list[float], Tensor]:
     """Equation 4 row by row with full forward passes, all logits, and a plain torch hook."""
-    path = f"{lm.architecture.layers}.{site.layer}"
+    path = f"{lm.layers.anatomy.layers}.{site.layer}"
     if site.stream is Stream.MLP:
-        path += f".{lm.architecture.mlp_out}"
+        path += f".{lm.layers.anatomy.parts[site.layer].mlp.output}"
     module = lm.model.get_submodule(path)
     delta = torch.zeros(lm.d_model, dtype=torch.float64, requires_grad=True)
     place = 0

@@ -19,13 +19,13 @@ from transformers import (
 )
 
 import factlab as fl
-from factlab.architectures import layout_of
 from factlab.errors import (
     InvalidRequestError,
     TokenizationError,
     UnsupportedModelError,
 )
 from factlab.models.accept import check_model, check_tokenizer
+from factlab.projections import layout_of
 
 TEXT = {
     "vocab_size": 400,
@@ -234,7 +234,7 @@ def test_the_mlp_is_not_mistaken_for_another_writer(toy):
             layer.per_layer_projection = nn.Linear(8, 24, bias=False)
     model.config.model_type = "unheard_of"
     lm = fl.LanguageModel(model, toy.tokenizer)
-    assert lm.architecture.mlp_out == "mlp.down_proj"
+    assert {part.mlp.output for part in lm.layers} == {"mlp.down_proj"}
     model.config.model_type = "llama"
 
 
@@ -267,7 +267,7 @@ def test_the_text_decoder_of_a_model_that_also_sees(toy, fact, family, tmp_path)
             if "language_model" in name and parameter.ndim == 2:
                 nn.init.normal_(parameter, std=0.25)
     lm = fl.LanguageModel(model, toy.tokenizer)
-    assert "language_model" in lm.architecture.layers
+    assert "language_model" in lm.layers.anatomy.layers
     assert (lm.n_layers, lm.d_model, lm.d_mlp) == (3, 24, 56)
     if family == "llava":
         assert lm.context_length == 64

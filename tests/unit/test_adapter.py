@@ -55,8 +55,8 @@ TEXT = "The Eiffel Tower is located in the city of"
 
 
 def attention_name(lm: fl.LanguageModel, layer: int) -> str:
-    arch = lm.architecture
-    return f"{arch.layers}.{layer}.{arch.attn_out}.weight"
+    anatomy = lm.layers.anatomy
+    return f"{anatomy.layers}.{layer}.{anatomy.parts[layer].mixer.projection}.weight"
 
 
 def edit_of(lm: fl.LanguageModel, *updates) -> fl.Edit:

@@ -50,7 +50,7 @@ EDIT = fl.editing.fine_tune(
 # What is interrupted, and the functions at whose lines.
 CASES: list[tuple[Callable, set[str]]] = [
     (apply_and_undo, {"_set", "_remove", "add", "_put", "applied", "_write", "_recover", "undone"}),
-    (wrap, {"_probing", "_put_back", "check_structure", "attached", "_detach", "undone"}),
+    (wrap, {"probing", "_put_back", "examine", "attached", "_detach", "undone"}),
     (freeze, {"_asleep", "_awake", "fast_products", "replaced", "_put_back", "undone"}),
     (record, {"record", "intervene", "attached", "attach", "_detach", "detach", "undone"}),
     (carry, {"carrying", "attached", "replaced", "_put_back", "attach", "detach", "undone"}),

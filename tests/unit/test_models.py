@@ -8,7 +8,6 @@ import torch
 from conftest import FAMILIES, HABITS, SINGLE_INSIDE
 from factlab.errors import InvalidRequestError, TokenizationError, UnsupportedModelError
 from factlab.hooks import Site, Stream, intervene, record
-from factlab.models.cache import Prefix, RecordingCache
 from factlab.models.generation import generate_ids
 from factlab.models.language_model import LanguageModel
 from factlab.tokens import pad
@@ -90,11 +89,11 @@ def test_replay_from_any_layer_and_token_is_the_full_forward(make_model, family)
     batch = pad([ids])
     expected = lm.model(torch.tensor([ids])).logits[0]
     sites = [Site(layer, Stream.BLOCK) for layer in range(lm.n_layers)]
-    cache = RecordingCache(lm.n_layers, len(ids))
+    cache = lm.engine.recording(len(ids))
     with record(lm, sites) as states:
         lm.run(lm.frame(batch, cache))
     for token in (0, 1, 4, 9):
-        frame = lm.frame(batch, Prefix.of(cache, token), token, rows=3)
+        frame = lm.frame(batch, cache.prefix(token), token, rows=3)
         for first in range(lm.n_layers):
             entry = (
                 frame.entry if first == 0 else states[sites[first - 1]][:, token:].repeat(3, 1, 1)
@@ -112,9 +111,9 @@ def test_left_right_and_no_padding_agree(make_model, family):
     rows = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [14, 15, 16, 17]]
     stops = [4, 1, 2]
     tolerance = 1e-4 if family in SINGLE_INSIDE else 1e-10
-    cache = RecordingCache(lm.n_layers, 7)
+    cache = lm.engine.recording(7)
     right = lm.run(lm.frame(pad(rows), cache))
-    left = lm.run(lm.frame(pad(rows, align=stops), Prefix.of(cache, stops), max(stops)))
+    left = lm.run(lm.frame(pad(rows, align=stops), cache.prefix(stops), max(stops)))
     for i, row in enumerate(rows):
         alone = lm.model(torch.tensor([row])).logits[0]
         assert close(lm.readout(right[i, : len(row)]), alone, tolerance)

@@ -28,7 +28,7 @@ _FACTS_TRACED = 10
 
 def preset_of(lm: LanguageModel) -> Preset | None:
     """The preset of a model's family and size, if there is one."""
-    shape = (lm.architecture.family, lm.n_layers, lm.d_model)
+    shape = (lm.family, lm.n_layers, lm.d_model)
     for preset in PRESETS:
         if (preset.family, preset.n_layers, preset.d_model) == shape:
             return preset

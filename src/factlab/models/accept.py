@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from factlab.architectures import FLOATS
 from factlab.errors import (
     InvalidRequestError,
     ModelLoadError,
     TokenizationError,
     UnsupportedModelError,
 )
+from factlab.projections import FLOATS
 
 _ADVICE = "Load the model unquantised, in float32, bfloat16, float16 or float64."
 

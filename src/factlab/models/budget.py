@@ -72,7 +72,7 @@ class Sizes:
             cached: numbers in the keys and values of a token, all layers together.
         """
         width, n_layers = lm.dtype.itemsize, lm.n_layers
-        state, hidden = width * lm.d_model, width * lm.d_mlp
+        state, hidden = width * lm.d_model, width * lm.layers.widest
         # Norms, queries, keys, values and what attention makes of them; the MLP's inputs, gate,
         # activation and their product. A backward pass keeps some of them in float32.
         layer = 8 * state + 3 * hidden
@@ -83,7 +83,7 @@ class Sizes:
             layer=layer,
             gradient=round(n_layers * kept),
             cached=width * cached,
-            logits=16 * lm.embedding.num_embeddings,
+            logits=16 * lm.layers.n_tokens,
         )
 
 

@@ -1,38 +1,64 @@
-"""What is checked when a model is loaded, so that a wrong path shows then and not in a result.
+"""What is found out when a model is loaded, so that a wrong path shows then and not in a result.
 
-* every part is where the architecture says, and its states have the shapes they should;
+* it is causal: what comes later changes nothing before it;
+* every part is where it was looked for, and its states have the shapes they should; what is not is
+  left out, with the reason;
 * the states that hooks see are the ones that the model itself reports as hidden states;
-* the replay engine gives the model's own logits, from the first layer and from the middle of a
-  text on;
+* which engine gives the model's own logits, from the first layer and from the middle of a text on;
 * no weight is NaN or infinite.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from factlab.architectures import check_kinds, check_widths, layout_of
-from factlab.documents import described
-from factlab.errors import FactlabError, ModelLoadError, UnsupportedModelError
-from factlab.families import Architecture
+from factlab.errors import ModelLoadError, UnsupportedModelError
 from factlab.hooks import Hook, attached
-from factlab.interrupts import undone
-from factlab.models.accept import mixed_dtypes
-from factlab.models.cache import Prefix, RecordingCache
+from factlab.models.accept import foreign_layers
+from factlab.models.anatomy import Anatomy, LayerParts, Part, anatomy_of
+from factlab.models.engines.engine import Engine, first_tensor
+from factlab.models.engines.plain import PlainPasses
+from factlab.models.engines.replay import Replay
+from factlab.models.engines.shell import Shell
+from factlab.models.engines.states import StatesReplay
+from factlab.models.probing import LENGTH, close, explained, probe_ids, probing
+from factlab.projections import layout_of
 from factlab.tokens import pad
-from factlab.transformers_api import is_marked_as_recorded, remove_recorded_mark
 
-if TYPE_CHECKING:
-    from factlab.models.language_model import LanguageModel
 
-M = TypeVar("M", bound=nn.Module)
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What is known of a model after it was tried out.
 
-_PROBE_LENGTH = 6
+    Attributes:
+        anatomy: where its parts are, those left out that are not what they seemed.
+        engine: runs it.
+        d_model: width of what leaves a layer.
+        n_cached: numbers that are kept of a token for those to come, all layers together.
+        lacking: why parts were left out, or the whole list of layers.
+    """
+
+    anatomy: Anatomy
+    engine: Engine
+    d_model: int
+    n_cached: int
+    lacking: tuple[str, ...]
+
+
+@dataclass
+class _Probed:
+    """One forward pass with everything watched."""
+
+    logits: Tensor
+    reported: Sequence[Tensor] | None
+    blocks: list[list[Tensor]]
+    parts: dict[tuple[int, str], list[Tensor]] = field(default_factory=dict)
+    returns_tuple: bool = False
 
 
 def check_finite(model: PreTrainedModel) -> None:
@@ -42,180 +68,232 @@ def check_finite(model: PreTrainedModel) -> None:
         ModelLoadError: names the first such weight.
     """
     for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
+        if parameter.is_floating_point() and not torch.isfinite(parameter).all():
             raise ModelLoadError(
                 f"Weight '{name}' has NaN or infinite entries. "
                 "Download or convert the checkpoint again."
             )
 
 
-def check_structure(model: PreTrainedModel, architecture: Architecture) -> bool:
-    """Resolve every path and compare one forward pass with the model's own hidden states.
-
-    Returns:
-        Whether the decoder layers return a tuple instead of a tensor.
+def examine(model: PreTrainedModel) -> Examined:
+    """Try a model out.
 
     Raises:
-        UnsupportedModelError: names what is missing or differs.
+        UnsupportedModelError: it cannot even be asked: its forward pass fails, or it is no decoder.
     """
-    embed = resolve(model, architecture.embed, nn.Embedding)
-    layers = list(resolve(model, architecture.layers, nn.ModuleList).children())
-    if not layers:
-        raise UnsupportedModelError(f"'{architecture.layers}' holds no layers.")
-    check_kinds(layers, architecture)
-    for layer in layers:
-        for path in (architecture.attn_out, architecture.mlp_out):
-            layout_of(resolve(layer, path, nn.Module))
-    check_widths(layers, architecture)
+    check_finite(model)
+    for _, layer in foreign_layers(model):
+        layout_of(layer)  # says what to do about an adapter
+    anatomy = anatomy_of(model)
+    ids = _ids(model, anatomy)
+    with probing(model):
+        with explained(model, "be called as a decoder"):
+            probed = _probe(model, anatomy, ids)
+        _check_causal(model, ids, probed.logits)
+        anatomy, lacking = _checked_layers(model, anatomy, probed)
+        anatomy, more = _checked_parts(model, anatomy, probed)
+        engine, n_cached, why = _engine(model, anatomy, ids, probed)
+    d_model = probed.blocks[0][0].shape[-1] if anatomy.layers else _head_width(model)
+    return Examined(anatomy, engine, d_model, n_cached, (*lacking, *more, *why))
 
-    outputs: list[Any] = []
-    with _explained(model, "be called as a decoder"), _probing(model):
-        hooks = [
-            Hook(layer, lambda _module, _args, output: outputs.append(output)) for layer in layers
-        ]
-        with attached(hooks):
-            ids = _probe_ids(embed)
-            reported = model(input_ids=ids, output_hidden_states=True, use_cache=False)
-    returns_tuple = isinstance(outputs[0], tuple) if outputs else False
-    for output in outputs:
-        if not isinstance(output, tuple | Tensor):
-            raise UnsupportedModelError(
-                f"The layers of {type(model).__name__} return a {type(output).__name__}, not a "
-                "tensor or a tuple that begins with one. Such models are not supported."
-            )
-    states = [output[0] if isinstance(output, tuple) else output for output in outputs]
-    if len(states) != len(layers):
+
+def _ids(model: PreTrainedModel, anatomy: Anatomy) -> Tensor:
+    weight = next(model.parameters())
+    n_tokens = model.config.get_text_config(decoder=True).vocab_size
+    if anatomy.embed:
+        weight = model.get_submodule(anatomy.embed).weight
+        n_tokens = min(n_tokens, len(weight))
+    return probe_ids(n_tokens, weight.device)
+
+
+def _head_width(model: PreTrainedModel) -> int:
+    head = model.get_output_embeddings()
+    return int(getattr(head, "in_features", 0)) or int(head.weight.shape[-1])
+
+
+def _probe(model: PreTrainedModel, anatomy: Anatomy, ids: Tensor) -> _Probed:
+    layers = list(model.get_submodule(anatomy.layers).children()) if anatomy.layers else []
+    blocks: list[list[Tensor]] = [[] for _ in layers]
+    kinds: set[type] = set()
+    parts: dict[tuple[int, str], list[Tensor]] = {}
+    hooks = [Hook(layer, partial(_keep, blocks[i], kinds)) for i, layer in enumerate(layers)]
+    for i, each in enumerate(anatomy.parts):
+        for part in (each.mixer, each.mlp):
+            for path in {part.output, part.whole} if part else ():
+                seen = parts.setdefault((i, path), [])
+                hooks.append(Hook(layers[i].get_submodule(path), partial(_keep, seen, set())))
+    with attached(hooks):
+        said = model(input_ids=ids, output_hidden_states=True, use_cache=False)
+    return _Probed(
+        said.logits[0],
+        getattr(said, "hidden_states", None),
+        blocks,
+        parts,
+        returns_tuple=tuple in kinds,
+    )
+
+
+def _keep(
+    seen: list[Tensor], kinds: set[type], _module: nn.Module, _args: object, output: Any
+) -> None:
+    state = first_tensor(output)
+    kinds.add(tuple if isinstance(output, tuple) else type(output))
+    if isinstance(state, Tensor):
+        seen.append(state.detach().clone())
+
+
+def _check_causal(model: PreTrainedModel, ids: Tensor, logits: Tensor) -> None:
+    """Refuse a model whose logits depend on what comes later."""
+    other = ids.clone()
+    other[0, -1] = ids[0, 0]
+    name = type(model).__name__
+    if logits.ndim != 2 or len(logits) != ids.shape[1]:
         raise UnsupportedModelError(
-            f"'{architecture.layers}' ran {len(states)} times in one forward pass of a model with "
-            f"{len(layers)} layers. Layers that are shared or skipped are not supported."
+            f"{name} gives logits of shape {tuple(logits.shape)} for {ids.shape[1]} tokens, not a "
+            "distribution over the vocabulary for each of them."
         )
-    if len(reported.hidden_states or ()) != len(layers) + 1:
+    again = model(input_ids=other, use_cache=False).logits[0]
+    if not close(again[:-1], logits[:-1]):
         raise UnsupportedModelError(
-            f"{type(model).__name__} reports {len(reported.hidden_states or ())} hidden states, "
-            f"not one for each of its {len(layers)} layers and one for their input."
+            f"{name} is no decoder: what it says after the first tokens of a text depends on the "
+            "last one. Load a causal language model."
         )
+
+
+def _checked_layers(
+    model: PreTrainedModel, anatomy: Anatomy, probed: _Probed
+) -> tuple[Anatomy, tuple[str, ...]]:
+    """The anatomy, without its layers if these are not what the model runs one after the other."""
+    none = replace(anatomy, layers="", parts=())
+    name = type(model).__name__
+    if not anatomy.embed:
+        return none, (f"{name} has no plain token embedding",)
+    if not anatomy.layers:
+        return none, (f"the structure of {name} does not show a list of its decoder layers",)
+    n_runs = [len(seen) for seen in probed.blocks]
+    if set(n_runs) != {1}:
+        odd = next(i for i, n in enumerate(n_runs) if n != 1)
+        return none, (
+            f"layer {odd} at '{anatomy.layers}' of {name} gives {n_runs[odd]} states in one pass, "
+            "not one",
+        )
+    states = [seen[0] for seen in probed.blocks]
+    if any(s.ndim != 3 or s.shape[:2] != (1, LENGTH) for s in states):
+        shape = next(tuple(s.shape) for s in states if s.shape[:2] != (1, LENGTH) or s.ndim != 3)
+        return none, (f"layers of {name} give states of shape {shape}, not one for each token",)
+    reported = probed.reported or ()
     # The last reported state is after the final norm in most families, so it is left out.
-    for index, (state, hidden) in enumerate(
-        zip(states[:-1], reported.hidden_states[1:-1], strict=True)
-    ):
-        if state.shape != hidden.shape or not _close(state, hidden):
-            raise UnsupportedModelError(
-                f"The output of layer {index} at '{architecture.layers}' is not the hidden state "
-                f"that {type(model).__name__} reports for it."
-            )
-    return returns_tuple
+    if len(reported) == len(states) + 1:
+        for index, (state, hidden) in enumerate(zip(states[:-1], reported[1:-1], strict=True)):
+            if not close(state, hidden):
+                return none, (
+                    f"the output of layer {index} at '{anatomy.layers}' is not the hidden state "
+                    f"that {name} reports for it",
+                )
+    return anatomy, ()
 
 
-@torch.no_grad()
-def check_replay(lm: "LanguageModel") -> int:
-    """Compare the replay engine with the model's own forward pass.
+def _checked_parts(
+    model: PreTrainedModel, anatomy: Anatomy, probed: _Probed
+) -> tuple[Anatomy, tuple[str, ...]]:
+    """The anatomy, without parts whose output is not what a layer adds."""
+    parts: list[LayerParts] = []
+    lacking: list[str] = []
+    for i, each in enumerate(anatomy.parts):
+        width = probed.blocks[i][0].shape[-1]
+        check = partial(_checked, probed, i, width, lacking)
+        parts.append(LayerParts(check(each.mixer), check(each.mlp)))
+    return anatomy.with_parts(parts), tuple(lacking)
+
+
+def _checked(
+    probed: _Probed, layer: int, width: int, lacking: list[str], part: Part | None
+) -> Part | None:
+    """A part as it turned out to be."""
+    if part is None:
+        return None
+    outputs, wholes = probed.parts[layer, part.output], probed.parts[layer, part.whole]
+    if not _fits(outputs, width) or not _fits(wholes, width):
+        lacking.append(f"'{part.whole}' of layer {layer} does not give one state for each token")
+        return None
+    if not close(outputs[0].view_as(wholes[0]), wholes[0]):
+        # Something comes behind the matrix, such as a gate: what is added is the whole's output.
+        return replace(part, output=part.whole, projection=None)
+    return part
+
+
+def _fits(seen: Sequence[Tensor], width: int) -> bool:
+    return len(seen) == 1 and seen[0].shape[-1] == width and seen[0].numel() == width * LENGTH
+
+
+def _engine(
+    model: PreTrainedModel, anatomy: Anatomy, ids: Tensor, probed: _Probed
+) -> tuple[Engine, int, tuple[str, ...]]:
+    """The fastest engine that gives the model's own logits, and why no faster one does."""
+    layers = list(model.get_submodule(anatomy.layers).children()) if anatomy.layers else []
+    makers: list[Callable[[], Engine]] = []
+    if layers:
+        shell = partial(Shell, model, anatomy.layers, anatomy.embed, probed.returns_tuple)
+        makers += [lambda: Replay(layers, shell()), lambda: StatesReplay(layers, shell())]
+    reasons: list[str] = []
+    for make in makers:
+        try:
+            with explained(model, "be run layer by layer"):
+                engine = make()
+                return engine, _check_engine(engine, ids, probed.logits), tuple(reasons)
+        except UnsupportedModelError as error:
+            reasons.append(str(error).removesuffix("."))
+    with explained(model, "be run"):
+        plain = PlainPasses(model, layers)
+        return plain, _check_engine(plain, ids, probed.logits), tuple(reasons)
+
+
+def _check_engine(engine: Engine, ids: Tensor, expected: Tensor) -> int:
+    """Compare what an engine gives with the model's own logits.
 
     Returns:
-        How many numbers the keys and values of a token are, all layers together.
+        How many numbers are kept of a token, all layers together.
 
     Raises:
         UnsupportedModelError: the logits differ.
     """
-    with _explained(lm.model, "be run layer by layer"), _probing(lm.model):
-        ids = _probe_ids(lm.embedding)
-        expected = lm.model(input_ids=ids, use_cache=False).logits[0]
-        batch = pad([ids[0].tolist()], lm.device)
-        cache = RecordingCache(lm.n_layers, _PROBE_LENGTH)
-        middle = _PROBE_LENGTH // 2
-        whole = lm.readout(lm.run(lm.frame(batch, cache))[0])
-        right = lm.readout(lm.run(lm.frame(batch, Prefix.of(cache, middle), middle))[0])
-    for what, logits, reference in (
-        ("whole", whole, expected),
-        ("from its middle on", right, expected[middle:]),
-    ):
-        if logits.shape != reference.shape or not _close(logits, reference):
+    row = ids[0].tolist()
+    batch, middle = pad([row], ids.device), LENGTH // 2
+    compare: list[tuple[str, Tensor, Tensor]] = []
+    if not engine.n_layers:
+        compare.append(("whole", engine.readout(engine.run(engine.frame(batch))[0]), expected))
+        n_cached = 0
+    else:
+        record = engine.recording(LENGTH)
+        whole = engine.run(engine.frame(batch, record))[0]
+        prefix = record.prefix(middle)
+        right = engine.run(engine.frame(batch, prefix, middle))[0]
+        compare += [
+            ("whole", engine.readout(whole), expected),
+            ("from its middle on", engine.readout(right), expected[middle:]),
+        ]
+        if engine.name != Replay.name:  # which puts rows that are padded on the left in order
+            padded = pad([row, row], ids.device, align=[middle, 1])
+            both = record.prefix([middle, 1], rows=[0, 0])
+            shifted = engine.run(engine.frame(padded, both, middle))[1, : LENGTH - 1]
+            compare.append(("beside another", engine.readout(shifted), expected[1:]))
+        n_cached = sum(x.numel() for kept in record.kept for x in kept) // LENGTH
+    for what, logits, reference in compare:
+        if not close(logits, reference):
             raise UnsupportedModelError(
-                f"Running the layers of {type(lm.model).__name__} one by one over a text {what} "
-                "does not give the model's own logits; its forward pass does more than call them "
-                "in order. Tracing and editing this model would be wrong."
+                f"Running a text {what} by {engine.name} does not give the model's own logits; its "
+                "forward pass does more than call its layers in order."
             )
-    return sum(x.numel() for pair in cache.keys_values for x in pair) // _PROBE_LENGTH
+    return n_cached
 
 
-def resolve(root: nn.Module, path: str, kind: type[M]) -> M:
-    """The module of some class at a dotted path.
+def resolve_embedding(model: PreTrainedModel, anatomy: Anatomy) -> nn.Embedding:
+    """The token embedding.
 
     Raises:
-        UnsupportedModelError: nothing is there, or something else.
+        UnsupportedModelError: there is none that is plain.
     """
-    try:
-        module = root.get_submodule(path)
-    except AttributeError as error:
-        raise UnsupportedModelError(f"{type(root).__name__} has no module '{path}'.") from error
-    if not isinstance(module, kind):
-        raise UnsupportedModelError(
-            f"'{path}' of {type(root).__name__} is a {type(module).__name__}, "
-            f"not a {kind.__name__}."
-        )
+    module = model.get_submodule(anatomy.embed) if anatomy.embed else None
+    if not isinstance(module, nn.Embedding):
+        raise UnsupportedModelError(f"{type(model).__name__} has no plain token embedding.")
     return module
-
-
-def _probe_ids(embedding: nn.Embedding) -> Tensor:
-    weight = embedding.weight
-    ids = torch.arange(1, _PROBE_LENGTH + 1, device=weight.device) * 7 % weight.shape[0]
-    return ids[None]
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    """Equal but for rounding: by the size of the difference over that of the tensor."""
-    expected = b.detach().float()
-    difference = (a.detach().to(b.device).float() - expected).norm()
-    tolerance = 0.1 if b.dtype.itemsize == 2 else 1e-4
-    return float(difference) <= tolerance * max(float(expected.norm()), 1e-6)
-
-
-@contextmanager
-def _explained(model: PreTrainedModel, what: str) -> Iterator[None]:
-    """Say in one sentence what a model cannot do, whatever its own code makes of our call."""
-    name = type(model).__name__
-    try:
-        yield
-    except (FactlabError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # the code of any model may fail in any way
-        reason = described(error)
-        if mixed := mixed_dtypes(model):
-            raise UnsupportedModelError(
-                f"The weights of {name} are not all of one float type ({mixed}), and it cannot "
-                f"{what}: {reason}. Give them one type, such as model.to(torch.float32)."
-            ) from error
-        raise UnsupportedModelError(f"{name} cannot {what}: {reason}.") from error
-
-
-@contextmanager
-def _probing(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode without gradients, and no trace left of transformers' own recording hooks.
-
-    transformers installs hooks the first time hidden states are asked for, and keeps them.
-    """
-    before = [
-        _Before(m, m.training, frozenset(m._forward_hooks), is_marked_as_recorded(m))
-        for m in model.modules()
-    ]
-    with undone(partial(_put_back, before)), torch.no_grad():
-        for each in before:
-            each.module.training = False
-        yield
-
-
-class _Before(NamedTuple):
-    """How a module was: whether in training, which hooks it had, whether it was marked."""
-
-    module: nn.Module
-    training: bool
-    hooks: frozenset[int]
-    is_marked: bool
-
-
-def _put_back(modules: Sequence[_Before]) -> None:
-    for module, training, hooks, is_marked in modules:
-        module.training = training
-        for key in [key for key in module._forward_hooks if key not in hooks]:
-            del module._forward_hooks[key]
-        if not is_marked:
-            remove_recorded_mark(module)

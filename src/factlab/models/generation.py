@@ -14,9 +14,9 @@ from torch import Tensor
 
 from factlab.errors import InvalidRequestError, TokenizationError
 from factlab.models import texts
-from factlab.models.cache import Prefix, RecordingCache
+from factlab.models.engines.engine import select_rows
+from factlab.models.engines.kept import Recording
 from factlab.models.reading import wide_logits
-from factlab.models.replay import select_rows
 from factlab.progress import ProgressCallback, silent
 from factlab.tokens import TokenBatch, pad, start_token_ids
 from factlab.writing import check_texts
@@ -264,17 +264,17 @@ def _plain(_rows: Sequence[int]) -> AbstractContextManager[None]:
 
 def _prefill(
     lm: "LanguageModel", rows: Sequence[Sequence[int]], room: int
-) -> tuple[Float[Tensor, "batch d_model"], TokenBatch, RecordingCache]:
+) -> tuple[Float[Tensor, "batch d_model"], TokenBatch, Recording]:
     """Run the prompts; then line their ends up in one column, with room for new tokens behind."""
     lengths = [len(row) for row in rows]
     batch, width = pad(rows, lm.device), max(lengths)
     is_aligned = min(lengths) == width
-    cache = RecordingCache(lm.n_layers, width + room if is_aligned else width)
+    cache = lm.engine.recording(width + room if is_aligned else width)
     hidden = lm.run(lm.frame(batch, cache))
     last = select_rows(hidden, torch.tensor(lengths, device=hidden.device) - 1)
     if not is_aligned:
-        prefix = Prefix.of(cache, lengths)
-        cache = RecordingCache(lm.n_layers, width + room)
+        prefix = cache.prefix(lengths)
+        cache = lm.engine.recording(width + room)
         cache.begin_with(prefix)
     return last, pad(rows, lm.device, align=lengths), cache
 

@@ -7,23 +7,25 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from factlab import tokens
-from factlab.architectures import architecture_of, layout_of
 from factlab.continuations import Continuation
-from factlab.errors import InvalidRequestError
 from factlab.facts import Fact, Joint, LookupToken, joined_by
-from factlab.families import Architecture, Layout
-from factlab.hooks import Site, Stream
+from factlab.families import Layout
+from factlab.hooks import Site
 from factlab.models import chat, freezing, generation, scoring, texts
 from factlab.models.accept import check_model, check_tokenizer
 from factlab.models.budget import Budget, MemoryLimit, Sizes
 from factlab.models.changes.board import PatchBoard
-from factlab.models.check import check_finite, check_replay, check_structure, resolve
+from factlab.models.check import examine
+from factlab.models.engines.engine import Columns, Frame, Hidden
+from factlab.models.engines.kept import Prefix, Recording
 from factlab.models.identity.identity import Identifier
+from factlab.models.ladder import abilities_of
+from factlab.models.layers import Layers
 from factlab.models.recall import Recall
-from factlab.models.replay import Frame, Hidden, Shell
+from factlab.projections import layout_of
 from factlab.writing import check_text, check_texts, joined
 
 
@@ -82,39 +84,47 @@ class LanguageModel:
         self.model = model
         self.tokenizer = tokenizer
         self.name = name or str(getattr(model.config, "name_or_path", "")) or type(model).__name__
-        self.architecture: Architecture = architecture_of(model)
-        check_finite(model)
-        returns_tuple = check_structure(model, self.architecture)
+        found = examine(model)
+        self.engine, self._n_cached = found.engine, found.n_cached
+        self.layers = Layers(model, found.anatomy, found.d_model, self.name)
+        self.abilities = abilities_of(self.layers, found)
         self.patches = PatchBoard(model, self.lock)
-        self.shell = Shell(model, self.architecture, returns_tuple)
-        self._layers = list(model.get_submodule(self.architecture.layers).children())
         self.identity = Identifier(model, tokenizer, self.patches.originals, self.lock)
-        self._n_cached = check_replay(self)
         texts.warn_of_unknown_tokens(self)
 
     def __repr__(self) -> str:
         return (
-            f"{type(self).__name__}({self.name!r}, family={self.architecture.family!r}, "
-            f"n_layers={self.n_layers}, d_model={self.d_model}, d_mlp={self.d_mlp}, "
+            f"{type(self).__name__}({self.name!r}, family={self.family!r}, "
+            f"n_layers={self.n_layers}, d_model={self.d_model}, "
             f"dtype={self.dtype}, device={str(self.device)!r})"
         )
 
     # -- dimensions -------------------------------------------------------------------------
 
     @property
+    def family(self) -> str:
+        """What its config calls its architecture."""
+        return self.layers.anatomy.family
+
+    @property
     def n_layers(self) -> int:
         """Number of decoder layers."""
-        return len(self._layers)
+        return len(self.layers)
 
     @property
     def d_model(self) -> int:
         """Width of the residual stream."""
-        return self._mlp_shape(0)[0]
+        return self.layers.d_model
 
     @property
     def d_mlp(self) -> int:
-        """Width of the MLP's hidden layer: the length of a key."""
-        return self._mlp_shape(0)[1]
+        """Width of the MLP's hidden layer: the length of a key.
+
+        Raises:
+            UnsupportedModelError: not every layer has an MLP with a plain matrix, or their widths
+                differ; `lm.layers.d_mlp(layer)` is that of one layer.
+        """
+        return self.layers.one_d_mlp
 
     @property
     def context_length(self) -> int | None:
@@ -129,59 +139,39 @@ class LanguageModel:
     @property
     def dtype(self) -> torch.dtype:
         """Float type of the weights."""
-        return self.mlp_weight(0).dtype
-
-    def _mlp_shape(self, layer: int) -> tuple[int, int]:
-        """(d_model, d_mlp), whatever the layout."""
-        shape = tuple(self.mlp_weight(layer).shape)
-        return (shape[0], shape[1]) if self.mlp_layout == "out_in" else (shape[1], shape[0])
+        return self.layers.dtype
 
     # -- parts ------------------------------------------------------------------------------
 
     @property
     def embedding(self) -> nn.Embedding:
         """The token embedding."""
-        return resolve(self.model, self.architecture.embed, nn.Embedding)
+        return self.layers.embedding
 
     def layer(self, index: int) -> nn.Module:
-        """The decoder layer with this 0-based index.
-
-        Raises:
-            InvalidRequestError: there is no such layer.
-        """
-        if not 0 <= index < self.n_layers:
-            raise InvalidRequestError(
-                f"Layer {index} is out of range: {self.name} has layers 0 to {self.n_layers - 1}."
-            )
-        return self._layers[index]
+        """The decoder layer with this 0-based index; see `Layers.layer`."""
+        return self.layers.layer(index)
 
     def module(self, site: Site) -> nn.Module:
         """The module whose output (for `MLP_HIDDEN`: input) is the state at `site`."""
-        if site.stream is Stream.EMBED:
-            return self.embedding
-        layer = self.layer(site.layer)
-        if site.stream is Stream.BLOCK:
-            return layer
-        parts, is_attn = self.architecture, site.stream is Stream.ATTN
-        return layer.get_submodule(parts.attn_out if is_attn else parts.mlp_out)
+        return self.layers.module(site)
 
     def mlp_weight_name(self, layer: int) -> str:
         """Parameter name of the layer's MLP output projection (W_proj of the ROME paper)."""
-        self.layer(layer)
-        return f"{self.architecture.layers}.{layer}.{self.architecture.mlp_out}.weight"
+        return self.layers.mlp_weight_name(layer)
 
     def mlp_weight(self, layer: int) -> nn.Parameter:
         """That parameter, in the layer's own layout."""
         return self.model.get_parameter(self.mlp_weight_name(layer))
 
-    def layout_of(self, weight_name: str) -> Layout:
-        """Orientation of a projection's weight."""
-        return layout_of(self.model.get_submodule(weight_name.removesuffix(".weight")))
-
     @property
     def mlp_layout(self) -> Layout:
         """Orientation of MLP output projections: `out_in` (nn.Linear) or `in_out` (Conv1D)."""
-        return layout_of(self.module(Site(0, Stream.MLP)))
+        return self.layers.mlp_layout
+
+    def layout_of(self, weight_name: str) -> Layout:
+        """Orientation of a projection's weight."""
+        return layout_of(self.model.get_submodule(weight_name.removesuffix(".weight")))
 
     @property
     def fingerprint(self) -> str:
@@ -215,41 +205,38 @@ class LanguageModel:
         """Evaluation mode and no gradients of weights inside the block; see `freezing.frozen`."""
         return freezing.frozen(self)
 
+    @property
+    def columns(self) -> Columns:
+        """Which columns of what runs just now hooks see."""
+        return self.engine.columns
+
+    def recording(self, capacity: int) -> Recording:
+        """A record of at most so many tokens, to be filled while layers run; see `Engine`."""
+        return self.engine.recording(capacity)
+
     def frame(
         self,
         batch: tokens.TokenBatch,
-        cache: Cache | None = None,
+        left: Recording | Prefix | None = None,
         start: int = 0,
         rows: int | None = None,
     ) -> Frame:
-        """Make columns `start` onwards of a batch ready to enter the layers; see `Shell.frame`."""
-        return self.shell.frame(batch, cache, start, rows)
+        """Make columns `start` onwards of a batch ready to enter the layers; see `Engine.frame`."""
+        return self.engine.frame(batch, left, start, rows)
 
     def step(self, frame: Frame, hidden: Hidden, layer: int) -> Hidden:
         """Run one layer."""
-        args, kwargs = frame.calls[layer]
-        output = self._layers[layer](hidden, *args, **kwargs)
-        return output[0] if isinstance(output, tuple) else output
+        return self.engine.step(frame, hidden, layer)
 
     def run(
         self, frame: Frame, hidden: Hidden | None = None, first: int = 0, stop: int | None = None
     ) -> Hidden:
-        """Run layers `first` up to, not including, `stop`.
-
-        Args:
-            frame: what `frame()` returned.
-            hidden: input of layer `first`; the frame's own entry by default.
-            first: first layer to run.
-            stop: layer to stop before; all the rest by default.
-        """
-        state = frame.entry if hidden is None else hidden
-        for layer in range(first, self.n_layers if stop is None else stop):
-            state = self.step(frame, state, layer)
-        return state
+        """Run layers `first` up to, not including, `stop`; see `Engine.run`."""
+        return self.engine.run(frame, hidden, first, stop)
 
     def readout(self, hidden: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
         """Logits of states that leave the last layer."""
-        return self.shell.readout(hidden)
+        return self.engine.readout(hidden)
 
     # -- text -------------------------------------------------------------------------------
 

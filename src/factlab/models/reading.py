@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from factlab.continuations import Continuation
-from factlab.models.replay import Hidden
+from factlab.models.engines.engine import Hidden
 from factlab.precision import widened
 
 if TYPE_CHECKING:

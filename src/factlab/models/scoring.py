@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from factlab.errors import InvalidRequestError, counted
+from factlab.models.engines.engine import select_rows
 from factlab.models.reading import Reads, read_tokens, wide_logits
-from factlab.models.replay import select_rows
 from factlab.tokens import groups, pad, shown
 from factlab.writing import check_text, check_texts
 

@@ -53,7 +53,7 @@ def tiny_model(
     """A random model of a family in the architecture table: 3 layers, d_model 24, d_mlp 56.
 
     Args:
-        family: a name in `factlab.architectures.ARCHITECTURES`.
+        family: a name in `factlab.families.ARCHITECTURES`.
         seed: of the weights; the global random state is left alone.
         dtype: of the weights.
         add_bos: whether its tokenizer puts BOS in front of every text.

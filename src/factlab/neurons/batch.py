@@ -25,10 +25,9 @@ from torch import Tensor
 
 from factlab.continuations import Continuation
 from factlab.hooks import Site, Stream, intervene
-from factlab.models.cache import Prefix, RecordingCache
+from factlab.models.engines.engine import Hidden
 from factlab.models.language_model import LanguageModel
 from factlab.models.reading import Reads, target_logprobs, wide_logits
-from factlab.models.replay import Hidden
 from factlab.neurons.quadrature import GROWTH, Nodes, Quadrature
 from factlab.precision import wide
 from factlab.progress import ProgressCallback
@@ -111,7 +110,7 @@ class _Batch:
         columns = (
             torch.tensor(last, device="cpu")[:, None] + torch.arange(width, device="cpu")
         ).clamp(max=batch.width - 1)
-        cache = RecordingCache(lm.n_layers, batch.width)
+        cache = lm.engine.recording(batch.width)
         frame = lm.frame(batch, cache)
         hidden = frame.entry
         self._entries: list[Hidden] = []
@@ -124,7 +123,7 @@ class _Batch:
             q if q.target_ids else replace(q, target_ids=(token_id,))
             for q, token_id in zip(questions, said, strict=True)
         ]
-        self._prefix = Prefix.of(cache, last)
+        self._prefix = cache.prefix(last)
         self._tokens = pad(rows, lm.device, align=last)
         self._start = max(last)
         self._reads = Reads.of(self._questions, origins=last)

@@ -25,9 +25,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from factlab.hooks import Site, Stream, intervene
-from factlab.models.cache import Prefix
+from factlab.models.engines.engine import Frame
 from factlab.models.language_model import LanguageModel
-from factlab.models.replay import Frame
 from factlab.progress import ProgressCallback
 from factlab.tracing.configs import Kind, TraceConfig
 from factlab.tracing.effects import Effects
@@ -167,7 +166,7 @@ class _Walk:
         self._restorer = restorer
         self._lm, self._clean, self._corrupted = restorer.lm, restorer.clean, restorer.corrupted
         self._position, self._column = position, self._corrupted.aligned[position]
-        self._prefix = Prefix.of(self._corrupted.cache, self._column)
+        self._prefix = self._corrupted.cache.prefix(self._column)
         width = self._corrupted.batch.width - self._column
         self._at_once = max(1, restorer.piece // (restorer.samples * width))
         self._parents = parents_of(cells)

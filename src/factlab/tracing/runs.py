@@ -12,10 +12,10 @@ from factlab.continuations import Continuation
 from factlab.errors import InvalidRequestError, TokenizationError
 from factlab.facts import Fact, TokenSpan
 from factlab.hooks import Site, Stream, intervene, record
-from factlab.models.cache import RecordingCache
+from factlab.models.engines.engine import Hidden
+from factlab.models.engines.kept import Recording
 from factlab.models.language_model import LanguageModel
 from factlab.models.reading import token_logprobs, wide_logits
-from factlab.models.replay import Hidden
 from factlab.models.texts import check_length
 from factlab.tokens import TokenBatch, encode, pad
 from factlab.tracing.configs import AnswerRule, TraceConfig
@@ -106,7 +106,7 @@ class CorruptedRun:
     aligned: dict[int, int]
     embedded: Float[Tensor, "sample pos width"]
     inputs: list[Hidden]
-    cache: RecordingCache
+    cache: Recording
     states: dict[Site, Tensor]
     probs: Float[Tensor, " sample"]
     noise_level: float | None
@@ -185,7 +185,7 @@ class PlannedRun:
     def run(self, lm: LanguageModel, clean: CleanRun) -> CorruptedRun:
         """Run it, and keep what restorations need of it."""
         batch = pad([self.ids] * len(self.samples), lm.device)
-        cache = RecordingCache(lm.n_layers, batch.width)
+        cache = lm.engine.recording(batch.width)
         at_embedding = Site(0, Stream.EMBED)
         with intervene(lm, {at_embedding: self.corrupt}), record(lm, [at_embedding]) as embedded:
             frame = lm.frame(batch, cache)

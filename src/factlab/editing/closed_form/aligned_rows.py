@@ -15,9 +15,9 @@ from torch import Tensor
 
 from factlab.continuations import Continuation
 from factlab.hooks import Site, Stream, intervene, record
-from factlab.models.cache import Prefix, RecordingCache
+from factlab.models.engines.engine import Hidden
+from factlab.models.engines.kept import Prefix
 from factlab.models.language_model import LanguageModel
-from factlab.models.replay import Hidden
 from factlab.tokens import pad
 
 
@@ -50,9 +50,9 @@ class SharedContexts:
             return cls([0] * len(lengths), None)
         # A row needs a token to run; nobody will look at the 0 that stands for none.
         batch = pad([ids or [0] for ids in shared], lm.device)
-        cache = RecordingCache(lm.n_layers, batch.width)
+        cache = lm.engine.recording(batch.width)
         lm.run(lm.frame(batch, cache))
-        return cls(lengths, Prefix.of(cache, lengths))
+        return cls(lengths, cache.prefix(lengths))
 
     @property
     def width(self) -> int:
@@ -65,10 +65,7 @@ class SharedContexts:
         if self.prefix is None or not any(lengths):
             return SharedContexts([0] * len(lengths), None)
         start = self.width - max(lengths)
-        keys_values = self.prefix.rows(numbers).keys_values
-        return SharedContexts(
-            lengths, Prefix([(k[:, :, start:], v[:, :, start:]) for k, v in keys_values])
-        )
+        return SharedContexts(lengths, self.prefix.rows(numbers).without(start))
 
 
 def _common_start(rows: Sequence[Sequence[int]]) -> list[int]:
@@ -139,9 +136,9 @@ def _left_of_lookup(
     # A row needs a token to run; where none is left of the lookup token, that one stands in.
     texts = [row.inputs[: max(row.lookup, n + 1)] for row, n in zip(rows, lengths, strict=True)]
     batch = pad(texts, lm.device, align=lengths)
-    cache = RecordingCache(lm.n_layers, batch.width)
+    cache = lm.engine.recording(batch.width)
     if shared.prefix is not None:
         cache.begin_with(shared.prefix, n_facts)
     lm.run(lm.frame(batch, cache, start=shared.width))
     positions = [row.lookup for row in rows]
-    return Prefix.of(cache, positions, starts=[shared.width - n for n in lengths])
+    return cache.prefix(positions, starts=[shared.width - n for n in lengths])

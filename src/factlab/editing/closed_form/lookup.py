@@ -11,8 +11,8 @@ from torch import Tensor
 from factlab.continuations import Continuation, continuation_of
 from factlab.facts import Fact, LookupToken
 from factlab.hooks import Site, Stream, record
+from factlab.models.engines.engine import select_rows
 from factlab.models.language_model import LanguageModel
-from factlab.models.replay import select_rows
 from factlab.models.texts import fitting, tokenise
 from factlab.tokens import context_place, groups, pad, subject_span
 

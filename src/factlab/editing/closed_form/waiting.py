@@ -23,8 +23,8 @@ from factlab.editing.closed_form.lookup import (
 )
 from factlab.facts import Fact
 from factlab.hooks import Site, Stream, record
+from factlab.models.engines.engine import Frame, Hidden
 from factlab.models.language_model import LanguageModel
-from factlab.models.replay import Frame, Hidden
 from factlab.tokens import groups, pad
 
 # States that are kept of a token that waits: at the layer, in its frame, and a new one for each.

@@ -20,7 +20,6 @@ from functools import partial
 from jaxtyping import Float
 from torch import Tensor
 
-from factlab.architectures import attention_inputs
 from factlab.arguments import checked, listed
 from factlab.data.fact_files import check_conflicts
 from factlab.editing.background import Background
@@ -239,5 +238,4 @@ def _update(lm: LanguageModel, name: str, weight: Float[Tensor, "rows columns"])
 
 def attention_weights(lm: LanguageModel, layer: int) -> list[str]:
     """Parameter names of the projections that read into a layer's attention (q, k, v)."""
-    inside = attention_inputs(lm.layer(layer), lm.architecture)
-    return [f"{lm.architecture.layers}.{layer}.{path}.weight" for path in inside]
+    return lm.layers.attention_inputs(layer)

@@ -14,9 +14,9 @@ from factlab.editing.requests import ValueRequest
 from factlab.editing.step_rules import Adam
 from factlab.errors import EditError, TokenizationError
 from factlab.models.changes.carried import owners_of, substituted
+from factlab.models.engines.engine import Hidden
 from factlab.models.language_model import LanguageModel
 from factlab.models.reading import Reads, target_logprobs, target_nll, wide_logits
-from factlab.models.replay import Hidden
 from factlab.precision import wide
 from factlab.tokens import TokenBatch, groups, pad
 

@@ -16,7 +16,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 from torch import Tensor
 
-from factlab.architectures import layout_of
 from factlab.documents import described
 from factlab.errors import EditError, StorageError, UnsupportedModelError
 from factlab.families import ARCHITECTURES
@@ -25,6 +24,7 @@ from factlab.models.changes.algebra import factors, summed
 from factlab.models.changes.change import FLOATS, Change
 from factlab.models.changes.update import LowRankUpdate
 from factlab.models.language_model import LanguageModel
+from factlab.projections import layout_of
 from factlab.storage import (
     folder_written_atomically,
     read_json,

@@ -59,7 +59,7 @@ class BaseModelInfo(BaseModel):
         """Describe a model as it is now."""
         return cls(
             name=lm.name,
-            family=lm.architecture.family,
+            family=lm.family,
             fingerprint=lm.fingerprint,
             on_top_of=tuple(change.digest for change in lm.patches.active),
         )

@@ -18,7 +18,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from factlab.architectures import mlp_inputs
 from factlab.editing.trained.states import RowBatch
 from factlab.errors import InvalidRequestError, counted
 from factlab.families import Layout
@@ -82,9 +81,7 @@ def last_matrices(lm: LanguageModel, n_blocks: int) -> tuple[Matrix, ...]:
         )
     found: list[Matrix] = []
     for layer in range(lm.n_layers - n_blocks, lm.n_layers):
-        paths = [*mlp_inputs(lm.layer(layer), lm.architecture), lm.architecture.mlp_out]
-        for path in paths:
-            name = f"{lm.architecture.layers}.{layer}.{path}.weight"
+        for name in (*lm.layers.mlp_inputs(layer), lm.mlp_weight_name(layer)):
             layout, shape = lm.layout_of(name), lm.model.get_parameter(name).shape
             d_out, d_in = shape if layout == "out_in" else shape[::-1]
             found.append(Matrix(name, layout, d_in, d_out))

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from factlab.continuations import Continuation
+from factlab.models.engines.engine import Frame, Hidden
 from factlab.models.language_model import LanguageModel
 from factlab.models.reading import Reads, wide_logits
-from factlab.models.replay import Frame, Hidden
 from factlab.progress import ProgressCallback, silent
 from factlab.tokens import groups, pad
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from factlab.continuations import Continuation
 from factlab.evaluation.measuring.rows import TargetScore
-from factlab.models.cache import Prefix, RecordingCache
 from factlab.models.changes.carried import Carried, carrying
+from factlab.models.engines.kept import Recording
 from factlab.models.language_model import LanguageModel
 from factlab.models.reading import read_tokens
 from factlab.tokens import groups, pad
@@ -94,7 +94,7 @@ def _score_batch(
 ) -> list[tuple[TargetScore, ...]]:
     suffixes = [(row, number) for row, each in enumerate(batch) for number in each.branching]
     rows = pad([question.longest.inputs for question in batch], lm.device)
-    cache = RecordingCache(lm.n_layers, rows.width) if suffixes else None
+    cache = lm.engine.recording(rows.width) if suffixes else None
     with carrying(lm, changes, [question.owner for question in batch]):
         by_row = lm.run(lm.frame(rows, cache))
     by_suffix = {} if cache is None else _run_suffixes(lm, batch, suffixes, cache, changes)
@@ -116,14 +116,14 @@ def _run_suffixes(
     lm: LanguageModel,
     batch: Sequence[Question],
     suffixes: Sequence[tuple[int, int]],
-    cache: RecordingCache,
+    cache: Recording,
     changes: Mapping[str, Carried],
 ) -> dict[tuple[int, int], Float[Tensor, "_ d_model"]]:
     """Last states of each suffix."""
     rows = [row for row, _ in suffixes]
     inputs = [batch[row].continuations[number].inputs for row, number in suffixes]
     shared = [batch[row].n_shared(number) for row, number in suffixes]
-    prefix = Prefix.of(cache, shared, rows=rows)
+    prefix = cache.prefix(shared, rows=rows)
     with carrying(lm, changes, [batch[row].owner for row in rows]):
         states = lm.run(lm.frame(pad(inputs, lm.device, align=shared), prefix, max(shared)))
     return {

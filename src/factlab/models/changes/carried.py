@@ -279,7 +279,7 @@ def _rows_of(lm: LanguageModel, name: str, changes: Mapping[int, Change], n_edit
 
 def _layer_of(lm: LanguageModel, name: str) -> nn.Module | None:
     """The decoder layer that a weight is in."""
-    number, _, _ = name.removeprefix(f"{lm.architecture.layers}.").partition(".")
+    number, _, _ = name.removeprefix(f"{lm.layers.anatomy.layers}.").partition(".")
     return lm.layer(int(number)) if number.isdecimal() else None
 
 

@@ -1,4 +1,4 @@
-"""The replay engine: run any part of a decoder, from any layer and any token onwards.
+"""A model without its layers.
 
 A Hugging Face decoder is three things in a row: a *front* that embeds tokens and works out what its
 layers need (masks, rotary angles, positional biases), the *layers*, and a *tail* that turns the
@@ -6,47 +6,24 @@ last state into logits. Families differ in front and tail in more ways than one 
 So none of it is written again here. `Shell` makes a shallow copy of the model in which every layer
 is a stand-in, and lets the model's own code run around them:
 
-* running the shell's front shows the arguments that each layer is about to get: a `Frame`;
-* handing a stand-in a state of our choice makes the model's own tail read it out;
-* the real layers are then called with a frame's arguments, starting at any layer, on any number of
-  rows, with the keys and values of the tokens to the left supplied by a `Prefix`.
+* running the shell's front shows the arguments that each layer is about to get;
+* handing a stand-in a state of our choice makes the model's own tail read it out.
 
 The caller's model is not touched: the copy shares its modules and parameters, not its module lists.
 """
 
 import copy
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from factlab.errors import UnsupportedModelError
-from factlab.families import Architecture
+from factlab.models.engines.engine import Call, Hidden
 from factlab.tokens import TokenBatch
 from factlab.transformers_api import Cache, accepts, cache_argument
-
-Hidden = Float[Tensor, "batch pos d_model"]
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """A batch of tokens ready to enter the layers.
-
-    Attributes:
-        entry: the input of layer 0, (batch, pos, d_model).
-        calls: for each layer the arguments, besides the hidden state, that the model passes it.
-    """
-
-    entry: Hidden
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]]
-
-
-# Hidden state, positional arguments and keyword arguments of one layer.
-Call = tuple[Tensor, tuple[Any, ...], dict[str, Any]]
 
 
 class _StandIn(nn.Module):
@@ -59,7 +36,7 @@ class _StandIn(nn.Module):
         super().__init__()
         self.__dict__["real"] = real  # not registered as a submodule
         self.returns_tuple = returns_tuple
-        self._seen: Call | None = None
+        self._seen: tuple[Tensor, Call] | None = None
         self.replacement: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -69,11 +46,11 @@ class _StandIn(nn.Module):
             return getattr(self.__dict__["real"], name)
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        self._seen = (hidden_states, args, kwargs)
+        self._seen = hidden_states, (args, kwargs)
         out = hidden_states if self.replacement is None else self.replacement
         return (out, None) if self.returns_tuple else out
 
-    def take(self) -> Call:
+    def take(self) -> tuple[Tensor, Call]:
         """What the layer would have been called with, to be kept nowhere else."""
         seen, self._seen = self._seen, None
         if seen is None:
@@ -87,54 +64,62 @@ class Shell:
 
     Args:
         model: the caller's model; shared, not modified.
-        architecture: where its layers and its embedding are.
+        layers_path: where its layers are.
+        embed_path: where its token embedding is.
         returns_tuple: whether a layer returns a tuple that begins with the hidden state.
     """
 
     def __init__(
-        self, model: PreTrainedModel, architecture: Architecture, returns_tuple: bool
+        self, model: PreTrainedModel, layers_path: str, embed_path: str, returns_tuple: bool
     ) -> None:
-        layers = model.get_submodule(architecture.layers)
+        layers = model.get_submodule(layers_path)
         self._stand_ins = [_StandIn(layer, returns_tuple) for layer in layers.children()]
-        self._root = _shallow(model)
+        self._root = shallow(model)
         parent: nn.Module = self._root
-        *owners, list_name = architecture.layers.split(".")
+        *owners, list_name = layers_path.split(".")
         for name in owners:
-            child = _shallow(parent.get_submodule(name))
+            child = shallow(parent.get_submodule(name))
             parent._modules[name] = child
             parent = child
         parent._modules[list_name] = nn.ModuleList(self._stand_ins)
         self._base = parent
-        self._embedding = model.get_parameter(f"{architecture.embed}.weight")
+        self._embedding = model.get_parameter(f"{embed_path}.weight")
         forward = type(parent).forward
         self._takes_positions = accepts(forward, "position_ids")
         self._cache_name = cache_argument(forward)
 
-    def frame(
+    def front(
         self, batch: TokenBatch, cache: Cache | None = None, start: int = 0, rows: int | None = None
-    ) -> Frame:
+    ) -> tuple[Hidden, list[Call]]:
         """Embed columns `start` onwards of a batch and work out what each layer will need.
 
         Args:
             batch: the tokens, columns left of `start` included.
-            cache: keys and values of columns left of `start` (a `Prefix`), or a `RecordingCache`
-                that is to be filled while the layers run.
+            cache: knows how many tokens are on the left; given to the layers.
             start: first column to run.
             rows: run this many rows, the batch repeated, instead of the batch's own number.
+
+        Returns:
+            The input of layer 0, and each layer's other arguments.
         """
+        inputs = self.inputs(batch, start, rows) | {"use_cache": cache is not None}
+        if cache is not None:
+            inputs[self._cache_name] = cache
+        type(self._base).forward(self._base, **inputs)
+        seen = [stand_in.take() for stand_in in self._stand_ins]
+        return seen[0][0], [call for _, call in seen]
+
+    def inputs(self, batch: TokenBatch, start: int, rows: int | None) -> dict[str, Any]:
+        """What the model is called with, but for its cache."""
         repeats = 1 if rows is None else rows // batch.n_rows
         mask = batch.attention_mask
         inputs: dict[str, Any] = {
             "input_ids": batch.input_ids[:, start:].repeat(repeats, 1),
             "attention_mask": None if mask is None else mask.repeat(repeats, 1),
-            self._cache_name: cache,
-            "use_cache": cache is not None,
         }
         if self._takes_positions:
             inputs["position_ids"] = batch.position_ids[:, start:].repeat(repeats, 1)
-        type(self._base).forward(self._base, **inputs)
-        seen = [stand_in.take() for stand_in in self._stand_ins]
-        return Frame(entry=seen[0][0], calls=[(args, kwargs) for _, args, kwargs in seen])
+        return inputs
 
     def readout(self, hidden: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
         """Logits of states that leave the last layer: final norm, head, and any scaling or cap."""
@@ -151,7 +136,7 @@ class Shell:
         return output.logits[:, 0]
 
 
-def _shallow(module: nn.Module) -> Any:
+def shallow(module: nn.Module) -> Any:
     """A copy that shares submodules and parameters but can have submodules of its own.
 
     Hooks stay with the original, and so does a `forward` that another library put on the object.
@@ -163,8 +148,3 @@ def _shallow(module: nn.Module) -> Any:
     clone.__dict__["training"] = False
     clone.__dict__.pop("forward", None)
     return clone
-
-
-def select_rows(hidden: Hidden, positions: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_model"]:
-    """Each row's state at its own position."""
-    return hidden[torch.arange(hidden.shape[0], device=hidden.device), positions]

@@ -1,0 +1,225 @@
+"""Where the parts of each decoder layer are, as they are, layer by layer.
+
+A layer adds two things to the residual stream: what its *mixer* takes from other tokens, and what
+its *MLP* makes of the token itself. Three paths matter of each: the module whose output is added,
+the plain matrix that writes it if there is one (W_proj of the ROME paper, whose input is the key),
+and the experts if it is a mixture of them. The mixer is attention in most models. In others some
+layers have linear attention, a state space or a convolution instead.
+
+The table of families (`factlab.families`) says where the usual ones keep them. Where a layer of a
+model does not fit its row, or there is no row, the layer's own modules show it, and the check at
+load tells whether what was found is right.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from factlab.families import ARCHITECTURES, Architecture
+from factlab.projections import is_projection, out_width
+
+# What a mixer is called, by the name of its class; the first that fits.
+_MIXERS = (
+    ("cross-attention", r"CrossAttention"),
+    ("linear attention", r"Lightning|LinearAtt|DeltaNet|DeltaAttention|KDA|Gla|Retention"),
+    ("recurrence", r"Rwkv|LSTM|Recurrent|Rglru"),
+    ("state space", r"Mamba|SSM|Ssm|FalconH1Mixer|BambaMixer"),
+    ("convolution", r"Conv"),
+    ("attention", r"Att"),
+)
+_MIXER_NAMES = re.compile(
+    r"attn|attention|mamba|mixer|conv$|temporal_block|time_mix|ssm|mlstm|slstm|linear_att|recurrent"
+)
+_MLP_NAMES = re.compile(
+    r"(^|_)(mlp|ffn|ff|fc|fc2|feed_forward|moe|block_sparse_moe|channel_mix)(_|$)"
+)
+_MLP_CLASSES = re.compile(r"MLP|Mlp|MoE|Moe|MOE|FeedForward|FFN")
+_NORMS = re.compile(r"norm|ln_|dropout|layer_scale|scal")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the two things that a layer adds to the residual stream.
+
+    Attributes:
+        kind: what it is, in words: "attention", "state space", "MLP", "experts".
+        output: path, inside the layer, of the module whose output is added.
+        whole: path of the module that the part is; `output` may be its last matrix.
+        projection: path of the plain matrix that writes it; None if there is none.
+        experts: path of the container of experts; None if it is no mixture.
+    """
+
+    kind: str
+    output: str
+    whole: str
+    projection: str | None = None
+    experts: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerParts:
+    """What one layer adds to the residual stream; None where it has no such part, or several."""
+
+    mixer: Part | None = None
+    mlp: Part | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Anatomy:
+    """Where a model keeps its parts.
+
+    Attributes:
+        family: its config's `model_type`.
+        embed: path of the token embedding; empty if it has none that is plain.
+        layers: path of the list of decoder layers; empty if none was found.
+        parts: of each layer.
+    """
+
+    family: str
+    embed: str
+    layers: str
+    parts: tuple[LayerParts, ...]
+
+    def with_parts(self, parts: Sequence[LayerParts]) -> "Anatomy":
+        """The same with other parts."""
+        return replace(self, parts=tuple(parts))
+
+
+def anatomy_of(model: PreTrainedModel) -> Anatomy:
+    """What the table and the structure of its modules say about a model."""
+    family = str(model.config.model_type)
+    row = ARCHITECTURES.get(family)
+    embed = row.embed if row else _embedding_path(model)
+    path = row.layers if row else _layers_path(model, embed)
+    if not path or not _has(model, path):
+        return Anatomy(family, embed if _has(model, embed) else "", "", ())
+    layers = list(model.get_submodule(path).children())
+    width = _width(model)
+    return Anatomy(family, embed, path, tuple(_parts(layer, row, width) for layer in layers))
+
+
+def _parts(layer: nn.Module, row: Architecture | None, width: int | None) -> LayerParts:
+    """The parts of one layer: where the table says, or else where its modules show."""
+    mixers, mlps = _children(layer)
+    mixer = _one([_mixer(name, child, width) for name, child in mixers])
+    mlp = _one([_mlp(name, child, width) for name, child in mlps])
+    if row and _plain(layer, row.attn_out):
+        mixer = Part("attention", row.attn_out, row.attn_out, row.attn_out)
+    if row and _plain(layer, row.mlp_out):
+        mlp = Part("MLP", row.mlp_out, row.mlp_out, row.mlp_out)
+    return LayerParts(mixer, mlp)
+
+
+def _one(parts: Sequence[Part]) -> Part | None:
+    """The part, if there is just one: two side by side have no output of their own."""
+    return parts[0] if len(parts) == 1 else None
+
+
+def _children(
+    layer: nn.Module,
+) -> tuple[list[tuple[str, nn.Module]], list[tuple[str, nn.Module]]]:
+    """The modules of a layer that mix tokens, and those that work on each alone."""
+    mixers: list[tuple[str, nn.Module]] = []
+    mlps: list[tuple[str, nn.Module]] = []
+    for name, child in layer.named_children():
+        kind = type(child).__name__
+        if isinstance(child, nn.ModuleList) or ("Norm" in kind and "Attention" not in kind):
+            continue
+        if _MLP_NAMES.search(name) or _MLP_CLASSES.search(kind):
+            mlps.append((name, child))
+        elif _MIXER_NAMES.search(name) and not re.search(r"norm$|scale|gate$|connection", name):
+            mixers.append((name, child))
+    # OPT and its like have the MLP's two matrices as children of the layer itself.
+    flat = [(n, m) for n, m in mlps if is_projection(m)]
+    if flat and len(flat) == len(mlps):
+        mlps = flat[-1:]
+    return mixers, mlps
+
+
+def _mixer(name: str, child: nn.Module, width: int | None) -> Part:
+    kind = next((k for k, pattern in _MIXERS if re.search(pattern, type(child).__name__)), "mixer")
+    last = _last_writer(child, width)
+    if kind == "attention" and last is not None:
+        return Part(kind, _joined(name, last), name, _joined(name, last))
+    return Part(kind, name, name)
+
+
+def _mlp(name: str, child: nn.Module, width: int | None) -> Part:
+    experts = [path for path, _ in child.named_modules() if path.rpartition(".")[2] == "experts"]
+    if experts:
+        return Part("experts", name, name, experts=_joined(name, experts[0]))
+    last = _last_writer(child, width)
+    if last is None:
+        return Part("MLP", name, name)
+    return Part("MLP", _joined(name, last), name, _joined(name, last))
+
+
+def _last_writer(module: nn.Module, width: int | None) -> str | None:
+    """The last plain projection inside a module that ends at the width of the residual stream."""
+    names = [
+        name
+        for name, inner in module.named_modules()
+        if is_projection(inner) and width in {None, out_width(inner)}
+    ]
+    return names[-1] if names else None
+
+
+def _embedding_path(model: PreTrainedModel) -> str:
+    try:
+        embed = model.get_input_embeddings()
+    except NotImplementedError:
+        return ""
+    if not isinstance(embed, nn.Embedding):
+        return ""
+    return next((name for name, module in model.named_modules() if module is embed), "")
+
+
+def _layers_path(model: PreTrainedModel, embed: str) -> str:
+    """The list of modules that is as long as the config says, nearest to the token embedding.
+
+    A model that also sees has a second list.
+    """
+    config = model.config.get_text_config(decoder=True)
+    n_layers = getattr(config, "num_hidden_layers", None)
+    lists = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers and name
+    }
+    if not lists:
+        return ""
+    # Of those that share as much of their path with the embedding, the one nearest to the top.
+    return max(lists, key=lambda name: (_n_shared(name, embed), -name.count(".")))
+
+
+def _n_shared(path: str, other: str) -> int:
+    """How many modules two paths go through together."""
+    pairs = zip(path.split("."), other.split("."), strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+
+
+def _width(model: PreTrainedModel) -> int | None:
+    """Width of the residual stream, as the config has it."""
+    config = model.config.get_text_config(decoder=True)
+    width = getattr(config, "hidden_size", None)
+    return width if isinstance(width, int) else None
+
+
+def _plain(layer: nn.Module, path: str) -> bool:
+    return _has(layer, path) and is_projection(layer.get_submodule(path))
+
+
+def _has(root: nn.Module, path: str) -> bool:
+    try:
+        root.get_submodule(path)
+    except AttributeError:
+        return False
+    return bool(path)
+
+
+def _joined(*names: str) -> str:
+    return ".".join(name for name in names if name)

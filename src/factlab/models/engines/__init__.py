@@ -1,0 +1,1 @@
+"""How parts of a model are run: layer by layer from any token on, or whole passes."""

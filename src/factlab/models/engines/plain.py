@@ -1,0 +1,164 @@
+"""Whole forward passes, for a model whose layers cannot be run one by one.
+
+Its own forward pass is called as it is. A state of ours is put in where the first layer that is
+asked for begins, and the pass is left as soon as what is asked for has been reached. Layers below
+run for nothing, so a step costs a whole pass; what can be done in one pass should be.
+
+A layer may depend on more than the state that enters it, such as on keys of a layer far below.
+These are then what the text itself gives, so states that are put in have to belong to it.
+"""
+
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from factlab.errors import UnsupportedModelError
+from factlab.hooks import Hook, attached
+from factlab.models.engines.engine import Columns, Engine, Frame, Hidden, first_tensor
+from factlab.models.engines.kept import Prefix, Recording
+from factlab.models.engines.states import joined, on_the_left
+from factlab.models.engines.tail import Tail
+from factlab.tokens import TokenBatch
+from factlab.transformers_api import accepts
+
+
+class _Reached(Exception):
+    """The state that a pass was made for has been seen."""
+
+
+class PlainPasses(Engine):
+    """See the module.
+
+    Args:
+        model: the caller's model; used, not modified.
+        layers: its decoder layers, if it has such.
+    """
+
+    name: ClassVar[str] = "whole passes"
+    steps: ClassVar[bool] = False
+
+    def __init__(self, model: PreTrainedModel, layers: list[nn.Module]) -> None:
+        self._model, self._layers = model, layers
+        head = model.get_output_embeddings()
+        if not isinstance(head, nn.Module):
+            raise UnsupportedModelError(f"{type(model).__name__} has no language model head.")
+        self._head = head
+        self._tail = Tail(model)
+        # Which arguments a forward pass declares; others would be refused, or passed on unread.
+        self._takes = {
+            name: accepts(type(model).forward, name)
+            for name in ("attention_mask", "position_ids", "use_cache")
+        }
+
+    @property
+    def n_layers(self) -> int:
+        return len(self._layers)
+
+    def frame(
+        self,
+        batch: TokenBatch,
+        left: Recording | Prefix | None = None,
+        start: int = 0,
+        rows: int | None = None,
+    ) -> Frame:
+        flush, columns = on_the_left(batch, start)
+        repeats = 1 if rows is None else rows // batch.n_rows
+        ids = flush.input_ids.repeat(repeats, 1)
+        inputs: dict[str, Any] = {"input_ids": ids}
+        if self._takes["attention_mask"]:
+            inputs["attention_mask"] = torch.ones_like(ids)
+        if self._takes["use_cache"]:
+            inputs["use_cache"] = False
+        frame = Frame(torch.empty(0), [], left, columns, inputs)
+        if not self._layers:
+            return frame
+        entry = self._pass(frame, [Hook(self._layers[0], _keep_input, True, True)])
+        return Frame(columns.seen(entry), [], left, columns, inputs)
+
+    def step(self, frame: Frame, hidden: Hidden, layer: int) -> Hidden:
+        return self.run(frame, hidden, layer, layer + 1)
+
+    def run(
+        self, frame: Frame, hidden: Hidden | None = None, first: int = 0, stop: int | None = None
+    ) -> Hidden:
+        if first == stop:
+            return frame.entry if hidden is None else hidden
+        hooks: list[Hook] = []
+        if (hidden is not None and hidden is not frame.entry) or frame.left is not None:
+            hooks += self._beginning(frame, frame.entry if hidden is None else hidden, first)
+        if isinstance(frame.left, Recording):
+            last = self.n_layers if stop is None else stop
+            note = partial(_note, frame)
+            for layer in range(first + 1, last):
+                hooks.append(Hook(self._layers[layer], partial(note, layer), True, True))
+        if stop is None:
+            hooks.append(Hook(self._head, _keep_input, True, True))
+        else:
+            hooks.append(Hook(self._layers[stop - 1], _keep_output))
+        return frame.columns.seen(self._pass(frame, hooks))
+
+    def readout(self, hidden: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
+        return self._tail.readout(hidden)
+
+    def _beginning(self, frame: Frame, hidden: Hidden, first: int) -> list[Hook]:
+        """Hooks that put a state in where a layer begins, or behind the last one."""
+        if first == self.n_layers:
+            return [Hook(self._layers[-1], partial(_replace_output, frame.columns, hidden))]
+        whole = frame.columns.inwards(joined(frame, hidden, first))
+        return [Hook(self._layers[first], partial(_replace_input, whole), True, True)]
+
+    def _pass(self, frame: Frame, hooks: list[Hook]) -> Tensor:
+        """The state at which a hook leaves the pass."""
+        reached: list[Tensor] = []
+        with attached(hooks), self._showing(frame.columns):
+            try:
+                self._model(**frame.inputs)
+            except _Reached as signal:
+                (state,) = signal.args
+                reached.append(state)
+        if not reached:
+            raise UnsupportedModelError(
+                f"The forward pass of {type(self._model).__name__} does not reach its own layers."
+            )
+        return reached[0]
+
+
+def _state_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    if args and isinstance(args[0], Tensor):
+        return args[0]
+    return next(x for x in kwargs.values() if isinstance(x, Tensor))
+
+
+def _keep_input(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    raise _Reached(_state_in(args, kwargs))
+
+
+def _keep_output(_module: nn.Module, _args: object, output: object) -> None:
+    raise _Reached(first_tensor(output))
+
+
+def _replace_input(
+    state: Tensor, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if args and isinstance(args[0], Tensor):
+        return (state, *args[1:]), kwargs
+    name = next(name for name, x in kwargs.items() if isinstance(x, Tensor))
+    return args, {**kwargs, name: state}
+
+
+def _replace_output(
+    columns: Columns, state: Tensor, _module: nn.Module, _args: object, output: object
+) -> object:
+    whole = columns.with_seen(first_tensor(output), state)
+    return (whole, *output[1:]) if isinstance(output, tuple) else whole
+
+
+def _note(
+    frame: Frame, layer: int, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    if isinstance(frame.left, Recording):
+        frame.left.append(layer, frame.columns.seen(_state_in(args, kwargs))[:, None])

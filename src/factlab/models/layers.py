@@ -1,0 +1,230 @@
+"""The decoder layers of a model: their modules, by the place of a state, and their matrices."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from factlab.errors import InvalidRequestError, UnsupportedModelError
+from factlab.families import Layout
+from factlab.hooks import Site, Stream
+from factlab.models.anatomy import Anatomy, LayerParts, Part
+from factlab.projections import FLOATS, is_plain, is_projection, layout_of
+
+
+class Layers:
+    """The decoder layers of one model.
+
+    Args:
+        model: the model.
+        anatomy: where its parts are.
+        d_model: width of what leaves a layer.
+        name: of the model, for errors.
+    """
+
+    def __init__(self, model: PreTrainedModel, anatomy: Anatomy, d_model: int, name: str) -> None:
+        self._model, self._name = model, name
+        self.anatomy, self.d_model = anatomy, d_model
+        path = anatomy.layers
+        self._layers = list(model.get_submodule(path).children()) if path else []
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __iter__(self) -> Iterator[LayerParts]:
+        return iter(self.anatomy.parts)
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The token embedding.
+
+        Raises:
+            UnsupportedModelError: there is none that is plain.
+        """
+        module = self._model.get_submodule(self.anatomy.embed) if self.anatomy.embed else None
+        if not isinstance(module, nn.Embedding):
+            raise UnsupportedModelError(f"{self._name} has no plain token embedding.")
+        return module
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Float type of the weights."""
+        weights = self._model.parameters()
+        return next((w.dtype for w in weights if w.dtype in FLOATS), torch.float32)
+
+    def layer(self, index: int) -> nn.Module:
+        """The decoder layer with this 0-based index.
+
+        Raises:
+            InvalidRequestError: there is no such layer.
+        """
+        if not 0 <= index < len(self):
+            raise InvalidRequestError(
+                f"Layer {index} is out of range: {self._name} has layers 0 to {len(self) - 1}."
+            )
+        return self._layers[index]
+
+    def part(self, site: Site) -> Part | None:
+        """The part of a layer whose output is the state at `site`, if the layer has it."""
+        self.layer(site.layer)
+        parts = self.anatomy.parts[site.layer]
+        return parts.mixer if site.stream is Stream.ATTN else parts.mlp
+
+    def has(self, site: Site) -> bool:
+        """Whether there is a state at `site`."""
+        if site.stream is Stream.EMBED:
+            return bool(self.anatomy.embed)
+        if site.stream is Stream.BLOCK:
+            return 0 <= site.layer < len(self)
+        part = self.part(site)
+        return part is not None and (
+            site.stream is not Stream.MLP_HIDDEN or part.projection is not None
+        )
+
+    def module(self, site: Site) -> nn.Module:
+        """The module whose output (for `MLP_HIDDEN`: input) is the state at `site`.
+
+        Raises:
+            UnsupportedModelError: the layer has no such part.
+        """
+        if site.stream is Stream.EMBED:
+            return self.embedding
+        layer = self.layer(site.layer)
+        if site.stream is Stream.BLOCK:
+            return layer
+        part = self.part(site)
+        if part is None:
+            what = "mixer" if site.stream is Stream.ATTN else "MLP"
+            raise UnsupportedModelError(
+                f"Layer {site.layer} of {self._name} has no {what} whose output can be told from "
+                "the rest."
+            )
+        if site.stream is Stream.MLP_HIDDEN:
+            return layer.get_submodule(self._projection(site.layer))
+        return layer.get_submodule(part.output)
+
+    def mlp_weight_name(self, layer: int) -> str:
+        """Parameter name of the layer's MLP output projection (W_proj of the ROME paper).
+
+        Raises:
+            InvalidRequestError: there is no such layer.
+            UnsupportedModelError: its MLP is not written by one plain matrix.
+        """
+        self.layer(layer)
+        return f"{self.anatomy.layers}.{layer}.{self._projection(layer)}.weight"
+
+    def is_dense(self, layer: int) -> bool:
+        """Whether the layer's MLP is written by one plain matrix of floats."""
+        part = self.anatomy.parts[layer].mlp
+        if part is None or part.projection is None:
+            return False
+        return is_plain(self._layers[layer].get_submodule(part.projection))
+
+    def d_mlp(self, layer: int) -> int:
+        """Width of the hidden layer of one layer's MLP."""
+        name = self.mlp_weight_name(layer)
+        shape = self._model.get_parameter(name).shape
+        module = self._model.get_submodule(name.removesuffix(".weight"))
+        return shape[1] if layout_of(module) == "out_in" else shape[0]
+
+    @property
+    def one_d_mlp(self) -> int:
+        """The same, if all layers agree.
+
+        Raises:
+            UnsupportedModelError: they do not, or some have no such MLP.
+        """
+        widths = [self.d_mlp(layer) for layer in range(len(self))]
+        for layer, width in enumerate(widths):
+            if width != widths[0]:
+                raise UnsupportedModelError(
+                    f"The layers of {self._name} differ in width: the MLP of layer 0 has a hidden "
+                    f"layer of {widths[0]}, that of layer {layer} of {width}."
+                )
+        if not widths:
+            raise UnsupportedModelError(f"{self._name} has no decoder layers that were found.")
+        return widths[0]
+
+    def mlp_inputs(self, layer: int) -> list[str]:
+        """Parameter names of the MLP's input projections: those beside its output projection.
+
+        An MLP has one, or if it is gated two, unless they are stored as one matrix.
+
+        Raises:
+            UnsupportedModelError: there are none that are plain.
+        """
+        parent, _, out = self._projection(layer).rpartition(".")
+        return self._plain_beside(layer, parent, out, "input projections of the MLP")
+
+    def attention_inputs(self, layer: int) -> list[str]:
+        """Parameter names of attention's input projections: those beside its output projection.
+
+        Raises:
+            UnsupportedModelError: there are none, or the layer has no attention.
+        """
+        part = self.part(Site(layer, Stream.ATTN))
+        if part is None or part.projection is None:
+            kind = "no mixer" if part is None else part.kind
+            raise UnsupportedModelError(
+                f"Layer {layer} of {self._name} has {kind}, not attention with plain projections."
+            )
+        parent, _, out = part.projection.rpartition(".")
+        return self._plain_beside(layer, parent, out, "input projections of attention")
+
+    def _plain_beside(self, layer: int, parent: str, out: str, what: str) -> list[str]:
+        """Weights of all plain projections inside a module of a layer but one."""
+        found = [
+            ".".join(filter(None, (self.anatomy.layers, str(layer), parent, name, "weight")))
+            for name, module in self.layer(layer).get_submodule(parent).named_modules()
+            if is_projection(module) and name != out
+        ]
+        if parent == "":
+            # The MLP's matrices are children of the layer itself, as attention is.
+            found = [
+                name for name in found if name.count(".") == self.anatomy.layers.count(".") + 3
+            ]
+        if not found:
+            raise UnsupportedModelError(
+                f"Layer {layer} of {self._name} has no plain {what} in '{parent}'."
+            )
+        return found
+
+    @property
+    def mlp_layout(self) -> Layout:
+        """Orientation of MLP output projections, the same in all layers that have one.
+
+        Raises:
+            UnsupportedModelError: no layer has one.
+        """
+        dense = next((i for i in range(len(self)) if self.is_dense(i)), 0)
+        return layout_of(self.module(Site(dense, Stream.MLP_HIDDEN)))
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens there are logits of."""
+        head = self._model.get_output_embeddings()
+        weight = getattr(head, "weight", None)
+        if isinstance(weight, torch.Tensor) and weight.ndim == 2:
+            return weight.shape[0]
+        return self._model.config.get_text_config(decoder=True).vocab_size
+
+    @property
+    def widest(self) -> int:
+        """An upper estimate of the width inside an MLP, where it cannot be read off."""
+        dense = [self.d_mlp(i) for i in range(len(self)) if self.is_dense(i)]
+        return max([*dense, 4 * self.d_model]) if len(dense) < len(self) else max(dense)
+
+    def _projection(self, layer: int) -> str:
+        part = self.anatomy.parts[layer].mlp
+        if part is None:
+            reason = "has no MLP of its own"
+        elif part.experts is not None:
+            reason = "has a mixture of experts, not one MLP"
+        elif part.projection is None:
+            reason = f"has an MLP ('{part.whole}') that is not written by one plain matrix"
+        else:
+            return part.projection
+        dense = [i for i in range(len(self)) if self.is_dense(i)]
+        able = f"Layers that have one: {', '.join(map(str, dense))}." if dense else "No layer has."
+        raise UnsupportedModelError(f"Layer {layer} of {self._name} {reason}. {able}")
