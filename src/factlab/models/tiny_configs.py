@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from factlab.models.tiny_exceptions import EXCEPTIONS
+from factlab.models.tiny_exceptions import EXCEPTIONS, FIRST
 
 Value: TypeAlias = object
 
@@ -109,9 +109,8 @@ def tiny_config(family: str, vocab_size: int) -> PreTrainedConfig:
         family: a model type of transformers.
         vocab_size: how many tokens the tokenizer has.
     """
-    default = AutoConfig.for_model(family, **dict(EXCEPTIONS.get(family, {}).get("first", {})))
-    config = _shrunk(default, vocab_size, iter(_UNUSED), senses=False)
-    return config
+    default = AutoConfig.for_model(family, **FIRST.get(family, {}))
+    return _shrunk(default, vocab_size, iter(_UNUSED), senses=False)
 
 
 def _shrunk(
@@ -149,10 +148,10 @@ def _shrunk(
     for name in ("rope_parameters", "rope_scaling"):
         if isinstance(old.get(name), Mapping) and old[name]:
             new[name] = _rope(old[name], new | {k: v for k, v in old.items() if k not in new})
-    family = str(default.model_type)
-    new |= EXCEPTIONS.get(family, {}).get("then", {})
-    kept = {name: old[name] for name in EXCEPTIONS.get(family, {}).get("first", {})}
-    new = {name: value for name, value in (kept | new).items() if value is not ...}
+    if old.get("is_decoder") is False and not senses:
+        new["is_decoder"] = True
+    new |= EXCEPTIONS.get(str(default.model_type), {})
+    new = {name: value for name, value in new.items() if value is not ...}
     return type(default)(**new)
 
 
@@ -237,7 +236,3 @@ def _sections(count: int, sizes: Mapping[str, Value], factor: Value) -> list[int
     half = int(head * (factor if isinstance(factor, float) else 1.0)) // 2  # pyright: ignore
     return [half // count + (index < half % count) for index in range(count)]
 
-
-def wanted(names: Iterable[str]) -> list[str]:
-    """Sorted."""
-    return sorted(names)
