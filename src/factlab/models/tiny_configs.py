@@ -9,8 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
-from factlab.models.tiny_exceptions import EXCEPTIONS, FIRST
+from factlab.errors import InvalidRequestError, nearest
+from factlab.models.tiny_exceptions import EXCEPTIONS, Entries
 
 Value: TypeAlias = object
 
@@ -26,7 +31,8 @@ _NAMES: list[tuple[int, str]] = [
         "hidden_size d_model n_embd embed_dim embedding_size emb_dim embedding_dim lru_width "
         "word_embed_proj_dim attention_hidden_size encoder_hidden_size out_hidden_size "
         "text_hidden_size projector_output_dim adapter_out_dim output_dim dim_model_base "
-        "input_embedding_size output_embedding_size backbone_hidden_size"
+        "input_embedding_size output_embedding_size backbone_hidden_size projection_dim "
+        "hidden_size_global"
     )),
     (D_MLP, (
         "intermediate_size ffn_dim decoder_ffn_dim encoder_ffn_dim d_inner dim_ff dff d_ff mlp_dim "
@@ -55,6 +61,7 @@ _NAMES: list[tuple[int, str]] = [
         "lsh_attn_chunk_length prompt_length mm_tokens_per_image resampler_num_latents d_rel "
         "rel_extent"
     )),
+    (16, "num_position_embeddings"),
     (6, "qk_nope_head_dim linear_key_head_dim"),
     (4, "qk_rope_head_dim rotary_dim sliding_window sliding_window_size attention_window_size"),
     (12, "q_lora_rank mamba_d_head mamba_head_dim"),
@@ -88,6 +95,9 @@ _AT_MOST: dict[str, int] = {
     for name in names.split()
 }
 
+_VOCABULARIES = (
+    "vocab_size", "unpadded_vocab_size", "vocab_size_per_layer_input", "decoder_vocab_size"
+)  # fmt: skip
 _LAYERS = (
     "num_hidden_layers n_layer n_layers num_layers decoder_layers num_decoder_layers num_blocks "
     "layers"
@@ -96,6 +106,23 @@ _FEW_LAYERS = (
     "encoder_layers num_encoder_layers depth resampler_depth num_global_layers "
     "conf_num_hidden_layers decoder_num_layers"
 ).split()
+
+
+SEEING = frozenset(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+FAMILIES = tuple(sorted(SEEING | set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)))
+
+
+def check_family(family: str) -> None:
+    """Refuse the name of a family that writes no text, or that transformers does not have.
+
+    Raises:
+        InvalidRequestError: it is such a name; the message has the nearest ones.
+    """
+    if family not in FAMILIES:
+        raise InvalidRequestError(
+            f"transformers has no family '{family}' of models that write text."
+            f"{nearest(family, FAMILIES)}"
+        )
 
 
 def tiny_config(family: str, vocab_size: int) -> PreTrainedConfig:
@@ -109,12 +136,12 @@ def tiny_config(family: str, vocab_size: int) -> PreTrainedConfig:
         family: a model type of transformers.
         vocab_size: how many tokens the tokenizer has.
     """
-    default = AutoConfig.for_model(family, **FIRST.get(family, {}))
-    return _shrunk(default, vocab_size, iter(_UNUSED), senses=False)
+    default = AutoConfig.for_model(family)
+    return _shrunk(default, vocab_size, iter(_UNUSED), senses=False, more={})
 
 
 def _shrunk(
-    default: PreTrainedConfig, vocab_size: int, unused: Iterator[int], senses: bool
+    default: PreTrainedConfig, vocab_size: int, unused: Iterator[int], senses: bool, more: Entries
 ) -> PreTrainedConfig:
     """The same config with small sizes.
 
@@ -123,13 +150,16 @@ def _shrunk(
         vocab_size: how many tokens there are.
         unused: tokens for special purposes.
         senses: whether it is a part that sees or hears.
+        more: entries that the whole asks of this part.
     """
+    special = {**EXCEPTIONS.get(default.model_type or type(default).__name__, {}), **more}
     old = {name: value for name, value in vars(default).items() if not name.startswith("_")}
     new: dict[str, Value] = {}
     for name, value in old.items():
         if isinstance(value, PreTrainedConfig):
             part = senses or any(word in name for word in SENSES)
-            new[name] = _shrunk(value, vocab_size, unused, part)
+            asked = special.pop(name, {})
+            new[name] = _shrunk(value, vocab_size, unused, part, asked)
         elif _is_token(name):
             if isinstance(value, int) and not isinstance(value, bool):
                 new[name] = _token(name, value, unused)
@@ -138,8 +168,8 @@ def _shrunk(
         elif isinstance(value, int) and not isinstance(value, bool):
             if (size := _size(name, value, old, senses)) is not None:
                 new[name] = size
-    if isinstance(old.get("vocab_size"), int):
-        new["vocab_size"] = vocab_size
+        if name in _VOCABULARIES and isinstance(value, int) and value > 0:
+            new[name] = vocab_size
     if "head_dim" in old and old["head_dim"] is None and not old.get("qk_rope_head_dim"):
         new["head_dim"] = SIZES["head_dim"]
     if old.get("pad_token_id", 0) is None and not senses:
@@ -150,7 +180,7 @@ def _shrunk(
             new[name] = _rope(old[name], new | {k: v for k, v in old.items() if k not in new})
     if old.get("is_decoder") is False and not senses:
         new["is_decoder"] = True
-    new |= EXCEPTIONS.get(str(default.model_type), {})
+    new |= special
     new = {name: value for name, value in new.items() if value is not ...}
     return type(default)(**new)
 
@@ -196,7 +226,8 @@ def _per_layer(
     lists: dict[str, Sequence[Value]] = {
         name: value
         for name, value in old.items()
-        if isinstance(value, list | tuple) and len(value) == old[count] and len(value) > 1
+        if isinstance(value, list | tuple) and len(value) == old[count] > 1
+        and list(value) != list(range(len(value)))  # that would be numbers of layers
     }
     if not lists:
         return {}
@@ -214,7 +245,9 @@ def _kinds(lists: Sequence[Sequence[Value]]) -> list[int]:
             if value not in seen:
                 seen.append(value)
                 kept.add(index)
+    last = max(kept)
     rest = [index for index in range(len(lists[0])) if index not in kept]
+    rest.sort(key=lambda index: (index < last, index))
     return sorted([*kept, *rest[: max(0, LAYERS - len(kept))]])
 
 

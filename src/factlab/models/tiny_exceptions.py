@@ -34,17 +34,11 @@ _SAM: Entries = {
     "global_attn_indexes": [1],
 }
 
-# Entries without which a config of the family cannot even be made.
-FIRST: dict[str, Entries] = {
-    "gemma4_assistant": {
-        "text_config": {
-            "model_type": "gemma4_text",
-            "hidden_size_per_layer_input": 0,
-            "vocab_size_per_layer_input": 0,
-            "num_kv_shared_layers": 30,
-        }
-    },
-}
+# An autoencoder of pictures.
+_VQ: Entries = {
+    "base_channels": 32, "channel_multiplier": [1, 1], "num_res_blocks": 1, "codebook_size": 16,
+    "num_embeddings": 16, "embed_dim": 8, "latent_channels": 8, "attn_resolutions": [],
+}  # fmt: skip
 
 EXCEPTIONS: dict[str, Entries] = {
     # --- recurrences whose inner width, heads and head size must fit each other
@@ -60,6 +54,8 @@ EXCEPTIONS: dict[str, Entries] = {
         "attention_hidden_size": ..., "adapter_rank": 8, "num_key_value_heads": 4,
         "kv_channels": ...,
     },
+    "bamba": {"attn_layer_indices": [1, 3], "layers_block_type": ..., "layer_types": ...},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
     "lfm2": {"layer_types": ["conv", "full_attention"] * 2, "block_auto_adjust_ff_dim": False},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "xlstm": {"num_heads": 4, "chunk_size": 8},
@@ -91,14 +87,12 @@ EXCEPTIONS: dict[str, Entries] = {
     # --- heads of several sizes
     "gemma3n_text": {
         # The layers that share keys and values need one of their kind that does not.
-        "num_kv_shared_layers": 2, "num_hidden_layers": 6, "vocab_size_per_layer_input": 200,
+        "num_kv_shared_layers": 2, "num_hidden_layers": 6,
         "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
         "intermediate_size": 56, "activation_sparsity_pattern": [0.95] + [0.0] * 5,
     },
     "gemma4_text": {
-        "vocab_size_per_layer_input": 200, "global_head_dim": 16, "num_hidden_layers": 6,
-        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
-        "num_kv_shared_layers": 2,
+        "global_head_dim": 16, "layer_types": ["sliding_attention", "full_attention"] * 2,
     },
     "gemma4_unified_text": {"global_head_dim": 16},
     "helium": {"head_dim": 6},
@@ -107,20 +101,23 @@ EXCEPTIONS: dict[str, Entries] = {
     "fuyu": _THREE_HEADS,
     "nemotron": {"num_key_value_heads": 2},
     "xlnet": {"d_head": 6},
+    "blt_local_encoder": {"head_dim": ...},
+    "blt_local_decoder": {"head_dim": ...},
+    "blt_global_transformer": {"head_dim": ...},
+    "blt_patcher": {"head_dim": ...},
     # --- rotary embeddings by section
     "qwen2_vl_text": _sections(1, 1, 1),
     "qwen2_5_vl_text": _sections(1, 1, 1),
     "qwen2_5_omni_text": _sections(1, 1, 1),
     "glm4v_text": _sections(1, 1, 1),
-    "glm46v_text": _sections(1, 1, 1),
     "glm_ocr_text": _sections(1, 1, 1),
     "glm4v_moe_text": {"head_dim": 12, **_sections(1, 1, 1, partial_rotary_factor=0.5)},
     "ernie4_5_vl_moe_text": {"moe_intermediate_size": [20, 12], **_sections(1, 1, 1)},
     "paddleocr_vl_text": _sections(2, 1, 1),
     "hunyuan_vl_text": _sections(1, 1, 1, 1),
     "mistral4": {
-        "qk_nope_head_dim": 4, "rope_parameters": _rope(llama_4_scaling_beta=0.1,
-        original_max_position_embeddings=64, partial_rotary_factor=0.5),
+        "qk_nope_head_dim": 4, "head_dim": ..., "qk_head_dim": ...,
+        "rope_parameters": ...,
     },
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": _rope(), "sliding_attention": _rope()},
@@ -141,12 +138,20 @@ EXCEPTIONS: dict[str, Entries] = {
     },
     "xlm": {"causal": True},
     # --- sizes by names of their own
-    "dbrx": {"rope_parameters": _rope()},
+    "DbrxAttentionConfig": {"rope_theta": 10000.0, "clip_qkv": 8.0},  # its class reads what its config lacks
     "blt": {"encoder_hash_byte_group_vocab": 50},
+    "dots3_note_text": {
+        # The layers with a sliding window have heads and ranks of their own.
+        **{f"swa_{name}": 4 for name in ("num_attention_heads", "num_key_value_heads")},
+        **{f"swa_{name}": 12 for name in ("q_lora_rank", "kv_lora_rank")},
+        "swa_head_dim": 10, "swa_qk_nope_head_dim": 6, "swa_v_head_dim": 8,
+    },
     "glm5_next_text": {"index_topk": 8, "index_kpool": 4},
-    "step3p5": {"sliding_window": 4},
-    "inkling2_text": {"unpadded_vocab_size": ...},
-    "inkling2_loop_text": {"unpadded_vocab_size": ...},
+    "step3p5": {
+        "sliding_window": 4, "num_sliding_attention_heads": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "mlp_layer_types": ["dense", "dense", "sparse", "sparse"],
+    },
     "mllama_text_model": {"cross_attention_layers": [1, 3], "num_hidden_layers": 5},
     "deepseek_v4": {"head_dim": 8, "o_groups": 2, "o_lora_rank": 5},
     "qwen4_exp_text": {
@@ -154,10 +159,29 @@ EXCEPTIONS: dict[str, Entries] = {
         "indexer_compress_ratio": 2,
     },
     "molmo2_adapter": {"vision_feature_layer": [1, 0]},
-    "granite4_vision": {"deepstack_layer_map": [[0, 1]], "spatial_target_layers": [1]},
+    "granite4_vision": {
+        "deepstack_layer_map": [[0, 1]], "spatial_target_layers": [1],
+        "downsample_rate": "1/2", "vision_config": {"hidden_size": 64},
+    },
     # --- what sees or hears
-    "wavtokenizer": {"codebook_dim": 32},
-    "deepseek_vl_hybrid": {"high_res_vision_config": ...},
+    "wavtokenizer_encoder": {"codebook_dim": 32, "codebook_size": 16},
+    "apertus1p5": {
+        "image_token_offset": 368, "audio_token_offset": 384,
+        "vision_config": {"codebook_size": 16},
+    },
+    "dots3_note_vision_encoder": {"mlp_layer_types": ["dense", "dense"]},
+    "nemotron_h_omni": {
+        "vision_config": {
+            "video_temporal_patch_size": 2, "image_size": 64, "max_img_size": 64,
+        },
+        "vision_hidden_size": 32,
+    },
+    "pp_chart2table_vision": _SAM,
+    "qwen3_omni_moe_audio_encoder": {"downsample_hidden_size": 8},
+    "phi4_multimodal_audio": {
+        "nemo_conv_channels": 8, "ext_pw_out_channel": 8, "depthwise_separable_out_channel": 8,
+        "input_size": 16, "nemo_final_size": ...,
+    },
     "sam_vision_model": _SAM,
     "got_ocr2_vision": _SAM,
     "deepseek_ocr2_sam_vision_model": {**_SAM, "downsample_channels": [8, 32]},
@@ -174,5 +198,8 @@ EXCEPTIONS: dict[str, Entries] = {
         "num_embeddings": 16, "image_token_embed_dim": 24, "base_channels": 32,
         "channel_multiplier": [1, 1], "num_patches": 4,
     },
+    "chameleon_vqgan": _VQ,
+    "emu3_vqgan": _VQ,
     "hy_v4_vl_vision": {"max_image_size": 64},
+    "hunyuan_vl_vision": {"max_image_size": 64},
 }  # fmt: skip
