@@ -8,11 +8,19 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
-from factlab.errors import InvalidRequestError, nearest
+from factlab.documents import described
+from factlab.errors import InvalidRequestError, UnsupportedModelError
 from factlab.families import ARCHITECTURES
 from factlab.models.language_model import LanguageModel
+from factlab.models.tiny_configs import SEEING, check_family, tiny_config
 
 BOS, EOS = "<s>", "</s>"
 
@@ -50,37 +58,86 @@ def tiny_model(
     add_bos: bool = False,
     square: bool = False,
 ) -> LanguageModel:
-    """A random model of a family in the architecture table: 3 layers, d_model 24, d_mlp 56.
+    """A random model of any family that transformers has: 3 to 6 layers, d_model 24, d_mlp 56.
+
+    Where a family mixes kinds of layers it has each of them, where it has experts there are four.
 
     Args:
-        family: a name in `factlab.families.ARCHITECTURES`.
+        family: a model type of transformers that generates text, such as `gpt2` or `mixtral`.
         seed: of the weights; the global random state is left alone.
         dtype: of the weights.
         add_bos: whether its tokenizer puts BOS in front of every text.
-        square: make d_mlp equal to d_model, where a wrong transpose does not raise.
+        square: make d_mlp equal to d_model, where a wrong transpose does not raise. Only for
+            families in the architecture table.
 
     Raises:
-        InvalidRequestError: the family is not in the table.
+        InvalidRequestError: transformers has no such family.
+        UnsupportedModelError: a small one cannot be made, or factlab cannot work with it.
     """
-    if family not in ARCHITECTURES:
+    model, tokenizer = tiny_parts(family, seed, dtype, add_bos, square)
+    return LanguageModel(model, tokenizer, name=f"tiny-{family}")
+
+
+def tiny_parts(
+    family: str,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    add_bos: bool = False,
+    square: bool = False,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """What `tiny_model` wraps: the model and the tokenizer, as transformers has them.
+
+    Args:
+        family: as for `tiny_model`.
+        seed: as for `tiny_model`.
+        dtype: as for `tiny_model`.
+        add_bos: as for `tiny_model`.
+        square: as for `tiny_model`.
+
+    Raises:
+        InvalidRequestError: transformers has no such family, or square is not possible for it.
+        UnsupportedModelError: a small one cannot be made.
+    """
+    check_family(family)
+    if square and family not in ARCHITECTURES:
         raise InvalidRequestError(
-            f"Family '{family}' is not in the architecture table.{nearest(family, ARCHITECTURES)}"
+            f"square is only for families in the architecture table, not for '{family}'."
         )
     tokenizer = tiny_tokenizer(add_bos)
-    config = AutoConfig.for_model(family, **_sizes(family, len(tokenizer), square))
+    kind = AutoModelForImageTextToText if family in SEEING else AutoModelForCausalLM
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices), torch.device("cpu"):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        try:
+            if family in ARCHITECTURES:
+                sizes = _sizes(family, len(tokenizer), square)
+                config = AutoConfig.for_model(family, **sizes)
+            else:
+                config = tiny_config(family, len(tokenizer))
+            model = kind.from_config(config, dtype=torch.float32)
+        except Exception as error:  # the code of any model may fail in any way
+            raise UnsupportedModelError(
+                f"A small model of family '{family}' cannot be made: {described(error)}."
+            ) from error
         torch.manual_seed(seed)  # how much transformers draws for it differs between releases
-        # The default initialisation is so small that a random model hardly reacts to its input.
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim == 2:
-                    parameter.normal_(std=0.25)
-                else:
-                    parameter.add_(0.1 * torch.randn_like(parameter))
-    return LanguageModel(model.to(dtype).eval(), tokenizer, name=f"tiny-{family}")
+        _randomize(model)
+    return model.to(dtype).eval(), tokenizer
+
+
+@torch.no_grad()
+def _randomize(model: PreTrainedModel) -> None:
+    """Draw weights, as the default initialisation is so small that a model hardly reacts to input.
+
+    Matrices are drawn anew, be they of one projection or of all experts. What else there is (norms,
+    biases, convolutions, how fast a state decays) is only moved a little from where it began, so
+    that recurrences stay stable.
+    """
+    for name, parameter in model.named_parameters():
+        is_matrix = parameter.ndim == 2 or (parameter.ndim == 3 and "experts" in name)
+        if is_matrix and not name.endswith("A_log"):
+            parameter.normal_(std=0.25)
+        else:
+            parameter.add_(0.1 * torch.randn_like(parameter))
 
 
 def _sizes(family: str, vocab: int, square: bool) -> dict[str, Any]:

@@ -1,0 +1,271 @@
+"""Small configs of every family of language models that transformers has, made from its own.
+
+A config begins as its class's defaults. Whatever sizes something gets a small value, by its name;
+lists with an entry per layer keep one layer of each kind; parts that see or hear are made small in
+the same way. What that does not get right for a family is in `tiny_exceptions`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
+
+from factlab.errors import InvalidRequestError, nearest
+from factlab.models.tiny_exceptions import EXCEPTIONS, Entries
+
+Value: TypeAlias = object
+
+D_MODEL, D_MLP, HEADS, LAYERS = 24, 56, 4, 4
+SENSES = ("vision", "image", "audio", "vq", "qformer", "perceiver", "patcher", "visual", "protein")
+
+# Bytes that no text holds, as tokens of `tiny_tokenizer`: behind two special tokens and 188 bytes
+# that can be printed stand the control characters, here without the tab and the ends of lines.
+_UNUSED = [190 + byte for byte in (*range(9), *range(14, 32))]
+
+_NAMES: list[tuple[int, str]] = [
+    (D_MODEL, (
+        "hidden_size d_model n_embd embed_dim embedding_size emb_dim embedding_dim lru_width "
+        "word_embed_proj_dim attention_hidden_size encoder_hidden_size out_hidden_size "
+        "text_hidden_size projector_output_dim adapter_out_dim output_dim dim_model_base "
+        "input_embedding_size output_embedding_size backbone_hidden_size projection_dim "
+        "hidden_size_global"
+    )),
+    (D_MLP, (
+        "intermediate_size ffn_dim decoder_ffn_dim encoder_ffn_dim d_inner dim_ff dff d_ff mlp_dim "
+        "ffn_hidden_size intermediate_size_mlp feed_forward_size dense_intermediate_size "
+        "projector_hidden_size projection_hidden_dim projection_intermediate_size "
+        "alignment_intermediate_size projection_hidden_size prompt_mid_dim"
+    )),
+    (20, "moe_intermediate_size expert_ffn_hidden_size moe_hidden_size"),
+    (28, (
+        "shared_expert_intermediate_size shared_intermediate_size share_expert_dim "
+        "moe_shared_expert_intermediate_size shared_experts_intermediate_size"
+    )),
+    (HEADS, (
+        "num_attention_heads n_head n_heads num_heads encoder_attention_heads mamba_num_heads "
+        "decoder_attention_heads num_encoder_attention_heads num_decoder_attention_heads "
+        "attention_heads mamba_n_heads linear_num_value_heads linear_num_heads index_n_heads "
+        "swa_num_attention_heads resampler_n_heads resampler_heads conf_num_attention_heads "
+        "num_sliding_attention_heads num_query_groups"
+    )),
+    (8, (
+        "head_dim swa_head_dim v_head_dim index_head_dim attention_head_size linear_head_dim "
+        "linear_value_head_dim dim_head resampler_head_dim resampler_dim_head kv_channels d_kv "
+        "index_topk chunk_size mamba_chunk_size block_size attention_chunk_size num_query_tokens "
+        "ssm_state_size state_size mamba_d_state latent_query_num resampler_n_latents d_head "
+        "laurel_rank hidden_size_per_layer_input local_attn_chunk_length router_hidden_size "
+        "lsh_attn_chunk_length prompt_length mm_tokens_per_image resampler_num_latents d_rel "
+        "rel_extent"
+    )),
+    (16, "num_position_embeddings"),
+    (6, "qk_nope_head_dim linear_key_head_dim"),
+    (4, "qk_rope_head_dim rotary_dim sliding_window sliding_window_size attention_window_size"),
+    (12, "q_lora_rank mamba_d_head mamba_head_dim"),
+    (10, "kv_lora_rank qk_head_dim"),
+    (5, "time_step_rank mamba_dt_rank"),
+    (256, (
+        "max_position_embeddings n_positions n_ctx max_seq_len context_length model_max_length "
+        "max_target_positions max_source_positions original_max_position_embeddings"
+    )),
+] # fmt: skip
+SIZES: dict[str, int] = {name: size for size, names in _NAMES for name in names.split()}
+
+# Numbers that stay as they are if they are smaller.
+_AT_MOST: dict[str, int] = {
+    name: size
+    for size, names in {
+        4: (
+            "num_experts num_local_experts n_routed_experts moe_num_experts zero_expert_num "
+            "index_topk_blocks"
+        ),
+        2: (
+            "num_experts_per_tok num_experts_per_token moe_topk moe_k moe_top_k top_k n_group "
+            "num_expert_group n_groups mamba_n_groups mamba_ngroups linear_num_key_heads "
+            "num_key_value_heads swa_num_key_value_heads kv_n_heads num_kv_heads hc_mult hc_count"
+        ),
+        1: (
+            "topk_group first_k_dense_replace num_dense_layers n_shared_experts "
+            "num_shared_experts moe_num_shared_experts num_nextn_predict_layers max_window_layers"
+        ),
+    }.items()
+    for name in names.split()
+}
+
+_VOCABULARIES = (
+    "vocab_size", "unpadded_vocab_size", "vocab_size_per_layer_input", "decoder_vocab_size"
+)  # fmt: skip
+_LAYERS = (
+    "num_hidden_layers n_layer n_layers num_layers decoder_layers num_decoder_layers num_blocks "
+    "layers"
+).split()
+_FEW_LAYERS = (
+    "encoder_layers num_encoder_layers depth resampler_depth num_global_layers "
+    "conf_num_hidden_layers decoder_num_layers"
+).split()
+
+
+SEEING = frozenset(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+FAMILIES = tuple(sorted(SEEING | set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)))
+
+
+def check_family(family: str) -> None:
+    """Refuse the name of a family that writes no text, or that transformers does not have.
+
+    Raises:
+        InvalidRequestError: it is such a name; the message has the nearest ones.
+    """
+    if family not in FAMILIES:
+        raise InvalidRequestError(
+            f"transformers has no family '{family}' of models that write text."
+            f"{nearest(family, FAMILIES)}"
+        )
+
+
+def tiny_config(family: str, vocab_size: int) -> PreTrainedConfig:
+    """A config of any family of transformers that makes a model of some ten thousand numbers.
+
+    It has about four layers, d_model 24, d_mlp 56 and four experts, two per token, as far as the
+    family bears that; more kinds of layers than that get one layer each. Special tokens are tokens
+    that do not occur in texts.
+
+    Args:
+        family: a model type of transformers.
+        vocab_size: how many tokens the tokenizer has.
+    """
+    default = AutoConfig.for_model(family)
+    return _shrunk(default, vocab_size, iter(_UNUSED), senses=False, more={})
+
+
+def _shrunk(
+    default: PreTrainedConfig, vocab_size: int, unused: Iterator[int], senses: bool, more: Entries
+) -> PreTrainedConfig:
+    """The same config with small sizes.
+
+    Args:
+        default: of a model, or of a part of one.
+        vocab_size: how many tokens there are.
+        unused: tokens for special purposes.
+        senses: whether it is a part that sees or hears.
+        more: entries that the whole asks of this part.
+    """
+    special = {**EXCEPTIONS.get(default.model_type or type(default).__name__, {}), **more}
+    old = {name: value for name, value in vars(default).items() if not name.startswith("_")}
+    new: dict[str, Value] = {}
+    for name, value in old.items():
+        if isinstance(value, PreTrainedConfig):
+            part = senses or any(word in name for word in SENSES)
+            asked = special.pop(name, {})
+            new[name] = _shrunk(value, vocab_size, unused, part, asked)
+        elif _is_token(name):
+            if isinstance(value, int) and not isinstance(value, bool):
+                new[name] = _token(name, value, unused)
+            elif isinstance(value, Sequence) and not isinstance(value, str):
+                new[name] = [1] if name == "eos_token_id" else [next(unused) for _ in value]
+        elif isinstance(value, int) and not isinstance(value, bool):
+            if (size := _size(name, value, old, senses)) is not None:
+                new[name] = size
+        if name in _VOCABULARIES and isinstance(value, int) and value > 0:
+            new[name] = vocab_size
+    if "head_dim" in old and old["head_dim"] is None and not old.get("qk_rope_head_dim"):
+        new["head_dim"] = SIZES["head_dim"]
+    if old.get("pad_token_id", 0) is None and not senses:
+        new["pad_token_id"] = 1
+    new |= _per_layer(old, new, senses)
+    for name in ("rope_parameters", "rope_scaling"):
+        if isinstance(old.get(name), Mapping) and old[name]:
+            new[name] = _rope(old[name], new | {k: v for k, v in old.items() if k not in new})
+    if old.get("is_decoder") is False and not senses:
+        new["is_decoder"] = True
+    new |= special
+    new = {name: value for name, value in new.items() if value is not ...}
+    return type(default)(**new)
+
+
+def _size(name: str, value: int, old: Mapping[str, Value], senses: bool) -> int | None:
+    """A small value for a number; None if it is no size."""
+    if name in _LAYERS or name in _FEW_LAYERS:
+        return min(value, 2 if senses or name in _FEW_LAYERS else LAYERS)
+    if value <= 0:
+        return None
+    if name in ("num_key_value_heads", "num_kv_heads", "swa_num_key_value_heads"):
+        heads = old.get(name.replace("key_value", "attention"), None)
+        return HEADS if value == heads else min(value, 2)
+    if name == "head_dim" and old.get("qk_rope_head_dim"):
+        return SIZES["qk_rope_head_dim"] if value == old["qk_rope_head_dim"] else 10
+    if senses and name in ("hidden_size", "embed_dim", "d_model"):
+        return 32
+    if senses and name == "image_size" and isinstance(patch := old.get("patch_size"), int):
+        return 4 * patch
+    if name in SIZES:
+        return SIZES[name]
+    return min(value, _AT_MOST[name]) if name in _AT_MOST else None
+
+
+def _is_token(name: str) -> bool:
+    return name.endswith(("token_id", "token_index", "token_ids", "tokens_ids", "patch_id"))
+
+
+def _token(name: str, value: int, unused: Iterator[int]) -> int:
+    known = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "decoder_start_token_id": 0}
+    if name in known:
+        return known[name]
+    return next(unused) if value > 1 else value
+
+
+def _per_layer(
+    old: Mapping[str, Value], new: Mapping[str, Value], senses: bool
+) -> dict[str, Value]:
+    """Lists with an entry per layer, with one layer of each kind left; and how many these are."""
+    count = next((name for name in _LAYERS if isinstance(old.get(name), int)), None)
+    if count is None or senses:
+        return {}
+    lists: dict[str, Sequence[Value]] = {
+        name: value
+        for name, value in old.items()
+        if isinstance(value, list | tuple) and len(value) == old[count] > 1
+        and list(value) != list(range(len(value)))  # that would be numbers of layers
+    }
+    if not lists:
+        return {}
+    kept = _kinds(list(lists.values()))
+    shrunk = {name: [values[index] for index in kept] for name, values in lists.items()}
+    return {count: len(kept), **shrunk}
+
+
+def _kinds(lists: Sequence[Sequence[Value]]) -> list[int]:
+    """Which layers to keep: the first of each kind by each list, and others up to four."""
+    kept: set[int] = set()
+    for values in lists:
+        seen: list[Value] = []
+        for index, value in enumerate(values):
+            if value not in seen:
+                seen.append(value)
+                kept.add(index)
+    last = max(kept)
+    rest = [index for index in range(len(lists[0])) if index not in kept]
+    rest.sort(key=lambda index: (index < last, index))
+    return sorted([*kept, *rest[: max(0, LAYERS - len(kept))]])
+
+
+def _rope(old: Mapping[str, Value], sizes: Mapping[str, Value]) -> dict[str, Value]:
+    """Parameters of rotary embeddings, with sections that fit into a small head."""
+    new: dict[str, Value] = {}
+    for name, value in old.items():
+        if isinstance(value, Mapping):
+            new[name] = _rope(value, sizes)
+        elif name == "mrope_section" and isinstance(value, Sequence):
+            new[name] = _sections(len(value), sizes, old.get("partial_rotary_factor"))
+        else:
+            new[name] = value
+    return new
+
+
+def _sections(count: int, sizes: Mapping[str, Value], factor: Value) -> list[int]:
+    head = sizes.get("head_dim") or D_MODEL // HEADS
+    half = int(head * (factor if isinstance(factor, float) else 1.0)) // 2  # pyright: ignore
+    return [half // count + (index < half % count) for index in range(count)]
+
