@@ -4,6 +4,9 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
+# Tiny models are fastest on one thread, in the processes that tests start as well.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 import torch
@@ -35,13 +38,12 @@ MakeModel = Callable[..., fl.LanguageModel]
 
 @pytest.fixture(autouse=True)
 def threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Tiny models are fastest on one thread; tests that run side by side share the cores."""
-    n_threads = torch.get_num_threads()
+    """One thread; slow tests that run side by side share the cores."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    wanted = max(1, n_threads // workers) if "slow" in request.keywords else 1
-    torch.set_num_threads(wanted)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(max(1, (cores or 1) // workers) if "slow" in request.keywords else 1)
     yield
-    torch.set_num_threads(n_threads)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -190,9 +190,9 @@ class _Tap:
         return (self._on_state(args[0]), *args[1:])
 
     def _on_output(self, _module: nn.Module, _args: object, output: object) -> object:
-        # Most layers return a tensor, some a tuple that begins with it.
-        if isinstance(output, tuple):
-            return (self._on_state(output[0]), *output[1:])
+        # Most layers return a tensor, some a tuple or a list that begins with it.
+        if isinstance(output, tuple | list):
+            return type(output)([self._on_state(output[0]), *output[1:]])
         if not isinstance(output, Tensor):
             raise TypeError(f"{self._site} gave a {type(output).__name__}, not a tensor")
         return self._on_state(output)
@@ -200,6 +200,10 @@ class _Tap:
     def _on_state(self, state: Tensor) -> Tensor:
         if state.ndim == 3:
             return self._on_rows(state)
+        if state.ndim == 4:  # Gemma 3n has several streams, (stream, batch, pos, width): as one
+            one = state.permute(1, 2, 0, 3).flatten(2)
+            changed = self._on_rows(one).unflatten(2, (len(state), -1))
+            return changed.permute(2, 0, 1, 3)
         # OPT's MLP sees (batch·pos, width): fold it back into rows.
         if self._rows is None:
             raise TypeError(f"{self._site} has no rows that its layer has seen")

@@ -10,6 +10,7 @@ inside the bounds of pyproject.toml.
 import inspect
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -18,6 +19,7 @@ from transformers import (
     AutoModelForImageTextToText,
     Cache,
     PreTrainedConfig,
+    PreTrainedModel,
 )
 from transformers.cache_utils import CacheLayerMixin
 from transformers.pytorch_utils import Conv1D
@@ -33,6 +35,7 @@ __all__ = [
     "cache_argument",
     "is_marked_as_recorded",
     "remove_recorded_mark",
+    "run_experts_in",
 ]
 
 # The argument for keys and values: `cache` since 5.24, and the only name from 5.40 on.
@@ -81,6 +84,15 @@ def auto_class(
         f"A model of family '{config.model_type}' is not a decoder-only language model: "
         "transformers has no AutoModelForCausalLM for it. Load a causal language model."
     )
+
+
+def run_experts_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Let a mixture of experts, just loaded, run in a float type.
+
+    The fast way that transformers chooses, one product for all experts, knows no float64.
+    """
+    if dtype == torch.float64 and hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")
 
 
 class CacheLayer(CacheLayerMixin):

@@ -89,7 +89,7 @@ def test_replay_from_any_layer_and_token_is_the_full_forward(make_model, family)
     batch = pad([ids])
     expected = lm.model(torch.tensor([ids])).logits[0]
     sites = [Site(layer, Stream.BLOCK) for layer in range(lm.n_layers)]
-    cache = lm.engine.recording(len(ids))
+    cache = lm.recording(len(ids))
     with record(lm, sites) as states:
         lm.run(lm.frame(batch, cache))
     for token in (0, 1, 4, 9):
@@ -111,7 +111,7 @@ def test_left_right_and_no_padding_agree(make_model, family):
     rows = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [14, 15, 16, 17]]
     stops = [4, 1, 2]
     tolerance = 1e-4 if family in SINGLE_INSIDE else 1e-10
-    cache = lm.engine.recording(7)
+    cache = lm.recording(7)
     right = lm.run(lm.frame(pad(rows), cache))
     left = lm.run(lm.frame(pad(rows, align=stops), cache.prefix(stops), max(stops)))
     for i, row in enumerate(rows):

@@ -24,10 +24,10 @@ from factlab.projections import is_projection, out_width
 
 # What a mixer is called, by the name of its class; the first that fits.
 _MIXERS = (
+    ("recurrence", r"Rwkv|LSTM|RecurrentBlock|Rglru"),
     ("cross-attention", r"CrossAttention"),
     ("linear attention", r"Lightning|LinearAtt|DeltaNet|DeltaAttention|KDA|Gla|Retention"),
-    ("recurrence", r"Rwkv|LSTM|Recurrent|Rglru"),
-    ("state space", r"Mamba|SSM|Ssm|FalconH1Mixer|BambaMixer"),
+    ("state space", r"Mamba|SSM|Ssm|Mixer"),
     ("convolution", r"Conv"),
     ("attention", r"Att"),
 )
@@ -37,8 +37,9 @@ _MIXER_NAMES = re.compile(
 _MLP_NAMES = re.compile(
     r"(^|_)(mlp|ffn|ff|fc|fc2|feed_forward|moe|block_sparse_moe|channel_mix)(_|$)"
 )
-_MLP_CLASSES = re.compile(r"MLP|Mlp|MoE|Moe|MOE|FeedForward|FFN")
-_NORMS = re.compile(r"norm|ln_|dropout|layer_scale|scal")
+_MLP_CLASSES = re.compile(r"(MLP|Mlp|MoE|Moe|MOE|SparseMoeBlock|FeedForward|FFN)$")
+# Whole layers inside a layer, and what only scales or adds.
+_NO_PARTS = re.compile(r"DecoderLayer|HybridLayer|Connection|Gate$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ class Part:
         whole: path of the module that the part is; `output` may be its last matrix.
         projection: path of the plain matrix that writes it; None if there is none.
         experts: path of the container of experts; None if it is no mixture.
+        adds_itself: whether a norm of its own comes behind the matrix, and so the part adds its
+            result to the stream itself, as in BERT.
     """
 
     kind: str
@@ -58,6 +61,7 @@ class Part:
     whole: str
     projection: str | None = None
     experts: str | None = None
+    adds_itself: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +81,14 @@ class Anatomy:
         embed: path of the token embedding; empty if it has none that is plain.
         layers: path of the list of decoder layers; empty if none was found.
         parts: of each layer.
+        skipped: layers that a text alone does not go through, as cross-attention to an image.
     """
 
     family: str
     embed: str
     layers: str
     parts: tuple[LayerParts, ...]
+    skipped: frozenset[int] = frozenset()
 
     def with_parts(self, parts: Sequence[LayerParts]) -> "Anatomy":
         """The same with other parts."""
@@ -98,15 +104,38 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
     if not path or not _has(model, path):
         return Anatomy(family, embed if _has(model, embed) else "", "", ())
     layers = list(model.get_submodule(path).children())
-    width = _width(model)
-    return Anatomy(family, embed, path, tuple(_parts(layer, row, width) for layer in layers))
+    names = _Names(re.sub(r"For[A-Z].*|LMHead.*|Model$", "", type(model).__name__), _width(model))
+    return Anatomy(family, embed, path, tuple(_parts(layer, row, names) for layer in layers))
 
 
-def _parts(layer: nn.Module, row: Architecture | None, width: int | None) -> LayerParts:
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What the modules of one model are told apart by.
+
+    Attributes:
+        prefix: with which the names of its classes begin; says nothing about any one of them.
+        width: of the residual stream, if the config has it.
+    """
+
+    prefix: str
+    width: int | None
+
+    def mixer(self, module: nn.Module) -> str:
+        """What a mixer is, in words."""
+        whole = type(module).__name__
+        own = whole.removeprefix(self.prefix)
+        if re.search(_MIXERS[0][1], whole):
+            return _MIXERS[0][0]
+        return next(
+            (kind for name in (own, whole) for kind, p in _MIXERS if re.search(p, name)), "mixer"
+        )
+
+
+def _parts(layer: nn.Module, row: Architecture | None, names: _Names) -> LayerParts:
     """The parts of one layer: where the table says, or else where its modules show."""
     mixers, mlps = _children(layer)
-    mixer = _one([_mixer(name, child, width) for name, child in mixers])
-    mlp = _one([_mlp(name, child, width) for name, child in mlps])
+    mixer = _one([_mixer(name, child, names) for name, child in mixers])
+    mlp = _one([_mlp(name, child, names.width) for name, child in mlps])
     if row and _plain(layer, row.attn_out):
         mixer = Part("attention", row.attn_out, row.attn_out, row.attn_out)
     if row and _plain(layer, row.mlp_out):
@@ -127,11 +156,11 @@ def _children(
     mlps: list[tuple[str, nn.Module]] = []
     for name, child in layer.named_children():
         kind = type(child).__name__
-        if isinstance(child, nn.ModuleList) or ("Norm" in kind and "Attention" not in kind):
+        if isinstance(child, nn.ModuleList) or "Norm" in kind or _NO_PARTS.search(kind):
             continue
         if _MLP_NAMES.search(name) or _MLP_CLASSES.search(kind):
             mlps.append((name, child))
-        elif _MIXER_NAMES.search(name) and not re.search(r"norm$|scale|gate$|connection", name):
+        elif _MIXER_NAMES.search(name) and not re.search(r"norm$|scale|gate$", name):
             mixers.append((name, child))
     # OPT and its like have the MLP's two matrices as children of the layer itself.
     flat = [(n, m) for n, m in mlps if is_projection(m)]
@@ -140,11 +169,12 @@ def _children(
     return mixers, mlps
 
 
-def _mixer(name: str, child: nn.Module, width: int | None) -> Part:
-    kind = next((k for k, pattern in _MIXERS if re.search(pattern, type(child).__name__)), "mixer")
-    last = _last_writer(child, width)
+def _mixer(name: str, child: nn.Module, names: _Names) -> Part:
+    kind = names.mixer(child)
+    last = _last_writer(child, names.width)
     if kind == "attention" and last is not None:
-        return Part(kind, _joined(name, last), name, _joined(name, last))
+        path = _joined(name, last)
+        return Part(kind, path, name, path, adds_itself=_has_norm_beside(child, last))
     return Part(kind, name, name)
 
 
@@ -156,6 +186,15 @@ def _mlp(name: str, child: nn.Module, width: int | None) -> Part:
     if last is None:
         return Part("MLP", name, name)
     return Part("MLP", _joined(name, last), name, _joined(name, last))
+
+
+def _has_norm_beside(module: nn.Module, path: str) -> bool:
+    """Whether a norm stands beside a projection, in a module of their own."""
+    parent = path.rpartition(".")[0]
+    if not parent:
+        return False
+    inside = module.get_submodule(parent).named_children()
+    return any(name.endswith("LayerNorm") for name, _ in inside)
 
 
 def _last_writer(module: nn.Module, width: int | None) -> str | None:
@@ -190,6 +229,13 @@ def _layers_path(model: PreTrainedModel, embed: str) -> str:
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == n_layers and name
     }
+    if not lists:  # or the one that stands beside the token embedding
+        beside = embed.rpartition(".")[0]
+        lists = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, nn.ModuleList) and name.rpartition(".")[0] == beside and module
+        }
     if not lists:
         return ""
     # Of those that share as much of their path with the embedding, the one nearest to the top.

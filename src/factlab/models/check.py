@@ -8,10 +8,10 @@
 * no weight is NaN or infinite.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -87,13 +87,13 @@ def examine(model: PreTrainedModel) -> Examined:
     anatomy = anatomy_of(model)
     ids = _ids(model, anatomy)
     with probing(model):
-        with explained(model, "be called as a decoder"):
-            probed = _probe(model, anatomy, ids)
-        _check_causal(model, ids, probed.logits)
+        speaker, probed = _speaking(model, anatomy, ids)
+        _check_causal(speaker.model, ids, probed.logits)
         anatomy, lacking = _checked_layers(model, anatomy, probed)
-        anatomy, more = _checked_parts(model, anatomy, probed)
-        engine, n_cached, why = _engine(model, anatomy, ids, probed)
-    d_model = probed.blocks[0][0].shape[-1] if anatomy.layers else _head_width(model)
+        anatomy, more = _checked_parts(anatomy, probed)
+        engine, n_cached, why = _engine(model, speaker, anatomy, ids, probed)
+    states = [seen[0] for seen in probed.blocks if seen] if anatomy.layers else []
+    d_model = states[0].shape[-1] if states else _head_width(model)
     return Examined(anatomy, engine, d_model, n_cached, (*lacking, *more, *why))
 
 
@@ -111,7 +111,53 @@ def _head_width(model: PreTrainedModel) -> int:
     return int(getattr(head, "in_features", 0)) or int(head.weight.shape[-1])
 
 
-def _probe(model: PreTrainedModel, anatomy: Anatomy, ids: Tensor) -> _Probed:
+class Speaker(NamedTuple):
+    """The model that is called: the whole, or the decoder in it where the whole needs an image.
+
+    Attributes:
+        model: with a language model head.
+        path: where it is in the whole; empty if it is the whole.
+    """
+
+    model: PreTrainedModel
+    path: str
+
+    def inside(self, path: str) -> str:
+        """A path in the whole, as seen from here."""
+        return path.removeprefix(f"{self.path}.") if self.path else path
+
+
+def _speaking(model: PreTrainedModel, anatomy: Anatomy, ids: Tensor) -> tuple[Speaker, _Probed]:
+    """What can be called, and what one forward pass of it gave.
+
+    Raises:
+        UnsupportedModelError: neither the model nor a decoder in it can be called.
+    """
+    inner = [
+        Speaker(module, name)
+        for name, module in model.named_modules()
+        if name and isinstance(module, PreTrainedModel) and _has_head(module)
+    ]
+    first: UnsupportedModelError | None = None
+    for speaker in (Speaker(model, ""), *inner):
+        try:
+            with explained(speaker.model, "be called as a decoder"):
+                return speaker, _probe(speaker.model, model, anatomy, ids)
+        except UnsupportedModelError as error:
+            first = first or error
+    raise first or RuntimeError("nothing was called")
+
+
+def _has_head(model: PreTrainedModel) -> bool:
+    try:
+        return isinstance(model.get_output_embeddings(), nn.Module)
+    except NotImplementedError:
+        return False
+
+
+def _probe(
+    speaker: PreTrainedModel, model: PreTrainedModel, anatomy: Anatomy, ids: Tensor
+) -> _Probed:
     layers = list(model.get_submodule(anatomy.layers).children()) if anatomy.layers else []
     blocks: list[list[Tensor]] = [[] for _ in layers]
     kinds: set[type] = set()
@@ -123,13 +169,13 @@ def _probe(model: PreTrainedModel, anatomy: Anatomy, ids: Tensor) -> _Probed:
                 seen = parts.setdefault((i, path), [])
                 hooks.append(Hook(layers[i].get_submodule(path), partial(_keep, seen, set())))
     with attached(hooks):
-        said = model(input_ids=ids, output_hidden_states=True, use_cache=False)
+        said = speaker(input_ids=ids, output_hidden_states=True, use_cache=False)
     return _Probed(
         said.logits[0],
         getattr(said, "hidden_states", None),
         blocks,
         parts,
-        returns_tuple=tuple in kinds,
+        returns_tuple=bool(kinds & {tuple, list}),
     )
 
 
@@ -137,7 +183,7 @@ def _keep(
     seen: list[Tensor], kinds: set[type], _module: nn.Module, _args: object, output: Any
 ) -> None:
     state = first_tensor(output)
-    kinds.add(tuple if isinstance(output, tuple) else type(output))
+    kinds.add(type(output))
     if isinstance(state, Tensor):
         seen.append(state.detach().clone())
 
@@ -170,36 +216,48 @@ def _checked_layers(
         return none, (f"{name} has no plain token embedding",)
     if not anatomy.layers:
         return none, (f"the structure of {name} does not show a list of its decoder layers",)
-    n_runs = [len(seen) for seen in probed.blocks]
-    if set(n_runs) != {1}:
-        odd = next(i for i, n in enumerate(n_runs) if n != 1)
+    for index, seen in enumerate(probed.blocks):
+        if len(seen) > 1:
+            return none, (f"layer {index} of {name} runs {len(seen)} times in one pass",)
+        if seen and seen[0].shape[-3:-1] != (1, LENGTH):
+            shape = tuple(seen[0].shape)
+            return none, (f"layers of {name} give states of shape {shape}, not one for each token",)
+    skipped = frozenset(i for i, seen in enumerate(probed.blocks) if not seen)
+    if len(skipped) == len(probed.blocks):
+        return none, (f"none of the modules at '{anatomy.layers}' of {name} gives a state",)
+    states = [seen[0] for seen in probed.blocks if seen]
+    wrong = _unlike_reported(states, probed.reported or ())
+    if wrong is not None:
         return none, (
-            f"layer {odd} at '{anatomy.layers}' of {name} gives {n_runs[odd]} states in one pass, "
-            "not one",
+            f"the output of layer {wrong} at '{anatomy.layers}' is not the hidden state that "
+            f"{name} reports for it",
         )
-    states = [seen[0] for seen in probed.blocks]
-    if any(s.ndim != 3 or s.shape[:2] != (1, LENGTH) for s in states):
-        shape = next(tuple(s.shape) for s in states if s.shape[:2] != (1, LENGTH) or s.ndim != 3)
-        return none, (f"layers of {name} give states of shape {shape}, not one for each token",)
-    reported = probed.reported or ()
-    # The last reported state is after the final norm in most families, so it is left out.
-    if len(reported) == len(states) + 1:
-        for index, (state, hidden) in enumerate(zip(states[:-1], reported[1:-1], strict=True)):
-            if not close(state, hidden):
-                return none, (
-                    f"the output of layer {index} at '{anatomy.layers}' is not the hidden state "
-                    f"that {name} reports for it",
-                )
-    return anatomy, ()
+    return replace(anatomy, skipped=skipped), ()
 
 
-def _checked_parts(
-    model: PreTrainedModel, anatomy: Anatomy, probed: _Probed
-) -> tuple[Anatomy, tuple[str, ...]]:
+def _unlike_reported(states: Sequence[Tensor], reported: Sequence[Tensor]) -> int | None:
+    """The first layer whose output is not what the model reports for it, if it reports any.
+
+    Some families report what enters each layer and what leaves the last, some what leaves each. The
+    last is after the final norm in most, so it is left out.
+    """
+    if len(reported) != len(states) + 1:
+        return None
+    found = [
+        next((i for i, s in enumerate(states[:-1]) if not close(s, hidden[i])), None)
+        for hidden in (reported[1:], reported)
+    ]
+    return None if None in found else found[0]
+
+
+def _checked_parts(anatomy: Anatomy, probed: _Probed) -> tuple[Anatomy, tuple[str, ...]]:
     """The anatomy, without parts whose output is not what a layer adds."""
     parts: list[LayerParts] = []
     lacking: list[str] = []
     for i, each in enumerate(anatomy.parts):
+        if i in anatomy.skipped:
+            parts.append(LayerParts())
+            continue
         width = probed.blocks[i][0].shape[-1]
         check = partial(_checked, probed, i, width, lacking)
         parts.append(LayerParts(check(each.mixer), check(each.mlp)))
@@ -217,6 +275,8 @@ def _checked(
         lacking.append(f"'{part.whole}' of layer {layer} does not give one state for each token")
         return None
     if not close(outputs[0].view_as(wholes[0]), wholes[0]):
+        if part.adds_itself:  # the whole's output is the stream with the part's in it
+            return part
         # Something comes behind the matrix, such as a gate: what is added is the whole's output.
         return replace(part, output=part.whole, projection=None)
     return part
@@ -227,25 +287,33 @@ def _fits(seen: Sequence[Tensor], width: int) -> bool:
 
 
 def _engine(
-    model: PreTrainedModel, anatomy: Anatomy, ids: Tensor, probed: _Probed
+    model: PreTrainedModel, speaker: Speaker, anatomy: Anatomy, ids: Tensor, probed: _Probed
 ) -> tuple[Engine, int, tuple[str, ...]]:
     """The fastest engine that gives the model's own logits, and why no faster one does."""
     layers = list(model.get_submodule(anatomy.layers).children()) if anatomy.layers else []
+    if any(seen[0].ndim != 3 for seen in probed.blocks if seen):
+        layers = []  # several streams side by side: nothing that we could put in their place
+    runs = [i for i in range(len(layers)) if i not in anatomy.skipped]
     makers: list[Callable[[], Engine]] = []
     if layers:
-        shell = partial(Shell, model, anatomy.layers, anatomy.embed, probed.returns_tuple)
+        paths = speaker.inside(anatomy.layers), speaker.inside(anatomy.embed)
+        shell = partial(Shell, speaker.model, *paths, probed.returns_tuple, runs[0])
         makers += [lambda: Replay(layers, shell()), lambda: StatesReplay(layers, shell())]
+        makers += [
+            partial(PlainPasses, speaker.model, layers, runs, bare) for bare in (False, True)
+        ]
+    makers += [partial(PlainPasses, speaker.model, [], [], bare) for bare in (False, True)]
     reasons: list[str] = []
     for make in makers:
         try:
             with explained(model, "be run layer by layer"):
                 engine = make()
-                return engine, _check_engine(engine, ids, probed.logits), tuple(reasons)
+                n_cached = _check_engine(engine, ids, probed.logits)
+                engine.takes_embedding = _takes_embedding(model, anatomy, engine, ids)
+                return engine, n_cached, tuple(dict.fromkeys(reasons))
         except UnsupportedModelError as error:
             reasons.append(str(error).removesuffix("."))
-    with explained(model, "be run"):
-        plain = PlainPasses(model, layers)
-        return plain, _check_engine(plain, ids, probed.logits), tuple(reasons)
+    raise UnsupportedModelError(f"{reasons[-1]}. This model cannot be asked anything.")
 
 
 def _check_engine(engine: Engine, ids: Tensor, expected: Tensor) -> int:
@@ -268,9 +336,13 @@ def _check_engine(engine: Engine, ids: Tensor, expected: Tensor) -> int:
         whole = engine.run(engine.frame(batch, record))[0]
         prefix = record.prefix(middle)
         right = engine.run(engine.frame(batch, prefix, middle))[0]
+        half = engine.n_layers // 2
+        below = engine.run(engine.frame(batch), stop=half)
+        above = engine.run(engine.frame(batch), below, first=half)[0]
         compare += [
             ("whole", engine.readout(whole), expected),
             ("from its middle on", engine.readout(right), expected[middle:]),
+            ("from the middle layer on", engine.readout(above), expected),
         ]
         if engine.name != Replay.name:  # which puts rows that are padded on the left in order
             padded = pad([row, row], ids.device, align=[middle, 1])
@@ -287,13 +359,30 @@ def _check_engine(engine: Engine, ids: Tensor, expected: Tensor) -> int:
     return n_cached
 
 
-def resolve_embedding(model: PreTrainedModel, anatomy: Anatomy) -> nn.Embedding:
-    """The token embedding.
+def _takes_embedding(model: PreTrainedModel, anatomy: Anatomy, engine: Engine, ids: Tensor) -> bool:
+    """Whether what layers are called with, besides their state, depends on the embedding."""
+    batch = pad([ids[0].tolist()], ids.device)
+    doubled = Hook(model.get_submodule(anatomy.embed), _doubled) if anatomy.embed else None
+    if doubled is None or not engine.steps:
+        return False
+    plain = list(_tensors(engine.frame(batch).calls))
+    with attached([doubled]):
+        other = list(_tensors(engine.frame(batch).calls))
+    return len(plain) != len(other) or any(
+        a.shape != b.shape or not torch.equal(a, b) for a, b in zip(plain, other, strict=True)
+    )
 
-    Raises:
-        UnsupportedModelError: there is none that is plain.
-    """
-    module = model.get_submodule(anatomy.embed) if anatomy.embed else None
-    if not isinstance(module, nn.Embedding):
-        raise UnsupportedModelError(f"{type(model).__name__} has no plain token embedding.")
-    return module
+
+def _doubled(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
+    return 2 * output
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    """All tensors in nested arguments."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _tensors(each)

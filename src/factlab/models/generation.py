@@ -269,12 +269,12 @@ def _prefill(
     lengths = [len(row) for row in rows]
     batch, width = pad(rows, lm.device), max(lengths)
     is_aligned = min(lengths) == width
-    cache = lm.engine.recording(width + room if is_aligned else width)
+    cache = lm.recording(width + room if is_aligned else width)
     hidden = lm.run(lm.frame(batch, cache))
     last = select_rows(hidden, torch.tensor(lengths, device=hidden.device) - 1)
     if not is_aligned:
         prefix = cache.prefix(lengths)
-        cache = lm.engine.recording(width + room)
+        cache = lm.recording(width + room)
         cache.begin_with(prefix)
     return last, pad(rows, lm.device, align=lengths), cache
 

@@ -65,6 +65,12 @@ class Layers:
             )
         return self._layers[index]
 
+    @property
+    def mixer(self) -> str:
+        """What mixes tokens, in words: "attention", or "linear attention or attention"."""
+        kinds = [parts.mixer.kind for parts in self.anatomy.parts if parts.mixer is not None]
+        return " or ".join(dict.fromkeys(kinds)) or "none"
+
     def part(self, site: Site) -> Part | None:
         """The part of a layer whose output is the state at `site`, if the layer has it."""
         self.layer(site.layer)
@@ -76,7 +82,7 @@ class Layers:
         if site.stream is Stream.EMBED:
             return bool(self.anatomy.embed)
         if site.stream is Stream.BLOCK:
-            return 0 <= site.layer < len(self)
+            return site.layer not in self.anatomy.skipped
         part = self.part(site)
         return part is not None and (
             site.stream is not Stream.MLP_HIDDEN or part.projection is not None

@@ -11,7 +11,7 @@ from factlab.errors import FactlabError, ModelLoadError, counted, nearest
 from factlab.models.hub import HubAnswer, ask_hub
 from factlab.models.quiet import quiet_transformers
 from factlab.models.request import WELL_KNOWN
-from factlab.transformers_api import auto_class
+from factlab.transformers_api import auto_class, run_experts_in
 
 _LONGEST_REASON = 300
 
@@ -62,6 +62,7 @@ def read_pretrained(
         raise _refusal(error, place, name, placement, is_local, answer) from error
     model, info = loaded
     check_complete(info, name)
+    run_experts_in(model, dtype)
     return model, tokenizer
 
 

@@ -21,6 +21,7 @@ from factlab.errors import InvalidRequestError, UnsupportedModelError
 from factlab.families import ARCHITECTURES
 from factlab.models.language_model import LanguageModel
 from factlab.models.tiny_configs import SEEING, check_family, tiny_config
+from factlab.transformers_api import run_experts_in
 
 BOS, EOS = "<s>", "</s>"
 
@@ -121,6 +122,7 @@ def tiny_parts(
             ) from error
         torch.manual_seed(seed)  # how much transformers draws for it differs between releases
         _randomize(model)
+    run_experts_in(model, dtype)
     return model.to(dtype).eval(), tokenizer
 
 

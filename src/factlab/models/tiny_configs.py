@@ -5,7 +5,7 @@ lists with an entry per layer keep one layer of each kind; parts that see or hea
 the same way. What that does not get right for a family is in `tiny_exceptions`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -71,7 +71,7 @@ _NAMES: list[tuple[int, str]] = [
         "max_position_embeddings n_positions n_ctx max_seq_len context_length model_max_length "
         "max_target_positions max_source_positions original_max_position_embeddings"
     )),
-] # fmt: skip
+]  # fmt: skip
 SIZES: dict[str, int] = {name: size for size, names in _NAMES for name in names.split()}
 
 # Numbers that stay as they are if they are smaller.
@@ -98,14 +98,25 @@ _AT_MOST: dict[str, int] = {
 _VOCABULARIES = (
     "vocab_size", "unpadded_vocab_size", "vocab_size_per_layer_input", "decoder_vocab_size"
 )  # fmt: skip
-_LAYERS = (
-    "num_hidden_layers n_layer n_layers num_layers decoder_layers num_decoder_layers num_blocks "
-    "layers"
-).split()
-_FEW_LAYERS = (
-    "encoder_layers num_encoder_layers depth resampler_depth num_global_layers "
-    "conf_num_hidden_layers decoder_num_layers"
-).split()
+_LAYERS = [
+    "num_hidden_layers",
+    "n_layer",
+    "n_layers",
+    "num_layers",
+    "decoder_layers",
+    "num_decoder_layers",
+    "num_blocks",
+    "layers",
+]
+_FEW_LAYERS = [
+    "encoder_layers",
+    "num_encoder_layers",
+    "depth",
+    "resampler_depth",
+    "num_global_layers",
+    "conf_num_hidden_layers",
+    "decoder_num_layers",
+]
 
 
 SEEING = frozenset(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
@@ -226,7 +237,8 @@ def _per_layer(
     lists: dict[str, Sequence[Value]] = {
         name: value
         for name, value in old.items()
-        if isinstance(value, list | tuple) and len(value) == old[count] > 1
+        if isinstance(value, list | tuple)
+        and len(value) == old[count] > 1
         and list(value) != list(range(len(value)))  # that would be numbers of layers
     }
     if not lists:
@@ -268,4 +280,3 @@ def _sections(count: int, sizes: Mapping[str, Value], factor: Value) -> list[int
     head = sizes.get("head_dim") or D_MODEL // HEADS
     half = int(head * (factor if isinstance(factor, float) else 1.0)) // 2  # pyright: ignore
     return [half // count + (index < half % count) for index in range(count)]
-

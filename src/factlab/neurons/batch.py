@@ -110,7 +110,7 @@ class _Batch:
         columns = (
             torch.tensor(last, device="cpu")[:, None] + torch.arange(width, device="cpu")
         ).clamp(max=batch.width - 1)
-        cache = lm.engine.recording(batch.width)
+        cache = lm.recording(batch.width)
         frame = lm.frame(batch, cache)
         hidden = frame.entry
         self._entries: list[Hidden] = []

@@ -24,7 +24,7 @@ def trace_in_words(trace: "CausalTrace") -> str:
     if trace.config.is_estimate:
         lines.append("  effects are estimated by a gradient: good for ranks, not for sizes")
     lines += [
-        f"  {kind_in_words(kind, trace.config)}: {peak_in_words(trace, kind)}"
+        f"  {kind_in_words(kind, trace.config, trace.mixer)}: {peak_in_words(trace, kind)}"
         for kind in trace.effects
         if not trace.effects[kind].isnan().all()
     ]
@@ -109,10 +109,16 @@ def noise_in_words(config: TraceConfig, level: float | None) -> str:
     return f"{corruption.type} noise ({size}{counted(config.samples, 'sample')})"
 
 
-def kind_in_words(kind: str, config: TraceConfig) -> str:
-    """A kind of state, and how many layers of it were restored together."""
+def kind_in_words(kind: str, config: TraceConfig, mixer: str | None = None) -> str:
+    """A kind of state, and how many layers of it were restored together.
+
+    Args:
+        kind: of state.
+        config: of the trace.
+        mixer: what stands for attention in this model.
+    """
     several = f", {config.window} layers at a time" if config.is_window(kind) else ""
-    return KIND_NAMES[kind] + several
+    return KIND_NAMES[kind].replace("attention", mixer or "attention") + several
 
 
 def peak_in_words(trace: "CausalTrace", kind: str) -> str:

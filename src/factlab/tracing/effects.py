@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from factlab.models.language_model import LanguageModel
+from factlab.tracing.cells import cells_of
 from factlab.tracing.configs import Kind, TraceConfig
 from factlab.tracing.runs import CleanRun, CorruptedRun, PlannedRun
 
@@ -14,7 +15,8 @@ from factlab.tracing.runs import CleanRun, CorruptedRun, PlannedRun
 class Effects:
     """Effects of restored states: zero where one was asked for and NaN elsewhere, to begin with.
 
-    A position that no corrupted run has, as where a substitute has fewer tokens, stays NaN.
+    A position that no corrupted run has, as where a substitute has fewer tokens, stays NaN, and so
+    does a layer in whose window none has such a part.
 
     Args:
         lm: the model.
@@ -35,7 +37,7 @@ class Effects:
         positions: Sequence[int],
         config: TraceConfig,
     ) -> None:
-        layers = list(config.layers_of(lm.n_layers))
+        cells = cells_of(lm.layers, config)
         self._n_samples = {
             position: sum(len(run.samples) for run in planned if position in run.aligned)
             for position in positions
@@ -43,6 +45,7 @@ class Effects:
         shape = clean.continuation.n_prompt, lm.n_layers
         self.by_kind: dict[str, Float[Tensor, "pos layer"]] = {}
         for kind in config.kinds:
+            layers = [cell.layer for cell in cells if cell.kind == kind]
             effects = torch.full(shape, torch.nan, dtype=torch.float32, device="cpu")
             for position, n_samples in self._n_samples.items():
                 if n_samples:

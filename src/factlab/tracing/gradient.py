@@ -24,10 +24,10 @@ from factlab.hooks import Site, Stream, intervene
 from factlab.models.language_model import LanguageModel
 from factlab.precision import widened
 from factlab.progress import ProgressCallback
+from factlab.tracing.cells import cells_of, restored_sites
 from factlab.tracing.configs import Kind, TraceConfig
 from factlab.tracing.corruption_kinds import Substitution
 from factlab.tracing.effects import Effects
-from factlab.tracing.restoration import cells_of
 from factlab.tracing.runs import CleanRun, CorruptedRun, PlannedRun
 
 _STREAMS: dict[Kind, Stream] = {"block": Stream.BLOCK, "mlp": Stream.MLP, "attn": Stream.ATTN}
@@ -47,8 +47,8 @@ def gradient_effects(
         progress("estimating", done, len(planned))
         shares = _shares(lm, clean, effects.of(plan.run(lm, clean)), config)
         changing = [i for i in positions if i in plan.aligned and i >= clean.span.start]
-        for cell in cells_of(lm.n_layers, config):
-            of_window = [shares[Site(i, _STREAMS[cell.kind])] for i in range(cell.first, cell.stop)]
+        for cell in cells_of(lm.layers, config):
+            of_window = [shares[site] for site in restored_sites(lm.layers, cell)]
             total = torch.stack(of_window).sum(0)
             for position in changing:
                 summed = float(total[plan.aligned[position]])
@@ -65,11 +65,14 @@ def _shares(
     shares: dict[Site, Tensor] = {}
     probs, gradients = _gradients(lm, clean, run, config)
     for site, gradient in gradients.items():
-        corrupted = run.inputs[site.layer + 1] if site.stream is Stream.BLOCK else run.states[site]
+        corrupted = run.state(site)
         difference = clean.states[site][in_clean] - corrupted[:, in_corrupted]
-        shares[site] = torch.zeros(run.batch.width, dtype=probs.dtype, device="cpu")
         by_sample = (widened(difference) * widened(gradient[:, in_corrupted])).sum(2).cpu()
-        shares[site][in_corrupted] = probs @ by_sample
+        # Some families give logits in float32 whatever their weights are.
+        summed = probs.to(by_sample.dtype) @ by_sample
+        shares[site] = summed.new_zeros(run.batch.width).index_put(
+            (torch.tensor(in_corrupted),), summed
+        )
     return shares
 
 
@@ -87,7 +90,8 @@ def _gradients(
         share = 0.5 + 0.5 * (places + 0.5) / config.samples
         embedded = start + share.to(embedded)[:, None, None] * (embedded - start)
     streams = {_STREAMS[kind] for kind in config.kinds}
-    sites = [Site(layer, stream) for layer in range(lm.n_layers) for stream in sorted(streams)]
+    every = [Site(layer, stream) for layer in range(lm.n_layers) for stream in sorted(streams)]
+    sites = [site for site in every if lm.layers.has(site)]
     offsets: dict[Site, Tensor] = {}
 
     def offset(site: Site) -> Callable[[Tensor], Tensor]:
@@ -100,8 +104,9 @@ def _gradients(
 
     interventions = {site: offset(site) for site in sites}
     interventions[Site(0, Stream.EMBED)] = lambda _: embedded
-    with torch.enable_grad(), intervene(lm, interventions):
-        last = lm.run(lm.frame(run.batch))[:, -len(clean.continuation.target_ids) :]
+    with torch.enable_grad():
+        with intervene(lm, interventions):
+            last = lm.run(lm.frame(run.batch))[:, -len(clean.continuation.target_ids) :]
         logprobs = clean.logprobs(lm, last)
         gradients = torch.autograd.grad(logprobs.sum(), [offsets[site] for site in sites])
     return logprobs.detach().exp(), dict(zip(sites, gradients, strict=True))

@@ -59,7 +59,7 @@ def plot_trace(trace: "CausalTrace", path: str | Path | None = None) -> Picture:
     panels = figure.subplots(1, n_kinds, sharey=True, squeeze=False)[0]
     of_kind = scales(trace.effects)
     for panel, (kind, effects) in zip(panels, trace.effects.items(), strict=True):
-        panel_title(panel, kind, trace.config, _maximum(trace, kind))
+        panel_title(panel, kind, trace.config, _maximum(trace, kind), trace.mixer)
         heat(panel, effects, kind, of_kind[kind], trace.config, height - 1.6)
         for edge in trace.corrupted_span:
             if 0 < edge < len(trace.tokens):
@@ -147,11 +147,12 @@ def heat(
     bar.outline.set_visible(False)  # type: ignore[operator]
 
 
-def panel_title(panel: Axes, kind: str, config: TraceConfig, maximum: str) -> None:
+def panel_title(
+    panel: Axes, kind: str, config: TraceConfig, maximum: str, mixer: str | None = None
+) -> None:
     """Say what a panel shows, what its largest effect is, and what its layers are."""
-    panel.set_title(
-        printable(f"{kind_in_words(kind, config)}\n{maximum}"), fontsize=9, parse_math=False
-    )
+    title = f"{kind_in_words(kind, config, mixer)}\n{maximum}"
+    panel.set_title(printable(title), fontsize=9, parse_math=False)
     panel.set_xlabel("centre layer" if config.is_window(kind) else "layer", fontsize=9)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     clear_spines(panel)

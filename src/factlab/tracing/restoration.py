@@ -17,7 +17,6 @@ layer cost little more than its matrix products.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -28,39 +27,13 @@ from factlab.hooks import Site, Stream, intervene
 from factlab.models.engines.engine import Frame
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback
-from factlab.tracing.configs import Kind, TraceConfig
+from factlab.tracing.cells import RESTORED, SEVERED, Cell, cells_of, parents_of
+from factlab.tracing.configs import TraceConfig
 from factlab.tracing.effects import Effects
 from factlab.tracing.runs import CleanRun, CorruptedRun, PlannedRun
 
-_RESTORED: dict[Kind, Stream] = {"mlp": Stream.MLP, "attn": Stream.ATTN}
-_SEVERED: dict[Kind, Stream] = {"mlp_severed": Stream.MLP, "attn_severed": Stream.ATTN}
-
 # States kept between layers, in pieces that go through a layer together.
 _PIECES_HELD = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One restoration: a kind of state at layers `first` up to `stop`, entered at `layer`."""
-
-    kind: Kind
-    layer: int
-    first: int
-    stop: int
-
-
-def cells_of(n_layers: int, config: TraceConfig) -> list[Cell]:
-    """Every restoration at one position, by the layer at which it begins, long windows first."""
-    width = config.window_of(n_layers)
-    below = width // 2 if config.window_convention == "code" else (width - 1) // 2
-    cells = [
-        Cell(kind, layer, max(0, layer - below), min(n_layers, layer - below + width))
-        if kind in _RESTORED
-        else Cell(kind, layer, layer, layer + 1)
-        for kind in config.kinds
-        for layer in config.layers_of(n_layers)
-    ]
-    return sorted(cells, key=lambda cell: (cell.first, -cell.stop))
 
 
 def exact_effects(
@@ -102,7 +75,7 @@ class Restorer:
         self, lm: LanguageModel, clean: CleanRun, corrupted: CorruptedRun, config: TraceConfig
     ) -> None:
         self.lm, self.clean, self.corrupted = lm, clean, corrupted
-        self.cells = cells_of(lm.n_layers, config)
+        self.cells = cells_of(lm.layers, config)
         self.samples = corrupted.batch.n_rows
         self.piece = lm.budget.piece_tokens
         self.held = min(_PIECES_HELD * self.piece, _states_held(lm))
@@ -129,9 +102,11 @@ class Restorer:
         in_corrupted = list(self.corrupted.aligned.values())
         opened: dict[tuple[Stream, int], Tensor] = {}
         frame = self.lm.frame(self.corrupted.batch)
-        windows = [cell for cell in self.cells if cell.kind in _RESTORED]
-        for stream, first in sorted({(_RESTORED[c.kind], c.first) for c in windows}):
+        windows = [cell for cell in self.cells if cell.kind in RESTORED]
+        for stream, first in sorted({(RESTORED[c.kind], c.first) for c in windows}):
             site = Site(first, stream)
+            if not self.lm.layers.has(site):
+                continue
             put_back = partial(_put_back, in_corrupted, self.clean.states[site][in_clean])
             with intervene(self.lm, {site: put_back}):
                 out = self.lm.step(frame, self.corrupted.inputs[first], first)
@@ -166,7 +141,7 @@ class _Walk:
         self._restorer = restorer
         self._lm, self._clean, self._corrupted = restorer.lm, restorer.clean, restorer.corrupted
         self._position, self._column = position, self._corrupted.aligned[position]
-        self._prefix = self._corrupted.cache.prefix(self._column)
+        self._prefix = self._corrupted.left_of(self._column)
         width = self._corrupted.batch.width - self._column
         self._at_once = max(1, restorer.piece // (restorer.samples * width))
         self._parents = parents_of(cells)
@@ -198,9 +173,10 @@ class _Walk:
     def _start(self, cell: Cell) -> Float[Tensor, "sample pos d_model"]:
         """The states with which a cell joins that branches off no other."""
         start = self._corrupted.inputs[cell.first + 1][:, self._column :].clone()
-        if cell.kind in _RESTORED:
-            restored = self._restorer.opened[_RESTORED[cell.kind], cell.first]
-            start[:, 0] = restored[:, self._column]
+        if cell.kind in RESTORED:
+            restored = self._restorer.opened.get((RESTORED[cell.kind], cell.first))
+            if restored is not None:  # None where the window begins at a layer without such a part
+                start[:, 0] = restored[:, self._column]
         else:
             start[:, 0] = self._clean.states[Site(cell.layer, Stream.BLOCK)][self._position]
         return start
@@ -224,9 +200,9 @@ class _Walk:
         interventions: dict[Site, Callable[[Tensor], Tensor]] = {}
         for stream in (Stream.MLP, Stream.ATTN):
             site = Site(layer, stream)
-            is_open = [_RESTORED.get(c.kind) is stream and layer < c.stop for c in cells]
-            is_severed = [_SEVERED.get(c.kind) is stream for c in cells]
-            if any(is_open) or any(is_severed):
+            is_open = [RESTORED.get(c.kind) is stream and layer < c.stop for c in cells]
+            is_severed = [SEVERED.get(c.kind) is stream for c in cells]
+            if (any(is_open) or any(is_severed)) and self._lm.layers.has(site):
                 interventions[site] = self._put(site, is_open, is_severed)
         return interventions
 
@@ -253,18 +229,3 @@ def _overwrite(
             cells = torch.tensor([i for i, one in enumerate(is_cell) if one], device=state.device)
             by_cell[cells, :, 0] = replacement.to(state)
     return state
-
-
-def parents_of(cells: Sequence[Cell]) -> dict[Cell, Cell]:
-    """For each window the longest other one that begins at the same layer, if there is one.
-
-    Until the shorter one ends, the two are one and the same run.
-    """
-    longest: dict[tuple[Kind, int], Cell] = {}
-    parents: dict[Cell, Cell] = {}
-    for cell in sorted(cells, key=lambda cell: -cell.stop):
-        if cell.kind in _RESTORED:
-            parent = longest.setdefault((cell.kind, cell.first), cell)
-            if parent is not cell:
-                parents[cell] = parent
-    return parents

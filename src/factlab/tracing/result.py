@@ -52,6 +52,8 @@ class CausalTrace(Tabular, Drawn, EqualByContent):
         said: the model's most probable next token; None in traces saved before it was kept.
         expected: the answer that was asked for, or the fact's `target_true`; None without one.
         says_expected: whether the former is the first token of the latter.
+        engine: how the model was run; see `factlab.models.engines.engine`. None in older traces.
+        mixer: what mixes tokens in it, such as "attention" or "state space". None in older traces.
     """
 
     prompt: str
@@ -68,6 +70,8 @@ class CausalTrace(Tabular, Drawn, EqualByContent):
     said: str | None = None
     expected: str | None = None
     says_expected: bool | None = None
+    engine: str | None = None
+    mixer: str | None = None
 
     def __repr__(self) -> str:
         return trace_in_words(self)
@@ -140,6 +144,8 @@ class CausalTrace(Tabular, Drawn, EqualByContent):
             "said": self.said,
             "expected": self.expected,
             "says_expected": self.says_expected,
+            "engine": self.engine,
+            "mixer": self.mixer,
         }
 
     def to_json(self) -> dict[str, Any]:

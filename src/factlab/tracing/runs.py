@@ -13,7 +13,7 @@ from factlab.errors import InvalidRequestError, TokenizationError
 from factlab.facts import Fact, TokenSpan
 from factlab.hooks import Site, Stream, intervene, record
 from factlab.models.engines.engine import Hidden
-from factlab.models.engines.kept import Recording
+from factlab.models.engines.kept import Prefix, Recording
 from factlab.models.language_model import LanguageModel
 from factlab.models.reading import token_logprobs, wide_logits
 from factlab.models.texts import check_length
@@ -94,9 +94,10 @@ class CorruptedRun:
         batch: its tokens, those of the answer that are read included, once per sample.
         aligned: the position in this run of each position of the clean prompt that it has.
         embedded: what the token embedding gives, corruption included, (sample, pos, width).
-        inputs: the input of each layer, and of the readout, (sample, pos, d_model).
-        cache: keys and values of all tokens.
-        states: MLP and attention outputs, (sample, pos, d_model).
+        inputs: the input of each layer, and of the readout, (sample, pos, d_model); of a model
+            whose layers are not run one by one, of the readout alone.
+        cache: what layers kept of all tokens; None of such a model.
+        states: MLP and mixer outputs, (sample, pos, d_model); of such a model also those of blocks.
         probs: P(answer) of each sample.
         noise_level: size of the noise; None where there is none.
     """
@@ -106,10 +107,21 @@ class CorruptedRun:
     aligned: dict[int, int]
     embedded: Float[Tensor, "sample pos width"]
     inputs: list[Hidden]
-    cache: Recording
+    cache: Recording | None
     states: dict[Site, Tensor]
     probs: Float[Tensor, " sample"]
     noise_level: float | None
+
+    def state(self, site: Site) -> Float[Tensor, "sample pos width"]:
+        """The state at a site of a layer."""
+        found = self.states.get(site)
+        return self.inputs[site.layer + 1] if found is None else found
+
+    def left_of(self, column: int) -> Prefix:
+        """What layers kept of the tokens left of a column."""
+        if self.cache is None:
+            raise RuntimeError("nothing is kept of a run in one pass")
+        return self.cache.prefix(column)
 
 
 def run_clean(lm: LanguageModel, fact: Fact, answer: str | None, config: TraceConfig) -> CleanRun:
@@ -135,8 +147,7 @@ def run_clean(lm: LanguageModel, fact: Fact, answer: str | None, config: TraceCo
                 f"The tokens of the prompt change when '{answer}' follows it. Trace another answer."
             )
     streams = (Stream.BLOCK, Stream.MLP, Stream.ATTN)
-    sites = [Site(layer, stream) for layer in range(lm.n_layers) for stream in streams]
-    sites.append(Site(0, Stream.EMBED))
+    sites = [*_sites(lm, streams), Site(0, Stream.EMBED)]
     with record(lm, sites) as states:
         hidden = lm.run(lm.frame(pad([followed.inputs], lm.device)))
     last = hidden[:, prompt.n_prompt - 1 :]
@@ -151,6 +162,12 @@ def run_clean(lm: LanguageModel, fact: Fact, answer: str | None, config: TraceCo
     prob = float(answer_logprobs(lm, last, followed.target_ids, config.answer).exp())
     kept = {site: state[0] for site, state in states.items()}
     return CleanRun(followed, config.answer, prob, said_id, expected_id, kept)
+
+
+def _sites(lm: LanguageModel, streams: Sequence[Stream]) -> list[Site]:
+    """All that a model has of some streams."""
+    every = [Site(layer, stream) for layer in range(lm.n_layers) for stream in streams]
+    return [site for site in every if lm.layers.has(site)]
 
 
 def _first_id(lm: LanguageModel, fact: Fact) -> int | None:
@@ -185,13 +202,13 @@ class PlannedRun:
     def run(self, lm: LanguageModel, clean: CleanRun) -> CorruptedRun:
         """Run it, and keep what restorations need of it."""
         batch = pad([self.ids] * len(self.samples), lm.device)
-        cache = lm.engine.recording(batch.width)
+        if not lm.engine.replays_other_texts:
+            return self._run_in_one_pass(lm, clean, batch)
+        cache = lm.recording(batch.width)
         at_embedding = Site(0, Stream.EMBED)
         with intervene(lm, {at_embedding: self.corrupt}), record(lm, [at_embedding]) as embedded:
             frame = lm.frame(batch, cache)
-        sites = [
-            Site(i, stream) for i in range(lm.n_layers) for stream in (Stream.MLP, Stream.ATTN)
-        ]
+        sites = _sites(lm, (Stream.MLP, Stream.ATTN))
         inputs = [frame.entry]
         with record(lm, sites) as states:
             for layer in range(lm.n_layers):
@@ -205,6 +222,25 @@ class PlannedRun:
             cache=cache,
             states=states,
             probs=clean.probs(lm, inputs[-1][:, -len(clean.continuation.target_ids) :]),
+            noise_level=self.noise_level,
+        )
+
+    def _run_in_one_pass(
+        self, lm: LanguageModel, clean: CleanRun, batch: TokenBatch
+    ) -> CorruptedRun:
+        at_embedding = Site(0, Stream.EMBED)
+        sites = [*_sites(lm, (Stream.BLOCK, Stream.MLP, Stream.ATTN)), at_embedding]
+        with intervene(lm, {at_embedding: self.corrupt}), record(lm, sites) as states:
+            last = lm.run(lm.frame(batch))
+        return CorruptedRun(
+            samples=self.samples,
+            batch=batch,
+            aligned=self.aligned,
+            embedded=states[at_embedding],
+            inputs=[last],
+            cache=None,
+            states=states,
+            probs=clean.probs(lm, last[:, -len(clean.continuation.target_ids) :]),
             noise_level=self.noise_level,
         )
 

@@ -25,13 +25,17 @@ from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.tokens import shown
+from factlab.tracing.cells import with_kinds_of
 from factlab.tracing.configs import TraceConfig
 from factlab.tracing.gradient import gradient_effects
 from factlab.tracing.restoration import exact_effects
 from factlab.tracing.result import CausalTrace
 from factlab.tracing.runs import plan_corrupted, run_clean
+from factlab.tracing.whole_passes import effects_by_whole_passes
 
 _log = logging.getLogger(__name__)
+
+_MEASURES = {"exact": exact_effects, "gradient": gradient_effects}
 
 
 @checked(several="fl.average_trace")
@@ -87,7 +91,9 @@ def trace_fact(
 ) -> CausalTrace:
     """The same without warnings, for one of many."""
     config = config or TraceConfig()
+    lm.abilities.need("trace")
     config.check(lm.n_layers)
+    config = with_kinds_of(lm.layers, config, lm.name)
     config = config.model_copy(update={"window": config.window_of(lm.n_layers)})
     with lm.frozen():
         clean = run_clean(lm, fact, answer, config)
@@ -97,7 +103,9 @@ def trace_fact(
             )
         positions = config.positions_of(clean.span, clean.continuation.n_prompt)
         planned = plan_corrupted(lm, fact, clean, config, sigma_facts or [])
-        measure = exact_effects if config.method == "exact" else gradient_effects
+        measure = _MEASURES[config.method]
+        if config.method == "exact" and not lm.engine.replays_other_texts:
+            measure = effects_by_whole_passes
         effects = measure(lm, clean, planned, positions, config, progress)
     return CausalTrace(
         prompt=fact.prompt.rstrip(" "),
@@ -114,6 +122,8 @@ def trace_fact(
         said="".join(shown(lm.tokenizer, (clean.said_id,))),
         expected=answer or fact.target_true,
         says_expected=None if clean.expected_id is None else clean.expected_id == clean.said_id,
+        engine=lm.engine.name,
+        mixer=lm.layers.mixer,
     )
 
 

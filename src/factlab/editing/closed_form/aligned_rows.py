@@ -50,7 +50,7 @@ class SharedContexts:
             return cls([0] * len(lengths), None)
         # A row needs a token to run; nobody will look at the 0 that stands for none.
         batch = pad([ids or [0] for ids in shared], lm.device)
-        cache = lm.engine.recording(batch.width)
+        cache = lm.recording(batch.width)
         lm.run(lm.frame(batch, cache))
         return cls(lengths, cache.prefix(lengths))
 
@@ -136,7 +136,7 @@ def _left_of_lookup(
     # A row needs a token to run; where none is left of the lookup token, that one stands in.
     texts = [row.inputs[: max(row.lookup, n + 1)] for row, n in zip(rows, lengths, strict=True)]
     batch = pad(texts, lm.device, align=lengths)
-    cache = lm.engine.recording(batch.width)
+    cache = lm.recording(batch.width)
     if shared.prefix is not None:
         cache.begin_with(shared.prefix, n_facts)
     lm.run(lm.frame(batch, cache, start=shared.width))

@@ -94,7 +94,7 @@ def _score_batch(
 ) -> list[tuple[TargetScore, ...]]:
     suffixes = [(row, number) for row, each in enumerate(batch) for number in each.branching]
     rows = pad([question.longest.inputs for question in batch], lm.device)
-    cache = lm.engine.recording(rows.width) if suffixes else None
+    cache = lm.recording(rows.width) if suffixes else None
     with carrying(lm, changes, [question.owner for question in batch]):
         by_row = lm.run(lm.frame(rows, cache))
     by_suffix = {} if cache is None else _run_suffixes(lm, batch, suffixes, cache, changes)

@@ -39,14 +39,15 @@ class Frame:
 
     Attributes:
         entry: the input of layer 0, (batch, pos, d_model).
-        calls: for each layer the arguments, besides the hidden state, that the model passes it.
+        calls: for each layer the arguments, besides the hidden state, that the model passes it;
+            None where it passes the layer over, as cross-attention to an image that is not there.
         left: what is kept of the tokens on the left, or is to be kept of these.
         columns: which of those that are run are the caller's.
         inputs: what the model is called with, for an engine that calls all of it.
     """
 
     entry: Hidden
-    calls: list[Call] = field(default_factory=list)
+    calls: list[Call | None] = field(default_factory=list)
     left: Recording | Prefix | None = None
     columns: Columns = ALL
     inputs: dict[str, Any] = field(default_factory=dict)
@@ -59,16 +60,24 @@ class Engine(ABC):
         name: in results and figures.
         steps: whether layers can be run one at a time. Otherwise each step is a whole pass.
         columns: of what is being run just now; hooks see these.
+        takes_embedding: whether layers take more of a text than the state that enters them, such as
+            its embedding. What is put in place of a state must then belong to the text as it is.
     """
 
     name: ClassVar[str]
     steps: ClassVar[bool] = True
     columns: Columns = ALL
+    takes_embedding: bool = False
 
     @property
     @abstractmethod
     def n_layers(self) -> int:
         """Number of decoder layers."""
+
+    @property
+    def replays_other_texts(self) -> bool:
+        """Whether layers can be run one by one on states that no text has, as corrupted ones."""
+        return self.steps and not self.takes_embedding
 
     def recording(self, capacity: int) -> Recording:
         """An empty record for at most so many tokens."""
@@ -132,5 +141,5 @@ def select_rows(hidden: Hidden, positions: Int[Tensor, " batch"]) -> Float[Tenso
 
 
 def first_tensor(output: Any) -> Tensor:
-    """The state in what a layer returned: a tensor, or a tuple that begins with it."""
-    return output[0] if isinstance(output, tuple) else output
+    """The state in what a layer returned: a tensor, or a tuple or list that begins with it."""
+    return output[0] if isinstance(output, tuple | list) else output

@@ -25,6 +25,8 @@ class _Growing:
 
     def append(self, new: Kept) -> Kept:
         """Write what comes of new tokens behind the old, in place, and return all so far."""
+        if not new:
+            return self.stored
         if self._room is None:
             self._room = tuple(self._reserve(each) for each in new)
         start, stop = self.length, self.length + new[0].shape[2]
@@ -49,10 +51,8 @@ class _Growing:
 
     @property
     def stored(self) -> Kept:
-        """All so far."""
-        if self._room is None:
-            raise RuntimeError("nothing has been recorded yet")
-        return tuple(room[:, :, : self.length] for room in self._room)
+        """All so far; nothing of a layer that was passed over."""
+        return tuple(room[:, :, : self.length] for room in self._room or ())
 
 
 class Recording:
@@ -108,7 +108,7 @@ class Recording:
         if isinstance(stops, int):
             if starts is None and rows is None:
                 return Prefix([tuple(x[:, :, :stops] for x in kept) for kept in self.kept])
-            n_rows = self.kept[0][0].shape[0] if rows is None else len(rows)
+            n_rows = len(rows or ()) or (self.kept[0][0].shape[0] if self._layers else 0)
             stops = [stops] * n_rows
         lengths = torch.tensor(stops, device="cpu")
         width = int(lengths.max())

@@ -21,13 +21,9 @@ from factlab.hooks import Hook, attached
 from factlab.models.engines.engine import Columns, Engine, Frame, Hidden, first_tensor
 from factlab.models.engines.kept import Prefix, Recording
 from factlab.models.engines.states import joined, on_the_left
-from factlab.models.engines.tail import Tail
+from factlab.models.engines.tail import Reached, Tail
 from factlab.tokens import TokenBatch
 from factlab.transformers_api import accepts
-
-
-class _Reached(Exception):
-    """The state that a pass was made for has been seen."""
 
 
 class PlainPasses(Engine):
@@ -35,23 +31,22 @@ class PlainPasses(Engine):
 
     Args:
         model: the caller's model; used, not modified.
-        layers: its decoder layers, if it has such.
+        layers: its decoder layers; none if no state of ours can be put in between them.
+        runs: which of them a text goes through.
+        bare: whether logits are what the head alone gives; see `Tail`.
     """
 
     name: ClassVar[str] = "whole passes"
     steps: ClassVar[bool] = False
 
-    def __init__(self, model: PreTrainedModel, layers: list[nn.Module]) -> None:
-        self._model, self._layers = model, layers
-        head = model.get_output_embeddings()
-        if not isinstance(head, nn.Module):
-            raise UnsupportedModelError(f"{type(model).__name__} has no language model head.")
-        self._head = head
-        self._tail = Tail(model)
+    def __init__(
+        self, model: PreTrainedModel, layers: list[nn.Module], runs: list[int], bare: bool
+    ) -> None:
+        self._model, self._layers, self._runs = model, layers, runs
+        self._tail = Tail(model, bare)
         # Which arguments a forward pass declares; others would be refused, or passed on unread.
         self._takes = {
-            name: accepts(type(model).forward, name)
-            for name in ("attention_mask", "position_ids", "use_cache")
+            name: accepts(type(model).forward, name) for name in ("attention_mask", "use_cache")
         }
 
     @property
@@ -76,7 +71,8 @@ class PlainPasses(Engine):
         frame = Frame(torch.empty(0), [], left, columns, inputs)
         if not self._layers:
             return frame
-        entry = self._pass(frame, [Hook(self._layers[0], _keep_input, True, True)])
+        begins = Hook(self._layers[self._runs[0]], _keep_input, before=True, with_kwargs=True)
+        entry = self._pass(frame, [begins])
         return Frame(columns.seen(entry), [], left, columns, inputs)
 
     def step(self, frame: Frame, hidden: Hidden, layer: int) -> Hidden:
@@ -85,31 +81,33 @@ class PlainPasses(Engine):
     def run(
         self, frame: Frame, hidden: Hidden | None = None, first: int = 0, stop: int | None = None
     ) -> Hidden:
-        if first == stop:
+        inside = [i for i in self._runs if first <= i and (stop is None or i < stop)]
+        if stop is not None and not inside:
             return frame.entry if hidden is None else hidden
-        hooks: list[Hook] = []
-        if (hidden is not None and hidden is not frame.entry) or frame.left is not None:
-            hooks += self._beginning(frame, frame.entry if hidden is None else hidden, first)
+        hooks = self._beginning(frame, frame.entry if hidden is None else hidden, inside)
         if isinstance(frame.left, Recording):
-            last = self.n_layers if stop is None else stop
-            note = partial(_note, frame)
-            for layer in range(first + 1, last):
-                hooks.append(Hook(self._layers[layer], partial(note, layer), True, True))
+            for layer in inside[1:]:
+                note = partial(_note, frame, layer)
+                hooks.append(Hook(self._layers[layer], note, before=True, with_kwargs=True))
         if stop is None:
-            hooks.append(Hook(self._head, _keep_input, True, True))
+            hooks.append(self._tail.entering)
         else:
-            hooks.append(Hook(self._layers[stop - 1], _keep_output))
+            hooks.append(Hook(self._layers[inside[-1]], _keep_output))
         return frame.columns.seen(self._pass(frame, hooks))
 
     def readout(self, hidden: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
         return self._tail.readout(hidden)
 
-    def _beginning(self, frame: Frame, hidden: Hidden, first: int) -> list[Hook]:
-        """Hooks that put a state in where a layer begins, or behind the last one."""
-        if first == self.n_layers:
-            return [Hook(self._layers[-1], partial(_replace_output, frame.columns, hidden))]
-        whole = frame.columns.inwards(joined(frame, hidden, first))
-        return [Hook(self._layers[first], partial(_replace_input, whole), True, True)]
+    def _beginning(self, frame: Frame, hidden: Hidden, inside: list[int]) -> list[Hook]:
+        """A hook that puts a state in where the first of some layers begins, or behind all."""
+        if not self._layers:
+            return []  # all there is to run is the text
+        if not inside:
+            last = self._layers[self._runs[-1]]
+            return [Hook(last, partial(_replace_output, frame.columns, hidden))]
+        whole = frame.columns.inwards(joined(frame, hidden, inside[0]))
+        put = partial(_replace_input, whole)
+        return [Hook(self._layers[inside[0]], put, before=True, with_kwargs=True)]
 
     def _pass(self, frame: Frame, hooks: list[Hook]) -> Tensor:
         """The state at which a hook leaves the pass."""
@@ -117,7 +115,7 @@ class PlainPasses(Engine):
         with attached(hooks), self._showing(frame.columns):
             try:
                 self._model(**frame.inputs)
-            except _Reached as signal:
+            except Reached as signal:
                 (state,) = signal.args
                 reached.append(state)
         if not reached:
@@ -134,11 +132,11 @@ def _state_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 
 
 def _keep_input(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    raise _Reached(_state_in(args, kwargs))
+    raise Reached(_state_in(args, kwargs))
 
 
 def _keep_output(_module: nn.Module, _args: object, output: object) -> None:
-    raise _Reached(first_tensor(output))
+    raise Reached(first_tensor(output))
 
 
 def _replace_input(
@@ -154,7 +152,9 @@ def _replace_output(
     columns: Columns, state: Tensor, _module: nn.Module, _args: object, output: object
 ) -> object:
     whole = columns.with_seen(first_tensor(output), state)
-    return (whole, *output[1:]) if isinstance(output, tuple) else whole
+    if isinstance(output, tuple | list):
+        return type(output)([whole, *output[1:]])
+    return whole
 
 
 def _note(

@@ -46,7 +46,10 @@ class Replay(Engine):
         return Frame(entry, calls, left)
 
     def step(self, frame: Frame, hidden: Hidden, layer: int) -> Hidden:
-        args, kwargs = frame.calls[layer]
+        call = frame.calls[layer]
+        if call is None:
+            return hidden
+        args, kwargs = call
         return first_tensor(self._layers[layer](hidden, *args, **kwargs))
 
     def readout(self, hidden: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:

@@ -16,6 +16,7 @@ import copy
 from collections import OrderedDict
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -50,12 +51,9 @@ class _StandIn(nn.Module):
         out = hidden_states if self.replacement is None else self.replacement
         return (out, None) if self.returns_tuple else out
 
-    def take(self) -> tuple[Tensor, Call]:
-        """What the layer would have been called with, to be kept nowhere else."""
+    def take(self) -> tuple[Tensor, Call] | None:
+        """What the layer would have been called with, kept nowhere else; None if it was not."""
         seen, self._seen = self._seen, None
-        if seen is None:
-            kind = type(self.__dict__["real"]).__name__
-            raise UnsupportedModelError(f"The model's forward pass does not call every {kind}.")
         return seen
 
 
@@ -67,10 +65,16 @@ class Shell:
         layers_path: where its layers are.
         embed_path: where its token embedding is.
         returns_tuple: whether a layer returns a tuple that begins with the hidden state.
+        first: the first layer that is called.
     """
 
     def __init__(
-        self, model: PreTrainedModel, layers_path: str, embed_path: str, returns_tuple: bool
+        self,
+        model: PreTrainedModel,
+        layers_path: str,
+        embed_path: str,
+        returns_tuple: bool,
+        first: int = 0,
     ) -> None:
         layers = model.get_submodule(layers_path)
         self._stand_ins = [_StandIn(layer, returns_tuple) for layer in layers.children()]
@@ -87,10 +91,11 @@ class Shell:
         forward = type(parent).forward
         self._takes_positions = accepts(forward, "position_ids")
         self._cache_name = cache_argument(forward)
+        self._first = first
 
     def front(
         self, batch: TokenBatch, cache: Cache | None = None, start: int = 0, rows: int | None = None
-    ) -> tuple[Hidden, list[Call]]:
+    ) -> tuple[Hidden, list[Call | None]]:
         """Embed columns `start` onwards of a batch and work out what each layer will need.
 
         Args:
@@ -107,7 +112,10 @@ class Shell:
             inputs[self._cache_name] = cache
         type(self._base).forward(self._base, **inputs)
         seen = [stand_in.take() for stand_in in self._stand_ins]
-        return seen[0][0], [call for _, call in seen]
+        entry = next((each[0] for each in seen if each is not None), None)
+        if entry is None:
+            raise UnsupportedModelError("The model's forward pass calls none of its layers.")
+        return entry, [None if each is None else each[1] for each in seen]
 
     def inputs(self, batch: TokenBatch, start: int, rows: int | None) -> dict[str, Any]:
         """What the model is called with, but for its cache."""
@@ -124,15 +132,15 @@ class Shell:
     def readout(self, hidden: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
         """Logits of states that leave the last layer: final norm, head, and any scaling or cap."""
         # One token per row: the tail works on each position alone, and no context limit applies.
-        embeds = self._embedding.new_zeros(hidden.shape[0], 1, self._embedding.shape[1])
-        first = self._stand_ins[0]
+        ids = torch.zeros(len(hidden), 1, dtype=torch.long, device=self._embedding.device)
+        first = self._stand_ins[self._first]
         first.replacement = hidden[:, None]
         try:
-            output = type(self._root).forward(self._root, inputs_embeds=embeds, use_cache=False)
+            output = type(self._root).forward(self._root, input_ids=ids, use_cache=False)
         finally:
             first.replacement = None
-        for stand_in in self._stand_ins:
-            stand_in.take()
+            for stand_in in self._stand_ins:
+                stand_in.take()
         return output.logits[:, 0]
 
 

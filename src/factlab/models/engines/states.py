@@ -49,7 +49,10 @@ class StatesReplay(Engine):
         return Frame(columns.seen(entry), calls, left, columns)
 
     def step(self, frame: Frame, hidden: Hidden, layer: int) -> Hidden:
-        args, kwargs = frame.calls[layer]
+        call = frame.calls[layer]
+        if call is None:
+            return hidden
+        args, kwargs = call
         whole = joined(frame, hidden, layer)
         with self._showing(frame.columns):
             output = self._layers[layer](frame.columns.inwards(whole), *args, **kwargs)

@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from factlab.errors import UnsupportedModelError
+from factlab.hooks import Hook
 from factlab.models.engines.shell import shallow
 
 
@@ -18,23 +20,29 @@ class Tail:
 
     Args:
         model: the caller's model; shared, not modified.
+        bare: whether only the head is called, for a model whose forward pass cannot be used so.
 
     Attributes:
-        bare: whether the head alone is called, since the model's forward pass cannot be used so.
+        entering: a hook that leaves a pass with the states that this takes, by `Reached`.
+
+    Raises:
+        UnsupportedModelError: the model has no part that is all of it but the head.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.bare = False
-        self._model, self._base = shallow(model), _Says()
-        name = model.base_model_prefix
-        if isinstance(getattr(model, name, None), nn.Module):
-            self._model._modules[name] = self._base
+    def __init__(self, model: PreTrainedModel, bare: bool) -> None:
+        self._model, self._base, self._bare = shallow(model), _Says(), bare
+        head, base = model.get_output_embeddings(), getattr(model, model.base_model_prefix, None)
+        if bare and isinstance(head, nn.Module):
+            self.entering = Hook(head, _keep_input, before=True)
+        elif isinstance(base, nn.Module):
+            self._model._modules[model.base_model_prefix] = self._base
+            self.entering = Hook(base, _keep_output)
         else:
-            self.bare = True
+            raise UnsupportedModelError(f"{type(model).__name__} cannot be told from its head.")
 
     def readout(self, hidden: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
         """Logits of states that enter the head."""
-        if self.bare:
+        if self._bare:
             return self._model.get_output_embeddings()(hidden)
         self._base.state = hidden[:, None]
         ids = torch.zeros(len(hidden), 1, dtype=torch.long, device=hidden.device)
@@ -43,6 +51,19 @@ class Tail:
         finally:
             self._base.state = None
         return output.logits[:, 0]
+
+
+class Reached(Exception):  # noqa: N818, it is no error
+    """The state that a pass was made for has been seen."""
+
+
+def _keep_input(_module: nn.Module, args: tuple[Any, ...]) -> None:
+    raise Reached(args[0])
+
+
+def _keep_output(_module: nn.Module, _args: object, output: Any) -> None:
+    state = getattr(output, "last_hidden_state", None)
+    raise Reached(output[0] if state is None else state)
 
 
 class _Said(tuple[Any, ...]):
