@@ -88,7 +88,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str | None =
     if not any(b > a for a, b in whole.char_spans[:n_prompt]):
         raise TokenizationError(
             f"Target '{target}' merges with the whole of '{prompt}' into one token. Put more words "
-            "before it."
+            "before it, or a space between them: joint='space'."
         )
     if n_prompt == len(whole):
         raise TokenizationError(

@@ -6,6 +6,7 @@ characters of the tests' texts to be known; the byte-level ones and those that f
 know all of them.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -118,6 +119,13 @@ def byte_level(
     return core
 
 
+def roberta() -> Tokenizer:
+    """As RoBERTa, with the post-processor that is named after it."""
+    core = byte_level(prefix_space=True)
+    core.post_processor = processors.RobertaProcessing((EOS, 1), (BOS, 0), True, True)
+    return core
+
+
 def _template(core: Tokenizer, template: str | None) -> list[processors.TemplateProcessing]:
     if template is None:
         return []
@@ -134,21 +142,20 @@ def sentencepiece(
     template: str | None = f"{BOS} $A",
     fallback: bool = True,
     split: bool = False,
-    size: int = 900,
+    longest: int | None = 4,
 ) -> Tokenizer:
     """BPE of SentencePiece: with a Metaspace, or spaces replaced by a normaliser as in Llama 2."""
-    unk = None if fallback is None else UNK
     trained = Tokenizer(models.BPE(unk_token=UNK))
     trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme or "always", split=True)
     special = [UNK, BOS, EOS, *(_BYTES if fallback else [])]
-    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=900, special_tokens=special, max_token_length=longest, show_progress=False
+    )
     trained.train_from_iterator(SENTENCES * 4, trainer)
-    learnt = _json_of(trained)["model"]
+    learnt = json.loads(trained.to_str())["model"]
     merges = [tuple(pair) for pair in learnt["merges"]]
     core = Tokenizer(
-        models.BPE(
-            learnt["vocab"], merges, unk_token=unk, byte_fallback=fallback, fuse_unk=True
-        )
+        models.BPE(learnt["vocab"], merges, unk_token=UNK, byte_fallback=fallback, fuse_unk=True)
     )
     core.add_special_tokens([AddedToken(t, normalized=False) for t in (UNK, BOS, EOS)])
     if scheme:
@@ -164,12 +171,6 @@ def sentencepiece(
     )
     core.post_processor = processors.Sequence(_template(core, template))
     return core
-
-
-def _json_of(core: Tokenizer) -> dict[str, Any]:
-    import json
-
-    return json.loads(core.to_str())
 
 
 def unigram(
@@ -214,6 +215,19 @@ def wordpiece(
     return core
 
 
+def ended_words() -> Tokenizer:
+    """As the first GPT: pieces of words, of which the last says that the word ends there."""
+    core = Tokenizer(models.BPE(unk_token=UNK, end_of_word_suffix="</w>"))
+    core.normalizer = normalizers.BertNormalizer(lowercase=True)
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    core.decoder = decoders.BPEDecoder(suffix="</w>")
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=[UNK], end_of_word_suffix="</w>", show_progress=False
+    )
+    core.train_from_iterator(SENTENCES * 4, trainer)
+    return core
+
+
 def whole_words() -> Tokenizer:
     """Words as they are, each of them known or not."""
     core = Tokenizer(models.WordLevel(unk_token=UNK))
@@ -241,15 +255,14 @@ _BERT = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
 KINDS = (
     Kind("gpt2", byte_level, options=_ENDS),
     Kind("gpt2-no-processor", partial(byte_level, trim=None), options=_ENDS),
-    Kind("pythia", partial(byte_level, trim=True), options=_ENDS),
-    Kind("roberta", partial(byte_level, prefix_space=True, trim=True), options=_ENDS),
-    Kind(
-        "bart",
-        partial(byte_level, prefix_space=True, trim=True, template=f"{BOS} $A {EOS}"),
-        options=_ENDS,
-    ),
     Kind("gpt2-prefix-space", partial(byte_level, prefix_space=True), options=_ENDS),
+    Kind("gpt2-add-bos", byte_level, options={**_ENDS, "add_bos_token": True}),
+    Kind("gpt2-add-both", byte_level, options={**_ENDS, "add_bos_token": True, "add_eos_token": True}),
+    Kind("pythia", partial(byte_level, trim=True), options=_ENDS),
+    Kind("roberta", roberta, options=_ENDS),
+    Kind("bart", partial(byte_level, prefix_space=True, trim=True, template=f"{BOS} $A {EOS}"), options=_ENDS),
     Kind("opt", partial(byte_level, template=f"{EOS} $A"), options=_ENDS),
+    Kind("glm", partial(byte_level, LLAMA3, template=f"{BOS} {EOS} $A"), options=_ENDS),
     Kind("llama3", partial(byte_level, LLAMA3, template=f"{BOS} $A"), options=_ENDS),
     Kind("llama3-trimmed", partial(byte_level, LLAMA3, trim=True), options=_ENDS),
     Kind("qwen", partial(byte_level, QWEN, nfc=True), "normaliser", options=_ENDS),
@@ -260,18 +273,22 @@ KINDS = (
     Kind("llama2", partial(sentencepiece, prepend=True), options=_ENDS_UNK),
     Kind("llama2-first", partial(sentencepiece, "first"), options=_ENDS_UNK),
     Kind("llama2-closed", partial(sentencepiece, "first", template=f"{BOS} $A {EOS}"), options=_ENDS_UNK),
+    Kind("llama2-merging", partial(sentencepiece, "first", longest=None), options=_ENDS_UNK),
     Kind("mistral", partial(sentencepiece, "always"), options=_ENDS_UNK),
     Kind("mistral-split", partial(sentencepiece, "always", split=True), options=_ENDS_UNK),
     Kind("never", partial(sentencepiece, "never", template=None), options=_ENDS_UNK),
     Kind("gemma", sentencepiece, options=_ENDS_UNK),
-    Kind("sentencepiece-unk", partial(sentencepiece, "first", fallback=False), "all", False, _ENDS_UNK),
+    Kind("gemma-merging", partial(sentencepiece, longest=None), options=_ENDS_UNK),
+    Kind("no-bytes", partial(sentencepiece, "first", fallback=False), "all", False, _ENDS_UNK),
     Kind("t5", partial(unigram, template=f"$A {EOS}"), "normaliser", False, {"eos_token": EOS, "unk_token": UNK}),
     Kind("xglm", partial(unigram, _NFKC, template=f"{EOS} $A", parts=False), "normaliser", False, _ENDS_UNK),
     Kind("albert", partial(unigram, _ALBERT, template=f"{BOS} $A {EOS}"), "normaliser", False, _ENDS_UNK),
     Kind("unigram-first", partial(unigram, scheme="first", parts=False), "all", False, _ENDS_UNK),
+    Kind("unigram-cleans-up", partial(unigram, parts=False), "all", False, {**_ENDS_UNK, "clean_up_tokenization_spaces": True}),
     Kind("bert-uncased", partial(wordpiece, True), "spaces", False, _BERT),
     Kind("bert-cased", partial(wordpiece, False), "spaces", False, _BERT),
     Kind("bert-no-han", partial(wordpiece, False, False, None), "spaces", False, _BERT),
+    Kind("gpt1", ended_words, "spaces", False, {"unk_token": UNK}),
     Kind("words", whole_words, "spaces", False, _ENDS_UNK),
     Kind("characters", characters, "all", False),
 )  # fmt: skip
