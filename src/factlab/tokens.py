@@ -167,6 +167,7 @@ def _is_special(
     piece = str(tokenizer.convert_ids_to_tokens(token_id))
     return (
         piece == text[span[0] : span[1]].strip()
+        and piece.strip(_SPACE_SIGNS) != ""
         and piece != tokenizer.unk_token
         and tokenizer.decode([token_id], skip_special_tokens=True) == ""
     )
@@ -184,7 +185,7 @@ def _without_space(
     """
     for i, (a, b) in enumerate(spans):
         shares = i + 1 < len(spans) and b > a == spans[i + 1][0]
-        if shares and text[a:b].strip(_SPACE_SIGNS):
+        if shares and text[a:b].strip():
             piece = str(tokenizer.convert_ids_to_tokens(ids[i]))
             if not piece.strip(_SPACE_SIGNS):
                 yield a, a

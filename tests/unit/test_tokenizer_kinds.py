@@ -5,7 +5,7 @@ with no use of the character offsets that the library reports.
 """
 
 import unicodedata
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -51,7 +51,11 @@ CASES = (
 )
 KNOWING = [kind for kind in KINDS if kind.knows_all and kind.keeps == "all"]
 WORDS = st.sampled_from(
-    "The Tower in 1962 12 , . 's é e\u0301 ö 에펠탑 는 파리 ที่ กรุงเทพ ห 巴黎 的 北京 ， مدينة مُحَ 🍕 👩🏽\u200d🚀 東 (“".split()
+    [
+        *("The", "Tower", "in", "1962", "12", ",", ".", "'s", "(“", "é", "e\u0301", "ö", "🍕"),
+        *("에펠탑", "는", "파리", "ที่", "กรุงเทพ", "ห", "巴黎", "的", "北京", "，", "東"),
+        *("مدينة", "مُحَ", "👩🏽\u200d🚀"),
+    ]
 )
 _BYTE_OF = {
     sign: byte
@@ -83,7 +87,7 @@ def places(kind: Kind, tokens: Tokens) -> list[tuple[int, int]] | None:
     if written not in (text, b" " + text):
         return None
     stops = list(accumulate(map(len, pieces), initial=len(text) - len(written)))
-    return [(0, 0)] * tokens.n_special + list(zip(stops, stops[1:], strict=False))
+    return [(0, 0)] * tokens.n_special + list(pairwise(stops))
 
 
 def folded(text: str) -> str:
@@ -109,7 +113,8 @@ def check(kind: Kind, fact: Fact) -> str:
     alone = encode(tokenizer, prompt).ids
     n_prompt, where = whole.n_prompt, places(kind, whole)
     straddles = whole.char_spans[n_prompt][0] < len(prompt)
-    assert alone == whole.ids[:n_prompt] or straddles
+    # The first GPT has other tokens for the end of a word than for its inside.
+    assert alone == whole.ids[:n_prompt] or straddles or (kind.name == "gpt1" and not joint)
     new = decode_continuation(
         SimpleNamespace(tokenizer=tokenizer), whole.ids[:n_prompt], whole.ids[n_prompt:]
     )
@@ -140,8 +145,8 @@ def refused(kind: Kind, right: list[int], message: str) -> str:
     if "merges with the whole of" in message:
         assert message.endswith("or a space between them: joint='space'.")
         return "merged"
-    if "becomes no token of its own" in message:
-        assert kind.keeps != "all"  # the target is an accent, which joins the letter or is lost
+    if "becomes no token of its own" in message or "drops these characters" in message:
+        assert kind.keeps != "all"  # such as an accent, which joins the letter or is lost
         return "lost"
     assert "has no token for" in message
     assert not kind.knows_all
