@@ -22,6 +22,8 @@ def unknown_places(
     core = getattr(tokenizer, "backend_tokenizer", None)
     if unknown is None and isinstance(core, Tokenizer):  # not named, and used all the same
         unknown = core.token_to_id(getattr(core.model, "unk_token", None) or "")
+    if unknown not in ids:
+        return
     for i, (token_id, (a, b)) in enumerate(zip(ids, spans, strict=True)):
         if token_id == unknown and a < b:
             piece = str(tokenizer.convert_ids_to_tokens(token_id))

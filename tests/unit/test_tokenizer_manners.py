@@ -291,6 +291,21 @@ def test_a_decoder_may_draw_a_sign_to_the_word_before():
     assert all("s" in text for text in said[:2])
 
 
+@pytest.mark.parametrize("name", ["gpt2", "gpt1", "bert-uncased", "albert"])
+def test_an_answer_without_capitals_and_accents(name, monkeypatch):
+    tokenizer = fresh(name)
+    lm = model_for(tokenizer)
+    ids, prompt = (
+        encode(tokenizer, "The café is in", "Paris, José."),
+        encode(tokenizer, "The café is in"),
+    )
+    said = decode_continuation(lm, prompt.ids, ids.ids[len(prompt) :])
+    monkeypatch.setattr(type(lm), "generate_batch", lambda *_args, **_options: [said])
+    for target, says in (("Paris", True), ("Paris, José", True), ("Pari", False), ("Rome", False)):
+        (answer,) = fl.models.answers(lm, [Fact("The {} is in", "café", target)])
+        assert answer.says_new == says
+
+
 # -- slow ------------------------------------------------------------------------------------------
 
 
