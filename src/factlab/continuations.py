@@ -93,7 +93,7 @@ def continuation_of(
     if subject.last >= tokens.n_prompt:
         raise TokenizationError(
             f"In '{tokens.text}' the end of the subject and the target merge into one token. "
-            "Put words between them in the template."
+            "Put words between them in the template, or a space: joint='space'."
         )
     return replace(made, subject=subject, lookup=_position(subject, tokens.n_prompt, lookup))
 

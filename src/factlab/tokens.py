@@ -7,11 +7,8 @@ padding and truncation are neither used nor changed.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -20,8 +17,9 @@ from transformers import PreTrainedTokenizerBase
 
 from factlab.errors import InvalidRequestError, TokenizationError
 from factlab.facts import JOINED, TokenSpan, words_of
-from factlab.interrupts import undone
-from factlab.writing import check_text, wants_space
+from factlab.tokenizing import called
+from factlab.vocabulary import dropped_part, unknown_places
+from factlab.writing import check_text, short_repr, wants_space
 
 # What tokenizers write for a space.
 _SPACE_SIGNS = "▁Ġ "
@@ -39,6 +37,9 @@ class Tokens:
         char_spans: of every token.
         n_prompt: how many tokens are the prompt's; the others are a target's.
         n_special: how many tokens at the start are not the text's own, such as BOS.
+        unknown: positions of tokens that only say that the tokenizer does not know what is there.
+        dropped: a part of the text that the tokenizer leaves away without notice, if there is one:
+            then the ranges of characters are wrong.
     """
 
     text: str
@@ -46,6 +47,8 @@ class Tokens:
     char_spans: tuple[tuple[int, int], ...]
     n_prompt: int
     n_special: int = 0
+    unknown: tuple[int, ...] = ()
+    dropped: str | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -66,7 +69,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str | None =
 
     Raises:
         TokenizationError: the prompt is empty, no text or not valid Unicode, the tokenizer does not
-            report character offsets, or the target becomes no token of its own.
+            report character offsets, the target becomes no token of its own, or has characters
+            that the tokenizer has no token for.
         InvalidRequestError: the target is empty, or not valid Unicode.
     """
     if target is None:
@@ -79,23 +83,51 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str | None =
     joint = " " if wants_space(prompt, target) else ""
     target = target.removeprefix(JOINED)
     whole = _encoded(tokenizer, prompt + joint + target)
-    n_prompt = next(
-        (i for i, (_, stop) in enumerate(whole.char_spans) if stop > len(prompt)), len(whole)
-    )
-    # Some tokenizers give a space of its own no characters; behind the prompt it is the target's.
-    while n_prompt and whole.char_spans[n_prompt - 1] == (len(prompt), len(prompt)):
-        n_prompt -= 1
-    if n_prompt == 0:
+    _check_known(whole)
+    n_prompt = _n_prompt(tokenizer, whole, len(prompt))
+    if not any(b > a for a, b in whole.char_spans[:n_prompt]):
         raise TokenizationError(
             f"Target '{target}' merges with the whole of '{prompt}' into one token. Put more words "
-            "before it."
+            "before it, or a space between them: joint='space'."
         )
     if n_prompt == len(whole):
         raise TokenizationError(
             f"Target '{target}' becomes no token of its own after '{prompt}'. "
             "Choose a target that starts a new word."
         )
+    unknown = next((i for i in whole.unknown if i >= n_prompt), None)
+    if unknown is not None:
+        start, stop = whole.char_spans[unknown]
+        raise TokenizationError(
+            f"Target '{target}' has '{whole.text[start:stop].strip()}', which the tokenizer has no "
+            f"token for: '{tokenizer.convert_ids_to_tokens(whole.ids[unknown])}' stands in its "
+            "place, as for all that is unknown. Choose a target in characters that the model knows."
+        )
     return replace(whole, n_prompt=n_prompt)
+
+
+def _n_prompt(tokenizer: PreTrainedTokenizerBase, whole: Tokens, n_chars: int) -> int:
+    """How many tokens are those of a prompt of so many characters."""
+    spans = whole.char_spans
+    n_prompt = next((i for i, (_, stop) in enumerate(spans) if stop > n_chars), len(whole))
+    # A token that was added, such as one that ends a turn, may take the spaces behind it as well.
+    if n_prompt < len(whole) and spans[n_prompt][0] < n_chars:
+        takes_spaces = whole.text[n_chars : spans[n_prompt][1]].isspace()
+        if takes_spaces and whole.ids[n_prompt] in tokenizer.added_tokens_decoder:
+            return n_prompt + 1
+    # Some tokenizers give a space of its own no characters; behind the prompt it is the target's.
+    while n_prompt and spans[n_prompt - 1] == (n_chars, n_chars):
+        n_prompt -= 1
+    return n_prompt
+
+
+def _check_known(tokens: Tokens) -> None:
+    """Refuse a text of which it is not known where its tokens are."""
+    if tokens.dropped:
+        raise TokenizationError(
+            f"The tokenizer has no token for '{tokens.dropped}' in {short_repr(tokens.text)} and "
+            "leaves it away without notice. Write the text in characters that the model knows."
+        )
 
 
 def _checked_prompt(text: str) -> str:
@@ -111,23 +143,7 @@ def _checked_prompt(text: str) -> str:
 
 
 def _encoded(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokens:
-    if not tokenizer.is_fast:
-        raise TokenizationError(
-            f"Tokenizer {type(tokenizer).__name__} does not report character offsets. "
-            "Load the model with its fast tokenizer (tokenizer.json)."
-        )
-    with _settings_kept(tokenizer):
-        encoding = tokenizer(
-            text,
-            padding=False,
-            truncation=False,
-            return_offsets_mapping=True,
-            return_special_tokens_mask=True,
-            verbose=False,
-        )
-    ids: list[int] = list(encoding["input_ids"])
-    spans: list[tuple[int, int]] = [(int(a), int(b)) for a, b in encoding["offset_mapping"]]
-    marks: list[int] = encoding["special_tokens_mask"]
+    ids, spans, marks = called(tokenizer, text)
     added = [bool(mark) and a == b for mark, (a, b) in zip(marks, spans, strict=True)]
     start, stop = 0, len(ids)
     while stop and added[stop - 1]:
@@ -139,23 +155,9 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokens:
     first = start - n_special
     ids, spans = ids[first:stop], spans[first:stop]
     spans = list(_without_space(tokenizer, text, ids, spans))
-    return Tokens(text, tuple(ids), tuple(spans), len(ids), n_special)
-
-
-@contextmanager
-def _settings_kept(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-    """Transformers switches a tokenizer's own truncation and padding off, and leaves them off."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    truncation, padding = getattr(backend, "truncation", None), getattr(backend, "padding", None)
-    with undone(partial(_set, backend, truncation, padding)):
-        yield
-
-
-def _set(backend: Any, truncation: Mapping[str, Any] | None, padding: Any) -> None:
-    if truncation is not None:
-        backend.enable_truncation(**truncation)
-    if padding is not None:
-        backend.enable_padding(**padding)
+    unknown = tuple(unknown_places(tokenizer, text, ids, spans))
+    dropped = dropped_part(tokenizer, text)
+    return Tokens(text, tuple(ids), tuple(spans), len(ids), n_special, unknown, dropped)
 
 
 def _is_special(
@@ -165,6 +167,7 @@ def _is_special(
     piece = str(tokenizer.convert_ids_to_tokens(token_id))
     return (
         piece == text[span[0] : span[1]].strip()
+        and piece.strip(_SPACE_SIGNS) != ""
         and piece != tokenizer.unk_token
         and tokenizer.decode([token_id], skip_special_tokens=True) == ""
     )
@@ -182,7 +185,7 @@ def _without_space(
     """
     for i, (a, b) in enumerate(spans):
         shares = i + 1 < len(spans) and b > a == spans[i + 1][0]
-        if shares and text[a:b].strip(_SPACE_SIGNS):
+        if shares and text[a:b].strip():
             piece = str(tokenizer.convert_ids_to_tokens(ids[i]))
             if not piece.strip(_SPACE_SIGNS):
                 yield a, a
@@ -208,9 +211,21 @@ def span_of(tokens: Tokens, start: int, stop: int) -> TokenSpan:
 
 
 def subject_span(tokens: Tokens, start: int, subject: str) -> TokenSpan:
-    """The tokens of a subject that begins at character `start`, outer spaces aside."""
+    """The tokens of a subject that begins at character `start`, outer spaces aside.
+
+    Raises:
+        TokenizationError: the tokenizer knows nothing of it.
+    """
+    _check_known(tokens)
     lead = len(subject) - len(subject.lstrip())
-    return span_of(tokens, start + lead, start + len(subject.rstrip()))
+    span = span_of(tokens, start + lead, start + len(subject.rstrip()))
+    if {*range(*span)} <= {*tokens.unknown}:
+        raise TokenizationError(
+            f"The tokenizer has no token for anything in the subject '{subject}': what stands in "
+            "its place stands for all that is unknown. Choose a subject in characters that the "
+            "model knows."
+        )
+    return span
 
 
 def start_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -83,10 +83,22 @@ def continue_texts(
 
 
 def decode_continuation(lm: "LanguageModel", row: Sequence[int], new: Sequence[int]) -> str:
-    """Text of the new tokens. Decoded with what precedes them: some decoders drop a first space."""
-    before = str(lm.tokenizer.decode(list(row), skip_special_tokens=True))
-    whole = str(lm.tokenizer.decode([*row, *new], skip_special_tokens=True))
-    return whole[len(before) :]
+    """Text of the new tokens. Decoded with what precedes them: some decoders drop a first space.
+
+    It begins where the text differs from that of what precedes: the first new token may complete a
+    character, or draw a sign to the word that it follows.
+    """
+    before, whole = _decoded(lm, row), _decoded(lm, [*row, *new])
+    n_same = len(before)
+    while not whole.startswith(before[:n_same]):
+        n_same -= 1
+    return whole[n_same:]
+
+
+def _decoded(lm: "LanguageModel", ids: Sequence[int]) -> str:
+    """The text as it is: a tokenizer's own settings may take spaces away before a full stop."""
+    decode = lm.tokenizer.decode
+    return str(decode([*ids], skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 @torch.no_grad()
