@@ -13,12 +13,21 @@ Families that cannot be made here, or whose model needs more than text, are show
 
 import argparse
 import json
-import subprocess
+import multiprocessing
 import sys
 import warnings
 from collections import Counter
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from factlab import LanguageModel
+from factlab.errors import FactlabError
+from factlab.models.family_names import family_names
+from factlab.models.tiny import tiny_parts
 
 SECONDS = 60
 LENGTH = 12
@@ -26,28 +35,31 @@ LENGTH = 12
 
 def measured(family: str) -> dict[str, Any]:
     """What comes of one family; in a process of its own, for it may take any memory or crash."""
-    command = [sys.executable, __file__, "--one", family]
+    # A fork has PyTorch and transformers at hand, which a new process imports for seconds.
+    how = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(how)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(family, sender))
+    process.start()
+    sender.close()
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
+        if receiver.poll(SECONDS):
+            return receiver.recv()
         return {"family": family, "built": False, "why": f"not done within {SECONDS} seconds"}
-    lines = done.stdout.splitlines()
-    if done.returncode or not lines:
-        last = (done.stderr.strip().splitlines() or [""])[-1]
-        return {"family": family, "built": False, "why": f"exit {done.returncode}: {last[:200]}"}
-    return json.loads(lines[-1])
+    except EOFError:
+        process.join()
+        return {"family": family, "built": False, "why": f"it ended with {process.exitcode}"}
+    finally:
+        process.kill()
+        process.join()
+
+
+def _send(family: str, sender: Connection) -> None:
+    sender.send(one(family))
 
 
 def one(family: str) -> dict[str, Any]:
     """Make a small model of a family, run it, and hand it to factlab."""
-    import torch
-    from transformers.utils import logging
-
-    from factlab.errors import FactlabError
-    from factlab.models.tiny import tiny_parts
-
     warnings.simplefilter("ignore")
     logging.set_verbosity_error()
     torch.set_num_threads(1)
@@ -64,8 +76,6 @@ def one(family: str) -> dict[str, Any]:
 
 def forward(model: Any) -> dict[str, Any]:
     """Whether a text alone can be run, is answered in finite numbers, and is read in order."""
-    import torch
-
     ids = torch.tensor([[2 + 7 * place % 180 for place in range(LENGTH)]])
     other = ids.clone()
     other[0, -1] += 1
@@ -84,9 +94,6 @@ def forward(model: Any) -> dict[str, Any]:
 
 def loading(model: Any, tokenizer: Any) -> dict[str, Any]:
     """Whether `LanguageModel` takes it, refuses it in a sentence, or fails in some other way."""
-    from factlab import LanguageModel
-    from factlab.errors import FactlabError
-
     try:
         lm = LanguageModel(model, tokenizer)
     except FactlabError as error:
@@ -171,20 +178,14 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Go through the families that are not in the file yet, and show the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--families", help="only these, with commas between them")
     parser.add_argument("--out", type=Path, default=Path("architectures.jsonl"))
     parser.add_argument("--show", type=Path, help="show the table of this file, and do nothing")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        print(json.dumps(one(options.one)))
-        return
     if options.show:
         print(shown(read(options.show)))
         return
-    from factlab.models.family_names import family_names
-
     wanted = options.families.split(",") if options.families else family_names()
     done = {each["family"] for each in read(options.out)}
     for family in wanted:

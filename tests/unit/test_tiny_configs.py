@@ -83,14 +83,14 @@ def test_experts_are_drawn_as_matrices_are():
     model, _ = tiny_parts("mixtral")
     experts = model.model.layers[0].mlp.experts
     assert experts.down_proj.shape == (4, 24, 56)
-    assert 0.2 < float(experts.down_proj.std()) < 0.3
+    assert 0.2 < float(experts.down_proj.detach().std()) < 0.3
 
 
 def test_special_tokens_are_such_as_no_text_holds():
     model, tokenizer = tiny_parts("qwen2_vl")
     image = model.config.image_token_id
     assert image < len(tokenizer)
-    assert tokenizer.decode([image]) not in "abc \n"
+    assert "\x00" <= tokenizer.decode([image]) <= "\x1f"
 
 
 def test_the_names_are_those_of_transformers():
@@ -99,14 +99,18 @@ def test_the_names_are_those_of_transformers():
     assert set(family_names()) == names
 
 
-@pytest.mark.parametrize("refuse", [check_family, tiny_model, lambda name: check_request("tiny:" + name)])
+@pytest.mark.parametrize(
+    "refuse", [check_family, tiny_model, lambda name: check_request("tiny:" + name)]
+)
 def test_a_family_that_does_not_exist(refuse):
     with pytest.raises(InvalidRequestError, match=r"no family 'mixtrall'.* Did you mean 'mixtral'"):
         refuse("mixtrall")
 
 
 def test_a_family_that_cannot_be_small():
-    with pytest.raises(UnsupportedModelError, match="A small model of family 'musicgen' cannot be made"):
+    with pytest.raises(
+        UnsupportedModelError, match="A small model of family 'musicgen' cannot be made"
+    ):
         tiny_parts("musicgen")
 
 

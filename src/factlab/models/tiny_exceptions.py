@@ -114,7 +114,9 @@ EXCEPTIONS: dict[str, Entries] = {
     "glm4v_moe_text": {"head_dim": 12, **_sections(1, 1, 1, partial_rotary_factor=0.5)},
     "ernie4_5_vl_moe_text": {"moe_intermediate_size": [20, 12], **_sections(1, 1, 1)},
     "cosmos3_edge_text": _sections(2, 1, 1),
-    "hy_v4_vl_text": _sections(2, 1, 1),
+    "hy_v4_vl_text": {
+        "qk_rope_head_dim": 8, "head_dim": ..., "qk_head_dim": ..., **_sections(2, 1, 1),
+    },
     "paddleocr_vl_text": _sections(2, 1, 1),
     "hunyuan_vl_text": _sections(1, 1, 1, 1),
     "mistral4": {
