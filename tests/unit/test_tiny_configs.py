@@ -1,7 +1,11 @@
 """Small models of families that the architecture table lacks: experts, recurrences, pictures."""
 
+import re
+
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers.models.auto import modeling_auto
 
 from factlab.errors import InvalidRequestError, UnsupportedModelError
@@ -9,14 +13,14 @@ from factlab.models.family_names import check_family, family_names
 from factlab.models.request import check_request
 from factlab.models.tiny import tiny_model, tiny_parts
 
-# A family and parts that some layers must have: a class whose name ends so.
+# Families, and patterns of the classes of parts that must be there.
 KINDS = {
     "mixtral": ("MixtralExperts",),
     "qwen2_moe": ("Qwen2MoeExperts", "Qwen2MoeMLP"),
     "qwen3_moe": ("Qwen3MoeExperts", "Qwen3MoeMLP"),
     "gpt_oss": ("GptOssExperts",),
     "deepseek_v2": ("DeepseekV2Experts", "DeepseekV2MLP"),
-    "deepseek_v3": ("DeepseekV3Experts", "DeepseekV3MLP"),
+    "deepseek_v3": ("DeepseekV3(Experts|NaiveMoe)", "DeepseekV3MLP"),
     "llama4_text": ("Llama4TextExperts", "Llama4TextMLP"),
     "granitemoe": ("GraniteMoeMoE",),
     "olmoe": ("OlmoeExperts",),
@@ -28,7 +32,7 @@ KINDS = {
     "mamba": ("MambaMixer",),
     "mamba2": ("Mamba2Mixer",),
     "rwkv": ("RwkvSelfAttention",),
-    "recurrent_gemma": ("RecurrentGemmaRecurrentBlock", "RecurrentGemmaAttention"),
+    "recurrent_gemma": ("RecurrentGemmaRecurrentBlock", "RecurrentGemma(Sdpa)?Attention"),
     "zamba2": ("Zamba2MambaMixer", "Zamba2Attention"),
     "lfm2": ("Lfm2ShortConv", "Lfm2Attention"),
     "nemotron_h": (
@@ -40,7 +44,12 @@ KINDS = {
     "minicpm3": ("MiniCPM3Attention",),
     "openai-gpt": ("Block",),
 }  # fmt: skip
-PRESENT = [family for family in KINDS if family in family_names()]
+# Configs whose parts or kinds of layers were written in another way before this release.
+NEWER = ("dbrx", "qwen2_vl", "zamba2")
+IS_OLD = Version(transformers.__version__) < Version("5.24")
+PRESENT = [
+    family for family in KINDS if family in family_names() and not (IS_OLD and family in NEWER)
+]
 
 
 @torch.no_grad()
@@ -59,7 +68,8 @@ def test_a_family_that_the_table_lacks(family):
 
     assert sum(weight.numel() for weight in model.parameters()) < 500_000
     classes = {type(module).__name__ for module in model.modules()}
-    assert set(KINDS[family]) <= classes, sorted(classes)
+    for part in KINDS[family]:
+        assert any(re.fullmatch(part, name) for name in classes), sorted(classes)
 
     ids = tokenizer("The Eiffel Tower is located in the city of Paris.").input_ids
     logits = logits_of(model, ids)
@@ -87,7 +97,7 @@ def test_experts_are_drawn_as_matrices_are():
 
 
 def test_special_tokens_are_such_as_no_text_holds():
-    model, tokenizer = tiny_parts("qwen2_vl")
+    model, tokenizer = tiny_parts("gemma3")
     image = model.config.image_token_id
     assert image < len(tokenizer)
     assert "\x00" <= tokenizer.decode([image]) <= "\x1f"

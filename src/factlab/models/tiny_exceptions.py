@@ -77,7 +77,7 @@ EXCEPTIONS: dict[str, Entries] = {
     "jamba": {
         "attn_layer_period": 4, "attn_layer_offset": 2, "expert_layer_period": 2,
         "expert_layer_offset": 1, "layers_block_type": ..., "layer_types": ...,
-        "mlp_layer_types": ..., "num_hidden_layers": 4,
+        "mlp_layer_types": ..., "num_hidden_layers": 4, "use_mamba_kernels": False,
     },
     "llama4_text": {
         # One dense layer among those with experts, one with no rotation, two that see chunks.
@@ -144,6 +144,9 @@ EXCEPTIONS: dict[str, Entries] = {
     # --- sizes by names of their own
     # Its class reads what its config lacks.
     "DbrxAttentionConfig": {"rope_theta": 10000.0, "clip_qkv": 8.0},
+    "inkling2_loop_text": {
+        "loop_layer_index_start": 2, "loop_layer_index_end": 4, "n_layers_per_attn_res_block": 2,
+    },
     "blt": {"encoder_hash_byte_group_vocab": 50},
     "dots3_note_text": {
         # The layers with a sliding window have heads and ranks of their own.
