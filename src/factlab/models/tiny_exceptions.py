@@ -97,6 +97,7 @@ EXCEPTIONS: dict[str, Entries] = {
     "gemma4_unified_text": {"global_head_dim": 16},
     "helium": {"head_dim": 6},
     "phi": {"num_attention_heads": 3, "num_key_value_heads": 3},
+    "recurrent_gemma": {**_THREE_HEADS, "num_key_value_heads": 1},
     "persimmon": _THREE_HEADS,
     "fuyu": _THREE_HEADS,
     "nemotron": {"num_key_value_heads": 2},
