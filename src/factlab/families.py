@@ -41,7 +41,6 @@ _ROWS = [
     ("biogpt",    "biogpt.layers",        "biogpt.embed_tokens",             "self_attn.out_proj",   "fc2"),
     ("bloom",     "transformer.h",        "transformer.word_embeddings",     "self_attention.dense", "mlp.dense_4h_to_h"),
     ("codegen",   "transformer.h",        "transformer.wte",                 "attn.out_proj",        "mlp.fc_out"),
-    ("dbrx",      "transformer.blocks",   "transformer.wte",                 "norm_attn_norm.attn.out_proj", "ffn"),
     ("falcon",    "transformer.h",        "transformer.word_embeddings",     "self_attention.dense", "mlp.dense_4h_to_h"),
     ("gpt2",      "transformer.h",        "transformer.wte",                 "attn.c_proj",          "mlp.c_proj"),
     ("gpt_bigcode", "transformer.h",      "transformer.wte",                 "attn.c_proj",          "mlp.c_proj"),

@@ -12,7 +12,7 @@ load tells whether what was found is right.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
@@ -154,7 +154,7 @@ def _children(
     """The modules of a layer that mix tokens, and those that work on each alone."""
     mixers: list[tuple[str, nn.Module]] = []
     mlps: list[tuple[str, nn.Module]] = []
-    for name, child in layer.named_children():
+    for name, child in _direct(layer):
         kind = type(child).__name__
         if isinstance(child, nn.ModuleList) or "Norm" in kind or _NO_PARTS.search(kind):
             continue
@@ -167,6 +167,15 @@ def _children(
     if flat and len(flat) == len(mlps):
         mlps = flat[-1:]
     return mixers, mlps
+
+
+def _direct(layer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The children of a layer; in place of a wrapper with norms around a part, those of that."""
+    for name, child in layer.named_children():
+        inside = list(child.named_children()) if "Norm" in type(child).__name__ else []
+        yield from ((_joined(name, inner), module) for inner, module in inside)
+        if not inside:
+            yield name, child
 
 
 def _mixer(name: str, child: nn.Module, names: _Names) -> Part:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from factlab.errors import InvalidRequestError, ModelLoadError, nearest
-from factlab.families import ARCHITECTURES
+from factlab.models.family_names import check_family
 
 if TYPE_CHECKING:
     import torch
@@ -195,7 +195,7 @@ def _kind(name_or_path: str | Path | None) -> Kind:
             "The model's name is empty. Give a Hub id, a folder, a .gguf file, or tiny:gpt2."
         )
     if name.startswith(TINY):
-        _check_family(name.removeprefix(TINY))
+        check_family(name.removeprefix(TINY))
         return "tiny"
     if path.suffix == ".gguf":
         if not _is(path.is_file):
@@ -225,13 +225,6 @@ def _is(question: Callable[[], bool]) -> bool:
         return question()
     except (OSError, ValueError):
         return False
-
-
-def _check_family(family: str) -> None:
-    if family not in ARCHITECTURES:
-        raise InvalidRequestError(
-            f"Family '{family}' is not in the architecture table.{nearest(family, ARCHITECTURES)}"
-        )
 
 
 def adapter_instead(name: str) -> ModelLoadError:

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import nn
 from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -19,8 +21,9 @@ from transformers import (
 from factlab.documents import described
 from factlab.errors import InvalidRequestError, UnsupportedModelError
 from factlab.families import ARCHITECTURES
+from factlab.models.family_names import check_family
 from factlab.models.language_model import LanguageModel
-from factlab.models.tiny_configs import SEEING, check_family, tiny_config
+from factlab.models.tiny_configs import tiny_config
 from factlab.transformers_api import run_experts_in
 
 BOS, EOS = "<s>", "</s>"
@@ -105,25 +108,31 @@ def tiny_parts(
             f"square is only for families in the architecture table, not for '{family}'."
         )
     tokenizer = tiny_tokenizer(add_bos)
-    kind = AutoModelForImageTextToText if family in SEEING else AutoModelForCausalLM
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices), torch.device("cpu"):
         torch.manual_seed(seed)
         try:
-            if family in ARCHITECTURES:
-                sizes = _sizes(family, len(tokenizer), square)
-                config = AutoConfig.for_model(family, **sizes)
-            else:
-                config = tiny_config(family, len(tokenizer))
-            model = kind.from_config(config, dtype=torch.float32)
+            model = _untrained(family, len(tokenizer), square)
         except Exception as error:  # the code of any model may fail in any way
             raise UnsupportedModelError(
                 f"A small model of family '{family}' cannot be made: {described(error)}."
             ) from error
         torch.manual_seed(seed)  # how much transformers draws for it differs between releases
         _randomize(model)
+    nn.Module.to(model, dtype)
     run_experts_in(model, dtype)
-    return model.to(dtype).eval(), tokenizer
+    return model.eval(), tokenizer
+
+
+def _untrained(family: str, vocab_size: int, square: bool) -> PreTrainedModel:
+    """A small model as transformers begins one; of those that see, the one that writes."""
+    if family in ARCHITECTURES:
+        config = AutoConfig.for_model(family, **_sizes(family, vocab_size, square))
+    else:
+        config = tiny_config(family, vocab_size)
+    sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    return kind.from_config(config, dtype=torch.float32)
 
 
 @torch.no_grad()

@@ -6,35 +6,28 @@ the same way. What that does not get right for a family is in `tiny_exceptions`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
-)
 
-from factlab.errors import InvalidRequestError, nearest
 from factlab.models.tiny_exceptions import EXCEPTIONS, Entries
 
-Value: TypeAlias = object
-
-D_MODEL, D_MLP, HEADS, LAYERS = 24, 56, 4, 4
-SENSES = ("vision", "image", "audio", "vq", "qformer", "perceiver", "patcher", "visual", "protein")
+_D_MODEL, _D_MLP, _HEADS, _LAYERS = 24, 56, 4, 4
+_SENSES = ("vision", "image", "audio", "vq", "qformer", "perceiver", "patcher", "visual", "protein")
 
 # Bytes that no text holds, as tokens of `tiny_tokenizer`: behind two special tokens and 188 bytes
 # that can be printed stand the control characters, here without the tab and the ends of lines.
 _UNUSED = [190 + byte for byte in (*range(9), *range(14, 32))]
 
 _NAMES: list[tuple[int, str]] = [
-    (D_MODEL, (
+    (_D_MODEL, (
         "hidden_size d_model n_embd embed_dim embedding_size emb_dim embedding_dim lru_width "
         "word_embed_proj_dim attention_hidden_size encoder_hidden_size out_hidden_size "
         "text_hidden_size projector_output_dim adapter_out_dim output_dim dim_model_base "
         "input_embedding_size output_embedding_size backbone_hidden_size projection_dim "
         "hidden_size_global"
     )),
-    (D_MLP, (
+    (_D_MLP, (
         "intermediate_size ffn_dim decoder_ffn_dim encoder_ffn_dim d_inner dim_ff dff d_ff mlp_dim "
         "ffn_hidden_size intermediate_size_mlp feed_forward_size dense_intermediate_size "
         "projector_hidden_size projection_hidden_dim projection_intermediate_size "
@@ -45,7 +38,7 @@ _NAMES: list[tuple[int, str]] = [
         "shared_expert_intermediate_size shared_intermediate_size share_expert_dim "
         "moe_shared_expert_intermediate_size shared_experts_intermediate_size"
     )),
-    (HEADS, (
+    (_HEADS, (
         "num_attention_heads n_head n_heads num_heads encoder_attention_heads mamba_num_heads "
         "decoder_attention_heads num_encoder_attention_heads num_decoder_attention_heads "
         "attention_heads mamba_n_heads linear_num_value_heads linear_num_heads index_n_heads "
@@ -72,7 +65,7 @@ _NAMES: list[tuple[int, str]] = [
         "max_target_positions max_source_positions original_max_position_embeddings"
     )),
 ]  # fmt: skip
-SIZES: dict[str, int] = {name: size for size, names in _NAMES for name in names.split()}
+_SIZES: dict[str, int] = {name: size for size, names in _NAMES for name in names.split()}
 
 # Numbers that stay as they are if they are smaller.
 _AT_MOST: dict[str, int] = {
@@ -96,163 +89,149 @@ _AT_MOST: dict[str, int] = {
 }
 
 _VOCABULARIES = (
-    "vocab_size", "unpadded_vocab_size", "vocab_size_per_layer_input", "decoder_vocab_size"
+    "vocab_size", "unpadded_vocab_size", "vocab_size_per_layer_input", "decoder_vocab_size",
 )  # fmt: skip
-_LAYERS = [
-    "num_hidden_layers",
-    "n_layer",
-    "n_layers",
-    "num_layers",
-    "decoder_layers",
-    "num_decoder_layers",
-    "num_blocks",
-    "layers",
-]
-_FEW_LAYERS = [
-    "encoder_layers",
-    "num_encoder_layers",
-    "depth",
-    "resampler_depth",
-    "num_global_layers",
-    "conf_num_hidden_layers",
-    "decoder_num_layers",
-]
-
-
-SEEING = frozenset(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
-FAMILIES = tuple(sorted(SEEING | set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)))
-
-
-def check_family(family: str) -> None:
-    """Refuse the name of a family that writes no text, or that transformers does not have.
-
-    Raises:
-        InvalidRequestError: it is such a name; the message has the nearest ones.
-    """
-    if family not in FAMILIES:
-        raise InvalidRequestError(
-            f"transformers has no family '{family}' of models that write text."
-            f"{nearest(family, FAMILIES)}"
-        )
+_LAYER_COUNTS = (
+    "num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers",
+    "num_decoder_layers", "num_blocks", "layers",
+)  # fmt: skip
+_OTHER_COUNTS = (
+    "encoder_layers", "num_encoder_layers", "depth", "resampler_depth", "num_global_layers",
+    "conf_num_hidden_layers", "decoder_num_layers",
+)  # fmt: skip
+_KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "swa_num_key_value_heads")
+_TOKENS = ("token_id", "token_index", "token_ids", "tokens_ids", "patch_id")
+_KNOWN_TOKENS = {
+    "bos_token_id": 0, "decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 1,
+}  # fmt: skip
 
 
 def tiny_config(family: str, vocab_size: int) -> PreTrainedConfig:
     """A config of any family of transformers that makes a model of some ten thousand numbers.
 
     It has about four layers, d_model 24, d_mlp 56 and four experts, two per token, as far as the
-    family bears that; more kinds of layers than that get one layer each. Special tokens are tokens
-    that do not occur in texts.
+    family bears that; more kinds of layers than that get one layer each. Special tokens are such
+    as do not occur in texts.
 
     Args:
         family: a model type of transformers.
         vocab_size: how many tokens the tokenizer has.
     """
-    default = AutoConfig.for_model(family)
-    return _shrunk(default, vocab_size, iter(_UNUSED), senses=False, more={})
+    return _Shrinking(vocab_size).shrunk(AutoConfig.for_model(family))
 
 
-def _shrunk(
-    default: PreTrainedConfig, vocab_size: int, unused: Iterator[int], senses: bool, more: Entries
-) -> PreTrainedConfig:
-    """The same config with small sizes.
+class _Shrinking:
+    """The way from a config to a small one, which hands out tokens on the way.
 
     Args:
-        default: of a model, or of a part of one.
         vocab_size: how many tokens there are.
-        unused: tokens for special purposes.
-        senses: whether it is a part that sees or hears.
-        more: entries that the whole asks of this part.
     """
-    special = {**EXCEPTIONS.get(default.model_type or type(default).__name__, {}), **more}
-    old = {name: value for name, value in vars(default).items() if not name.startswith("_")}
-    new: dict[str, Value] = {}
-    for name, value in old.items():
-        if isinstance(value, PreTrainedConfig):
-            part = senses or any(word in name for word in SENSES)
-            asked = special.pop(name, {})
-            new[name] = _shrunk(value, vocab_size, unused, part, asked)
-        elif _is_token(name):
-            if isinstance(value, int) and not isinstance(value, bool):
-                new[name] = _token(name, value, unused)
-            elif isinstance(value, Sequence) and not isinstance(value, str):
-                new[name] = [1] if name == "eos_token_id" else [next(unused) for _ in value]
-        elif isinstance(value, int) and not isinstance(value, bool):
-            if (size := _size(name, value, old, senses)) is not None:
-                new[name] = size
-        if name in _VOCABULARIES and isinstance(value, int) and value > 0:
-            new[name] = vocab_size
-    if "head_dim" in old and old["head_dim"] is None and not old.get("qk_rope_head_dim"):
-        new["head_dim"] = SIZES["head_dim"]
-    if old.get("pad_token_id", 0) is None and not senses:
-        new["pad_token_id"] = 1
-    new |= _per_layer(old, new, senses)
-    for name in ("rope_parameters", "rope_scaling"):
-        if isinstance(old.get(name), Mapping) and old[name]:
-            new[name] = _rope(old[name], new | {k: v for k, v in old.items() if k not in new})
-    if old.get("is_decoder") is False and not senses:
-        new["is_decoder"] = True
-    new |= special
-    new = {name: value for name, value in new.items() if value is not ...}
-    return type(default)(**new)
 
+    def __init__(self, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+        self._unused: Iterator[int] = iter(_UNUSED)
 
-def _size(name: str, value: int, old: Mapping[str, Value], senses: bool) -> int | None:
-    """A small value for a number; None if it is no size."""
-    if name in _LAYERS or name in _FEW_LAYERS:
-        return min(value, 2 if senses or name in _FEW_LAYERS else LAYERS)
-    if value <= 0:
-        return None
-    if name in ("num_key_value_heads", "num_kv_heads", "swa_num_key_value_heads"):
-        heads = old.get(name.replace("key_value", "attention"), None)
-        return HEADS if value == heads else min(value, 2)
-    if name == "head_dim" and old.get("qk_rope_head_dim"):
-        return SIZES["qk_rope_head_dim"] if value == old["qk_rope_head_dim"] else 10
-    if senses and name in ("hidden_size", "embed_dim", "d_model"):
-        return 32
-    if senses and name == "image_size" and isinstance(patch := old.get("patch_size"), int):
-        return 4 * patch
-    if name in SIZES:
-        return SIZES[name]
-    return min(value, _AT_MOST[name]) if name in _AT_MOST else None
+    def shrunk(
+        self, default: PreTrainedConfig, senses: bool = False, more: Entries | None = None
+    ) -> PreTrainedConfig:
+        """The same config with small sizes.
 
+        Args:
+            default: of a model, or of a part of one.
+            senses: whether it is a part that sees or hears.
+            more: entries that the whole asks of this part.
+        """
+        special: dict[str, Any] = dict(
+            EXCEPTIONS.get(default.model_type or type(default).__name__, {})
+        )
+        special |= more or {}
+        old = {name: value for name, value in vars(default).items() if not name.startswith("_")}
+        new: dict[str, Any] = {}
+        for name, value in old.items():
+            if isinstance(value, PreTrainedConfig):
+                part = senses or any(word in name for word in _SENSES)
+                new[name] = self.shrunk(value, part, special.pop(name, None))
+            elif name.endswith(_TOKENS):
+                new |= self._tokens(name, value)
+            elif _is_number(value):
+                new |= self._sizes(name, value, old, senses)
+        if "head_dim" in old and old["head_dim"] is None and not old.get("qk_rope_head_dim"):
+            new["head_dim"] = _SIZES["head_dim"]
+        if not senses:
+            new |= _per_layer(old)
+            if old.get("pad_token_id", 0) is None:
+                new["pad_token_id"] = _KNOWN_TOKENS["pad_token_id"]
+            if old.get("is_decoder") is False:
+                new["is_decoder"] = True
+        new |= special
+        return type(default)(**{name: value for name, value in new.items() if value is not ...})
 
-def _is_token(name: str) -> bool:
-    return name.endswith(("token_id", "token_index", "token_ids", "tokens_ids", "patch_id"))
-
-
-def _token(name: str, value: int, unused: Iterator[int]) -> int:
-    known = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "decoder_start_token_id": 0}
-    if name in known:
-        return known[name]
-    return next(unused) if value > 1 else value
-
-
-def _per_layer(
-    old: Mapping[str, Value], new: Mapping[str, Value], senses: bool
-) -> dict[str, Value]:
-    """Lists with an entry per layer, with one layer of each kind left; and how many these are."""
-    count = next((name for name in _LAYERS if isinstance(old.get(name), int)), None)
-    if count is None or senses:
+    def _tokens(self, name: str, value: Any) -> dict[str, Any]:
+        """An entry that names a token, or several."""
+        if _is_number(value):
+            if name in _KNOWN_TOKENS:
+                return {name: _KNOWN_TOKENS[name]}
+            return {name: next(self._unused)} if value > 1 else {}
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return {name: [1] if name == "eos_token_id" else [next(self._unused) for _ in value]}
         return {}
-    lists: dict[str, Sequence[Value]] = {
+
+    def _sizes(self, name: str, value: int, old: Mapping[str, Any], senses: bool) -> dict[str, int]:
+        """An entry that is a number, made small if it is the size of something."""
+        size = None
+        if name in _LAYER_COUNTS or name in _OTHER_COUNTS:
+            size = min(value, 2 if senses or name in _OTHER_COUNTS else _LAYERS)
+        elif name in _VOCABULARIES:
+            size = self._vocab_size if value else None
+        elif value <= 0:
+            size = None
+        elif senses and name in ("hidden_size", "embed_dim", "d_model"):
+            size = 32
+        elif senses and name == "image_size" and _is_number(old.get("patch_size")):
+            size = 4 * old["patch_size"]
+        elif name in _KEY_VALUE_HEADS and value == old.get(name.replace("key_value", "attention")):
+            size = _HEADS
+        elif name == "head_dim" and old.get("qk_rope_head_dim"):
+            # It is that of the part that is rotated, or that of both.
+            rotated = value == old["qk_rope_head_dim"]
+            size = _SIZES["qk_rope_head_dim" if rotated else "qk_head_dim"]
+        elif name in _SIZES:
+            size = _SIZES[name]
+        elif name in _AT_MOST:
+            size = min(value, _AT_MOST[name])
+        return {} if size is None else {name: size}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _per_layer(old: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists with an entry per layer, with one layer of each kind left; and how many these are."""
+    count = next((name for name in _LAYER_COUNTS if _is_number(old.get(name))), None)
+    if count is None:
+        return {}
+    lists = {
         name: value
         for name, value in old.items()
         if isinstance(value, list | tuple)
         and len(value) == old[count] > 1
-        and list(value) != list(range(len(value)))  # that would be numbers of layers
+        and list(value) != list(range(len(value)))  # those would be numbers of layers
     }
     if not lists:
         return {}
     kept = _kinds(list(lists.values()))
-    shrunk = {name: [values[index] for index in kept] for name, values in lists.items()}
-    return {count: len(kept), **shrunk}
+    return {
+        count: len(kept),
+        **{name: [values[index] for index in kept] for name, values in lists.items()},
+    }
 
 
-def _kinds(lists: Sequence[Sequence[Value]]) -> list[int]:
+def _kinds(lists: Sequence[Sequence[object]]) -> list[int]:
     """Which layers to keep: the first of each kind by each list, and others up to four."""
     kept: set[int] = set()
     for values in lists:
-        seen: list[Value] = []
+        seen: list[object] = []
         for index, value in enumerate(values):
             if value not in seen:
                 seen.append(value)
@@ -260,23 +239,4 @@ def _kinds(lists: Sequence[Sequence[Value]]) -> list[int]:
     last = max(kept)
     rest = [index for index in range(len(lists[0])) if index not in kept]
     rest.sort(key=lambda index: (index < last, index))
-    return sorted([*kept, *rest[: max(0, LAYERS - len(kept))]])
-
-
-def _rope(old: Mapping[str, Value], sizes: Mapping[str, Value]) -> dict[str, Value]:
-    """Parameters of rotary embeddings, with sections that fit into a small head."""
-    new: dict[str, Value] = {}
-    for name, value in old.items():
-        if isinstance(value, Mapping):
-            new[name] = _rope(value, sizes)
-        elif name == "mrope_section" and isinstance(value, Sequence):
-            new[name] = _sections(len(value), sizes, old.get("partial_rotary_factor"))
-        else:
-            new[name] = value
-    return new
-
-
-def _sections(count: int, sizes: Mapping[str, Value], factor: Value) -> list[int]:
-    head = sizes.get("head_dim") or D_MODEL // HEADS
-    half = int(head * (factor if isinstance(factor, float) else 1.0)) // 2  # pyright: ignore
-    return [half // count + (index < half % count) for index in range(count)]
+    return sorted([*kept, *rest[: max(0, _LAYERS - len(kept))]])

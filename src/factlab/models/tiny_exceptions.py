@@ -77,7 +77,7 @@ EXCEPTIONS: dict[str, Entries] = {
     "jamba": {
         "attn_layer_period": 4, "attn_layer_offset": 2, "expert_layer_period": 2,
         "expert_layer_offset": 1, "layers_block_type": ..., "layer_types": ...,
-        "mlp_layer_types": ..., "num_hidden_layers": 4,
+        "mlp_layer_types": ..., "num_hidden_layers": 4, "use_mamba_kernels": False,
     },
     "llama4_text": {
         # One dense layer among those with experts, one with no rotation, two that see chunks.
@@ -97,6 +97,7 @@ EXCEPTIONS: dict[str, Entries] = {
     "gemma4_unified_text": {"global_head_dim": 16},
     "helium": {"head_dim": 6},
     "phi": {"num_attention_heads": 3, "num_key_value_heads": 3},
+    "recurrent_gemma": {**_THREE_HEADS, "num_key_value_heads": 1},
     "persimmon": _THREE_HEADS,
     "fuyu": _THREE_HEADS,
     "nemotron": {"num_key_value_heads": 2},
@@ -113,6 +114,10 @@ EXCEPTIONS: dict[str, Entries] = {
     "glm_ocr_text": _sections(1, 1, 1),
     "glm4v_moe_text": {"head_dim": 12, **_sections(1, 1, 1, partial_rotary_factor=0.5)},
     "ernie4_5_vl_moe_text": {"moe_intermediate_size": [20, 12], **_sections(1, 1, 1)},
+    "cosmos3_edge_text": _sections(2, 1, 1),
+    "hy_v4_vl_text": {
+        "qk_rope_head_dim": 8, "head_dim": ..., "qk_head_dim": ..., **_sections(2, 1, 1),
+    },
     "paddleocr_vl_text": _sections(2, 1, 1),
     "hunyuan_vl_text": _sections(1, 1, 1, 1),
     "mistral4": {
@@ -138,7 +143,11 @@ EXCEPTIONS: dict[str, Entries] = {
     },
     "xlm": {"causal": True},
     # --- sizes by names of their own
-    "DbrxAttentionConfig": {"rope_theta": 10000.0, "clip_qkv": 8.0},  # its class reads what its config lacks
+    # Its class reads what its config lacks.
+    "DbrxAttentionConfig": {"rope_theta": 10000.0, "clip_qkv": 8.0},
+    "inkling2_loop_text": {
+        "loop_layer_index_start": 2, "loop_layer_index_end": 4, "n_layers_per_attn_res_block": 2,
+    },
     "blt": {"encoder_hash_byte_group_vocab": 50},
     "dots3_note_text": {
         # The layers with a sliding window have heads and ranks of their own.
@@ -169,7 +178,10 @@ EXCEPTIONS: dict[str, Entries] = {
         "image_token_offset": 368, "audio_token_offset": 384,
         "vision_config": {"codebook_size": 16},
     },
-    "dots3_note_vision_encoder": {"mlp_layer_types": ["dense", "dense"]},
+    "dots3_note_vision_encoder": {
+        "mlp_layer_types": ["dense", "dense"], "adapter_in_dim": 32,
+    },
+    "dots3_note_audio_encoder": {"adapter_input_size": 32},
     "nemotron_h_omni": {
         "vision_config": {
             "video_temporal_patch_size": 2, "image_size": 64, "max_img_size": 64,
@@ -199,6 +211,7 @@ EXCEPTIONS: dict[str, Entries] = {
         "channel_multiplier": [1, 1], "num_patches": 4,
     },
     "chameleon_vqgan": _VQ,
+    "apertus1p5_vision_tokenizer": _VQ,
     "emu3_vqgan": _VQ,
     "hy_v4_vl_vision": {"max_image_size": 64},
     "hunyuan_vl_vision": {"max_image_size": 64},
