@@ -57,6 +57,11 @@ class HasModules(Protocol):
         """Which columns of what runs just now are the caller's."""
         ...
 
+    @property
+    def streams(self) -> str | None:
+        """Where the dimension of several residual streams is: "first" or "behind tokens"."""
+        ...
+
     def layer(self, index: int) -> nn.Module:
         """The decoder layer with this index."""
         ...
@@ -200,10 +205,12 @@ class _Tap:
     def _on_state(self, state: Tensor) -> Tensor:
         if state.ndim == 3:
             return self._on_rows(state)
-        if state.ndim == 4:  # Gemma 3n has several streams, (stream, batch, pos, width): as one
-            one = state.permute(1, 2, 0, 3).flatten(2)
-            changed = self._on_rows(one).unflatten(2, (len(state), -1))
-            return changed.permute(2, 0, 1, 3)
+        if state.ndim == 4 and self._lm is not None:  # several residual streams: seen as one
+            is_first = self._lm.streams == "first"
+            side_by_side = state.permute(1, 2, 0, 3) if is_first else state
+            n_streams = side_by_side.shape[2]
+            changed = self._on_rows(side_by_side.flatten(2)).unflatten(2, (n_streams, -1))
+            return changed.permute(2, 0, 1, 3) if is_first else changed
         # OPT's MLP sees (batch·pos, width): fold it back into rows.
         if self._rows is None:
             raise TypeError(f"{self._site} has no rows that its layer has seen")

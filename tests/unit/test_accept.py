@@ -5,7 +5,6 @@ import warnings
 
 import pytest
 import torch
-import transformers
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import (
@@ -103,10 +102,13 @@ class ScaledLinear(nn.Linear):
         return 2 * super().forward(inputs)
 
 
-def test_only_the_exact_classes_are_plain_projections(toy):
+def test_only_the_exact_classes_are_plain_projections(toy, fact):
     layer = toy.model.model.layers[0].mlp
     layer.down_proj = ScaledLinear(56, 24, bias=False)
-    assert "ScaledLinear is not a plain nn.Linear" in refusal(toy.model, toy.tokenizer)
+    lm = fl.LanguageModel(toy.model, toy.tokenizer)
+    assert lm.abilities.rungs["closed_form"].layers == (1, 2)
+    with pytest.raises(UnsupportedModelError, match=r"Layer 0 of .* is not written by one plain"):
+        fl.editing.fine_tune(lm, [fact], "ft", fl.editing.FineTuneConfig(layer=0, steps=1))
     assert layout_of(fl.models.tiny_model("falcon").layer(0).mlp.dense_4h_to_h) == "out_in"
 
 
@@ -156,11 +158,7 @@ def headless(auto):
         (lambda: nn.Linear(2, 3), "Linear is not a model of transformers"),
         (
             lambda: made("bert", is_decoder=False, **TEXT),
-            "BertLMHeadModel cannot be run layer by layer",
-        ),
-        (
-            lambda: made("openai-gpt", vocab_size=400, n_embd=24, n_layer=3, n_head=4),
-            "layers of OpenAIGPTLMHeadModel return a list",
+            "BertLMHeadModel is no decoder",
         ),
     ],
 )
@@ -180,50 +178,30 @@ def test_what_is_no_model_at_all(model):
 # -- layers that differ ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("family", "more"),
-    [
-        (
-            "qwen3_5_text",
-            {
-                "head_dim": 8,
-                "linear_num_value_heads": 4,
-                "linear_num_key_heads": 2,
-                "linear_key_head_dim": 8,
-                "linear_value_head_dim": 8,
-                "layer_types": ["full_attention", "linear_attention", "full_attention"],
-            },
-        ),
-        ("lfm2", {"layer_types": ["conv", "full_attention", "conv"]}),
-    ],
-)
-def test_hybrid_decoders_are_refused_for_that(toy, family, more):
-    if family not in transformers.CONFIG_MAPPING:
-        pytest.skip(f"transformers {transformers.__version__} does not know {family}")
-    said = refusal(made(family, **TEXT, **more), toy.tokenizer)
-    assert "differ in kind" in said
-    assert "in layer 0" in said
-    assert "in layer 1" in said
+def test_a_layer_of_a_known_family_without_a_part(toy, fact):
+    toy.model.model.layers[2].mlp = nn.Identity()
+    lm = fl.LanguageModel(toy.model, toy.tokenizer)
+    assert [parts.mlp is None for parts in lm.layers] == [False, False, False]
+    assert not lm.layers.is_dense(2)
+    assert not lm.abilities.rungs["neurons"].can
+    with pytest.raises(UnsupportedModelError, match=r"Layers that have one: 0, 1\."):
+        fl.editing.fine_tune(lm, [fact], "ft", fl.editing.FineTuneConfig(layer=2, steps=1))
 
 
-def test_a_layer_of_a_known_family_without_a_part(toy):
-    del toy.model.model.layers[2].mlp.down_proj
-    said = refusal(toy.model, toy.tokenizer)
-    assert "layer 0 has a module 'mlp.down_proj', layer 2 has none" in said
-
-
-def test_layers_of_different_width(toy):
+def test_layers_of_different_width(toy, fact):
     mlp = toy.model.model.layers[1].mlp
     with torch.random.fork_rng([]):
+        torch.manual_seed(0)
         mlp.gate_proj, mlp.up_proj = (nn.Linear(24, 40, bias=False) for _ in range(2))
         mlp.down_proj = nn.Linear(40, 24, bias=False)
-    said = refusal(toy.model, toy.tokenizer)
-    assert "differ in width: 'mlp.down_proj.weight' is 24 x 56 in layer 0 and 24 x 40" in said
-
-
-@pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "granitemoe"])
-def test_a_mixture_of_experts_is_refused_for_that(toy, family):
-    assert "has a mixture of experts" in refusal(made(family, **TEXT), toy.tokenizer)
+    lm = fl.LanguageModel(toy.model, toy.tokenizer)
+    assert [lm.layers.d_mlp(layer) for layer in range(3)] == [56, 40, 56]
+    with pytest.raises(
+        UnsupportedModelError, match=r"differ in width: .* 56, that of layer 1 of 40"
+    ):
+        _ = lm.d_mlp
+    edit = fl.rome(lm, fact, fl.editing.RomeConfig(layer=1, value=fl.editing.ValueConfig(steps=2)))
+    assert edit.updates[0].shape == (24, 40)
 
 
 def test_the_mlp_is_not_mistaken_for_another_writer(toy):

@@ -8,6 +8,7 @@ import torch
 from conftest import FAMILIES, HABITS, SINGLE_INSIDE
 from factlab.errors import InvalidRequestError, TokenizationError, UnsupportedModelError
 from factlab.hooks import Site, Stream, intervene, record
+from factlab.models.engines.shell import Shell
 from factlab.models.generation import generate_ids
 from factlab.models.language_model import LanguageModel
 from factlab.tokens import pad
@@ -256,12 +257,15 @@ def test_an_unlisted_family_is_discovered(make_model, family, monkeypatch):
 
     known = make_model(family)
     monkeypatch.delitem(ARCHITECTURES, family)
-    found = LanguageModel(known.model, known.tokenizer).architecture
-    assert found == known.architecture
+    found = LanguageModel(known.model, known.tokenizer).layers
+    assert found.anatomy.layers == known.layers.anatomy.layers
+    for one, other in zip(found, known.layers, strict=True):
+        assert (one.mixer.output, one.mlp.output) == (other.mixer.output, other.mlp.output)
+        assert (one.mixer.projection, one.mlp.projection) == (other.mixer.output, other.mlp.output)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_model_that_does_more_than_its_layers_is_refused(make_model, dtype):
+def test_a_model_that_does_not_say_the_same_twice_is_refused(make_model, dtype):
 
     lm = make_model("llama", dtype=dtype)
     base, original = lm.model.model, lm.model.model.norm.forward
@@ -273,28 +277,24 @@ def test_a_model_that_does_more_than_its_layers_is_refused(make_model, dtype):
 
     base.norm.forward = forward
     try:
-        with pytest.raises(UnsupportedModelError, match="does not give the model's own logits"):
+        with pytest.raises(UnsupportedModelError, match="something else each time"):
             LanguageModel(lm.model, lm.tokenizer)
     finally:
         del base.norm.forward
 
 
-def test_a_layer_that_cannot_be_run_by_itself_is_refused(make_model, monkeypatch):
+def test_a_layer_that_cannot_be_run_by_itself_is_run_in_whole_passes(make_model, monkeypatch):
     """Some releases of transformers give a layer a mask that only their own loop understands."""
 
     lm = make_model("llama")
-    message = "The size of tensor a (6) must match\nthe size of tensor b (7) at dimension 3"
 
-    def frame(*_args):
-        raise RuntimeError(message)
+    def front(*_args):
+        raise RuntimeError("The size of tensor a (6) must match\nthe size of tensor b (7)")
 
-    monkeypatch.setattr(LanguageModel, "frame", frame)
-    with pytest.raises(UnsupportedModelError) as caught:
-        LanguageModel(lm.model, lm.tokenizer)
-    assert str(caught.value) == (
-        "LlamaForCausalLM cannot be run layer by layer: The size of tensor a (6) must match the "
-        "size of tensor b (7) at dimension 3."
-    )
+    monkeypatch.setattr(Shell, "front", front)
+    again = LanguageModel(lm.model, lm.tokenizer)
+    assert again.engine.name == again.abilities.engine == "whole passes"
+    assert torch.equal(again.next_token_probs(PROMPTS), lm.next_token_probs(PROMPTS))
 
 
 def test_wrapping_a_model_in_training_mode_changes_nothing(make_model):
@@ -312,17 +312,15 @@ def test_wrapping_a_model_in_training_mode_changes_nothing(make_model):
     lm.model.eval()
 
 
-def test_mixtures_of_experts_and_encoders_are_refused(make_model):
-    from transformers import BertConfig, BertForMaskedLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
+def test_encoders_are_refused(make_model):
+    from transformers import BertConfig, BertForMaskedLM
 
     tokenizer = make_model("gpt2").tokenizer
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 400}
     with torch.random.fork_rng():
-        experts = Qwen2MoeForCausalLM(Qwen2MoeConfig(**sizes, num_experts=4, num_key_value_heads=2))
-        encoder = BertForMaskedLM(BertConfig(**sizes, intermediate_size=40))
-    with pytest.raises(UnsupportedModelError, match="mixture of experts"):
-        LanguageModel(experts, tokenizer)
-    with pytest.raises(UnsupportedModelError, match="BertForMaskedLM"):
+        torch.manual_seed(0)
+        encoder = BertForMaskedLM(BertConfig(**sizes, intermediate_size=40, initializer_range=0.3))
+    with pytest.raises(UnsupportedModelError, match="BertForMaskedLM is no decoder"):
         LanguageModel(encoder, tokenizer)
 
 

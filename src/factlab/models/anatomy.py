@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
+from typing import Literal
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -72,6 +73,9 @@ class LayerParts:
     mlp: Part | None = None
 
 
+Streams = Literal["first", "behind tokens"]
+
+
 @dataclass(frozen=True, slots=True)
 class Anatomy:
     """Where a model keeps its parts.
@@ -82,6 +86,8 @@ class Anatomy:
         layers: path of the list of decoder layers; empty if none was found.
         parts: of each layer.
         skipped: layers that a text alone does not go through, as cross-attention to an image.
+        streams: for a residual stream that is several side by side, whether their dimension comes
+            before all others or behind the tokens'.
     """
 
     family: str
@@ -89,6 +95,7 @@ class Anatomy:
     layers: str
     parts: tuple[LayerParts, ...]
     skipped: frozenset[int] = frozenset()
+    streams: Streams | None = None
 
     def with_parts(self, parts: Sequence[LayerParts]) -> "Anatomy":
         """The same with other parts."""

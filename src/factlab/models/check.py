@@ -198,8 +198,11 @@ def _check_causal(model: PreTrainedModel, ids: Tensor, logits: Tensor) -> None:
             f"{name} gives logits of shape {tuple(logits.shape)} for {ids.shape[1]} tokens, not a "
             "distribution over the vocabulary for each of them."
         )
-    again = model(input_ids=other, use_cache=False).logits[0]
-    if not close(again[:-1], logits[:-1]):
+    if not close(model(input_ids=other, use_cache=False).logits[0, :-1], logits[:-1]):
+        if not close(model(input_ids=ids, use_cache=False).logits[0], logits):
+            raise UnsupportedModelError(
+                f"{name} says something else each time it is called with the same text."
+            )
         raise UnsupportedModelError(
             f"{name} is no decoder: what it says after the first tokens of a text depends on the "
             "last one. Load a causal language model."
@@ -219,7 +222,7 @@ def _checked_layers(
     for index, seen in enumerate(probed.blocks):
         if len(seen) > 1:
             return none, (f"layer {index} of {name} runs {len(seen)} times in one pass",)
-        if seen and seen[0].shape[-3:-1] != (1, LENGTH):
+        if seen and not _one_each(seen[0]):
             shape = tuple(seen[0].shape)
             return none, (f"layers of {name} give states of shape {shape}, not one for each token",)
     skipped = frozenset(i for i, seen in enumerate(probed.blocks) if not seen)
@@ -232,7 +235,18 @@ def _checked_layers(
             f"the output of layer {wrong} at '{anatomy.layers}' is not the hidden state that "
             f"{name} reports for it",
         )
-    return replace(anatomy, skipped=skipped), ()
+    streams = None
+    if states[0].ndim == 4:
+        streams = "behind tokens" if states[0].shape[:2] == (1, LENGTH) else "first"
+    return replace(anatomy, skipped=skipped, streams=streams), ()
+
+
+def _one_each(state: Tensor) -> bool:
+    """Whether a layer's state is one for each token, or several streams side by side."""
+    shape = state.shape
+    if state.ndim == 4:
+        return (1, LENGTH) in (shape[:2], shape[1:3])
+    return state.ndim == 3 and shape[:2] == (1, LENGTH)
 
 
 def _unlike_reported(states: Sequence[Tensor], reported: Sequence[Tensor]) -> int | None:

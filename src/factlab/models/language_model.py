@@ -16,6 +16,7 @@ from factlab.families import Layout
 from factlab.hooks import Site
 from factlab.models import chat, freezing, generation, scoring, texts
 from factlab.models.accept import check_model, check_tokenizer
+from factlab.models.anatomy import Streams
 from factlab.models.budget import Budget, MemoryLimit, Sizes
 from factlab.models.changes.board import PatchBoard
 from factlab.models.check import examine
@@ -209,6 +210,11 @@ class LanguageModel:
     def columns(self) -> Columns:
         """Which columns of what runs just now hooks see."""
         return self.engine.columns
+
+    @property
+    def streams(self) -> Streams | None:
+        """Where the dimension of several residual streams is; None if there is one stream."""
+        return self.layers.streams
 
     def recording(self, capacity: int) -> Recording:
         """A record of at most so many tokens, to be filled while layers run; see `Engine`."""

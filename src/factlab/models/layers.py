@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from factlab.errors import InvalidRequestError, UnsupportedModelError
 from factlab.families import Layout
 from factlab.hooks import Site, Stream
-from factlab.models.anatomy import Anatomy, LayerParts, Part
+from factlab.models.anatomy import Anatomy, LayerParts, Part, Streams
 from factlab.projections import FLOATS, is_plain, is_projection, layout_of
 
 
@@ -46,6 +46,11 @@ class Layers:
         if not isinstance(module, nn.Embedding):
             raise UnsupportedModelError(f"{self._name} has no plain token embedding.")
         return module
+
+    @property
+    def streams(self) -> Streams | None:
+        """Where the dimension of several residual streams is; None if there is one stream."""
+        return self.anatomy.streams
 
     @property
     def dtype(self) -> torch.dtype:
