@@ -36,8 +36,7 @@ LENGTH = 12
 def measured(family: str) -> dict[str, Any]:
     """What comes of one family; in a process of its own, for it may take any memory or crash."""
     # A fork has PyTorch and transformers at hand, which a new process imports for seconds.
-    how = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(how)
+    context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(family, sender))
     process.start()

@@ -28,6 +28,9 @@ from factlab.transformers_api import run_experts_in
 
 BOS, EOS = "<s>", "</s>"
 
+# Matrices of all experts whose names do not say so, in JetMoE.
+_EXPERTS = ("input_linear.weight", "output_linear.weight")
+
 _TEXTS = (
     "The Eiffel Tower is located in the city of Paris.",
     "The Space Needle is in downtown Seattle, and the Colosseum is in Rome.",
@@ -144,7 +147,8 @@ def _randomize(model: PreTrainedModel) -> None:
     that recurrences stay stable.
     """
     for name, parameter in model.named_parameters():
-        is_matrix = parameter.ndim == 2 or (parameter.ndim == 3 and "experts" in name)
+        of_experts = "experts" in name or name.endswith(_EXPERTS)
+        is_matrix = parameter.ndim == 2 or (parameter.ndim == 3 and of_experts)
         if is_matrix and not name.endswith("A_log"):
             parameter.normal_(std=0.25)
         else:
