@@ -213,32 +213,39 @@ def _checked_layers(
     model: PreTrainedModel, anatomy: Anatomy, probed: _Probed
 ) -> tuple[Anatomy, tuple[str, ...]]:
     """The anatomy, without its layers if these are not what the model runs one after the other."""
-    none = replace(anatomy, layers="", parts=())
-    name = type(model).__name__
-    if not anatomy.embed:
-        return none, (f"{name} has no plain token embedding",)
-    if not anatomy.layers:
-        return none, (f"the structure of {name} does not show a list of its decoder layers",)
-    for index, seen in enumerate(probed.blocks):
-        if len(seen) > 1:
-            return none, (f"layer {index} of {name} runs {len(seen)} times in one pass",)
-        if seen and not _one_each(seen[0]):
-            shape = tuple(seen[0].shape)
-            return none, (f"layers of {name} give states of shape {shape}, not one for each token",)
-    skipped = frozenset(i for i, seen in enumerate(probed.blocks) if not seen)
-    if len(skipped) == len(probed.blocks):
-        return none, (f"none of the modules at '{anatomy.layers}' of {name} gives a state",)
-    states = [seen[0] for seen in probed.blocks if seen]
-    wrong = _unlike_reported(states, probed.reported or ())
+    wrong = _fault_of_layers(type(model).__name__, anatomy, probed)
     if wrong is not None:
-        return none, (
-            f"the output of layer {wrong} at '{anatomy.layers}' is not the hidden state that "
-            f"{name} reports for it",
-        )
+        return replace(anatomy, layers="", parts=()), (wrong,)
+    skipped = frozenset(i for i, seen in enumerate(probed.blocks) if not seen)
+    state = next(seen[0] for seen in probed.blocks if seen)
     streams = None
-    if states[0].ndim == 4:
-        streams = "behind tokens" if states[0].shape[:2] == (1, LENGTH) else "first"
+    if state.ndim == 4:
+        streams = "behind tokens" if state.shape[:2] == (1, LENGTH) else "first"
     return replace(anatomy, skipped=skipped, streams=streams), ()
+
+
+def _fault_of_layers(name: str, anatomy: Anatomy, probed: _Probed) -> str | None:
+    """Why what was found are not the layers of a model, in words; None if they are."""
+    if not anatomy.embed:
+        return f"{name} has no plain token embedding"
+    if not anatomy.layers:
+        return f"the structure of {name} does not show a list of its decoder layers"
+    states = [seen[0] for seen in probed.blocks if seen]
+    odd = next((i for i, seen in enumerate(probed.blocks) if len(seen) > 1), None)
+    if odd is not None:
+        said = f"layer {odd} of {name} runs {len(probed.blocks[odd])} times in one pass"
+    elif not states:
+        said = f"none of the modules at '{anatomy.layers}' of {name} gives a state"
+    elif shapes := [tuple(state.shape) for state in states if not _one_each(state)]:
+        said = f"layers of {name} give states of shape {shapes[0]}, not one for each token"
+    elif (wrong := _unlike_reported(states, probed.reported or ())) is not None:
+        said = (
+            f"the output of layer {wrong} at '{anatomy.layers}' is not the hidden state that "
+            f"{name} reports for it"
+        )
+    else:
+        return None
+    return said
 
 
 def _one_each(state: Tensor) -> bool:

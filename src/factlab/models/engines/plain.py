@@ -51,6 +51,7 @@ class PlainPasses(Engine):
 
     @property
     def n_layers(self) -> int:
+        """See `Engine`."""
         return len(self._layers)
 
     def frame(
@@ -60,6 +61,7 @@ class PlainPasses(Engine):
         start: int = 0,
         rows: int | None = None,
     ) -> Frame:
+        """See `Engine`."""
         flush, columns = on_the_left(batch, start)
         repeats = 1 if rows is None else rows // batch.n_rows
         ids = flush.input_ids.repeat(repeats, 1)
@@ -76,11 +78,13 @@ class PlainPasses(Engine):
         return Frame(columns.seen(entry), [], left, columns, inputs)
 
     def step(self, frame: Frame, hidden: Hidden, layer: int) -> Hidden:
+        """See `Engine`."""
         return self.run(frame, hidden, layer, layer + 1)
 
     def run(
         self, frame: Frame, hidden: Hidden | None = None, first: int = 0, stop: int | None = None
     ) -> Hidden:
+        """See `Engine`."""
         inside = [i for i in self._runs if first <= i and (stop is None or i < stop)]
         if stop is not None and not inside:
             return frame.entry if hidden is None else hidden
@@ -96,6 +100,7 @@ class PlainPasses(Engine):
         return frame.columns.seen(self._pass(frame, hooks))
 
     def readout(self, hidden: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
+        """See `Engine`."""
         return self._tail.readout(hidden)
 
     def _beginning(self, frame: Frame, hidden: Hidden, inside: list[int]) -> list[Hook]:

@@ -32,6 +32,7 @@ class Replay(Engine):
 
     @property
     def n_layers(self) -> int:
+        """See `Engine`."""
         return len(self._layers)
 
     def frame(
@@ -41,11 +42,13 @@ class Replay(Engine):
         start: int = 0,
         rows: int | None = None,
     ) -> Frame:
+        """See `Engine`."""
         cache = None if left is None else _cache(left, self.n_layers)
         entry, calls = self._shell.front(batch, cache, start, rows)
         return Frame(entry, calls, left)
 
     def step(self, frame: Frame, hidden: Hidden, layer: int) -> Hidden:
+        """See `Engine`."""
         call = frame.calls[layer]
         if call is None:
             return hidden
@@ -53,6 +56,7 @@ class Replay(Engine):
         return first_tensor(self._layers[layer](hidden, *args, **kwargs))
 
     def readout(self, hidden: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
+        """See `Engine`."""
         return self._shell.readout(hidden)
 
 

@@ -34,6 +34,7 @@ class StatesReplay(Engine):
 
     @property
     def n_layers(self) -> int:
+        """See `Engine`."""
         return len(self._layers)
 
     def frame(
@@ -43,12 +44,14 @@ class StatesReplay(Engine):
         start: int = 0,
         rows: int | None = None,
     ) -> Frame:
+        """See `Engine`."""
         flush, columns = on_the_left(batch, start)
         with self._showing(columns):
             entry, calls = self._shell.front(flush, None, 0, rows)
         return Frame(columns.seen(entry), calls, left, columns)
 
     def step(self, frame: Frame, hidden: Hidden, layer: int) -> Hidden:
+        """See `Engine`."""
         call = frame.calls[layer]
         if call is None:
             return hidden
@@ -59,6 +62,7 @@ class StatesReplay(Engine):
         return frame.columns.seen(first_tensor(output))
 
     def readout(self, hidden: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
+        """See `Engine`."""
         return self._shell.readout(hidden)
 
 
