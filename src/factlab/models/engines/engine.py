@@ -135,6 +135,12 @@ class Engine(ABC):
             self.columns = before
 
 
+def first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """The state with which a layer is called: its first argument that is a tensor."""
+    values = (*args[:1], *kwargs.values())
+    return next((value for value in values if isinstance(value, Tensor)), None)
+
+
 def select_rows(hidden: Hidden, positions: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_model"]:
     """Each row's state at its own position."""
     return hidden[torch.arange(hidden.shape[0], device=hidden.device), positions]

@@ -16,9 +16,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from factlab.columns import Columns
 from factlab.errors import UnsupportedModelError
 from factlab.hooks import Hook, attached
-from factlab.models.engines.engine import Columns, Engine, Frame, Hidden, first_tensor
+from factlab.models.engines.engine import Engine, Frame, Hidden, first_argument, first_tensor
 from factlab.models.engines.kept import Prefix, Recording
 from factlab.models.engines.states import joined, on_the_left
 from factlab.models.engines.tail import Reached, Tail
@@ -70,11 +71,11 @@ class PlainPasses(Engine):
             inputs["attention_mask"] = torch.ones_like(ids)
         if self._takes["use_cache"]:
             inputs["use_cache"] = False
-        frame = Frame(torch.empty(0), [], left, columns, inputs)
-        if not self._layers:
-            return frame
-        begins = Hook(self._layers[self._runs[0]], _keep_input, before=True, with_kwargs=True)
-        entry = self._pass(frame, [begins])
+        if self._layers:
+            begins = Hook(self._layers[self._runs[0]], _keep_input, before=True, with_kwargs=True)
+            entry = self._pass(inputs, columns, [begins])
+        else:
+            entry = torch.empty(*ids.shape, 0, device=ids.device)  # nothing can be put in its place
         return Frame(columns.seen(entry), [], left, columns, inputs)
 
     def step(self, frame: Frame, hidden: Hidden, layer: int) -> Hidden:
@@ -97,7 +98,7 @@ class PlainPasses(Engine):
             hooks.append(self._tail.entering)
         else:
             hooks.append(Hook(self._layers[inside[-1]], _keep_output))
-        return frame.columns.seen(self._pass(frame, hooks))
+        return frame.columns.seen(self._pass(frame.inputs, frame.columns, hooks))
 
     def readout(self, hidden: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
         """See `Engine`."""
@@ -114,12 +115,12 @@ class PlainPasses(Engine):
         put = partial(_replace_input, whole)
         return [Hook(self._layers[inside[0]], put, before=True, with_kwargs=True)]
 
-    def _pass(self, frame: Frame, hooks: list[Hook]) -> Tensor:
+    def _pass(self, inputs: dict[str, Any], columns: Columns, hooks: list[Hook]) -> Tensor:
         """The state at which a hook leaves the pass."""
         reached: list[Tensor] = []
-        with attached(hooks), self._showing(frame.columns):
+        with attached(hooks), self._showing(columns):
             try:
-                self._model(**frame.inputs)
+                self._model(**inputs)
             except Reached as signal:
                 (state,) = signal.args
                 reached.append(state)
@@ -130,14 +131,8 @@ class PlainPasses(Engine):
         return reached[0]
 
 
-def _state_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    if args and isinstance(args[0], Tensor):
-        return args[0]
-    return next(x for x in kwargs.values() if isinstance(x, Tensor))
-
-
 def _keep_input(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    raise Reached(_state_in(args, kwargs))
+    raise Reached(first_argument(args, kwargs))
 
 
 def _keep_output(_module: nn.Module, _args: object, output: object) -> None:
@@ -166,4 +161,6 @@ def _note(
     frame: Frame, layer: int, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
     if isinstance(frame.left, Recording):
-        frame.left.append(layer, frame.columns.seen(_state_in(args, kwargs))[:, None])
+        state = first_argument(args, kwargs)
+        if state is not None:
+            frame.left.append(layer, frame.columns.seen(state)[:, None])

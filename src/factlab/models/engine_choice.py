@@ -1,0 +1,141 @@
+"""Which engine runs a model: the fastest that gives the model's own logits.
+
+From the first layer and from others on, over a whole text and from its middle on.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from factlab.errors import UnsupportedModelError
+from factlab.hooks import Hook, attached
+from factlab.models.anatomy import Anatomy
+from factlab.models.engines.engine import Engine
+from factlab.models.engines.plain import PlainPasses
+from factlab.models.engines.replay import Replay
+from factlab.models.engines.shell import Shell
+from factlab.models.engines.states import StatesReplay
+from factlab.models.probing import LENGTH, close, explained
+from factlab.models.trial import Probed, Speaker
+from factlab.tokens import pad
+
+
+def choose_engine(
+    speaker: Speaker, model: PreTrainedModel, anatomy: Anatomy, ids: Tensor, probed: Probed
+) -> tuple[Engine, int, tuple[str, ...]]:
+    """The fastest engine that gives the model's own logits, and why no faster one does.
+
+    Args:
+        speaker: what is called.
+        model: the whole of which that may be a part.
+        anatomy: of the whole.
+        ids: a short text, (1, pos).
+        probed: what a forward pass of it showed.
+
+    Returns:
+        The engine, how many numbers it keeps of a token, and the reasons.
+
+    Raises:
+        UnsupportedModelError: there is none.
+    """
+    layers = list(model.get_submodule(anatomy.layers).children()) if anatomy.layers else []
+    if any(seen[0].ndim != 3 for seen in probed.blocks if seen):
+        layers = []  # several streams side by side: nothing that we could put in their place
+    runs = [i for i in range(len(layers)) if i not in anatomy.skipped]
+    makers: list[Callable[[], Engine]] = []
+    if layers:
+        paths = speaker.inside(anatomy.layers), speaker.inside(anatomy.embed)
+        shell = partial(Shell, speaker.model, *paths, probed.returns_tuple, runs[0])
+        makers += [lambda: Replay(layers, shell()), lambda: StatesReplay(layers, shell())]
+        makers += [
+            partial(PlainPasses, speaker.model, layers, runs, bare) for bare in (False, True)
+        ]
+    makers += [partial(PlainPasses, speaker.model, [], [], bare) for bare in (False, True)]
+    reasons: list[str] = []
+    for make in makers:
+        try:
+            with explained(model, "be run layer by layer"):
+                engine = make()
+                n_cached = _check_engine(engine, ids, probed.logits)
+                engine.takes_embedding = _takes_embedding(model, anatomy, engine, ids)
+                return engine, n_cached, tuple(dict.fromkeys(reasons))
+        except UnsupportedModelError as error:
+            reasons.append(str(error).removesuffix("."))
+    raise UnsupportedModelError(f"{reasons[-1]}. This model cannot be asked anything.")
+
+
+def _check_engine(engine: Engine, ids: Tensor, expected: Tensor) -> int:
+    """Compare what an engine gives with the model's own logits.
+
+    Returns:
+        How many numbers are kept of a token, all layers together.
+
+    Raises:
+        UnsupportedModelError: the logits differ.
+    """
+    row = ids[0].tolist()
+    batch, middle = pad([row], ids.device), LENGTH // 2
+    compare: list[tuple[str, Tensor, Tensor]] = []
+    if not engine.n_layers:
+        compare.append(("whole", engine.readout(engine.run(engine.frame(batch))[0]), expected))
+        n_cached = 0
+    else:
+        record = engine.recording(LENGTH)
+        whole = engine.run(engine.frame(batch, record))[0]
+        prefix = record.prefix(middle)
+        right = engine.run(engine.frame(batch, prefix, middle))[0]
+        # A frame of its own each time: nothing may be left over from the layers below.
+        half, last = engine.n_layers // 2, engine.n_layers - 1
+        below = engine.run(engine.frame(batch), stop=half)
+        below = engine.run(engine.frame(batch), below, first=half, stop=last)
+        above = engine.run(engine.frame(batch), below, first=last)[0]
+        compare += [
+            ("whole", engine.readout(whole), expected),
+            ("from its middle on", engine.readout(right), expected[middle:]),
+            ("from a layer on", engine.readout(above), expected),
+        ]
+        if engine.name != Replay.name:  # which puts rows that are padded on the left in order
+            padded = pad([row, row], ids.device, align=[middle, 1])
+            both = record.prefix([middle, 1], rows=[0, 0])
+            shifted = engine.run(engine.frame(padded, both, middle))[1, : LENGTH - 1]
+            compare.append(("beside another", engine.readout(shifted), expected[1:]))
+        n_cached = sum(x.numel() for kept in record.kept for x in kept) // LENGTH
+    for what, logits, reference in compare:
+        if not close(logits, reference):
+            raise UnsupportedModelError(
+                f"Running a text {what} by {engine.name} does not give the model's own logits; its "
+                "forward pass does more than call its layers in order."
+            )
+    return n_cached
+
+
+def _takes_embedding(model: PreTrainedModel, anatomy: Anatomy, engine: Engine, ids: Tensor) -> bool:
+    """Whether what layers are called with, besides their state, depends on the embedding."""
+    batch = pad([ids[0].tolist()], ids.device)
+    doubled = Hook(model.get_submodule(anatomy.embed), _doubled) if anatomy.embed else None
+    if doubled is None or not engine.steps:
+        return False
+    plain = list(_tensors(engine.frame(batch).calls))
+    with attached([doubled]):
+        other = list(_tensors(engine.frame(batch).calls))
+    return len(plain) != len(other) or any(
+        a.shape != b.shape or not torch.equal(a, b) for a, b in zip(plain, other, strict=True)
+    )
+
+
+def _doubled(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
+    return 2 * output
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    """All tensors in nested arguments."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _tensors(each)

@@ -1,0 +1,177 @@
+"""Models of every kind, each by the engine that it gets, against its own forward pass in float64."""
+
+import pytest
+import torch
+
+import factlab as fl
+from conftest import MakeModel
+from factlab.hooks import Site, Stream, intervene, record
+from factlab.models.abilities import TITLES
+from factlab.models.family_names import family_names
+from factlab.models.generation import generate_ids
+from factlab.tokens import pad
+
+REPLAY, STATES, WHOLE = "replay", "replay over whole texts", "whole passes"
+
+# The engine, and what mixes tokens. Models of one kind are enough; the benchmark has all of them.
+KINDS = {
+    "mixtral": (REPLAY, "attention"),
+    "gpt_oss": (REPLAY, "attention"),
+    "deepseek_v3": (REPLAY, "attention"),
+    "llama4_text": (REPLAY, "attention"),
+    "qwen2_vl": (REPLAY, "attention"),
+    "gemma4_text": (REPLAY, "attention"),
+    "qwen3_5_text": (STATES, "linear attention or attention"),
+    "jamba": (STATES, "state space or attention"),
+    "lfm2": (STATES, "convolution or attention"),
+    "recurrent_gemma": (STATES, "recurrence or attention"),
+    "mamba": (STATES, "state space"),
+    "zamba2": (STATES, "state space"),
+    "openai-gpt": (STATES, "attention"),
+    "mllama": (STATES, "attention"),
+    "rwkv": (WHOLE, "recurrence"),
+    "gemma3n_text": (WHOLE, "attention"),
+    "bert": (WHOLE, "attention"),
+}
+PRESENT = [family for family in KINDS if family in family_names()]
+# These compute in float32 in places, whatever their weights are.
+ROUNDED = (
+    "llama4_text",
+    "deepseek_v3",
+    "jamba",
+    "mamba",
+    "zamba2",
+    "qwen3_5_text",
+    "recurrent_gemma",
+)
+ROWS = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [14, 15, 16, 17]]
+
+
+@pytest.fixture(params=PRESENT)
+def lm(request, make_model: MakeModel):
+    return make_model(request.param, dtype=torch.float64)
+
+
+def tolerance(lm) -> float:
+    return 1e-5 if lm.family in ROUNDED else 1e-9
+
+
+def close(lm, a, b) -> bool:
+    return a.shape == b.shape and float((a - b).abs().max()) < tolerance(lm)
+
+
+def logits_of(lm, ids):
+    return lm.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+
+
+def test_which_engine_and_which_mixer(lm):
+    engine, mixer = KINDS[lm.family]
+    assert lm.engine.name == lm.abilities.engine == engine
+    if lm.family != "jamba":  # which of the two comes first is up to its config
+        assert lm.layers.mixer == mixer
+    assert list(lm.abilities.rungs) == list(TITLES)
+    assert lm.abilities.rungs["ask"].can
+    assert lm.abilities.rungs["trace"].can
+    assert all(rung.can or rung.why for rung in lm.abilities.rungs.values())
+
+
+@torch.no_grad()
+def test_rows_that_are_padded_on_the_right_are_read_as_alone(lm):
+    hidden = lm.run(lm.frame(pad(ROWS)))
+    for row, state in zip(ROWS, hidden, strict=True):
+        assert close(lm, lm.readout(state[: len(row)]), logits_of(lm, row))
+
+
+@torch.no_grad()
+def test_rows_go_on_behind_what_is_kept_of_them(lm):
+    """From tokens in the middle, rows of different lengths lined up at their first new one."""
+    stops = [4, 1, 2]
+    kept = lm.recording(7)
+    lm.run(lm.frame(pad(ROWS), kept))
+    frame = lm.frame(pad(ROWS, align=stops), kept.prefix(stops), max(stops))
+    right = lm.run(frame)
+    for row, stop, state in zip(ROWS, stops, right, strict=True):
+        logits = lm.readout(state[: len(row) - stop])
+        assert close(lm, logits, logits_of(lm, row)[stop:])
+
+
+@torch.no_grad()
+def test_layers_can_be_run_in_parts(lm):
+    if not lm.engine.n_layers:
+        pytest.skip("nothing can be put in the place of its several streams")
+    row, middle = ROWS[0], lm.n_layers // 2
+    below = lm.run(lm.frame(pad([row])), stop=middle)
+    above = lm.run(lm.frame(pad([row])), below, first=middle)
+    assert close(lm, lm.readout(above[0]), logits_of(lm, row))
+
+
+def test_greedy_generation_is_repeated_argmax(lm):
+    new = generate_ids(lm, ROWS[:2], 4, 1, 0, may_end=False)
+    eos = lm.tokenizer.eos_token_id
+    for row, added in zip(ROWS[:2], new, strict=True):
+        ids = list(row)
+        for _ in range(4):
+            with torch.no_grad():
+                logits = logits_of(lm, ids)[-1]
+            logits[eos] = -torch.inf
+            ids.append(int(logits.argmax()))
+        assert added == ids[len(row) :]
+
+
+@torch.no_grad()
+def test_an_empty_intervention_is_the_identity(lm):
+    sites = [
+        Site(i, s) for i in range(lm.n_layers) for s in (Stream.BLOCK, Stream.MLP, Stream.ATTN)
+    ]
+    sites = [site for site in sites if lm.layers.has(site)]
+    assert sites
+    expected = logits_of(lm, ROWS[0])
+    with intervene(lm, dict.fromkeys(sites, torch.clone)):
+        assert torch.equal(logits_of(lm, ROWS[0]), expected)
+
+
+@torch.no_grad()
+def test_hooks_are_shown_the_tokens_that_were_asked_for(lm):
+    """Also where an engine runs others again, or in another order."""
+    sites = [Site(i, Stream.BLOCK) for i in range(lm.n_layers)]
+    sites = [site for site in sites if lm.layers.has(site)]
+    kept = lm.recording(7)
+    with record(lm, sites) as whole:
+        lm.run(lm.frame(pad(ROWS), kept))
+    whole = dict(whole)
+    stops = [4, 1, 2]
+    with record(lm, sites) as right:
+        lm.run(lm.frame(pad(ROWS, align=stops), kept.prefix(stops), max(stops)))
+    for site in sites:
+        for i, (row, stop) in enumerate(zip(ROWS, stops, strict=True)):
+            n = len(row) - stop
+            columns = right[site].shape[1]
+            expected, found = whole[site][i, stop : len(row)], right[site][i, :n]
+            if lm.engine.n_layers:
+                assert columns == pad(ROWS, align=stops).width - max(stops)
+            assert close(lm, found, expected), site
+
+
+def test_what_the_layers_add_is_what_they_change(lm):
+    """Restoring every state of a corrupted run gives the clean answer; restoring one does not."""
+    fact = fl.Fact("See {} is in", "Space Needle")
+    config = fl.tracing.TraceConfig(samples=2, kinds=("block",))
+    trace = fl.causal_trace(lm, fact, config=config)
+    last = trace.effects["block"][len(trace.tokens) - 1]
+    layers = [i for i in range(lm.n_layers) if lm.layers.has(Site(i, Stream.BLOCK))]
+    # The last token's state above the last layer is all that the answer is read from.
+    assert float(last[layers[-1]]) == pytest.approx(trace.total_effect, abs=1e-6)
+    assert abs(float(trace.effects["block"][trace.subject_span.last, layers[0]])) > 1e-9
+    assert trace.engine == lm.engine.name
+    assert trace.mixer == lm.layers.mixer
+
+
+def test_what_a_model_cannot_do_is_said(make_model):
+    lm = make_model("mamba")
+    with pytest.raises(fl.errors.UnsupportedModelError, match=r"layers 0, 1, 2.* have no MLP"):
+        lm.abilities.need("closed_form")
+    config = fl.tracing.TraceConfig(samples=1, kinds=("mlp",))
+    with pytest.raises(fl.errors.UnsupportedModelError, match="no layer of which 'mlp'"):
+        fl.causal_trace(lm, fl.Fact("See {} is in", "Rome"), config=config)
+    trace = fl.causal_trace(lm, fl.Fact("See {} is in", "Rome"))
+    assert list(trace.effects) == ["block", "attn"]
