@@ -170,9 +170,8 @@ def _children(
         elif _MIXER_NAMES.search(name) and not re.search(r"norm$|scale|gate$", name):
             mixers.append((name, child))
     # OPT and its like have the MLP's two matrices as children of the layer itself.
-    flat = [(n, m) for n, m in mlps if is_projection(m)]
-    if flat and len(flat) == len(mlps):
-        mlps = flat[-1:]
+    if mlps and all(is_projection(child) for _, child in mlps):
+        mlps = mlps[-1:]
     return mixers, mlps
 
 

@@ -21,6 +21,7 @@ from factlab.models.anatomy import Anatomy, LayerParts, Part, anatomy_of
 from factlab.models.engine_choice import choose_engine
 from factlab.models.engines.engine import Engine
 from factlab.models.probing import LENGTH, close, probing
+from factlab.models.quiet import quiet_transformers
 from factlab.models.trial import Probed, ids_for, speaking
 from factlab.projections import layout_of
 
@@ -69,7 +70,7 @@ def examine(model: PreTrainedModel) -> Examined:
         layout_of(layer)  # says what to do about an adapter
     anatomy = anatomy_of(model)
     ids = ids_for(model, anatomy)
-    with probing(model):
+    with probing(model), quiet_transformers():
         speaker, probed = speaking(model, anatomy, ids)
         _check_causal(speaker.model, ids, probed.logits)
         anatomy, lacking = _checked_layers(model, anatomy, probed)
@@ -82,7 +83,8 @@ def examine(model: PreTrainedModel) -> Examined:
 
 def _head_width(model: PreTrainedModel) -> int:
     head = model.get_output_embeddings()
-    return int(getattr(head, "in_features", 0)) or int(head.weight.shape[-1])
+    weight = getattr(head, "weight", None)
+    return weight.shape[-1] if isinstance(weight, Tensor) else 0
 
 
 def _check_causal(model: PreTrainedModel, ids: Tensor, logits: Tensor) -> None:

@@ -1,14 +1,12 @@
 """Which rungs of the ladder a model reaches, from what was found when it was tried out."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from factlab.hooks import Site, Stream
 from factlab.models.abilities import Abilities, Rung, RungName
 from factlab.models.check import Examined
 from factlab.models.layers import Layers
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from factlab.words import listed_ranges
 
 
 def abilities_of(layers: Layers, found: Examined) -> Abilities:
@@ -20,11 +18,12 @@ def abilities_of(layers: Layers, found: Examined) -> Abilities:
     """
     n = len(layers)
     why = "; ".join(found.lacking) or "its layers were not found"
+    run = tuple(i for i in range(n) if i not in found.anatomy.skipped)
     dense = tuple(i for i in range(n) if layers.is_dense(i))
     parts = tuple(i for i in range(n) if _has_part(layers, i))
     rungs: dict[RungName, Rung] = {
         "ask": Rung(True),
-        "trace": Rung(True, layers=tuple(range(n))) if n else Rung(False, why),
+        "trace": Rung(True, layers=run) if n else Rung(False, why),
     }
     if not n:
         below = Rung(False, "its layers cannot be told apart")
@@ -69,8 +68,7 @@ def _lacking(layers: Layers) -> str:
     for stream, what in ((Stream.ATTN, "mixer"), (Stream.MLP, "MLP")):
         without = [i for i in range(len(layers)) if not layers.has(Site(i, stream))]
         if without:
-            which = "no layer has" if len(without) == len(layers) else f"{_listed(without)} lack"
-            said.append(f"{which} {'a' if what == 'mixer' else 'an'} {what} of its own")
+            said.append(f"no {what} of its own {_where(without, len(layers))}")
     return "; ".join(said)
 
 
@@ -83,12 +81,13 @@ def _not_dense(layers: Layers) -> str:
         if parts.mlp is None:
             kinds.setdefault("no MLP of its own", []).append(index)
         elif parts.mlp.experts is not None:
-            kinds.setdefault("a mixture of experts", []).append(index)
+            kinds.setdefault("mixture of experts", []).append(index)
         else:
-            kinds.setdefault("an MLP that no plain matrix of floats writes", []).append(index)
-    return "; ".join(f"{_listed(which)} have {what}" for what, which in kinds.items())
+            kinds.setdefault("MLP that no plain matrix of floats writes", []).append(index)
+    return "; ".join(f"{what} {_where(which, len(layers))}" for what, which in kinds.items())
 
 
-def _listed(layers: list[int]) -> str:
-    some = ", ".join(map(str, layers[:4]))
-    return f"layers {some}{' and others' if len(layers) > 4 else ''}"
+def _where(layers: Sequence[int], n: int) -> str:
+    if len(layers) == n:
+        return "in any layer"
+    return f"in layer{'' if len(layers) == 1 else 's'} {listed_ranges(layers)}"

@@ -23,6 +23,7 @@ from factlab.errors import InvalidRequestError, UnsupportedModelError
 from factlab.families import ARCHITECTURES
 from factlab.models.family_names import check_family
 from factlab.models.language_model import LanguageModel
+from factlab.models.quiet import quiet_transformers
 from factlab.models.tiny_configs import tiny_config
 from factlab.transformers_api import run_experts_in
 
@@ -112,7 +113,7 @@ def tiny_parts(
         )
     tokenizer = tiny_tokenizer(add_bos)
     devices = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices), torch.device("cpu"):
+    with torch.random.fork_rng(devices), torch.device("cpu"), quiet_transformers():
         torch.manual_seed(seed)
         try:
             model = _untrained(family, len(tokenizer), square)

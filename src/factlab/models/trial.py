@@ -129,9 +129,8 @@ def _keep_input(
 
 def ids_for(model: PreTrainedModel, anatomy: Anatomy) -> Tensor:
     """A short text that a model can read, (1, pos)."""
-    weight = next(model.parameters())
-    n_tokens = model.config.get_text_config(decoder=True).vocab_size
-    if anatomy.embed:
-        weight = model.get_submodule(anatomy.embed).weight
-        n_tokens = min(n_tokens, len(weight))
-    return probe_ids(n_tokens, weight.device)
+    n_tokens: int = model.config.get_text_config(decoder=True).vocab_size
+    embedding = model.get_submodule(anatomy.embed) if anatomy.embed else None
+    if not isinstance(embedding, nn.Embedding):
+        return probe_ids(n_tokens, next(model.parameters()).device)
+    return probe_ids(min(n_tokens, embedding.num_embeddings), embedding.weight.device)

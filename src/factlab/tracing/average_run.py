@@ -16,6 +16,7 @@ from factlab.models.language_model import LanguageModel
 from factlab.models.run_model import run_model
 from factlab.progress import ProgressCallback, silent
 from factlab.tracing.average import FORMAT, AverageTrace, average_records, rounded, rounded_rows
+from factlab.tracing.cells import with_kinds_of
 from factlab.tracing.configs import TraceConfig
 from factlab.tracing.corruption import with_level
 from factlab.tracing.knowns import knows
@@ -63,7 +64,9 @@ def average_trace(
         2
     """
     config = config or TraceConfig()
+    lm.abilities.need("trace")
     config.check(lm.n_layers)
+    config = with_kinds_of(lm.layers, config, lm.name)
     shard = (shard or Shard()).checked()
     if limit is not None and limit < 1:
         raise InvalidRequestError(f"limit={limit} must be at least 1.")

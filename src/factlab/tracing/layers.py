@@ -156,7 +156,8 @@ def recommend_layer(
 ) -> LayerChoice:
     """Find the layer to edit from causal traces of MLP windows at the last subject token.
 
-    Never the last one: nothing that follows the subject depends on it.
+    Never the last one: nothing that follows the subject depends on it. Where layers differ in kind,
+    one whose MLP can be edited.
 
     Args:
         lm: the model.
@@ -167,12 +168,14 @@ def recommend_layer(
 
     Raises:
         InvalidRequestError: the model knows none of the facts.
+        UnsupportedModelError: no layer has an MLP that can be edited.
 
     Examples:
         >>> choice = fl.recommend_layer(lm, [fl.Fact(fact.template, fact.subject)])
         >>> choice.layer in choice.candidates
         True
     """
+    lm.abilities.need("closed_form")
     # Narrow windows: wide ones are cut off at the first layers, which moves the peak inwards.
     window = max(1, lm.n_layers // 5)
     config = TraceConfig(kinds=("mlp",), positions="last_subject", window=window)
@@ -182,11 +185,14 @@ def recommend_layer(
     effects = average.effects["mlp"][LAST_SUBJECT]
     # No token looks at another behind the last layer, so an edit there reaches no later word. (A
     # window that is cut off at the end gives that layer an effect all the same.)
-    candidates = effects[: max(1, lm.n_layers - 1)].nan_to_num(nan=-torch.inf)
-    layer = int(candidates.argmax())
+    editable = lm.abilities.rungs["closed_form"].layers or ()
+    below_last = [i for i in editable if i < max(1, lm.n_layers - 1)] or list(editable)
+    means = effects[below_last].nan_to_num(nan=-torch.inf)
+    layer = below_last[int(means.argmax())]
+    up_to_it = [i for i in editable if i <= layer]
     return LayerChoice(
         layer=layer,
-        memit_layers=tuple(range(max(0, layer - _MEMIT_LAYERS + 1), layer + 1)),
+        memit_layers=tuple(up_to_it[-_MEMIT_LAYERS:]),
         effects=effects,
         half_widths=average.half_widths["mlp"][LAST_SUBJECT],
         n_facts=average.n_facts,

@@ -76,8 +76,9 @@ class _PrefixLayer(CacheLayer):
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_args: object, **_kwargs: object
-    ) -> Kept:
-        return behind(self._kept, (key_states, value_states))
+    ) -> tuple[Tensor, Tensor]:
+        keys, values = behind(self._kept, (key_states, value_states))
+        return keys, values
 
     def get_seq_length(self) -> int:
         return self._kept[0].shape[2]
@@ -92,8 +93,9 @@ class _RecordingLayer(CacheLayer):
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_args: object, **_kwargs: object
-    ) -> Kept:
-        return self._recording.append(self._layer, key_states, value_states)
+    ) -> tuple[Tensor, Tensor]:
+        keys, values = self._recording.append(self._layer, key_states, value_states)
+        return keys, values
 
     def get_seq_length(self) -> int:
         return self._recording.length(self._layer)
