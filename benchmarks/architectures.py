@@ -3,6 +3,7 @@
     python benchmarks/architectures.py --out architectures.jsonl
     python benchmarks/architectures.py --families mixtral,mamba --out some.jsonl
     python benchmarks/architectures.py --show architectures.jsonl
+    python benchmarks/architectures.py --page architectures.jsonl > docs/results/architectures.md
 
 A small random model of each family is made, run on a text and handed to `LanguageModel`, each in a
 process of its own, one after the other, within a minute. Every family is one line of the file; a
@@ -22,14 +23,41 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers.utils import logging
 
 from factlab import LanguageModel
 from factlab.errors import FactlabError
+from factlab.models.abilities import TITLES
 from factlab.models.family_names import family_names
 from factlab.models.tiny import tiny_parts
 
 SECONDS = 60
+PAGE = """# Architectures
+
+What factlab can do with every family of language models that transformers {version} knows, found
+out with a small random model of each. `factlab models --model NAME` says the same of a model of
+yours, layer by layer. This page is written by `python benchmarks/architectures.py --page`.
+
+Of {n} families a small model could be made of {n_made}; {n_causal} of these run on a text alone and
+read it in order. factlab takes {n_loaded} ({n_causal_loaded} of those that read in order), and
+refuses the others in a sentence; {n_crashed} fail in another way. By how they are run: {engines}
+([what that means](../concepts/running.md)).
+
+{able}
+
+## Families
+
+The columns: ask and score; trace block states; trace windows of MLP and mixer outputs; trace with
+paths severed; knowledge neurons; statistics and closed-form edits; edits by gradient descent; rows
+of a batch, each with an edit of its own. A tick means: in at least one layer.
+
+{families}
+
+## Not taken
+
+{refused}
+"""
 LENGTH = 12
 
 
@@ -99,9 +127,11 @@ def loading(model: Any, tokenizer: Any) -> dict[str, Any]:
         return {"outcome": "refused", "said": short(error, 500)}
     except Exception as error:  # what must not happen
         return {"outcome": "crashed", "said": short(error, 500)}
-    rungs = getattr(getattr(lm, "abilities", None), "rungs", {})
+    rungs = lm.abilities.rungs
     return {
         "outcome": "loaded",
+        "engine": lm.engine.name,
+        "mixer": lm.layers.mixer,
         "rungs": {str(name): [bool(rung.can), str(rung.why)] for name, rung in rungs.items()},
     }
 
@@ -109,6 +139,47 @@ def loading(model: Any, tokenizer: Any) -> dict[str, Any]:
 def short(error: BaseException, length: int = 250) -> str:
     """An error in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:length]
+
+
+def page(results: list[dict[str, Any]]) -> str:
+    """The same as a page of the documentation."""
+    made = [each for each in results if each["built"]]
+    loaded = [each for each in made if each["outcome"] == "loaded"]
+    rungs = list(dict.fromkeys(name for each in loaded for name in each["rungs"]))
+    engines = Counter(each["engine"] for each in loaded)
+    able = [[TITLES[name], str(sum(each["rungs"][name][0] for each in loaded))] for name in rungs]
+    families = [
+        [
+            each["family"],
+            each["engine"],
+            each["mixer"],
+            *("✓" if each["rungs"][name][0] else "–" for name in rungs),
+            _reason({"rungs": each["rungs"]}),
+        ]
+        for each in sorted(loaded, key=lambda each: each["family"])
+    ]
+    refused = [
+        [each["family"], _reason(each).partition(": ")[2] or _reason(each)]
+        for each in sorted(results, key=lambda each: each["family"])
+        if each.get("outcome") != "loaded"
+    ]
+    return PAGE.format(
+        version=transformers.__version__,
+        n=len(results),
+        n_made=len(made),
+        n_loaded=len(loaded),
+        n_causal=sum(bool(each.get("causal")) for each in made),
+        n_causal_loaded=sum(bool(each.get("causal")) for each in loaded),
+        n_crashed=sum(each["outcome"] == "crashed" for each in made),
+        engines=", ".join(f"{name}: {number}" for name, number in engines.most_common()),
+        able=_table(["what can be done", "families"], able),
+        families=_table(["family", "run by", "mixer", *rungs, "why not more"], families),
+        refused=_table(["family", "why not"], refused),
+    )
+
+
+def _table(names: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in [names, ["---"] * len(names), *rows])
 
 
 def shown(results: list[dict[str, Any]]) -> str:
@@ -181,7 +252,11 @@ def main() -> None:
     parser.add_argument("--families", help="only these, with commas between them")
     parser.add_argument("--out", type=Path, default=Path("architectures.jsonl"))
     parser.add_argument("--show", type=Path, help="show the table of this file, and do nothing")
+    parser.add_argument("--page", type=Path, help="write this file's page, and do nothing")
     options = parser.parse_args()
+    if options.page:
+        print(page(read(options.page)), end="")
+        return
     if options.show:
         print(shown(read(options.show)))
         return

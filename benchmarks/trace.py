@@ -29,7 +29,7 @@ from machine import layer_operations, matmul_flops
 
 import factlab as fl
 from factlab.data.well_known import WELL_KNOWN
-from factlab.tracing.restoration import cells_of, parents_of
+from factlab.tracing.cells import cells_of, parents_of
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "reference"))
 from slow_trace import slow_effects, trace_modules
@@ -110,7 +110,7 @@ def useful_operations(lm: fl.LanguageModel, trace: fl.CausalTrace) -> float:
     n_tokens, config = len(trace.tokens), trace.config
     layer = layer_operations(lm, n_tokens)
     readout = 2 * lm.d_model * lm.embedding.weight.shape[0]
-    cells = cells_of(lm.n_layers, config)
+    cells = cells_of(lm.layers, config)
     parents = parents_of(cells)
     total = 0.0
     for position in range(trace.subject_span.start, n_tokens):

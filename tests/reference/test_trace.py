@@ -7,7 +7,7 @@ from slow_trace import slow_effects, slow_severed, trace_modules
 import factlab as fl
 from conftest import FAMILIES, HABITS, SINGLE_INSIDE
 from factlab.tracing.corruption import embedding_sigma, put_noise
-from factlab.tracing.restoration import cells_of
+from factlab.tracing.cells import cells_of
 
 
 def gaussian(lm, config, n_tokens, level):
@@ -86,9 +86,9 @@ def test_severed_paths_in_float64(make_model, family, severed):
 
 @pytest.mark.parametrize("convention", ["code", "paper"])
 @pytest.mark.parametrize("window", [1, 2, 3])
-def test_windows_cover_the_layers_they_should(window, convention):
+def test_windows_cover_the_layers_they_should(make_model, window, convention):
     config = fl.tracing.TraceConfig(kinds=("mlp",), window=window, window_convention=convention)
-    covered = {c.layer: (c.first, c.stop) for c in cells_of(3, config)}
+    covered = {c.layer: (c.first, c.stop) for c in cells_of(make_model("llama").layers, config)}
     expected = {
         (1, "code"): {0: (0, 1), 1: (1, 2), 2: (2, 3)},
         (2, "code"): {0: (0, 1), 1: (0, 2), 2: (1, 3)},
