@@ -72,10 +72,14 @@ def examine(model: PreTrainedModel) -> Examined:
     ids = ids_for(model, anatomy)
     with probing(model), quiet_transformers():
         speaker, probed = speaking(model, anatomy, ids)
-        _check_causal(speaker.model, ids, probed.logits)
+        _check_logits(speaker.model, ids, probed.logits)
         anatomy, lacking = _checked_layers(model, anatomy, probed)
         anatomy, more = _checked_parts(anatomy, probed)
-        engine, n_cached, why = choose_engine(speaker, model, anatomy, ids, probed)
+        try:
+            engine, n_cached, why = choose_engine(speaker, model, anatomy, ids, probed)
+        except UnsupportedModelError:
+            _check_causal(speaker.model, ids, probed.logits)  # the usual reason, if it is that
+            raise
     states = [seen[0] for seen in probed.blocks if seen] if anatomy.layers else []
     d_model = states[0].shape[-1] if states else _head_width(model)
     return Examined(anatomy, engine, d_model, n_cached, (*lacking, *more, *why))
@@ -87,25 +91,29 @@ def _head_width(model: PreTrainedModel) -> int:
     return weight.shape[-1] if isinstance(weight, Tensor) else 0
 
 
+def _check_logits(model: PreTrainedModel, ids: Tensor, logits: Tensor) -> None:
+    if logits.ndim != 2 or len(logits) != ids.shape[1]:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} gives logits of shape {tuple(logits.shape)} for "
+            f"{ids.shape[1]} tokens, not a distribution over the vocabulary for each of them."
+        )
+
+
 def _check_causal(model: PreTrainedModel, ids: Tensor, logits: Tensor) -> None:
     """Refuse a model whose logits depend on what comes later."""
     other = ids.clone()
     other[0, -1] = ids[0, 0]
+    if close(model(input_ids=other, use_cache=False).logits[0, :-1], logits[:-1]):
+        return
     name = type(model).__name__
-    if logits.ndim != 2 or len(logits) != ids.shape[1]:
+    if not close(model(input_ids=ids, use_cache=False).logits[0], logits):
         raise UnsupportedModelError(
-            f"{name} gives logits of shape {tuple(logits.shape)} for {ids.shape[1]} tokens, not a "
-            "distribution over the vocabulary for each of them."
+            f"{name} says something else each time it is called with the same text."
         )
-    if not close(model(input_ids=other, use_cache=False).logits[0, :-1], logits[:-1]):
-        if not close(model(input_ids=ids, use_cache=False).logits[0], logits):
-            raise UnsupportedModelError(
-                f"{name} says something else each time it is called with the same text."
-            )
-        raise UnsupportedModelError(
-            f"{name} is no decoder: what it says after the first tokens of a text depends on the "
-            "last one. Load a causal language model."
-        )
+    raise UnsupportedModelError(
+        f"{name} is no decoder: what it says after the first tokens of a text depends on the last "
+        "one. Load a causal language model."
+    )
 
 
 def _checked_layers(

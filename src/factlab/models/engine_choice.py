@@ -70,46 +70,42 @@ def choose_engine(
 def _check_engine(engine: Engine, ids: Tensor, expected: Tensor) -> int:
     """Compare what an engine gives with the model's own logits.
 
+    The first half of the text is run alone, so that it is seen too whether what comes later changes
+    anything before it; the second half behind what was kept of the first, and in parts, each with a
+    frame of its own: nothing may be left over from the layers below.
+
     Returns:
         How many numbers are kept of a token, all layers together.
 
     Raises:
         UnsupportedModelError: the logits differ.
     """
-    row = ids[0].tolist()
-    batch, middle = pad([row], ids.device), LENGTH // 2
-    compare: list[tuple[str, Tensor, Tensor]] = []
+    row, middle = ids[0].tolist(), LENGTH // 2
+    batch, record = pad([row], ids.device), engine.recording(LENGTH)
+    begun = engine.run(engine.frame(pad([row[:middle]], ids.device), record))[0]
+    compare = [("from its beginning", engine.readout(begun), expected[:middle])]
     if not engine.n_layers:
-        compare.append(("whole", engine.readout(engine.run(engine.frame(batch))[0]), expected))
-        n_cached = 0
+        whole = engine.run(engine.frame(batch))[0]
+        compare.append(("as a whole", engine.readout(whole), expected))
     else:
-        record = engine.recording(LENGTH)
-        whole = engine.run(engine.frame(batch, record))[0]
-        prefix = record.prefix(middle)
-        right = engine.run(engine.frame(batch, prefix, middle))[0]
-        # A frame of its own each time: nothing may be left over from the layers below.
-        half, last = engine.n_layers // 2, engine.n_layers - 1
-        below = engine.run(engine.frame(batch), stop=half)
-        below = engine.run(engine.frame(batch), below, first=half, stop=last)
-        above = engine.run(engine.frame(batch), below, first=last)[0]
-        compare += [
-            ("whole", engine.readout(whole), expected),
-            ("from its middle on", engine.readout(right), expected[middle:]),
-            ("from a layer on", engine.readout(above), expected),
-        ]
+        prefix, half, last = record.prefix(middle), engine.n_layers // 2, engine.n_layers - 1
+        state: Tensor | None = None
+        for first, stop in ((0, half), (half, last), (last, None)):
+            state = engine.run(engine.frame(batch, prefix, middle), state, first, stop)
+        right = torch.empty(0) if state is None else state[0]
+        compare.append(("from its middle on", engine.readout(right), expected[middle:]))
         if engine.name != Replay.name:  # which puts rows that are padded on the left in order
             padded = pad([row, row], ids.device, align=[middle, 1])
             both = record.prefix([middle, 1], rows=[0, 0])
             shifted = engine.run(engine.frame(padded, both, middle))[1, : LENGTH - 1]
             compare.append(("beside another", engine.readout(shifted), expected[1:]))
-        n_cached = sum(x.numel() for kept in record.kept for x in kept) // LENGTH
     for what, logits, reference in compare:
         if not close(logits, reference):
             raise UnsupportedModelError(
                 f"Running a text {what} by {engine.name} does not give the model's own logits; its "
                 "forward pass does more than call its layers in order."
             )
-    return n_cached
+    return sum(x.numel() for kept in record.kept for x in kept) // middle
 
 
 def _takes_embedding(model: PreTrainedModel, anatomy: Anatomy, engine: Engine, ids: Tensor) -> bool:
