@@ -163,7 +163,7 @@ def test_what_the_layers_add_is_what_they_change(lm):
     assert float(last[layers[-1]]) == pytest.approx(trace.total_effect, abs=1e-6)
     assert abs(float(trace.effects["block"][trace.subject_span.last, layers[0]])) > 1e-9
     assert trace.engine == lm.engine.name
-    assert trace.mixer == lm.layers.mixer
+    assert trace.part_names == lm.layers.part_names
 
 
 def test_what_a_model_cannot_do_is_said(make_model):

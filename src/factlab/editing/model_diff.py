@@ -173,7 +173,7 @@ def compare(
 def _checked_weights(
     base: LanguageModel, edited: LanguageModel
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    families = (base.architecture.family, edited.architecture.family)
+    families = (base.family, edited.family)
     if families[0] != families[1]:
         raise InvalidRequestError(
             f"{base.name} is of family {families[0]} and {edited.name} of {families[1]}. Compare "

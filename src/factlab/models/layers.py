@@ -76,6 +76,12 @@ class Layers:
         kinds = [parts.mixer.kind for parts in self.anatomy.parts if parts.mixer is not None]
         return " or ".join(dict.fromkeys(kinds)) or "none"
 
+    @property
+    def part_names(self) -> dict[str, str]:
+        """What mixers and MLPs are, in words, by the kinds of a trace: "attn" and "mlp"."""
+        kinds = [parts.mlp.kind for parts in self.anatomy.parts if parts.mlp is not None]
+        return {"attn": self.mixer, "mlp": " or ".join(dict.fromkeys(kinds)) or "none"}
+
     def part(self, site: Site) -> Part | None:
         """The part of a layer whose output is the state at `site`, if the layer has it."""
         self.layer(site.layer)

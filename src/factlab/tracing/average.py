@@ -62,6 +62,7 @@ class AverageTrace(Tabular, Drawn, EqualByContent):
         fingerprint: of its weights.
         n_one_token: how many of the facts have a subject of one token, which is entered as the
             first and as the last subject token.
+        part_names: as of `CausalTrace`; None in older averages.
     """
 
     n_facts: int
@@ -78,6 +79,7 @@ class AverageTrace(Tabular, Drawn, EqualByContent):
     model_name: str
     fingerprint: str
     n_one_token: int = 0
+    part_names: dict[str, str] | None = None
 
     def __repr__(self) -> str:
         return average_in_words(self)
@@ -112,6 +114,7 @@ class AverageTrace(Tabular, Drawn, EqualByContent):
             "model_name": self.model_name,
             "fingerprint": self.fingerprint,
             "n_one_token": self.n_one_token,
+            "part_names": self.part_names,
         }
 
     def rows(self) -> list[dict[str, Any]]:
@@ -227,6 +230,7 @@ def average_records(
             model_name=str(model["name"]),
             fingerprint=str(model["fingerprint"]),
             n_one_token=sum(len(g[0]) and g[0] == g[LAST_SUBJECT] for g in groups),
+            part_names=findings.get("part_names"),
         )
     except (
         ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError,

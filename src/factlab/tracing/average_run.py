@@ -184,6 +184,7 @@ def _select(
         "unusable": unusable,
         "cases": [*selected[:limit]],
         "config": settled.model_dump(mode="json"),
+        "part_names": lm.layers.part_names,
     }
 
 

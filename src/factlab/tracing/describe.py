@@ -1,5 +1,6 @@
 """Traces in words: what was traced, what came of it, and what to beware of."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from factlab.errors import counted
@@ -21,10 +22,12 @@ def trace_in_words(trace: "CausalTrace") -> str:
         f"  P({trace.answer!r}) = {trace.clean_prob:.3f}; {corruption_in_words(trace)} "
         f"{trace.corrupted_prob:.3f}",
     ]
+    if trace.engine not in {None, "replay"}:
+        lines.append(f"  run by {trace.engine}")
     if trace.config.is_estimate:
         lines.append("  effects are estimated by a gradient: good for ranks, not for sizes")
     lines += [
-        f"  {kind_in_words(kind, trace.config, trace.mixer)}: {peak_in_words(trace, kind)}"
+        f"  {kind_in_words(kind, trace.config, trace.part_names)}: {peak_in_words(trace, kind)}"
         for kind in trace.effects
         if not trace.effects[kind].isnan().all()
     ]
@@ -80,8 +83,9 @@ def average_in_words(average: "AverageTrace") -> str:
         for group in (LAST_SUBJECT, LAST):
             if not effects[group].isnan().all():
                 layer, peak = average.peak(kind, group)
+                name = kind_in_words(kind, average.config, average.part_names)
                 lines.append(
-                    f"  {kind_in_words(kind, average.config)}, {GROUPS[group]}: "
+                    f"  {name}, {GROUPS[group]}: "
                     f"{average.config.effect_name} {peak.in_words()} at layer {layer}"
                 )
     return "\n".join(lines)
@@ -109,16 +113,20 @@ def noise_in_words(config: TraceConfig, level: float | None) -> str:
     return f"{corruption.type} noise ({size}{counted(config.samples, 'sample')})"
 
 
-def kind_in_words(kind: str, config: TraceConfig, mixer: str | None = None) -> str:
+def kind_in_words(
+    kind: str, config: TraceConfig, part_names: Mapping[str, str] | None = None
+) -> str:
     """A kind of state, and how many layers of it were restored together.
 
     Args:
         kind: of state.
         config: of the trace.
-        mixer: what stands for attention in this model.
+        part_names: what stands for attention and for the MLP in this model.
     """
     several = f", {config.window} layers at a time" if config.is_window(kind) else ""
-    return KIND_NAMES[kind].replace("attention", mixer or "attention") + several
+    names = part_names or {}
+    said = KIND_NAMES[kind].replace("attention", names.get("attn", "attention"))
+    return said.replace("MLP", names.get("mlp", "MLP")) + several
 
 
 def peak_in_words(trace: "CausalTrace", kind: str) -> str:

@@ -84,7 +84,7 @@ def heat_map(trace: CausalTrace, kind: str) -> HeatMap:
     has_negative = float(effects.nan_to_num().min()) < -_NEGATIVE * scale.reach
     estimate = ("estimated by a gradient: good for ranks, not for sizes",)
     return HeatMap(
-        kind=kind_in_words(kind, trace.config, trace.mixer),
+        kind=kind_in_words(kind, trace.config, trace.part_names),
         peak=peak_in_words(trace, kind),
         notes=estimate if trace.config.is_estimate else (),
         rows=rows,

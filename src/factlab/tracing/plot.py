@@ -5,7 +5,7 @@ negative one. Kinds of one colour, such as a hidden state and the same with a pa
 to be compared and share a scale; every panel says its own maximum.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +59,7 @@ def plot_trace(trace: "CausalTrace", path: str | Path | None = None) -> Picture:
     panels = figure.subplots(1, n_kinds, sharey=True, squeeze=False)[0]
     of_kind = scales(trace.effects)
     for panel, (kind, effects) in zip(panels, trace.effects.items(), strict=True):
-        panel_title(panel, kind, trace.config, _maximum(trace, kind), trace.mixer)
+        panel_title(panel, kind, trace.config, _maximum(trace, kind), trace.part_names)
         heat(panel, effects, kind, of_kind[kind], trace.config, height - 1.6)
         for edge in trace.corrupted_span:
             if 0 < edge < len(trace.tokens):
@@ -148,10 +148,14 @@ def heat(
 
 
 def panel_title(
-    panel: Axes, kind: str, config: TraceConfig, maximum: str, mixer: str | None = None
+    panel: Axes,
+    kind: str,
+    config: TraceConfig,
+    maximum: str,
+    part_names: Mapping[str, str] | None,
 ) -> None:
     """Say what a panel shows, what its largest effect is, and what its layers are."""
-    title = f"{kind_in_words(kind, config, mixer)}\n{maximum}"
+    title = f"{kind_in_words(kind, config, part_names)}\n{maximum}"
     panel.set_title(printable(title), fontsize=9, parse_math=False)
     panel.set_xlabel("centre layer" if config.is_window(kind) else "layer", fontsize=9)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -84,7 +84,7 @@ def _heatmaps(average: "AverageTrace") -> Picture:
             at = (layer, rows.index(LAST_SUBJECT))
             for size, colour, width in ((7, "black", 2.6), (7, "white", 1.2)):
                 panel.plot(*at, marker="o", markersize=size, mfc="none", mec=colour, mew=width)
-        panel_title(panel, kind, config, title)
+        panel_title(panel, kind, config, title, average.part_names)
         heat(panel, average.effects[kind][rows], kind, of_kind[kind], config, 1.7)
     labels = [f"{GROUPS[i]} ({average.group_counts[i]})" for i in rows]
     panels[0].set_yticks(range(len(rows)), labels=labels)
@@ -110,7 +110,7 @@ def _lines(average: "AverageTrace") -> Picture:
             panel.fill_between(
                 layers, mean - width, mean + width, color=_LINES[kind], alpha=0.18, linewidth=0
             )
-        panel_title(panel, kind, average.config, _bands(average))
+        panel_title(panel, kind, average.config, _bands(average), average.part_names)
         panel.axhline(0, color="0.7", linewidth=0.6)
         panel.legend(fontsize=8, frameon=False)
     panels[0].set_ylabel(f"average {average.config.effect_name}", fontsize=9)

@@ -53,7 +53,8 @@ class CausalTrace(Tabular, Drawn, EqualByContent):
         expected: the answer that was asked for, or the fact's `target_true`; None without one.
         says_expected: whether the former is the first token of the latter.
         engine: how the model was run; see `factlab.models.engines.engine`. None in older traces.
-        mixer: what mixes tokens in it, such as "attention" or "state space". None in older traces.
+        part_names: what its mixers ("attn") and MLPs ("mlp") are in words, such as "state space"
+            and "experts". None in older traces.
     """
 
     prompt: str
@@ -71,7 +72,7 @@ class CausalTrace(Tabular, Drawn, EqualByContent):
     expected: str | None = None
     says_expected: bool | None = None
     engine: str | None = None
-    mixer: str | None = None
+    part_names: dict[str, str] | None = None
 
     def __repr__(self) -> str:
         return trace_in_words(self)
@@ -145,7 +146,7 @@ class CausalTrace(Tabular, Drawn, EqualByContent):
             "expected": self.expected,
             "says_expected": self.says_expected,
             "engine": self.engine,
-            "mixer": self.mixer,
+            "part_names": self.part_names,
         }
 
     def to_json(self) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def trace_fact(
         expected=answer or fact.target_true,
         says_expected=None if clean.expected_id is None else clean.expected_id == clean.said_id,
         engine=lm.engine.name,
-        mixer=lm.layers.mixer,
+        part_names=lm.layers.part_names,
     )
 
 
