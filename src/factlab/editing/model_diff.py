@@ -17,6 +17,7 @@ from factlab.editing.closed_form.lookup import keys_and_outputs, prompt_rows
 from factlab.errors import InvalidRequestError, counted
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
+from factlab.models.stored import is_packed, offloaded
 from factlab.progress import ProgressCallback, silent
 from factlab.results import Tabular
 
@@ -179,6 +180,12 @@ def _checked_weights(
             f"{base.name} is of family {families[0]} and {edited.name} of {families[1]}. Compare "
             "two versions of one model."
         )
+    for lm in (base, edited):
+        if offloaded(lm.model) or any(is_packed(module) for module in lm.model.modules()):
+            raise InvalidRequestError(
+                f"{lm.name} is quantised or offloaded: its weights are no plain tensors that could "
+                "be compared number by number. Compare the unquantised checkpoints."
+            )
     before, after = (
         {n: p.detach() for n, p in lm.model.named_parameters()} for lm in (base, edited)
     )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from factlab.errors import ModelLoadError, UnsupportedModelError
+from factlab.errors import UnsupportedModelError
 from factlab.hooks import Hook, attached
 from factlab.models.accept import foreign_layers
 from factlab.models.anatomy import Anatomy, LayerParts, Part, anatomy_of
@@ -27,6 +27,8 @@ from factlab.models.engines.replay import Replay
 from factlab.models.engines.shell import Shell
 from factlab.models.engines.states import StatesReplay
 from factlab.models.probing import LENGTH, close, explained, probe_ids, probing
+from factlab.models.stored import device_of
+from factlab.models.weights import check_finite, checked_carriers, why_no_gradient
 from factlab.projections import layout_of
 from factlab.tokens import pad
 
@@ -41,6 +43,7 @@ class Examined:
         d_model: width of what leaves a layer.
         n_cached: numbers that are kept of a token for those to come, all layers together.
         lacking: why parts were left out, or the whole list of layers.
+        ungraded: why gradients do not go through it, if they do not.
     """
 
     anatomy: Anatomy
@@ -48,6 +51,7 @@ class Examined:
     d_model: int
     n_cached: int
     lacking: tuple[str, ...]
+    ungraded: str = ""
 
 
 @dataclass
@@ -59,20 +63,6 @@ class _Probed:
     blocks: list[list[Tensor]]
     parts: dict[tuple[int, str], list[Tensor]] = field(default_factory=dict)
     returns_tuple: bool = False
-
-
-def check_finite(model: PreTrainedModel) -> None:
-    """Refuse weights that are not numbers.
-
-    Raises:
-        ModelLoadError: names the first such weight.
-    """
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not torch.isfinite(parameter).all():
-            raise ModelLoadError(
-                f"Weight '{name}' has NaN or infinite entries. "
-                "Download or convert the checkpoint again."
-            )
 
 
 def examine(model: PreTrainedModel) -> Examined:
@@ -91,19 +81,22 @@ def examine(model: PreTrainedModel) -> Examined:
         _check_causal(speaker.model, ids, probed.logits)
         anatomy, lacking = _checked_layers(model, anatomy, probed)
         anatomy, more = _checked_parts(anatomy, probed)
+        anatomy, unlike = checked_carriers(model, anatomy)
         engine, n_cached, why = _engine(model, speaker, anatomy, ids, probed)
+        ungraded = why_no_gradient(model, speaker.model, anatomy, ids)
     states = [seen[0] for seen in probed.blocks if seen] if anatomy.layers else []
     d_model = states[0].shape[-1] if states else _head_width(model)
-    return Examined(anatomy, engine, d_model, n_cached, (*lacking, *more, *why))
+    lacking = (*lacking, *more, *unlike, *why)
+    return Examined(anatomy, engine, d_model, n_cached, lacking, ungraded)
 
 
 def _ids(model: PreTrainedModel, anatomy: Anatomy) -> Tensor:
-    weight = next(model.parameters())
     n_tokens = model.config.get_text_config(decoder=True).vocab_size
     if anatomy.embed:
-        weight = model.get_submodule(anatomy.embed).weight
-        n_tokens = min(n_tokens, len(weight))
-    return probe_ids(n_tokens, weight.device)
+        embedding = model.get_submodule(anatomy.embed)
+        n_tokens = min(n_tokens, len(embedding.weight))
+        return probe_ids(n_tokens, device_of(embedding))
+    return probe_ids(n_tokens, device_of(model))
 
 
 def _head_width(model: PreTrainedModel) -> int:
