@@ -1,15 +1,17 @@
 """Models whose weights are not plain: quantised in several ways, or offloaded by accelerate."""
 
+import warnings
+
 import accelerate
 import pytest
 import torch
-from accelerate.hooks import remove_hook_from_submodules
 from peft import PeftModel
 from tiny_records import background
 from torch import nn
 from torch.nn import functional
 
 import factlab as fl
+from factlab.editing.edit import BaseModelInfo
 from factlab.errors import (
     EditError,
     InvalidRequestError,
@@ -247,7 +249,7 @@ def test_the_fingerprint_is_of_the_bits(kind, tmp_path):
         assert one.fingerprint == fl.models.tiny_model("llama").fingerprint
 
 
-@pytest.mark.parametrize("kind", ["int8", "4bit", "fp8"])
+@pytest.mark.parametrize("kind", ["4bit", "fp8"])
 def test_packed_bits_are_part_of_the_fingerprint(kind, tmp_path):
     lm = fl.LanguageModel(*made(kind, tmp_path))
     before = lm.fingerprint
@@ -268,21 +270,28 @@ SMALL = {
 }
 
 
+def handmade(lm, layer=1, seed=0):
+    """An edit that nobody computed."""
+    draws = torch.Generator().manual_seed(seed)
+    left, right = torch.randn(24, 2, generator=draws), torch.randn(2, 56, generator=draws)
+    layout = lm.mlp_layout
+    change = LowRankUpdate(lm.mlp_weight_name(layer), layout, left, right / 5)
+    return fl.Edit("handmade", (FACT,), (change,), BaseModelInfo.of(lm), {}, {}, {})
+
+
 def memit(lm):
     config = fl.editing.MemitConfig(layers=(0, 1), **SMALL)
     return fl.memit(lm, [FACT], config, background(lm))
 
 
-def rome(lm, layer=1, target="Rome"):
-    config = fl.editing.RomeConfig(layer=layer, **SMALL)
-    return fl.rome(lm, fl.Fact(FACT.template, FACT.subject, target), config, background(lm))
+def rome(lm):
+    return fl.rome(lm, FACT, fl.editing.RomeConfig(layer=1, **SMALL), background(lm))
 
 
 def test_an_edit_is_carried_and_undone_to_the_bit(lm, tmp_path):
     said = lm.next_token_probs([FACT.prompt])
     edit = rome(lm)
-    (update,) = edit.updates
-    weights = {n: p for n, p in lm.model.named_parameters()}
+    weights = dict(lm.model.named_parameters())
     before = lm.live_fingerprint
     with edit.applied(lm):
         edited = lm.next_token_probs([FACT.prompt])
@@ -309,6 +318,7 @@ def test_an_edit_is_carried_and_undone_to_the_bit(lm, tmp_path):
     assert torch.equal(lm.next_token_probs([FACT.prompt]), said)
 
 
+@pytest.mark.parametrize("lm", ["fp8", "subclass", "cpu"], indirect=True)
 def test_what_is_carried_is_the_edited_matrix(lm):
     """The same as the model with plain weights that are what the packed ones stand for."""
     site = fl.hooks.Site(1, fl.hooks.Stream.MLP_HIDDEN)
@@ -317,7 +327,7 @@ def test_what_is_carried_is_the_edited_matrix(lm):
     assert torch.equal(lm.mlp_weight(1), matrix)
     if hasattr(module, "dequantised"):
         torch.testing.assert_close(matrix, module.dequantised())
-    edit = rome(lm)
+    edit = handmade(lm)
     changed = edit.updates[0].patched(matrix)
     with edit.applied(lm):
         torch.testing.assert_close(lm.mlp_weight(1), changed, rtol=1e-4, atol=1e-5)
@@ -336,13 +346,13 @@ def test_what_is_carried_is_the_edited_matrix(lm):
             assert torch.equal(lm.next_token_probs([FACT.prompt]), off)
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", ["4bit", "disk"])
 def test_several_edits_come_off_in_any_order(kind, tmp_path):
     lm = fl.LanguageModel(*made(kind, tmp_path))
     edits = [
-        rome(lm),
+        handmade(lm),
         memit(lm),
-        rome(lm, target="Berlin"),
+        handmade(lm, seed=1),
     ]
     said = lm.next_token_probs([FACT.prompt])
     undo = [edit.apply_(lm) for edit in edits]
@@ -362,8 +372,9 @@ def test_several_edits_come_off_in_any_order(kind, tmp_path):
     assert not lm.patches.carried()
 
 
+@pytest.mark.parametrize("lm", ["4bit", "disk"], indirect=True)
 def test_rows_of_a_batch_carry_edits_of_their_own(lm):
-    edits = [rome(lm), rome(lm, 0, "Berlin")]
+    edits = [handmade(lm), handmade(lm, 0, 1)]
     alone = []
     for edit in edits:
         with edit.applied(lm):
@@ -375,8 +386,9 @@ def test_rows_of_a_batch_carry_edits_of_their_own(lm):
     torch.testing.assert_close(together, torch.stack(alone), **rough)
 
 
+@pytest.mark.parametrize("lm", ["fp8", "disk"], indirect=True)
 def test_neurons_are_attributed_and_edited(lm):
-    found = fl.attribute_neurons(lm, FACT, fl.neurons.AttributionConfig(steps=2))
+    found = fl.attribute_neurons(lm, FACT, config=fl.neurons.NeuronConfig(steps=2, max_steps=2))
     assert torch.isfinite(found.attributions).all()
     assert found.attributions.abs().sum() > 0
 
@@ -405,9 +417,9 @@ def test_what_is_carried_is_what_would_be_written(kind, tmp_path):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", ["int8", "subclass", "disk"])
 def test_an_edit_of_the_plain_checkpoint_is_put_on_the_packed_one(kind, tmp_path):
-    edit = rome(fl.models.tiny_model("llama"))
+    edit = handmade(fl.models.tiny_model("llama"))
     model, tokenizer = made(kind, tmp_path)
     lm = fl.LanguageModel(model, tokenizer)
     said = lm.next_token_probs([FACT.prompt])
@@ -434,7 +446,9 @@ def test_an_adapter_of_a_packed_edit_in_peft(tmp_path):
         edited = lm.next_token_probs([FACT.prompt])
     edit.to_peft(tmp_path / "adapter")
     ids = tokenizer(FACT.prompt, return_tensors="pt").input_ids
-    loaded = PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the other library's own
+        loaded = PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
     with torch.no_grad():
         probs = loaded(input_ids=ids).logits[0, -1].softmax(-1)
     torch.testing.assert_close(probs, edited[0], rtol=1e-4, atol=1e-6)
@@ -444,11 +458,11 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C."""
 
 
-@pytest.mark.parametrize("kind", ["int8", "disk"])
+@pytest.mark.parametrize("kind", ["disk"])
 @pytest.mark.parametrize("moment", ["place", "with_", "check"])
 def test_an_interrupt_leaves_nothing(kind, moment, tmp_path, monkeypatch):
     lm = fl.LanguageModel(*made(kind, tmp_path))
-    edit, other = memit(lm), rome(lm)
+    edit, other = handmade(lm), handmade(lm, 0)
     said, hooks = lm.next_token_probs([FACT.prompt]), _hooks(lm.model)
     method, calls = getattr(Ride, moment), []
 
@@ -470,7 +484,7 @@ def test_an_interrupt_leaves_nothing(kind, moment, tmp_path, monkeypatch):
 
 def test_other_code_that_takes_the_hook_off_is_noticed(tmp_path):
     lm = fl.LanguageModel(*made("int8", tmp_path))
-    undo = rome(lm).apply_(lm)
+    undo = handmade(lm).apply_(lm)
     module = lm.module(fl.hooks.Site(1, fl.hooks.Stream.MLP_HIDDEN))
     (ride,) = riding(module)
     ride.leave(module)
@@ -484,19 +498,20 @@ def test_other_code_that_takes_the_hook_off_is_noticed(tmp_path):
 # -- what is refused, and how ----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("lm", ["4bit", "cpu"], indirect=True)
 def test_gradient_descent_has_nothing_to_write_into(lm):
     rung = lm.abilities.rungs["gradient"]
     assert not rung.can
     assert "plain tensor of floats" in rung.why
     assert lm.abilities.rungs["closed_form"].layers == (0, 1, 2)
     assert "carried beside it" in lm.abilities.rungs["closed_form"].why
-    for method in ("ft", "ft+l"):
+    for method in ("ft", "ft+l", "attn"):
         config = fl.editing.FineTuneConfig(layer=1, steps=1)
-        with pytest.raises(UnsupportedModelError, match="Load the model unquantised") as caught:
+        with pytest.raises(UnsupportedModelError, match="no plain|not a plain") as caught:
             fl.editing.fine_tune(lm, [FACT], method, config)
         assert "\n" not in str(caught.value)
     with pytest.raises(InvalidRequestError, match="is quantised or offloaded"):
-        fl.compare_models(lm, lm)
+        fl.editing.compare(lm, lm)
 
 
 def test_layers_that_are_plain_are_written_beside_others_that_are_packed(tmp_path):
@@ -554,7 +569,7 @@ def test_a_module_that_is_no_product_is_never_taken_for_one(tmp_path):
     lm = fl.LanguageModel(toy.model, toy.tokenizer)
     assert lm.abilities.rungs["closed_form"].layers == (0, 2)
     assert lm.abilities.rungs["windows"].layers == (0, 1, 2)
-    change = rome(fl.models.tiny_model("llama")).updates
+    change = handmade(fl.models.tiny_model("llama")).updates
     with pytest.raises(EditError, match="is no product with one"):
         lm.patches.add(change)
 
@@ -593,11 +608,12 @@ def test_a_packed_weight_with_nan_among_its_scales(tmp_path):
 # -- offloading ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", ["cpu", "disk"])
-@pytest.mark.parametrize("family", ["gpt2", "opt"])  # Conv1D and a tied head; a flat MLP
+@pytest.mark.parametrize(
+    ("place", "family"), [("disk", "gpt2"), ("cpu", "opt")]
+)  # Conv1D and a tied head; a flat MLP
 def test_offloaded_models_of_other_habits(place, family, tmp_path):
     toy = fl.models.tiny_model(family)
-    edit = rome(toy)
+    edit = handmade(toy)
     with edit.applied(toy):
         expected = toy.next_token_probs([FACT.prompt])
     lm = fl.LanguageModel(*offloaded_model(place, tmp_path, family))
@@ -617,11 +633,10 @@ def test_changed_bits_of_an_offloaded_weight_are_noticed(tmp_path):
     assert lm.fingerprint != before
 
 
-def test_weights_without_numbers_and_without_hooks(tmp_path):
-    model, tokenizer = made("disk", tmp_path)
-    remove_hook_from_submodules(model)
+def test_weights_without_numbers_and_without_hooks():
+    toy = fl.models.tiny_model("llama")
     with pytest.raises(ModelLoadError, match=r"no numbers .* no hook of accelerate"):
-        fl.LanguageModel(model, tokenizer)
+        fl.LanguageModel(nn.Module.to(toy.model, "meta"), toy.tokenizer)
 
 
 class DTensor(torch.Tensor):

@@ -174,18 +174,18 @@ def compare(
 def _checked_weights(
     base: LanguageModel, edited: LanguageModel
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    families = (base.architecture.family, edited.architecture.family)
-    if families[0] != families[1]:
-        raise InvalidRequestError(
-            f"{base.name} is of family {families[0]} and {edited.name} of {families[1]}. Compare "
-            "two versions of one model."
-        )
     for lm in (base, edited):
         if offloaded(lm.model) or any(is_packed(module) for module in lm.model.modules()):
             raise InvalidRequestError(
                 f"{lm.name} is quantised or offloaded: its weights are no plain tensors that could "
                 "be compared number by number. Compare the unquantised checkpoints."
             )
+    families = (base.architecture.family, edited.architecture.family)
+    if families[0] != families[1]:
+        raise InvalidRequestError(
+            f"{base.name} is of family {families[0]} and {edited.name} of {families[1]}. Compare "
+            "two versions of one model."
+        )
     before, after = (
         {n: p.detach() for n, p in lm.model.named_parameters()} for lm in (base, edited)
     )
