@@ -116,7 +116,7 @@ def test_a_weight_that_is_not_what_is_multiplied_by_is_never_written(toy):
         assert torch.equal(part.weight, weight)
         torch.testing.assert_close(lm.mlp_weight(0), 2 * weight + 1)
     assert torch.equal(lm.next_token_probs(["The Eiffel Tower is in"]), said)
-    with pytest.raises(UnsupportedModelError, match="ScaledLinear is not a plain nn.Linear"):
+    with pytest.raises(UnsupportedModelError, match=r"ScaledLinear is not a plain nn\.Linear"):
         layout_of(part)
     assert layout_of(fl.models.tiny_model("falcon").layer(0).mlp.dense_4h_to_h) == "out_in"
 

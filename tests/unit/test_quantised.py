@@ -507,7 +507,7 @@ def test_gradient_descent_has_nothing_to_write_into(lm):
     assert "carried beside it" in lm.abilities.rungs["closed_form"].why
     for method in ("ft", "ft+l", "attn"):
         config = fl.editing.FineTuneConfig(layer=1, steps=1)
-        with pytest.raises(UnsupportedModelError, match="no plain|not a plain") as caught:
+        with pytest.raises(UnsupportedModelError, match=r"no plain|not a plain") as caught:
             fl.editing.fine_tune(lm, [FACT], method, config)
         assert "\n" not in str(caught.value)
     with pytest.raises(InvalidRequestError, match="is quantised or offloaded"):

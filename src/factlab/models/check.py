@@ -94,7 +94,7 @@ def _ids(model: PreTrainedModel, anatomy: Anatomy) -> Tensor:
     n_tokens = model.config.get_text_config(decoder=True).vocab_size
     if anatomy.embed:
         embedding = model.get_submodule(anatomy.embed)
-        n_tokens = min(n_tokens, len(embedding.weight))
+        n_tokens = min(n_tokens, embedding.get_parameter("weight").shape[0])
         return probe_ids(n_tokens, device_of(embedding))
     return probe_ids(n_tokens, device_of(model))
 

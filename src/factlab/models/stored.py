@@ -91,8 +91,9 @@ def tensor_of(module: Any) -> Tensor:
         there = offloaded(module).get("weight")
         weight = there.read() if isinstance(there, OnDisk) else there
     kept = weight.data if type(weight) is nn.Parameter else weight
-    if type(kept) not in _PLAIN and callable(getattr(kept, "dequantize", None)):
-        kept = kept.dequantize()
+    dequantise = getattr(kept, "dequantize", None)
+    if type(kept) not in _PLAIN and callable(dequantise):
+        kept = dequantise()
     if not isinstance(kept, Tensor) or kept.dtype not in FLOATS or kept.is_meta:
         raise UnsupportedModelError(
             f"The weight of {type(module).__name__} is quantised, and its numbers cannot be read. "

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from factlab.errors import EditError
 from factlab.models.changes.change import Change
-from factlab.models.changes.ride import Ride
+from factlab.models.changes.ride import Ride, changed
 
 # States of a weight that are kept, beside its original and what is written: as many as take so many
 # bytes, within these bounds.
@@ -81,9 +81,7 @@ class _Patched:
         begin = max(states, default=0)
         weight = states.get(begin, self.original)
         for number, application in enumerate(active[begin:], begin + 1):
-            patch = application.patch
-            is_ride = isinstance(weight, Ride)
-            weight = weight.with_(patch, model) if is_ride else patch.patched(weight)
+            weight = changed(weight, application.patch, model)
             states[number] = weight
             _forget_some(states)
         return _Patched(self.original, active, states)
@@ -327,10 +325,10 @@ class PatchBoard:
                 entry = weights.get(name) or _Patched(
                     Ride.on(self._model, name) or self._parameter(name).detach().clone()
                 )
-                changed = _finite(name, entry.having(tuple(active), self._model))
-                written[name] = changed.written
+                entry = _finite(name, entry.having(tuple(active), self._model))
+                written[name] = entry.written
                 if active:
-                    weights[name] = changed
+                    weights[name] = entry
                 else:
                     weights.pop(name, None)
         self._write(written, weights)

@@ -87,8 +87,10 @@ class Ride:
 
     def leave(self, module: nn.Module) -> None:
         """Take it off."""
-        for hook in [Hook(module, f) for f in module._forward_hooks.values() if _is_of(f, self)]:
-            hook.detach()
+        for function in list(module._forward_hooks.values()):
+            is_ours = isinstance(function, partial) and function.func is _output
+            if is_ours and function.args[0] is self:
+                Hook(module, function).detach()
 
     def check(self, model: nn.Module) -> None:
         """Refuse a projection that carries something else.
@@ -125,9 +127,9 @@ def riding(module: nn.Module) -> list[Ride]:
     return [f.args[0] for f in functions if isinstance(f, partial) and f.func is _output]
 
 
-def _is_of(function: object, ride: Ride) -> bool:
-    is_ours = isinstance(function, partial) and function.func is _output
-    return is_ours and function.args[0] is ride
+def changed(weight: Tensor | Ride, change: Change, model: nn.Module) -> Tensor | Ride:
+    """A weight, or what is carried in its place, with one more change."""
+    return weight.with_(change, model) if isinstance(weight, Ride) else change.patched(weight)
 
 
 def _factors(change: Change, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:

@@ -92,7 +92,8 @@ class WeightDigests:
             progress: called with MiB done and in all, if there is much to be hashed.
         """
         held = {name: each for name, each in weights.items() if isinstance(each, Tensor)}
-        read = {n: self._of_file(n, each) for n, each in weights.items() if n not in held}
+        files = {name: each for name, each in weights.items() if isinstance(each, OnDisk)}
+        read = {name: self._of_file(name, each) for name, each in files.items()}
         return read | self._of_held(held, roughly, progress)
 
     def _of_file(self, name: str, weight: OnDisk) -> bytes:
