@@ -142,7 +142,7 @@ def passes_gradient(module: Any, device: torch.device, dtype: torch.dtype) -> bo
         return False
     draws = torch.Generator("cpu").manual_seed(0)
     x, *steps = torch.randn(9, widths[1], generator=draws, device="cpu").to(device, dtype)
-    onto = torch.randn(widths[0], generator=draws, device="cpu").double()
+    onto = torch.randn(widths[0], generator=draws, device="cpu").to(torch.float64)
     with torch.enable_grad():
         inputs = x[None, None].clone().requires_grad_()
         try:
