@@ -20,6 +20,7 @@ from transformers import (
     Cache,
     PreTrainedConfig,
     PreTrainedModel,
+    modeling_gguf_pytorch_utils,
 )
 from transformers.cache_utils import CacheLayerMixin
 from transformers.pytorch_utils import Conv1D
@@ -33,6 +34,8 @@ __all__ = [
     "accepts",
     "auto_class",
     "cache_argument",
+    "gguf_families",
+    "gguf_names",
     "is_marked_as_recorded",
     "remove_recorded_mark",
     "run_experts_in",
@@ -84,6 +87,25 @@ def auto_class(
         f"A model of family '{config.model_type}' is not a decoder-only language model: "
         "transformers has no AutoModelForCausalLM for it. Load a causal language model."
     )
+
+
+def gguf_families() -> list[str]:
+    """The families whose GGUF files transformers reads, but for encoders."""
+    known = set(modeling_gguf_pytorch_utils.GGUF_SUPPORTED_ARCHITECTURES)
+    encoders = {name for name in known if "t5" in name}
+    return sorted(known - encoders - {"general", "tokenizer"})
+
+
+def gguf_names(model: PreTrainedModel, architecture: str) -> set[str]:
+    """The names of the tensors of a GGUF file that transformers puts into a model.
+
+    Args:
+        model: made from the file.
+        architecture: as the file has it.
+    """
+    utils = modeling_gguf_pytorch_utils
+    make = utils.TENSOR_PROCESSORS.get(architecture, utils.TensorProcessor)
+    return set(utils.get_gguf_hf_weights_map(model, make(config=model.config.to_dict())))
 
 
 def run_experts_in(model: PreTrainedModel, dtype: torch.dtype) -> None:

@@ -24,6 +24,7 @@ from factlab.errors import (
     UnsupportedModelError,
 )
 from factlab.models.accept import check_model, check_tokenizer
+from factlab.models.changes.update import LowRankUpdate
 from factlab.projections import layout_of
 
 TEXT = {
@@ -72,27 +73,26 @@ def refusal(model, tokenizer):
 
 
 class Packed(torch.Tensor):
-    """Stands for the tensors of quantisation libraries and of DTensor: it says it is float."""
+    """A class of its own, as tensors of quantisation libraries; see test_quantised.py for more."""
 
 
-@pytest.mark.parametrize("place", ["mlp.down_proj", "mlp.up_proj", "self_attn.q_proj"])
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda w: w.to(torch.float8_e4m3fn), "is float8_e4m3fn: it is quantised"),
-        (lambda w: w.to(torch.float8_e5m2), "is float8_e5m2: it is quantised"),
-        (lambda w: w.to(torch.int8), "is int8: it is quantised"),
-        (lambda w: w.as_subclass(Packed), "is a Packed, not a plain tensor"),
-    ],
-)
-def test_weights_that_are_no_plain_floats(toy, place, change, message):
-    module = toy.model.model.layers[1].get_submodule(place)
-    weight = change(module.weight.detach().clone())
-    module.weight = nn.Parameter(weight, requires_grad=False)
-    said = refusal(toy.model, toy.tokenizer)
-    assert message in said
-    assert f"'model.layers.1.{place}.weight'" in said
-    assert "Load the model unquantised" in said
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8])
+def test_weights_that_its_own_modules_cannot_use(toy, dtype):
+    """Packed weights that are left in a plain nn.Linear."""
+    module = toy.model.model.layers[1].mlp.down_proj
+    module.weight = nn.Parameter(module.weight.detach().to(dtype), requires_grad=False)
+    assert "LlamaForCausalLM cannot be called as a decoder" in refusal(toy.model, toy.tokenizer)
+
+
+def test_weights_of_a_class_of_their_own_are_used_and_not_written(toy):
+    module = toy.model.model.layers[1].mlp.down_proj
+    said = toy.next_token_probs(["The Eiffel Tower is in"])
+    module.weight = nn.Parameter(module.weight.detach().as_subclass(Packed), requires_grad=False)
+    lm = fl.LanguageModel(toy.model, toy.tokenizer)
+    assert torch.equal(lm.next_token_probs(["The Eiffel Tower is in"]), said)
+    assert lm.fingerprint == toy.fingerprint
+    assert lm.abilities.rungs["closed_form"].layers == (0, 1, 2)
+    assert lm.abilities.rungs["gradient"].layers == (0, 2)
 
 
 class ScaledLinear(nn.Linear):
@@ -102,13 +102,21 @@ class ScaledLinear(nn.Linear):
         return 2 * super().forward(inputs)
 
 
-def test_only_the_exact_classes_are_plain_projections(toy, fact):
-    layer = toy.model.model.layers[0].mlp
-    layer.down_proj = ScaledLinear(56, 24, bias=False)
+def test_a_weight_that_is_not_what_is_multiplied_by_is_never_written(toy):
+    with torch.random.fork_rng([]):
+        part = toy.model.model.layers[0].mlp.down_proj = ScaledLinear(56, 24, bias=False)
     lm = fl.LanguageModel(toy.model, toy.tokenizer)
-    assert lm.abilities.rungs["closed_form"].layers == (1, 2)
-    with pytest.raises(UnsupportedModelError, match=r"Layer 0 of .* is not written by one plain"):
-        fl.editing.fine_tune(lm, [fact], "ft", fl.editing.FineTuneConfig(layer=0, steps=1))
+    assert lm.abilities.rungs["gradient"].layers == (1, 2)
+    torch.testing.assert_close(lm.mlp_weight(0), 2 * part.weight.detach())
+    weight, said = part.weight.detach().clone(), lm.next_token_probs(["The Eiffel Tower is in"])
+    left, right = torch.ones(24, 1), torch.ones(1, 56)
+    update = LowRankUpdate(lm.mlp_weight_name(0), "out_in", left, right)
+    with lm.patches.applied([update]):
+        assert torch.equal(part.weight, weight)
+        torch.testing.assert_close(lm.mlp_weight(0), 2 * weight + 1)
+    assert torch.equal(lm.next_token_probs(["The Eiffel Tower is in"]), said)
+    with pytest.raises(UnsupportedModelError, match=r"ScaledLinear is not a plain nn\.Linear"):
+        layout_of(part)
     assert layout_of(fl.models.tiny_model("falcon").layer(0).mlp.dense_4h_to_h) == "out_in"
 
 

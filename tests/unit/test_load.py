@@ -33,7 +33,7 @@ def test_a_local_folder(folder):
 
 
 def test_a_tiny_model_by_name():
-    assert load("tiny:gptj").architecture.family == "gptj"
+    assert load("tiny:gptj").family == "gptj"
     with pytest.raises(InvalidRequestError, match="Did you mean 'gptj'"):
         load("tiny:gtpj")
 
@@ -77,6 +77,106 @@ def test_a_checkpoint_that_lacks_a_weight(folder):
         load(folder)
 
 
+def rewritten(folder, config=(), tensors=None):
+    """Other entries in the config, another set of weights."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | dict(config)))
+    if tensors is not None:
+        kept, metadata = storage.read_tensors(folder / "model.safetensors")
+        tensors(kept)
+        storage.write_tensors(folder / "model.safetensors", kept, metadata)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"num_hidden_layers": 4}, r"lacks 9 weights, .* first is 'model.layers.3"),
+        ({"num_hidden_layers": 2}, r"has 9 weights of layers that its config does not count"),
+        ({"hidden_size": 32, "head_dim": 8}, r"has other shapes there"),
+        ({"intermediate_size": 64}, r"has other shapes there. The first is .*mlp"),
+        ({"vocab_size": 500}, r"has other shapes there. The first is '(lm_head|model.embed_tok)"),
+        ({"num_key_value_heads": 4}, r"has other shapes there. The first is .*k_proj"),
+        ({"num_attention_heads": 0}, r"Cannot load"),
+        ({"hidden_act": "no_such"}, r"Cannot load"),
+    ],
+)
+def test_a_config_and_weights_that_disagree(folder, config, message):
+    rewritten(folder, config)
+    before = torch.get_rng_state()
+    with pytest.raises(ModelLoadError, match=message) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_head_that_is_tied_or_missing(folder):
+    lm = load(folder)
+    rewritten(folder, {"tie_word_embeddings": False}, lambda t: t.pop("lm_head.weight", None))
+    with pytest.raises(ModelLoadError, match=r"lacks 1 weight, .* first is 'lm_head.weight'"):
+        load(folder)
+    rewritten(folder, {"tie_word_embeddings": True})
+    tied = load(folder)
+    assert torch.equal(tied.model.lm_head.weight, lm.embedding.weight)
+
+
+def test_weights_that_no_part_of_the_model_is_for_are_told_of(folder, caplog):
+    lm = load(folder)
+    assert not caplog.records
+    rewritten(folder, (), lambda t: t.update({"mtp.head.weight": torch.zeros(2, 3)}))
+    again = load(folder)
+    assert "has 1 weight that transformers makes no use of; the first is 'mtp.head.weight'" in (
+        caplog.text
+    )
+    assert again.fingerprint == lm.fingerprint
+
+
+def test_code_that_comes_with_a_checkpoint_is_never_run(folder, tmp_path):
+    """Nobody is asked, and neither is the code of a family that transformers knows."""
+    ran = tmp_path / "ran"
+    (folder / "modeling_own.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    auto = {"AutoConfig": "modeling_own.C", "AutoModelForCausalLM": "modeling_own.M"}
+    rewritten(folder, {"auto_map": auto})
+    assert load(folder).family == "llama"  # by transformers' own class
+    rewritten(folder, {"model_type": "own"})
+    with pytest.raises(ModelLoadError, match="code that comes with it, which factlab never runs"):
+        load(folder)
+    assert not ran.exists()
+
+
+def test_models_that_write_no_text_from_left_to_right(folder):
+    for family, entries in (
+        ("t5", {"is_encoder_decoder": True}),
+        ("vit", {}),
+        ("distilbert", {}),
+        ("whisper", {"is_encoder_decoder": True}),
+    ):
+        rewritten(folder, {"model_type": family, "architectures": None, **entries})
+        with pytest.raises((UnsupportedModelError, ModelLoadError)) as caught:
+            load(folder)
+        assert "decoder" in str(caught.value), family
+        assert "\n" not in str(caught.value)
+
+
+def test_an_encoder_is_no_decoder(tmp_path, make_model):
+    from transformers import BertConfig, BertForMaskedLM
+
+    config = BertConfig(
+        vocab_size=400, hidden_size=24, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=56,
+    )  # fmt: skip
+    with torch.random.fork_rng([]):
+        BertForMaskedLM(config).save_pretrained(tmp_path)
+    make_model("llama").tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModelError, match="is no decoder: what it says after the first"):
+        load(tmp_path)
+
+
+def test_a_pipeline_of_diffusers(tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    with pytest.raises(ModelLoadError, match="a pipeline of the diffusers library"):
+        load(tmp_path)
+
+
 def test_a_damaged_checkpoint(folder):
     (folder / "model.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(ModelLoadError, match="Cannot load"):
@@ -96,19 +196,6 @@ def test_gguf_errors(tmp_path):
     (tmp_path / "other.gguf").write_bytes(header)
     with pytest.raises(ModelLoadError, match=r"Cannot read GGUF file .*notallm"):
         load(tmp_path / "other.gguf")
-
-
-def test_an_unsupported_structure_names_what_is_missing(make_model):
-    lm = make_model("gpt2")
-    lm.model.config.model_type = "gpt9"
-    broken = lm.model.transformer.h
-    lm.model.transformer.h = torch.nn.ModuleList(list(broken)[:2])
-    try:
-        with pytest.raises(UnsupportedModelError, match="a list of 3 decoder layers") as caught:
-            fl.LanguageModel(lm.model, lm.tokenizer)
-        assert "Did you mean" not in str(caught.value)  # nobody typed the family's name
-    finally:
-        lm.model.transformer.h = broken
 
 
 def test_the_download_is_checked(monkeypatch, tmp_path):

@@ -34,6 +34,7 @@ from factlab.errors import FactlabError, InvalidRequestError, UnsupportedModelEr
 from factlab.facts import Fact, fill
 from factlab.models.changes.update import LowRankUpdate
 from factlab.models.language_model import LanguageModel
+from factlab.models.stored import tensor_of
 from factlab.neurons.attribution import Neuron, NeuronAttribution, attribute_neurons_each
 from factlab.neurons.choice import prob_with_scaled, shared_neurons
 from factlab.precision import wide, widened
@@ -275,7 +276,7 @@ def _embedding(lm: LanguageModel, config: KnConfig) -> Float[Tensor, "vocab d_mo
             f"The {config.embedding} embedding of {lm.name} is no matrix of rows as wide as the "
             f"residual stream ({lm.d_model}), so KN has nothing to write into values."
         )
-    return module.weight.detach()
+    return tensor_of(module)
 
 
 def _added_values(

@@ -17,6 +17,7 @@ from factlab.editing.closed_form.lookup import keys_and_outputs, prompt_rows
 from factlab.errors import InvalidRequestError, counted
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
+from factlab.models.stored import is_packed, offloaded
 from factlab.progress import ProgressCallback, silent
 from factlab.results import Tabular
 
@@ -173,6 +174,12 @@ def compare(
 def _checked_weights(
     base: LanguageModel, edited: LanguageModel
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    for lm in (base, edited):
+        if offloaded(lm.model) or any(is_packed(module) for module in lm.model.modules()):
+            raise InvalidRequestError(
+                f"{lm.name} is quantised or offloaded: its weights are no plain tensors that could "
+                "be compared number by number. Compare the unquantised checkpoints."
+            )
     families = (base.family, edited.family)
     if families[0] != families[1]:
         raise InvalidRequestError(

@@ -133,6 +133,6 @@ def _shares(lm: LanguageModel, edit: Edit) -> tuple[tuple[str, float], ...]:
     """How large the change of each weight is beside the weight."""
     shares: list[tuple[str, float]] = []
     for update in edit.updates:
-        weight = lm.model.get_parameter(update.weight_name).detach().cpu().double().norm()
+        weight = lm.layers.weight(update.weight_name).detach().cpu().double().norm()
         shares.append((update.weight_name, update.norm / float(weight)))
     return tuple(shares)

@@ -1,7 +1,8 @@
-"""What may be wrapped at all: a causal language model of plain float weights, and a fast tokenizer.
+"""What may be wrapped at all: a causal language model, and a fast tokenizer.
 
-Asked before anything is computed, so that whatever else someone passes (a wrapper, a quantised
-model, nothing) is answered in one sentence that says what to do, and not by an error inside torch.
+Asked before anything is computed, so that whatever else someone passes (a wrapper, a model in
+pieces, nothing) is answered in one sentence that says what to do, and not by an error inside torch.
+Weights may be plain, quantised or offloaded: whatever a forward pass can use.
 """
 
 from collections.abc import Iterator
@@ -16,19 +17,18 @@ from factlab.errors import (
     TokenizationError,
     UnsupportedModelError,
 )
+from factlab.models.stored import is_spread, offloaded
 from factlab.projections import FLOATS
-
-_ADVICE = "Load the model unquantised, in float32, bfloat16, float16 or float64."
 
 
 def check_model(model: object) -> None:
-    """Refuse what is no bare causal language model of plain floats.
+    """Refuse what is no bare causal language model.
 
     Raises:
         InvalidRequestError: it is no model.
         UnsupportedModelError: it is in another library's wrapper, has no language model head, or
-            has quantised or distributed weights.
-        ModelLoadError: a weight is offloaded.
+            has weights that lie in pieces on several devices.
+        ModelLoadError: a weight has no numbers, and nothing that would put them in place.
     """
     if not isinstance(model, nn.Module):
         raise InvalidRequestError(
@@ -51,8 +51,9 @@ def check_model(model: object) -> None:
             f"{type(model).__name__} has no language model head. Load the checkpoint with "
             "AutoModelForCausalLM."
         )
+    elsewhere = offloaded(model)
     for name, parameter in model.named_parameters():
-        _check_weight(name, parameter)
+        _check_weight(name, parameter, name in elsewhere)
 
 
 def check_tokenizer(tokenizer: object) -> None:
@@ -83,7 +84,8 @@ def mixed_dtypes(model: nn.Module) -> str:
     """Which weights differ in float type, in words; empty if none do."""
     first: dict[torch.dtype, str] = {}
     for name, parameter in model.named_parameters():
-        first.setdefault(parameter.dtype, name)
+        if parameter.dtype in FLOATS:  # others are stored so, and not computed with
+            first.setdefault(parameter.dtype, name)
     if len(first) < 2:
         return ""
     return ", ".join(f"'{name}' is {str(dtype)[6:]}" for dtype, name in first.items())
@@ -121,28 +123,19 @@ def _is_of_peft(module: nn.Module) -> bool:
     return type(module).__module__.partition(".")[0] == "peft"
 
 
-def _check_weight(name: str, weight: Tensor) -> None:
-    if weight.is_meta:
+def _check_weight(name: str, weight: Tensor, is_offloaded: bool) -> None:
+    if is_spread(weight):
+        raise UnsupportedModelError(
+            f"Weight '{name}' is a {type(weight.data).__name__}: it is spread as pieces over "
+            "devices. Load the model with whole weights on each; device='auto' puts whole layers "
+            "on several."
+        )
+    if weight.is_meta and not is_offloaded:
         raise ModelLoadError(
-            f"Weight '{name}' is offloaded: there is not enough memory for the whole model. "
-            "Choose a smaller dtype or more devices."
+            f"Weight '{name}' has no numbers (it is on torch's device 'meta'), and no hook of "
+            "accelerate puts them in place when the model runs. Load the checkpoint with "
+            "from_pretrained, or offload it with accelerate's dispatch_model or cpu_offload."
         )
-    if type(weight) not in (Tensor, nn.Parameter):
-        raise UnsupportedModelError(
-            f"Weight '{name}' is a {_tensor_kind(weight)}, not a plain tensor: factlab needs "
-            f"weights that are neither quantised nor spread as pieces over devices. {_ADVICE}"
-        )
-    if weight.dtype not in FLOATS:
-        raise UnsupportedModelError(
-            f"Weight '{name}' is {str(weight.dtype).removeprefix('torch.')}: it is quantised. "
-            f"{_ADVICE}"
-        )
-
-
-def _tensor_kind(weight: Tensor) -> str:
-    """The class of a tensor; that of its data where a parameter wraps another."""
-    data = weight.data if type(weight) is nn.Parameter else weight
-    return type(data).__name__
 
 
 def _described(value: object) -> str:

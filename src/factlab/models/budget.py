@@ -27,6 +27,7 @@ import torch
 from factlab.errors import FactlabError, MemoryLimitError
 from factlab.models.free_memory import free_bytes
 from factlab.models.request import check_gib
+from factlab.models.stored import device_of
 
 if TYPE_CHECKING:
     from factlab.models.language_model import LanguageModel
@@ -188,7 +189,9 @@ class MemoryLimit:
         if lm is None:
             return self
         if vars(lm)["_memory_gib"] is None:
-            vars(lm)["_memory_gib"] = default_gib({p.device for p in lm.model.parameters()})
+            vars(lm)["_memory_gib"] = default_gib(
+                {p.device for p in lm.model.parameters() if not p.is_meta} | {device_of(lm.model)}
+            )
         return vars(lm)["_memory_gib"]
 
     def __set__(self, lm: "LanguageModel", gib: int | float | None) -> None:

@@ -11,11 +11,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from factlab.errors import ModelLoadError, UnsupportedModelError
+from factlab.errors import UnsupportedModelError
 from factlab.models.accept import foreign_layers
 from factlab.models.anatomy import Anatomy, LayerParts, Part, anatomy_of
 from factlab.models.engine_choice import choose_engine
@@ -23,6 +22,7 @@ from factlab.models.engines.engine import Engine
 from factlab.models.probing import LENGTH, close, probing
 from factlab.models.quiet import quiet_transformers
 from factlab.models.trial import Probed, ids_for, speaking
+from factlab.models.weights import check_finite, checked_carriers, why_no_gradient
 from factlab.projections import layout_of
 
 
@@ -36,6 +36,7 @@ class Examined:
         d_model: width of what leaves a layer.
         n_cached: numbers that are kept of a token for those to come, all layers together.
         lacking: why parts were left out, or the whole list of layers.
+        ungraded: why gradients do not go through it, if they do not.
     """
 
     anatomy: Anatomy
@@ -43,20 +44,7 @@ class Examined:
     d_model: int
     n_cached: int
     lacking: tuple[str, ...]
-
-
-def check_finite(model: PreTrainedModel) -> None:
-    """Refuse weights that are not numbers.
-
-    Raises:
-        ModelLoadError: names the first such weight.
-    """
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not torch.isfinite(parameter).all():
-            raise ModelLoadError(
-                f"Weight '{name}' has NaN or infinite entries. "
-                "Download or convert the checkpoint again."
-            )
+    ungraded: str = ""
 
 
 def examine(model: PreTrainedModel) -> Examined:
@@ -75,14 +63,17 @@ def examine(model: PreTrainedModel) -> Examined:
         _check_logits(speaker.model, ids, probed.logits)
         anatomy, lacking = _checked_layers(model, anatomy, probed)
         anatomy, more = _checked_parts(anatomy, probed)
+        anatomy, unlike = checked_carriers(model, anatomy)
         try:
             engine, n_cached, why = choose_engine(speaker, model, anatomy, ids, probed)
         except UnsupportedModelError:
             _check_causal(speaker.model, ids, probed.logits)  # the usual reason, if it is that
             raise
+        ungraded = why_no_gradient(model, speaker.model, anatomy, ids)
     states = [seen[0] for seen in probed.blocks if seen] if anatomy.layers else []
     d_model = states[0].shape[-1] if states else _head_width(model)
-    return Examined(anatomy, engine, d_model, n_cached, (*lacking, *more, *why))
+    lacking = (*lacking, *more, *unlike, *why)
+    return Examined(anatomy, engine, d_model, n_cached, lacking, ungraded)
 
 
 def _head_width(model: PreTrainedModel) -> int:

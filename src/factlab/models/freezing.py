@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -32,19 +32,37 @@ def frozen(lm: "LanguageModel") -> Iterator[None]:
 @contextmanager
 def _asleep(model: PreTrainedModel) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    flags = [
+        _Flag(module, name, parameter, parameter.requires_grad)
+        for module, _ in modes
+        for name, parameter in module._parameters.items()
+        if parameter is not None
+    ]
     with undone(partial(_awake, modes, flags)), fast_products(module for module, _ in modes):
         for module, _ in modes:
             module.training = False
-        for parameter, _ in flags:
-            parameter.requires_grad = False
+        for flag in flags:
+            flag.parameter.requires_grad = False
         yield
 
 
-def _awake(
-    modes: Sequence[tuple[nn.Module, bool]], flags: Sequence[tuple[nn.Parameter, bool]]
-) -> None:
+class _Flag(NamedTuple):
+    """Whether a parameter wants gradients.
+
+    Known by its module too: what offloads weights puts another parameter in its place.
+    """
+
+    module: nn.Module
+    name: str
+    parameter: nn.Parameter
+    wants: bool
+
+
+def _awake(modes: Sequence[tuple[nn.Module, bool]], flags: Sequence[_Flag]) -> None:
     for module, training in modes:
         module.training = training
-    for parameter, requires_grad in flags:
-        parameter.requires_grad = requires_grad
+    for flag in flags:
+        flag.parameter.requires_grad = flag.wants
+        now = flag.module._parameters.get(flag.name)
+        if now is not None and now is not flag.parameter:
+            now.requires_grad = flag.wants

@@ -37,25 +37,50 @@ def abilities_of(layers: Layers, found: Examined) -> Abilities:
         if parts
         else Rung(False, f"no layer has a mixer or an MLP of its own: {why}")
     )
-    plain = (
-        Rung(True, "" if len(dense) == n else _not_dense(layers), dense)
-        if dense
-        else Rung(False, _not_dense(layers))
-    )
+    edited = _edited(layers, dense, found.ungraded)
     neurons = (
-        Rung(True, layers=dense)
-        if len(dense) == n and len({layers.d_mlp(i) for i in dense}) == 1
+        edited
+        if not edited.can or (len(dense) == n and len({layers.d_mlp(i) for i in dense}) == 1)
         else Rung(False, _not_dense(layers) or "its MLPs differ in width")
     )
     rungs |= {
         "windows": windows,
         "severed": windows,
         "neurons": neurons,
-        "closed_form": plain,
-        "gradient": plain,
-        "rows": plain,
+        "closed_form": edited,
+        "gradient": _tuned(layers, edited),
+        "rows": edited,
     }
     return Abilities(found.anatomy.family, found.engine.name, rungs)
+
+
+def _edited(layers: Layers, dense: tuple[int, ...], ungraded: str) -> Rung:
+    """Whether edits can be computed and put on: written into matrices, or carried beside them."""
+    if not dense:
+        return Rung(False, _not_dense(layers))
+    if ungraded:
+        return Rung(False, ungraded)
+    said = [] if len(dense) == len(layers) else [_not_dense(layers)]
+    if carried := [i for i in dense if not layers.is_plain(i)]:
+        said.append(
+            "MLP matrix that is no plain tensor of floats (quantised, offloaded or of a class of its "
+            f"own) {_where(carried, len(layers))}: edits of it are carried beside it"
+        )
+    return Rung(True, "; ".join(said), dense)
+
+
+def _tuned(layers: Layers, edited: Rung) -> Rung:
+    """Whether matrices can be changed by gradient descent: those that can be written."""
+    plain = tuple(i for i in edited.layers or () if layers.is_plain(i))
+    if not edited.can or plain == edited.layers:
+        return edited
+    if plain:
+        return Rung(True, edited.why, plain)
+    return Rung(
+        False,
+        "no layer has an MLP matrix that is a plain tensor of floats, which gradient descent could "
+        "write (they are quantised, offloaded or of a class of their own)",
+    )
 
 
 def _has_part(layers: Layers, layer: int) -> bool:

@@ -26,6 +26,7 @@ from factlab.models.identity.identity import Identifier
 from factlab.models.ladder import abilities_of
 from factlab.models.layers import Layers
 from factlab.models.recall import Recall
+from factlab.models.stored import device_of
 from factlab.projections import layout_of
 from factlab.writing import check_text, check_texts, joined
 
@@ -90,7 +91,8 @@ class LanguageModel:
         self.layers = Layers(model, found.anatomy, found.d_model, self.name)
         self.abilities = abilities_of(self.layers, found)
         self.patches = PatchBoard(model, self.lock)
-        self.identity = Identifier(model, tokenizer, self.patches.originals, self.lock)
+        originals, carried = self.patches.originals, self.patches.carried
+        self.identity = Identifier(model, tokenizer, originals, carried, self.lock)
         texts.warn_of_unknown_tokens(self)
 
     def __repr__(self) -> str:
@@ -135,7 +137,7 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         """Where the token embedding is, and so where inputs go."""
-        return self.embedding.weight.device
+        return device_of(self.embedding)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -161,9 +163,9 @@ class LanguageModel:
         """Parameter name of the layer's MLP output projection (W_proj of the ROME paper)."""
         return self.layers.mlp_weight_name(layer)
 
-    def mlp_weight(self, layer: int) -> nn.Parameter:
-        """That parameter, in the layer's own layout."""
-        return self.model.get_parameter(self.mlp_weight_name(layer))
+    def mlp_weight(self, layer: int) -> Tensor:
+        """That parameter, in the layer's own layout; of a quantised one what it stands for."""
+        return self.layers.mlp_weight(layer)
 
     @property
     def mlp_layout(self) -> Layout:

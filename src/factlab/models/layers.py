@@ -10,7 +10,15 @@ from factlab.errors import InvalidRequestError, UnsupportedModelError
 from factlab.families import Layout
 from factlab.hooks import Site, Stream
 from factlab.models.anatomy import Anatomy, LayerParts, Part, Streams
-from factlab.projections import FLOATS, is_plain, is_projection, layout_of
+from factlab.models.stored import device_of, float_type
+from factlab.projections import (
+    is_plain,
+    is_projection,
+    is_writer,
+    matrix_of,
+    orientation_of,
+    widths_of,
+)
 
 
 class Layers:
@@ -55,8 +63,7 @@ class Layers:
     @property
     def dtype(self) -> torch.dtype:
         """Float type of the weights."""
-        weights = self._model.parameters()
-        return next((w.dtype for w in weights if w.dtype in FLOATS), torch.float32)
+        return float_type(self._model)
 
     def layer(self, index: int) -> nn.Module:
         """The decoder layer with this 0-based index.
@@ -132,18 +139,39 @@ class Layers:
         return f"{self.anatomy.layers}.{layer}.{self._projection(layer)}.weight"
 
     def is_dense(self, layer: int) -> bool:
-        """Whether the layer's MLP is written by one plain matrix of floats."""
+        """Whether the layer's MLP is written by one matrix: a plain one, or one that multiplies."""
         part = self.anatomy.parts[layer].mlp
         if part is None or part.projection is None:
             return False
-        return is_plain(self._layers[layer].get_submodule(part.projection))
+        return is_writer(self._layers[layer].get_submodule(part.projection))
+
+    def is_plain(self, layer: int) -> bool:
+        """Whether that matrix is a plain tensor of floats, which an edit can write into."""
+        return self.is_dense(layer) and is_plain(self.module(Site(layer, Stream.MLP_HIDDEN)))
+
+    def mlp_weight(self, layer: int) -> torch.Tensor:
+        """The layer's MLP output projection, in its own layout.
+
+        Of one that is not plain, a copy of the matrix that it stands for, read off its outputs.
+        """
+        name = self.mlp_weight_name(layer)
+        return self.weight(name)
+
+    def weight(self, name: str) -> torch.Tensor:
+        """The weight of a projection by its parameter name, plain or not; see `mlp_weight`."""
+        module = self._model.get_submodule(name.removesuffix(".weight"))
+        if is_plain(module) or not is_writer(module):
+            return self._model.get_parameter(name)
+        matrix = matrix_of(module, device_of(module), self.dtype)
+        return matrix if orientation_of(module) == "out_in" else matrix.T.contiguous()
 
     def d_mlp(self, layer: int) -> int:
         """Width of the hidden layer of one layer's MLP."""
         name = self.mlp_weight_name(layer)
-        shape = self._model.get_parameter(name).shape
-        module = self._model.get_submodule(name.removesuffix(".weight"))
-        return shape[1] if layout_of(module) == "out_in" else shape[0]
+        widths = widths_of(self._model.get_submodule(name.removesuffix(".weight")))
+        if widths is None:
+            raise UnsupportedModelError(f"'{name}' of {self._name} is of no matrix product.")
+        return widths[1]
 
     @property
     def one_d_mlp(self) -> int:
@@ -215,7 +243,7 @@ class Layers:
             UnsupportedModelError: no layer has one.
         """
         dense = next((i for i in range(len(self)) if self.is_dense(i)), 0)
-        return layout_of(self.module(Site(dense, Stream.MLP_HIDDEN)))
+        return orientation_of(self.module(Site(dense, Stream.MLP_HIDDEN)))
 
     @property
     def n_tokens(self) -> int:

@@ -1,5 +1,7 @@
 """Checkpoints as transformers writes them, from a folder or the Hub."""
 
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from factlab.models.request import WELL_KNOWN
 from factlab.transformers_api import auto_class, run_experts_in
 
 _LONGEST_REASON = 300
+_log = logging.getLogger(__name__)
 
 
 def read_pretrained(
@@ -62,6 +65,7 @@ def read_pretrained(
         raise _refusal(error, place, name, placement, is_local, answer) from error
     model, info = loaded
     check_complete(info, name)
+    _check_extra(info, model, name)
     run_experts_in(model, dtype)
     return model, tokenizer
 
@@ -79,6 +83,33 @@ def check_complete(info: dict[str, Any], name: str) -> None:
             f"The checkpoint of '{name}' lacks {counted(len(incomplete), 'weight')}, or has other "
             f"shapes there. The first is '{incomplete[0]}'. Download or convert it again."
         )
+
+
+def _check_extra(info: dict[str, Any], model: PreTrainedModel, name: str) -> None:
+    """Refuse a checkpoint with more layers than its config says; say of other weights left out.
+
+    Raises:
+        ModelLoadError: names the first layer that the model has no place for.
+    """
+    extra = sorted(map(str, info["unexpected_keys"]))
+    kept = {_numbered(key) for key in model.state_dict()}
+    beyond = [key for key in extra if _numbered(key) in kept]
+    if beyond:
+        raise ModelLoadError(
+            f"The checkpoint of '{name}' has {counted(len(beyond), 'weight')} of layers that its "
+            f"config does not count. The first is '{beyond[0]}'. Mend the number of layers in "
+            "config.json, or download or convert it again."
+        )
+    if extra:
+        _log.warning(
+            "The checkpoint of '%s' has %s that transformers makes no use of; the first is '%s'.",
+            name, counted(len(extra), "weight"), extra[0],
+        )  # fmt: skip
+
+
+def _numbered(key: str) -> str:
+    """A weight's name without the numbers in it: the same for all layers."""
+    return re.sub(r"(?<=\.)\d+(?=\.)", "#", key)
 
 
 def one_line(error: Exception) -> str:

@@ -42,6 +42,7 @@ _OTHER_FOLDERS = {
     "edit.json": "a saved edit. Load its base model and apply the edit (--edit FOLDER)",
     "editor.json": "a trained editor. Load the model it was trained for",
     "run.json": "a run. Load the model it was made with",
+    "model_index.json": "a pipeline of the diffusers library, which writes no text",
 }
 
 

@@ -13,6 +13,7 @@ from factlab.hooks import Hook, attached
 from factlab.models.anatomy import Anatomy
 from factlab.models.engines.engine import first_argument, first_tensor
 from factlab.models.probing import explained, probe_ids
+from factlab.models.stored import device_of
 
 
 @dataclass
@@ -132,5 +133,5 @@ def ids_for(model: PreTrainedModel, anatomy: Anatomy) -> Tensor:
     n_tokens: int = model.config.get_text_config(decoder=True).vocab_size
     embedding = model.get_submodule(anatomy.embed) if anatomy.embed else None
     if not isinstance(embedding, nn.Embedding):
-        return probe_ids(n_tokens, next(model.parameters()).device)
-    return probe_ids(min(n_tokens, embedding.num_embeddings), embedding.weight.device)
+        return probe_ids(n_tokens, device_of(model))
+    return probe_ids(min(n_tokens, embedding.num_embeddings), device_of(embedding))

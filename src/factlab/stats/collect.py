@@ -7,6 +7,7 @@ import torch
 from factlab.hooks import Site, Stream, record
 from factlab.models.budget import GIB
 from factlab.models.language_model import LanguageModel
+from factlab.models.stored import device_of
 from factlab.progress import ProgressCallback, silent
 from factlab.stats.corpus import Corpus
 from factlab.stats.moments import MomentAccumulator, SecondMoment
@@ -56,6 +57,8 @@ def _accumulators(lm: LanguageModel, layers: Sequence[int]) -> dict[int, MomentA
     fits = held <= lm.budget.gib * GIB / 2
     cpu = torch.device("cpu")
     return {
-        layer: MomentAccumulator(lm.d_mlp, lm.mlp_weight(layer).device if fits else cpu)
+        layer: MomentAccumulator(
+            lm.d_mlp, device_of(lm.module(Site(layer, Stream.MLP_HIDDEN))) if fits else cpu
+        )
         for layer in layers
     }

@@ -42,7 +42,7 @@ from factlab.editing.requests import value_requests
 from factlab.errors import FactlabError
 from factlab.facts import Fact
 from factlab.hooks import Site, Stream
-from factlab.models.changes.carried import substituted
+from factlab.models.changes.carried import Carried, as_changed, carrying
 from factlab.models.changes.change import Change
 from factlab.models.changes.update import DenseUpdate, LowRankUpdate
 from factlab.models.language_model import LanguageModel
@@ -276,21 +276,21 @@ def _write(
 ) -> tuple[list[Change], list[float]]:
     """The updates, layer by layer, and how much of δ was missing before each and at the end."""
     updates: list[Change] = []
-    changed: dict[str, Tensor] = {}
+    changed: dict[str, Carried] = {}
     with lm.frozen():
         start = rows.outputs(layers[-1])
         missing = deltas
         shares = [1.0]
         for done, layer in enumerate(layers):
             residuals = missing / (len(layers) - done)
-            with substituted(lm, changed):
+            with carrying(lm, changed, None):
                 keys = rows.keys()
                 if protected is not None:
                     keys = torch.cat([keys, protected(layer)])
             update = _update(lm, layer, residuals, duals[layer](keys)[: len(deltas)])
             updates.append(update)
-            changed[update.weight_name] = update.patched(lm.mlp_weight(layer))
-            with substituted(lm, changed):
+            changed[update.weight_name] = as_changed(lm, update)
+            with carrying(lm, changed, None):
                 missing = start + deltas - rows.outputs(layers[-1])
                 if layer != layers[-1]:
                     rows.advance(layers[done + 1])

@@ -172,7 +172,11 @@ class FineTuning:
 
     def _weight_names(self, lm: LanguageModel, config: FineTuneConfig) -> list[str]:
         (layer,) = config.edited_layers
-        return attention_weights(lm, layer) if self.tunes_attention else [lm.mlp_weight_name(layer)]
+        attention = self.tunes_attention
+        names = attention_weights(lm, layer) if attention else [lm.mlp_weight_name(layer)]
+        for name in names:
+            lm.layout_of(name)  # a plain matrix, or an error that says what it is
+        return names
 
     def _tuned(
         self,

@@ -24,7 +24,7 @@ from factlab.models.changes.algebra import factors, summed
 from factlab.models.changes.change import FLOATS, Change
 from factlab.models.changes.update import LowRankUpdate
 from factlab.models.language_model import LanguageModel
-from factlab.projections import layout_of
+from factlab.projections import is_writer, layout_of, orientation_of, widths_of
 from factlab.storage import (
     folder_written_atomically,
     read_json,
@@ -278,20 +278,21 @@ def _not_plain(folder: Path, reason: str) -> EditError:
 def _update(lm: LanguageModel, config: _Config, module: str, a: Tensor, b: Tensor) -> LowRankUpdate:
     name = f"{module}.weight"
     try:
-        layout = layout_of(lm.model.get_submodule(module))
+        projection = lm.model.get_submodule(module)
+        layout = orientation_of(projection) if is_writer(projection) else layout_of(projection)
     except (AttributeError, UnsupportedModelError) as error:
         raise EditError(
             f"The adapter is for a linear module '{module}', and {lm.name} has none of that name. "
             "Load the model that the adapter was made for."
         ) from error
-    weight = lm.model.get_parameter(name)
+    weight = getattr(projection, "weight", None)
     names = [n for n, p in lm.model.named_parameters(remove_duplicate=False) if p is weight]
     if len(names) > 1:
         raise EditError(
             f"The adapter changes '{module}' alone, but in {lm.name} one weight is shared by "
             f"{' and '.join(names)}. An edit would change all of them; use the adapter with peft."
         )
-    d_out, d_in = weight.shape if layout == "out_in" else weight.shape[::-1]
+    d_out, d_in = widths_of(projection) or (0, 0)
     rank = config.rank(module)
     if tuple(a.shape) != (rank, d_in) or tuple(b.shape) != (d_out, rank):
         raise EditError(
@@ -306,7 +307,7 @@ def _update(lm: LanguageModel, config: _Config, module: str, a: Tensor, b: Tenso
         )
     if not (a.isfinite().all() and b.isfinite().all()):
         raise EditError(f"The factors of '{module}' have NaN or infinite entries. Train it again.")
-    dtype = functools.reduce(torch.promote_types, (a.dtype, b.dtype, weight.dtype), torch.float32)
+    dtype = functools.reduce(torch.promote_types, (a.dtype, b.dtype, lm.dtype), torch.float32)
     scaling = config.scaling(module, rank)
     left = (scaling * b.cpu().double()).to(dtype)
     if not left.isfinite().all():

@@ -10,6 +10,7 @@ from factlab.errors import EditError
 from factlab.models.accept import foreign_layers
 from factlab.models.language_model import LanguageModel
 from factlab.models.quiet import quiet_transformers
+from factlab.models.stored import is_packed
 from factlab.storage import folder_written_atomically
 
 
@@ -27,6 +28,14 @@ def check_ordinary(lm: LanguageModel) -> None:
             f"'{name}' is an adapter's layer ({type(layer).__name__} of peft), which no ordinary "
             "checkpoint holds. Merge the adapter first: wrap what merge_and_unload() returns."
         )
+    for change in lm.patches.carried():
+        raise EditError(
+            f"The edit of '{change.weight_name}' is carried beside a weight that cannot be written "
+            "(quantised, offloaded or of a class of its own), so no checkpoint of this model holds "
+            "it. Write it as an adapter (Edit.to_peft), or merge it into the unquantised model."
+        )
+    if any(is_packed(module) for module in lm.model.modules()):
+        return  # quantised: only its own library knows which weights it writes
     with torch.random.fork_rng([]), torch.device("meta"):
         plain = type(lm.model)(copy.deepcopy(lm.model.config))
     expected = {name: weight.shape for name, weight in plain.state_dict().items()}

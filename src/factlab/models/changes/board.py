@@ -15,6 +15,9 @@ weight as it was after a few smaller numbers of changes. So
 * memory does not grow with the changes: two matrices for a weight that is changed once, four for
   one that is changed often, or for small ones some more, up to 32 MiB.
 
+A weight that cannot be written (quantised, offloaded) is left as it is, and its projection carries
+the changes (`ride.py`): what is kept in place of a weight and written is a `Ride` then.
+
 Nothing is written before all of it has been computed. Whoever is interrupted while weights are
 written (a Ctrl-C, say) leaves them as they were: what they were is at hand until all are written,
 and is written back at once, or if that is interrupted as well, when the board is used next.
@@ -31,6 +34,7 @@ from torch import Tensor, nn
 
 from factlab.errors import EditError
 from factlab.models.changes.change import Change
+from factlab.models.changes.ride import Ride, changed
 
 # States of a weight that are kept, beside its original and what is written: as many as take so many
 # bytes, within these bounds.
@@ -59,16 +63,16 @@ class _Patched:
         states: the weight after some numbers of changes, at least after all of them.
     """
 
-    original: Tensor
+    original: Tensor | Ride
     active: tuple[Application, ...] = ()
-    states: Mapping[int, Tensor] = field(default_factory=dict[int, Tensor])
+    states: Mapping[int, Tensor | Ride] = field(default_factory=dict[int, Tensor | Ride])
 
     @property
-    def written(self) -> Tensor:
+    def written(self) -> Tensor | Ride:
         """What the live weight is to the bit."""
         return self.states[len(self.active)] if self.active else self.original
 
-    def having(self, active: tuple[Application, ...]) -> "_Patched":
+    def having(self, active: tuple[Application, ...], model: nn.Module) -> "_Patched":
         """The same weight with other changes on it; made from the last state that both share."""
         pairs = enumerate(zip(self.active, active, strict=False))
         shared = next((i for i, (one, other) in pairs if one is not other), None)
@@ -77,13 +81,13 @@ class _Patched:
         begin = max(states, default=0)
         weight = states.get(begin, self.original)
         for number, application in enumerate(active[begin:], begin + 1):
-            weight = application.patch.patched(weight)
+            weight = changed(weight, application.patch, model)
             states[number] = weight
             _forget_some(states)
         return _Patched(self.original, active, states)
 
 
-def _forget_some(states: dict[int, Tensor]) -> None:
+def _forget_some(states: dict[int, Tensor | Ride]) -> None:
     """Of the states before the last keep a few, closer together the later they are."""
     size = states[max(states)].nbytes
     kept = min(_MOST_KEPT, max(_LEAST_KEPT, _KEPT_BYTES // max(1, size)))
@@ -104,7 +108,7 @@ class _Position:
     """
 
     weights: Mapping[str, _Patched] = field(default_factory=dict[str, _Patched])
-    before: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    before: Mapping[str, Tensor | Ride] = field(default_factory=dict[str, Tensor | Ride])
 
 
 class PatchBoard:
@@ -129,11 +133,16 @@ class PatchBoard:
 
     def originals(self) -> dict[str, Tensor]:
         """The unchanged values of the weights that are changed now."""
-        return {name: entry.original for name, entry in self._weights.items()}
+        return _tensors({name: entry.original for name, entry in self._weights.items()})
 
     def written(self) -> dict[str, Tensor]:
         """What was written to the weights that are changed now, and they should be still."""
-        return {name: entry.written for name, entry in self._weights.items()}
+        return _tensors({name: entry.written for name, entry in self._weights.items()})
+
+    def carried(self) -> list[Change]:
+        """The changes that are on beside weights that cannot be written; others are in them."""
+        rides = [entry.written for entry in self._weights.values()]
+        return [change for each in rides if isinstance(each, Ride) for change in each.changes]
 
     # -- on and off -------------------------------------------------------------------------
 
@@ -270,7 +279,7 @@ class PatchBoard:
     def _put_back(self, lifted: Mapping[str, _Patched]) -> None:
         """Put what was lifted below what is on now, unless it is there already."""
         weights = dict(self._weights)
-        written: dict[str, Tensor] = {}
+        written: dict[str, Tensor | Ride] = {}
         for name, entry in lifted.items():
             now = weights.get(name)
             if now is None:
@@ -278,7 +287,7 @@ class PatchBoard:
                 weights[name] = entry
             elif now.active[: len(entry.active)] != entry.active:
                 self._check(name, now.written)
-                weights[name] = _finite(name, entry.having(entry.active + now.active))
+                weights[name] = _finite(name, entry.having(entry.active + now.active, self._model))
             else:
                 continue
             written[name] = weights[name].written
@@ -291,7 +300,10 @@ class PatchBoard:
         self._check(name, self._weights[name].written)
         return list(self._weights[name].active)
 
-    def _check(self, name: str, written: Tensor) -> None:
+    def _check(self, name: str, written: Tensor | Ride) -> None:
+        if isinstance(written, Ride):
+            written.check(self._model)
+            return
         live = self._parameter(name).detach()
         same_kind = (live.shape, live.dtype, live.device) == (
             written.shape,
@@ -307,19 +319,21 @@ class PatchBoard:
     def _set(self, planned: Mapping[str, Sequence[Application]]) -> None:
         """Give weights these changes; whatever can go wrong does so before the first write."""
         weights = dict(self._weights)
-        written: dict[str, Tensor] = {}
+        written: dict[str, Tensor | Ride] = {}
         with torch.inference_mode(False):  # originals must be tensors whose changes are counted
             for name, active in planned.items():
-                entry = weights.get(name) or _Patched(self._parameter(name).detach().clone())
-                changed = _finite(name, entry.having(tuple(active)))
-                written[name] = changed.written
+                entry = weights.get(name) or _Patched(
+                    Ride.on(self._model, name) or self._parameter(name).detach().clone()
+                )
+                entry = _finite(name, entry.having(tuple(active), self._model))
+                written[name] = entry.written
                 if active:
-                    weights[name] = changed
+                    weights[name] = entry
                 else:
                     weights.pop(name, None)
         self._write(written, weights)
 
-    def _write(self, written: Mapping[str, Tensor], weights: Mapping[str, _Patched]) -> None:
+    def _write(self, written: Mapping[str, Tensor | Ride], weights: Mapping[str, _Patched]) -> None:
         """Write weights and note what is on them then: all of it or nothing."""
         old = self._position.weights
         before = {
@@ -329,7 +343,7 @@ class PatchBoard:
             try:
                 self._position = _Position(old, before)
                 for name, bits in written.items():
-                    self._parameter(name).detach().copy_(bits)
+                    self._place(name, bits)
                 self._position = _Position(weights)
             except BaseException:
                 self._recover()
@@ -339,9 +353,15 @@ class PatchBoard:
         """Write back what an interrupt left half written."""
         with self._lock:
             for name, bits in self._position.before.items():
-                self._parameter(name).detach().copy_(bits)
+                self._place(name, bits)
             if self._position.before:
                 self._position = _Position(self._position.weights)
+
+    def _place(self, name: str, bits: Tensor | Ride) -> None:
+        if isinstance(bits, Ride):
+            bits.place(self._model)
+        else:
+            self._parameter(name).detach().copy_(bits)
 
     def _parameter(self, name: str) -> nn.Parameter:
         try:
@@ -366,7 +386,12 @@ class Pile:
         self._board._put(patches, self.applications)
 
 
+def _tensors(every: Mapping[str, Tensor | Ride]) -> dict[str, Tensor]:
+    return {name: each for name, each in every.items() if isinstance(each, Tensor)}
+
+
 def _finite(name: str, entry: _Patched) -> _Patched:
-    if not all(torch.isfinite(end) for end in torch.aminmax(entry.written)):
+    written = entry.written
+    if isinstance(written, Tensor) and not all(map(torch.isfinite, torch.aminmax(written))):
         raise EditError(f"The edited weight '{name}' has NaN or infinite entries.")
     return entry

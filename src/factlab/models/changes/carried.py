@@ -27,6 +27,8 @@ from factlab.models.changes.algebra import summed
 from factlab.models.changes.change import Change
 from factlab.models.language_model import LanguageModel
 from factlab.models.products import linear, replaced
+from factlab.models.stored import device_of
+from factlab.projections import is_plain, is_writer, orientation_of
 
 # W x + b of the projection itself.
 Product = Callable[[Tensor], Tensor]
@@ -186,8 +188,9 @@ def carrying(
         hooks: list[Hook] = []
         forwards: dict[nn.Module, Callable[..., Tensor]] = {}
         for name, change in changes.items():
-            lm.layout_of(name)  # a plain projection, or an error that says what it is
             module = lm.model.get_submodule(name.removesuffix(".weight"))
+            if not is_writer(module):
+                lm.layout_of(name)  # an error that says what it is
             layer = _layer_of(lm, name)
             if layer is not None and not whose.everyone:
                 hooks.append(Hook(layer, partial(_check_rows, len(whose.numbers)), before=True))
@@ -215,6 +218,24 @@ def substituted(
     }
     with carrying(lm, carried, owners):
         yield
+
+
+def as_changed(lm: LanguageModel, change: Change) -> Carried:
+    """What a projection carries with one change on it: the changed weight, or ΔW where W is packed.
+
+    Args:
+        lm: the model; its weights stay as they are.
+        change: of a projection.
+    """
+    module = lm.model.get_submodule(change.weight_name.removesuffix(".weight"))
+    if not is_plain(module) and is_writer(module):
+        device, dtype = device_of(module), torch.promote_types(lm.dtype, torch.float32)
+        if change.thin is None:
+            return DenseRows({0: change.matrix(dtype, device)})
+        left, right = (factor.to(device, dtype) for factor in change.thin)
+        return ChangeFactors(left.T[None], right[None])
+    weight = change.patched(lm.model.get_parameter(change.weight_name))
+    return Substitute(weight if orientation_of(module) == "out_in" else weight.mT)
 
 
 def owners_of(n_rows: int, n: int) -> list[int]:
@@ -262,15 +283,15 @@ def carried_together(lm: LanguageModel, edits: Sequence[Sequence[Change]]) -> li
 
 
 def _rows_of(lm: LanguageModel, name: str, changes: Mapping[int, Change], n_edits: int) -> Carried:
-    weight = lm.model.get_parameter(name)
-    dtype = torch.promote_types(weight.dtype, torch.float32)
+    device = device_of(lm.model.get_submodule(name.removesuffix(".weight")))
+    dtype = torch.promote_types(lm.dtype, torch.float32)
     thin = {n: change.thin for n, change in changes.items() if change.thin is not None}
     if len(thin) < len(changes):
-        return DenseRows({n: c.matrix(dtype, weight.device) for n, c in changes.items()})
+        return DenseRows({n: c.matrix(dtype, device) for n, c in changes.items()})
     d_out, d_in = next(iter(changes.values())).shape
     rank = max(change.rank for change in changes.values())
-    left = torch.zeros(n_edits, rank, d_out, dtype=dtype, device=weight.device)
-    right = torch.zeros(n_edits, rank, d_in, dtype=dtype, device=weight.device)
+    left = torch.zeros(n_edits, rank, d_out, dtype=dtype, device=device)
+    right = torch.zeros(n_edits, rank, d_in, dtype=dtype, device=device)
     for number, factors in thin.items():  # padded with zeros to the largest rank
         left[number, : changes[number].rank] = factors.left.T.to(left)
         right[number, : changes[number].rank] = factors.right.to(right)

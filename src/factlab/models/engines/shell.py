@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from factlab.errors import UnsupportedModelError
 from factlab.models.engines.engine import Call, Hidden
+from factlab.models.stored import device_of
 from factlab.tokens import TokenBatch
 from factlab.transformers_api import Cache, accepts, cache_argument
 
@@ -87,7 +88,7 @@ class Shell:
             parent = child
         parent._modules[list_name] = nn.ModuleList(self._stand_ins)
         self._base = parent
-        self._embedding = model.get_parameter(f"{embed_path}.weight")
+        self._embedding = model.get_submodule(embed_path)
         forward = type(parent).forward
         self._takes_positions = accepts(forward, "position_ids")
         self._cache_name = cache_argument(forward)
@@ -132,7 +133,7 @@ class Shell:
     def readout(self, hidden: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
         """Logits of states that leave the last layer: final norm, head, and any scaling or cap."""
         # One token per row: the tail works on each position alone, and no context limit applies.
-        ids = torch.zeros(len(hidden), 1, dtype=torch.long, device=self._embedding.device)
+        ids = torch.zeros(len(hidden), 1, dtype=torch.long, device=device_of(self._embedding))
         first = self._stand_ins[self._first]
         first.replacement = hidden[:, None]
         try:

@@ -10,16 +10,18 @@ no part of it.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from factlab.models.changes.change import Change
 from factlab.models.identity import computation
 from factlab.models.identity.tokenizer import TokenizerDigest
 from factlab.models.identity.weights import WeightDigests
+from factlab.models.stored import OnDisk, stored
 from factlab.progress import ProgressCallback, silent
 
 # Fingerprints begin with the way in which they were made. Those of factlab 0.1 have no such sign.
@@ -51,6 +53,7 @@ class Identifier:
         model: whose weights and config.
         tokenizer: that belongs to it.
         originals: gives the unedited values of the weights that are edited now, by name.
+        carried: gives the changes that are on beside the weights.
         lock: the model's.
     """
 
@@ -59,9 +62,11 @@ class Identifier:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         originals: Callable[[], Mapping[str, Tensor]],
+        carried: Callable[[], Sequence[Change]],
         lock: AbstractContextManager[Any],
     ) -> None:
-        self._model, self._originals, self._lock = model, originals, lock
+        self._model, self._lock = model, lock
+        self._originals, self._carried = originals, carried
         self._digests, self._tokenizer = WeightDigests(), TokenizerDigest(tokenizer)
 
     def steady(self) -> AbstractContextManager[None]:
@@ -113,11 +118,13 @@ class Identifier:
         return self._hash(described, live, roughly, silent)
 
     def _hash(self, settings: str, live: bool, roughly: bool, progress: ProgressCallback) -> str:
-        weights: dict[str, Tensor] = dict(sorted(self._model.named_parameters()))
+        weights: dict[str, Tensor | OnDisk] = dict(sorted(stored(self._model).items()))
         if not live:
             weights |= self._originals()
         made = self._digests.of(weights, roughly, progress)
         digest = hashlib.sha256(settings.encode())
         for name in weights:
             digest.update(made[name])
+        for change in self._carried() if live else ():
+            digest.update(change.digest.encode())
         return digest.hexdigest()

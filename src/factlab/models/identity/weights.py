@@ -22,7 +22,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from factlab.models.stored import OnDisk
 from factlab.progress import ProgressCallback, silent
+from factlab.projections import FLOATS
 
 _STRETCH = 512  # bytes whose bits are summed
 _N_SAMPLED = 64  # numbers of each weight
@@ -62,6 +64,7 @@ class WeightDigests:
 
     def __init__(self) -> None:
         self._known: dict[str, list[_Known]] = {}
+        self._files: dict[str, tuple[tuple[object, ...] | None, bytes]] = {}
         self._block, self._depth = 0, 0
 
     @contextmanager
@@ -77,7 +80,7 @@ class WeightDigests:
 
     def of(
         self,
-        weights: Mapping[str, Tensor],
+        weights: Mapping[str, Tensor | OnDisk],
         roughly: bool = False,
         progress: ProgressCallback = silent,
     ) -> dict[str, bytes]:
@@ -88,6 +91,22 @@ class WeightDigests:
             roughly: compare only some numbers of each, unless one of these differs.
             progress: called with MiB done and in all, if there is much to be hashed.
         """
+        held = {name: each for name, each in weights.items() if isinstance(each, Tensor)}
+        files = {name: each for name, each in weights.items() if isinstance(each, OnDisk)}
+        read = {name: self._of_file(name, each) for name, each in files.items()}
+        return read | self._of_held(held, roughly, progress)
+
+    def _of_file(self, name: str, weight: OnDisk) -> bytes:
+        """The digest of a weight that is read from a file, anew if the file is another."""
+        place, digest = self._files.get(name, (None, b""))
+        if place != weight.place:
+            place, digest = weight.place, _sha256(name, weight.read())
+            self._files[name] = (place, digest)
+        return digest
+
+    def _of_held(
+        self, weights: Mapping[str, Tensor], roughly: bool, progress: ProgressCallback
+    ) -> dict[str, bytes]:
         known = {name: self._known_of(name, weight) for name, weight in weights.items()}
         unsure = {name: each for name, each in known.items() if each and not self._is_sure(each)}
         if roughly:  # what PyTorch counted, such as an edit that came off again, is looked at whole
@@ -153,7 +172,12 @@ def _place(weight: Tensor) -> tuple[int, torch.dtype]:
 
 def _sha256(name: str, weight: Tensor) -> bytes:
     made = hashlib.sha256(f"{name} {tuple(weight.shape)}\n".encode())
-    rounded = weight.detach().to(torch.bfloat16).contiguous().view(torch.int16)
+    plain = _plainly(weight)
+    if plain.dtype not in FLOATS:  # packed: each bit counts
+        made.update(f"{plain.dtype}\n".encode())
+        made.update(_bytes(plain).cpu().numpy().data)
+        return made.digest()
+    rounded = plain.to(torch.bfloat16).contiguous().view(torch.int16)
     made.update(rounded.cpu().numpy().data)
     return made.digest()
 
@@ -174,18 +198,28 @@ def _samples_hold(known: Mapping[str, _Known], weights: Mapping[str, Tensor]) ->
 
 def _sample(weight: Tensor) -> Tensor:
     """Some numbers from all over a weight."""
-    plain = weight.data if weight.is_contiguous() else weight.data.contiguous()
+    plain = _plainly(weight).contiguous()
+    plain = plain if plain.dtype in FLOATS else _bytes(plain)
     count = plain.numel()
     step = max(1, count // _N_SAMPLED)
     return plain.as_strided((-(-count // step),), (step,))  # one operation: there are many weights
 
 
+def _plainly(weight: Tensor) -> Tensor:
+    """The same numbers without a class of their own."""
+    return weight.detach().as_subclass(Tensor)
+
+
+def _bytes(weight: Tensor) -> Tensor:
+    return weight.contiguous().reshape(-1).view(torch.uint8)
+
+
 def _sums(weight: Tensor) -> bytes:
     """A digest of the sums of the bits of all stretches."""
-    flat = weight.detach().reshape(-1)
+    flat = _plainly(weight).reshape(-1)
     if flat.storage_offset() * flat.element_size() % 8:
         flat = flat.clone()  # begins at no multiple of 8 bytes
-    bits = flat.view(torch.uint8)
+    bits = _bytes(flat)
     whole = len(bits) // _STRETCH * _STRETCH
     stretches = bits[:whole].view(torch.int64).view(-1, _STRETCH // 8)
     made = hashlib.blake2b(stretches.sum(1).cpu().numpy().data)
