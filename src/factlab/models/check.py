@@ -26,6 +26,7 @@ from factlab.models.engines.plain import PlainPasses
 from factlab.models.engines.replay import Replay
 from factlab.models.engines.shell import Shell
 from factlab.models.engines.states import StatesReplay
+from factlab.models.examine_experts import with_mixtures
 from factlab.models.probing import LENGTH, close, explained, probe_ids, probing
 from factlab.projections import layout_of
 from factlab.tokens import pad
@@ -91,6 +92,7 @@ def examine(model: PreTrainedModel) -> Examined:
         _check_causal(speaker.model, ids, probed.logits)
         anatomy, lacking = _checked_layers(model, anatomy, probed)
         anatomy, more = _checked_parts(anatomy, probed)
+        anatomy = with_mixtures(anatomy, model, speaker.model, ids)
         engine, n_cached, why = _engine(model, speaker, anatomy, ids, probed)
     states = [seen[0] for seen in probed.blocks if seen] if anatomy.layers else []
     d_model = states[0].shape[-1] if states else _head_width(model)

@@ -10,6 +10,7 @@ from factlab.errors import InvalidRequestError, UnsupportedModelError
 from factlab.families import Layout
 from factlab.hooks import Site, Stream
 from factlab.models.anatomy import Anatomy, LayerParts, Part
+from factlab.models.experts import Mixture
 from factlab.projections import FLOATS, is_plain, is_projection, layout_of
 
 
@@ -127,8 +128,33 @@ class Layers:
             return False
         return is_plain(self._layers[layer].get_submodule(part.projection))
 
+    def mixture(self, layer: int) -> Mixture | None:
+        """The layer's experts as one linear memory, if it has some that can be looked into."""
+        part = self.part(Site(layer, Stream.MLP))
+        return None if part is None else part.mixture
+
+    def memory_name(self, layer: int) -> str:
+        """Parameter name of what closed forms write to: a matrix, or those of all experts.
+
+        Raises:
+            InvalidRequestError: there is no such layer.
+            UnsupportedModelError: the layer has no such memory.
+        """
+        mixture = self.mixture(layer)
+        if mixture is None:
+            return self.mlp_weight_name(layer)
+        return f"{self.anatomy.layers}.{layer}.{mixture.weight}"
+
+    def is_memory(self, layer: int) -> bool:
+        """Whether closed forms can write to the layer."""
+        return self.is_dense(layer) or self.mixture(layer) is not None
+
     def d_mlp(self, layer: int) -> int:
-        """Width of the hidden layer of one layer's MLP."""
+        """Length of a key: width of the MLP's hidden layer, of all experts' side by side."""
+        mixture = self.mixture(layer)
+        return self._d_dense(layer) if mixture is None else mixture.width
+
+    def _d_dense(self, layer: int) -> int:
         name = self.mlp_weight_name(layer)
         shape = self._model.get_parameter(name).shape
         module = self._model.get_submodule(name.removesuffix(".weight"))
@@ -141,7 +167,7 @@ class Layers:
         Raises:
             UnsupportedModelError: they do not, or some have no such MLP.
         """
-        widths = [self.d_mlp(layer) for layer in range(len(self))]
+        widths = [self._d_dense(layer) for layer in range(len(self))]
         for layer, width in enumerate(widths):
             if width != widths[0]:
                 raise UnsupportedModelError(
