@@ -11,7 +11,7 @@ from factlab.models.identity.identity import Identity
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.stats.configs import StatsConfig
-from factlab.stats.moments import SecondMoment
+from factlab.stats.expert_moments import Moment
 from factlab.stats.store import second_moments
 
 
@@ -28,7 +28,7 @@ class Background:
         given: layers of moments that someone gave: an edit elsewhere is a mistake.
     """
 
-    moments: dict[int, SecondMoment] = field(default_factory=dict[int, SecondMoment])
+    moments: dict[int, Moment] = field(default_factory=dict[int, Moment])
     past_facts: tuple[Fact, ...] = ()
     given: frozenset[int] = frozenset()
     _contexts: dict[tuple[Identity, ContextConfig], list[str]] = field(
@@ -37,7 +37,7 @@ class Background:
     _weighed: set[int] = field(default_factory=set[int])
 
     @classmethod
-    def of(cls, moments: Sequence[SecondMoment] | Mapping[int, SecondMoment]) -> "Background":
+    def of(cls, moments: Sequence[Moment] | Mapping[int, Moment]) -> "Background":
         """With second moments that are at hand."""
         found = moments.values() if isinstance(moments, Mapping) else moments
         by_layer = {moment.layer: moment for moment in found}
@@ -56,7 +56,7 @@ class Background:
         layers: Sequence[int],
         config: StatsConfig,
         progress: ProgressCallback = silent,
-    ) -> dict[int, SecondMoment]:
+    ) -> dict[int, Moment]:
         """C of some layers: those at hand, the others from the cache or collected.
 
         Raises:

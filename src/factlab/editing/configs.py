@@ -192,6 +192,9 @@ class RomeConfig(ErasingConfig):
         lookup: which token of the prompt is looked up and edited at; the subject's last as in the
             paper, whose figure 5 tries the others.
         erase: make the true target improbable instead of a new one probable.
+        experts: which of a mixture's to write to: all "active" ones, those that the subject is sent
+            to, each by its share (`factlab.models.experts`); or only the "top" one of these, with
+            the largest share. No matter at other layers.
     """
 
     layer_setting: ClassVar[Literal["layer", "layers"] | None] = "layer"
@@ -203,6 +206,7 @@ class RomeConfig(ErasingConfig):
     stats: StatsConfig = StatsConfig()
     legacy: bool = False
     lookup: LookupToken = "last"
+    experts: Literal["active", "top"] = "active"
 
     @property
     def edited_layers(self) -> tuple[int, ...]:

@@ -52,11 +52,18 @@ def abilities_of(layers: Layers, found: Examined) -> Abilities:
         "windows": windows,
         "severed": windows,
         "neurons": neurons,
-        "closed_form": plain,
+        "closed_form": _closed_form(layers),
         "gradient": plain,
         "rows": plain,
     }
     return Abilities(found.anatomy.family, found.engine.name, rungs)
+
+
+def _closed_form(layers: Layers) -> Rung:
+    """Layers that are one linear memory: a plain matrix, or experts that can be looked into."""
+    able = tuple(i for i in range(len(layers)) if layers.is_memory(i))
+    why = "" if len(able) == len(layers) else _no_memory(layers)
+    return Rung(bool(able), why, able or None)
 
 
 def _has_part(layers: Layers, layer: int) -> bool:
@@ -76,17 +83,27 @@ def _lacking(layers: Layers) -> str:
 
 def _not_dense(layers: Layers) -> str:
     """Why some layers cannot be edited as one MLP, in words."""
+    return _reasons(layers, [i for i in range(len(layers)) if not layers.is_dense(i)])
+
+
+def _no_memory(layers: Layers) -> str:
+    """Why some layers are no linear memory at all, in words."""
+    return _reasons(layers, [i for i in range(len(layers)) if not layers.is_memory(i)])
+
+
+def _reasons(layers: Layers, which: list[int]) -> str:
     kinds: dict[str, list[int]] = {}
     for index, parts in enumerate(layers):
-        if layers.is_dense(index):
+        if index not in which:
             continue
         if parts.mlp is None:
             kinds.setdefault("no MLP of its own", []).append(index)
         elif parts.mlp.experts is not None:
-            kinds.setdefault("a mixture of experts", []).append(index)
+            unread = f", but {parts.mlp.unread}" if parts.mlp.unread else ""
+            kinds.setdefault(f"a mixture of experts{unread}", []).append(index)
         else:
             kinds.setdefault("an MLP that no plain matrix of floats writes", []).append(index)
-    return "; ".join(f"{_listed(which)} have {what}" for what, which in kinds.items())
+    return "; ".join(f"{_listed(some)} have {what}" for what, some in kinds.items())
 
 
 def _listed(layers: list[int]) -> str:

@@ -252,7 +252,8 @@ class Layers:
         if part is None:
             reason = "has no MLP of its own"
         elif part.experts is not None:
-            reason = "has a mixture of experts, not one MLP"
+            why = f" ({part.unread})" if part.unread else ""
+            reason = f"has a mixture of experts, not one MLP{why}"
         elif part.projection is None:
             reason = f"has an MLP ('{part.whole}') that is not written by one plain matrix"
         else:
