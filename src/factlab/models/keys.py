@@ -85,8 +85,8 @@ class ExpertKeys(LayerKeys):
 
     def at(self, positions: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_mlp"]:
         """See `LayerKeys`."""
-        places = positions.to(self.calls.inputs.device)
-        rows = Routed(*(select_rows(each, places) for each in self.calls))
+        batch = torch.arange(len(positions), device=positions.device)
+        rows = Routed(*(each[batch, positions] for each in self.calls))
         return stacked_keys(self.mixture, self.container, rows)
 
     def weights_at(self, positions: Int[Tensor, " batch"]) -> Float[Tensor, "batch expert"] | None:
