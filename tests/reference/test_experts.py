@@ -8,6 +8,7 @@ import factlab as fl
 from factlab.editing.closed_form.lookup import keys_and_outputs, prompt_rows
 from factlab.editing.configs import ContextConfig, ValueConfig
 from factlab.editing.contexts import context_weights, sample_contexts
+from factlab.errors import UnsupportedModelError
 from factlab.models.changes.carried import carrying, row_changes
 from factlab.models.tiny import tiny_model
 from factlab.stats.collect import collect_second_moments
@@ -298,3 +299,50 @@ def test_texts_that_are_routed_otherwise_get_a_part_of_delta(lm):
         sent = set(other.view(mixture.n_experts, -1).any(-1).nonzero().flatten().tolist())
         if not sent & active:
             assert float(part) == 0
+
+
+@pytest.mark.parametrize("family", ["qwen2_moe", "deepseek_v3", "llama4_text", "ernie4_5_moe"])
+def test_the_shared_expert_is_a_plain_memory(family):
+    """Its key is the input of its last matrix, times its gate where it has one (Qwen)."""
+    lm = tiny_model(family, dtype=torch.float64)
+    layer = mixed(lm)
+    name = lm.layers.shared_name(layer)
+    config = rome_config(
+        layer, experts="shared", stats=fl.stats.StatsConfig(tokens_per_dim=4, row_length=16)
+    )
+    known = fl.editing.Background()
+    rows, weights, before = lookups(lm, layer)
+    edit = fl.rome(lm, FACT, config, known)
+    (update,) = edit.updates
+    assert update.weight_name == name
+    assert update.rank == 1
+    assert known.shared[layer].part == "shared"
+    assert not known.moments
+    with edit.applied(lm):
+        after = keys_and_outputs(lm, rows, layer)
+    assert torch.equal(before.keys, after.keys)
+    moved = weights @ (after.outputs - before.outputs)
+    assert float(moved.norm()) == pytest.approx(edit.diagnostics["delta_norm"][-1], abs=1e-9)
+    # The statistics are of gated keys: of one text, by hand.
+    corpus = corpus_from_texts(lm, TEXTS[:1], "one text", 100, 64)
+    moment = collect_second_moments(lm, [layer], corpus, shared=True)[layer]
+    seen: list[Tensor] = []
+    matrix = lm.model.get_submodule(name.removesuffix(".weight"))
+    block = lm.layer(layer).get_submodule(lm.layers.anatomy.parts[layer].mlp.whole)
+    handles = [
+        matrix.register_forward_pre_hook(lambda _m, args: seen.append(args[0].detach())),
+        block.register_forward_pre_hook(lambda _m, args: seen.append(args[0].detach())),
+    ]
+    lm.model(torch.tensor([corpus.rows[0]]))
+    for handle in handles:
+        handle.remove()
+    inputs, keys = (each.reshape(len(corpus.rows[0]), -1) for each in seen)
+    if family == "qwen2_moe":
+        keys = keys * torch.sigmoid(block.shared_expert_gate(inputs)).detach()
+    assert torch.allclose(moment.matrix, keys.T @ keys / len(keys), atol=1e-10)
+
+
+def test_mixtures_without_a_shared_expert_say_so():
+    lm = tiny_model("mixtral")
+    with pytest.raises(UnsupportedModelError, match="no expert that every token goes through"):
+        fl.rome(lm, FACT, rome_config(0, experts="shared"))

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from factlab.families import ARCHITECTURES, Architecture
-from factlab.models.experts import Mixture
+from factlab.models.experts import Mixture, Shared
 from factlab.projections import is_writer, widths_of
 
 # What a mixer is called, by the name of its class; the first that fits.
@@ -57,6 +57,7 @@ class Part:
             result to the stream itself, as in BERT.
         mixture: how its experts are kept and called, if it has some that can be looked into.
         unread: why they cannot, if not.
+        shared: the expert beside them that every token goes through, if there is one.
     """
 
     kind: str
@@ -67,6 +68,7 @@ class Part:
     adds_itself: bool = False
     mixture: Mixture | None = None
     unread: str = ""
+    shared: Shared | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """Whether the experts of a model are what they seem: tried out when it is loaded."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,8 +13,13 @@ from factlab.errors import UnsupportedModelError
 from factlab.hooks import Hook, attached
 from factlab.models.anatomy import Anatomy, LayerParts, Part
 from factlab.models.engines.engine import first_tensor
-from factlab.models.experts import Mixture, combined, mixture_of, routed
+from factlab.models.experts import Mixture, Shared, combined, mixture_of, routed
 from factlab.models.probing import close
+from factlab.projections import is_plain
+
+# What families call the expert that every token goes through, its last matrix, and its gate.
+_SHARED = ("shared_expert", "shared_experts", "shared_mlp")
+_LAST, _GATE = "down_proj", "shared_expert_gate"
 
 
 @dataclass
@@ -80,6 +84,7 @@ def with_mixtures(
 
 
 def _examined(part: Part, layer: nn.Module, block: nn.Module, call: _Call) -> Part:
+    part = replace(part, shared=_shared(part, layer, block, call))
     container = layer.get_submodule(part.experts or "")
     try:
         mixture = mixture_of(part.experts or "", container)
@@ -123,6 +128,38 @@ def _checked(mixture: Mixture, container: nn.Module, block: nn.Module, call: _Ca
     return replace(mixture, n_chosen=max(1, n_chosen))
 
 
+def _shared(part: Part, layer: nn.Module, block: nn.Module, call: _Call) -> Shared | None:
+    """The expert that every token goes through, if its output is added with the weight we think."""
+    names = [n for n, child in block.named_children() if n in _SHARED and _has_matrix(child)]
+    if len(names) != 1:
+        return None
+    gate = f"{part.whole}.{_GATE}" if isinstance(getattr(block, _GATE, None), nn.Linear) else None
+    found = Shared(f"{part.whole}.{names[0]}.{_LAST}", gate)
+    matrix = layer.get_submodule(found.projection)
+    added, gates = torch.ones(matrix.weight.shape[0]).to(matrix.weight), list[Tensor]()
+    watching = [Hook(matrix, partial(_with_all, added))]
+    if gate is not None:
+        watching.append(Hook(layer.get_submodule(gate), partial(_keep, gates)))
+    try:
+        plain = call.again(block)
+        with attached(watching):
+            moved = call.again(block)
+    except (RuntimeError, TypeError, ValueError, UnsupportedModelError):
+        return None
+    moves = (moved - plain).reshape(-1, len(added))
+    weight = gates[0].sigmoid().reshape(-1, 1) if gates else torch.ones_like(moves[:, :1])
+    return found if close(moves, weight * added) else None
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    last = module._modules.get(_LAST)
+    return last is not None and is_plain(last) and isinstance(last, nn.Linear)
+
+
+def _with_all(added: Tensor, _module: nn.Module, _args: object, output: Tensor) -> Tensor:
+    return output + added
+
+
 def _keep(seen: list[Tensor], _module: nn.Module, _args: object, output: Any) -> None:
     seen.append(first_tensor(output).detach().clone())
 
@@ -134,8 +171,3 @@ def _with(added: Tensor, _module: nn.Module, _args: object, output: Any) -> Any:
     changed = output.clone()
     changed.view(-1, added.shape[-1])[: len(added)] += added
     return changed
-
-
-def readable(parts: Sequence[LayerParts]) -> list[int]:
-    """Layers whose experts can be looked into."""
-    return [i for i, each in enumerate(parts) if each.mlp is not None and each.mlp.mixture]

@@ -92,6 +92,18 @@ class Mixture:
         return f"{self.path}.{_DOWN}"
 
 
+class Shared(NamedTuple):
+    """The expert beside the others that every token goes through: a plain MLP, κ = g k.
+
+    Attributes:
+        projection: path of its last matrix, inside the layer.
+        gate: of the matrix whose sigmoid is its weight g; None if g is 1.
+    """
+
+    projection: str
+    gate: str | None
+
+
 class _Kind(NamedTuple):
     """What a class of containers is like that says nothing about itself."""
 

@@ -8,7 +8,7 @@ asked for.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from factlab.errors import UnsupportedModelError
 from factlab.hooks import Hook, Site, Stream, attached, record
 from factlab.models.engines.engine import select_rows
-from factlab.models.experts import Mixture, Routed, expert_keys, routed, stacked_keys
+from factlab.models.experts import Mixture, Routed, Shared, expert_keys, routed, stacked_keys
+from factlab.precision import widened
 
 if TYPE_CHECKING:
     from factlab.models.language_model import LanguageModel
@@ -106,12 +107,26 @@ class ExpertKeys(LayerKeys):
 
 
 @contextmanager
-def recorded_keys(lm: "LanguageModel", layers: Iterable[int]) -> Iterator[Mapping[int, LayerKeys]]:
-    """Keep the keys of some layers while the model runs; the mapping fills as they are reached."""
-    layers = list(layers)
-    mixtures = {i: m for i in layers if (m := lm.layers.mixture(i)) is not None}
-    sites = [Site(i, Stream.MLP_HIDDEN) for i in layers if i not in mixtures]
-    taps = {i: _Tap(lm, i, mixture) for i, mixture in mixtures.items()}
+def recorded_keys(
+    lm: "LanguageModel", layers: Iterable[int], shared: bool = False
+) -> Iterator[Mapping[int, LayerKeys]]:
+    """Keep the keys of some layers while the model runs; the mapping fills as they are reached.
+
+    Args:
+        lm: the model.
+        layers: 0-based.
+        shared: at mixtures, of the expert that every token goes through, not of the others.
+    """
+    taps: dict[int, _Tap] = {}
+    sites: list[Site] = []
+    for layer in layers:
+        mixture = lm.layers.mixture(layer)
+        if shared:
+            taps[layer] = _SharedTap(lm, layer, lm.layers.shared(layer))
+        elif mixture is not None:
+            taps[layer] = _ExpertTap(lm, layer, mixture)
+        else:
+            sites.append(Site(layer, Stream.MLP_HIDDEN))
     hooks = [hook for tap in taps.values() for hook in tap.hooks]
     with lm.lock, record(lm, sites) as states, attached(hooks):
         yield _Found(states, taps)
@@ -136,52 +151,97 @@ class _Found(Mapping[int, LayerKeys]):
         return len(self._states) + len(self._taps)
 
 
-@dataclass
-class _Tap:
-    """Notes what the experts of one layer are called with."""
+class _Tap(ABC):
+    """Notes what a part of one layer is called with."""
 
-    lm: "LanguageModel"
-    layer: int
-    mixture: Mixture
-    rows: int = 1
-    seen: Routed | None = None
-    container: nn.Module = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.container = self.lm.layer(self.layer).get_submodule(self.mixture.path)
+    def __init__(self, lm: "LanguageModel", layer: int) -> None:
+        self.lm, self.layer, self.rows = lm, layer, 1
 
     @property
     def hooks(self) -> list[Hook]:
-        """On the layer, which knows how many rows there are, and on its experts."""
-        return [
-            Hook(self.lm.layer(self.layer), self._note_rows, before=True, with_kwargs=True),
-            Hook(self.container, self._note, before=True, with_kwargs=True),
-        ]
+        """On the layer, which knows how many rows there are, and on the part."""
+        note = Hook(self.lm.layer(self.layer), self._note_rows, before=True, with_kwargs=True)
+        return [note, *self._own_hooks()]
+
+    @abstractmethod
+    def _own_hooks(self) -> list[Hook]: ...
 
     @property
-    def found(self) -> ExpertKeys:
+    @abstractmethod
+    def found(self) -> LayerKeys:
         """The keys.
 
         Raises:
-            UnsupportedModelError: the experts did not run.
+            UnsupportedModelError: the part did not run.
         """
-        if self.seen is None:
-            raise UnsupportedModelError(
-                f"The experts of layer {self.layer} of {self.lm.name} were not called for this "
-                "text, so it has no keys there."
-            )
-        return ExpertKeys(self.mixture, self.container, self.seen)
 
     def _note_rows(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.rows = len(args[0] if args else kwargs["hidden_states"])
 
+    def _by_row(self, state: Tensor) -> Tensor:
+        """From (batch·pos, …) to the caller's rows and columns; see `factlab.columns`."""
+        by_row = state.unflatten(0, (self.rows, -1))
+        inner = by_row.shape[2:]
+        return self.lm.columns.seen(by_row.flatten(2)).unflatten(2, inner)
+
+    def _did_not_run(self) -> UnsupportedModelError:
+        return UnsupportedModelError(
+            f"The experts of layer {self.layer} of {self.lm.name} were not called for this text, "
+            "so it has no keys there."
+        )
+
+
+class _ExpertTap(_Tap):
+    """What the experts are called with."""
+
+    def __init__(self, lm: "LanguageModel", layer: int, mixture: Mixture) -> None:
+        super().__init__(lm, layer)
+        self._mixture = mixture
+        self._container = lm.layer(layer).get_submodule(mixture.path)
+        self._seen: Routed | None = None
+
+    def _own_hooks(self) -> list[Hook]:
+        return [Hook(self._container, self._note, before=True, with_kwargs=True)]
+
+    @property
+    def found(self) -> ExpertKeys:
+        """See `_Tap`."""
+        if self._seen is None:
+            raise self._did_not_run()
+        return ExpertKeys(self._mixture, self._container, self._seen)
+
     @torch.no_grad()
     def _note(self, container: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls = routed(self.mixture, container, args, kwargs)
-        by_row = (each.unflatten(0, (self.rows, -1)) for each in calls)
-        self.seen = Routed(*(self._seen(each) for each in by_row))
+        calls = routed(self._mixture, container, args, kwargs)
+        self._seen = Routed(*(self._by_row(each) for each in calls))
 
-    def _seen(self, state: Float[Tensor, "row pos *inner"]) -> Float[Tensor, "row some *inner"]:
-        """The caller's columns; see `factlab.columns`."""
-        inner = state.shape[2:]
-        return self.lm.columns.seen(state.flatten(2)).unflatten(2, inner)
+
+class _SharedTap(_Tap):
+    """Keys of the expert that every token goes through, and its weights if it has a gate."""
+
+    def __init__(self, lm: "LanguageModel", layer: int, shared: Shared) -> None:
+        super().__init__(lm, layer)
+        inside = lm.layer(layer).get_submodule
+        self._projection = inside(shared.projection)
+        self._gate = None if shared.gate is None else inside(shared.gate)
+        self._keys: Tensor | None = None
+        self._weights: Tensor | None = None
+
+    def _own_hooks(self) -> list[Hook]:
+        hooks = [Hook(self._projection, self._note_key, before=True)]
+        return hooks if self._gate is None else [*hooks, Hook(self._gate, self._note_weight)]
+
+    @property
+    def found(self) -> DenseKeys:
+        """See `_Tap`."""
+        if self._keys is None or (self._gate is not None and self._weights is None):
+            raise self._did_not_run()
+        return DenseKeys(self._keys if self._weights is None else self._keys * self._weights)
+
+    def _note_key(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        keys = args[0].detach().clone()
+        self._keys = widened(self._by_row(keys.flatten(0, -2)))
+
+    def _note_weight(self, _module: nn.Module, _args: object, output: Tensor) -> None:
+        weights = output.detach().sigmoid()
+        self._weights = widened(self._by_row(weights.flatten(0, -2)))

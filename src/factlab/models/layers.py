@@ -10,7 +10,7 @@ from factlab.errors import InvalidRequestError, UnsupportedModelError
 from factlab.families import Layout
 from factlab.hooks import Site, Stream
 from factlab.models.anatomy import Anatomy, LayerParts, Part
-from factlab.models.experts import Mixture
+from factlab.models.experts import Mixture, Shared
 from factlab.projections import FLOATS, is_plain, is_projection, layout_of
 
 
@@ -133,6 +133,35 @@ class Layers:
         part = self.part(Site(layer, Stream.MLP))
         return None if part is None else part.mixture
 
+    def is_mixed(self, layer: int) -> bool:
+        """Whether the layer's MLP is a mixture of experts, of whatever kind."""
+        part = self.part(Site(layer, Stream.MLP))
+        return part is not None and part.experts is not None
+
+    def shared(self, layer: int) -> Shared:
+        """The expert of a mixture that every token goes through.
+
+        Raises:
+            UnsupportedModelError: there is none.
+        """
+        part = self.part(Site(layer, Stream.MLP))
+        if part is None or part.shared is None:
+            able = [i for i, each in enumerate(self) if each.mlp is not None and each.mlp.shared]
+            where = f"layers {', '.join(map(str, able))} have" if able else "no layer has"
+            raise UnsupportedModelError(
+                f"Layer {layer} of {self._name} has no expert that every token goes through and "
+                f"whose weight is known; {where} one. Edit the 'active' experts instead."
+            )
+        return part.shared
+
+    def shared_name(self, layer: int) -> str:
+        """Parameter name of the last matrix of that expert.
+
+        Raises:
+            UnsupportedModelError: there is none.
+        """
+        return f"{self.anatomy.layers}.{layer}.{self.shared(layer).projection}.weight"
+
     def memory_name(self, layer: int) -> str:
         """Parameter name of what closed forms write to: a matrix, or those of all experts.
 
@@ -153,6 +182,14 @@ class Layers:
         """Length of a key: width of the MLP's hidden layer, of all experts' side by side."""
         mixture = self.mixture(layer)
         return self._d_dense(layer) if mixture is None else mixture.width
+
+    def d_shared(self, layer: int) -> int:
+        """Width of the hidden layer of the expert that every token goes through.
+
+        Raises:
+            UnsupportedModelError: there is none.
+        """
+        return self._model.get_parameter(self.shared_name(layer)).shape[1]  # of an nn.Linear
 
     def _d_dense(self, layer: int) -> int:
         name = self.mlp_weight_name(layer)

@@ -1,6 +1,7 @@
 """Collecting second moments: one pass over a corpus, any number of layers, none above them."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 
@@ -20,6 +21,7 @@ def collect_second_moments(
     layers: Sequence[int],
     corpus: Corpus,
     progress: ProgressCallback = silent,
+    shared: bool = False,
 ) -> dict[int, Moment]:
     """E[k kᵀ] of every key that a corpus produces at some layers, of experts each by itself.
 
@@ -28,14 +30,15 @@ def collect_second_moments(
         layers: 0-based; the forward pass stops above the highest.
         corpus: the text.
         progress: called with tokens done and in all.
+        shared: of mixtures, the keys of the expert that every token goes through.
     """
     layers = list(dict.fromkeys(layers))
     done, stop = 0, max(layers) + 1
     lm.layer(stop - 1)
     # Of each token a key for every layer, as it is recorded and as it is added.
     batch_tokens = lm.budget.pass_tokens(kept=(len(layers) + 2) * lm.budget.sizes.hidden)
-    with lm.frozen(), recorded_keys(lm, layers) as recorded:
-        sums = _accumulators(lm, layers)
+    with lm.frozen(), recorded_keys(lm, layers, shared) as recorded:
+        sums = _accumulators(lm, layers, shared)
         for numbers in groups([len(row) for row in corpus.rows], batch_tokens):
             batch = pad([corpus.rows[i] for i in numbers], lm.device)
             lm.run(lm.frame(batch), stop=stop)
@@ -46,31 +49,34 @@ def collect_second_moments(
             done += sum(len(corpus.rows[i]) for i in numbers)
             progress("collecting key statistics", done, corpus.n_tokens)
     fingerprint = lm.live_fingerprint
-    return {layer: total.moment(layer, corpus.source, fingerprint) for layer, total in sums.items()}
+    part: Literal["mlp", "shared"] = "shared" if shared else "mlp"
+    return {
+        layer: total.moment(layer, corpus.source, fingerprint, part)
+        for layer, total in sums.items()
+    }
 
 
 def _accumulators(
-    lm: LanguageModel, layers: Sequence[int]
+    lm: LanguageModel, layers: Sequence[int], shared: bool
 ) -> dict[int, MomentAccumulator | ExpertAccumulator]:
     """Where the keys are, if sums of all layers fit into half of the memory; else on the CPU."""
-    held = 0
-    for layer in layers:
-        mixture = lm.layers.mixture(layer)
-        held += (
-            MomentAccumulator.bytes_of(lm.layers.d_mlp(layer))
-            if mixture is None
-            else ExpertAccumulator.bytes_of(mixture.n_experts, mixture.d_expert)
-        )
+    widths = {layer: _blocks_of(lm, layer, shared) for layer in layers}
+    held = sum(n * MomentAccumulator.bytes_of(width) for n, width in widths.values())
     fits = held <= lm.budget.gib * GIB / 2
-    return {layer: _accumulator(lm, layer, fits) for layer in layers}
+    sums: dict[int, MomentAccumulator | ExpertAccumulator] = {}
+    for layer, (n, width) in widths.items():
+        name = lm.layers.shared_name(layer) if shared else lm.layers.memory_name(layer)
+        device = lm.model.get_parameter(name).device if fits else torch.device("cpu")
+        mixed = not shared and lm.layers.mixture(layer) is not None
+        sums[layer] = (
+            ExpertAccumulator(n, width, device) if mixed else MomentAccumulator(width, device)
+        )
+    return sums
 
 
-def _accumulator(
-    lm: LanguageModel, layer: int, fits: bool
-) -> MomentAccumulator | ExpertAccumulator:
+def _blocks_of(lm: LanguageModel, layer: int, shared: bool) -> tuple[int, int]:
+    """How many blocks the second moment of a layer has, and how wide each is."""
+    if shared:
+        return 1, lm.layers.d_shared(layer)
     mixture = lm.layers.mixture(layer)
-    weight = lm.model.get_parameter(lm.layers.memory_name(layer))
-    device = weight.device if fits else torch.device("cpu")
-    if mixture is None:
-        return MomentAccumulator(lm.layers.d_mlp(layer), device)
-    return ExpertAccumulator(mixture.n_experts, mixture.d_expert, device)
+    return (1, lm.layers.d_mlp(layer)) if mixture is None else (mixture.n_experts, mixture.d_expert)

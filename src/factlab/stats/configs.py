@@ -1,6 +1,7 @@
 """How much text statistics are collected from; nothing here needs PyTorch."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,9 +29,16 @@ class StatsConfig(Config):
     row_length: int = Field(default=128, ge=8)
     seed: int = Field(default=0, ge=0, lt=2**32)
 
-    def n_tokens(self, lm: "LanguageModel", layers: Sequence[int]) -> int:
-        """The budget for some layers of a model: the largest of any of them."""
-        return max(round(self.tokens_per_dim * _dimensions(lm, layer)) for layer in layers)
+    def n_tokens(self, lm: "LanguageModel", layers: Sequence[int], shared: bool = False) -> int:
+        """The budget for some layers of a model: the largest of any of them.
+
+        Args:
+            lm: the model.
+            layers: 0-based.
+            shared: of mixtures, for the expert that every token goes through.
+        """
+        of = lm.layers.d_shared if shared else partial(_dimensions, lm)
+        return max(round(self.tokens_per_dim * of(layer)) for layer in layers)
 
 
 def _dimensions(lm: "LanguageModel", layer: int) -> int | float:

@@ -263,11 +263,6 @@ class ExpertAccumulator:
         self._sums = [MomentAccumulator(width, device) for _ in range(n_experts)]
         self.n_tokens = 0
 
-    @staticmethod
-    def bytes_of(n_experts: int, width: int) -> int:
-        """What the sums take."""
-        return n_experts * MomentAccumulator.bytes_of(width)
-
     def begin(self, n_tokens: int) -> None:
         """Count tokens whose keys are added next."""
         self.n_tokens += n_tokens
@@ -277,12 +272,13 @@ class ExpertAccumulator:
         if len(keys):
             self._sums[block].add(keys)
 
-    def moment(self, layer: int, source: str, fingerprint: str) -> ExpertMoments:
+    def moment(self, layer: int, source: str, fingerprint: str, part: str) -> ExpertMoments:
         """The second moments so far.
 
         Raises:
             StatisticsError: there was no token.
         """
+        del part  # the experts themselves
         if self.n_tokens == 0:
             raise StatisticsError("No keys were collected: the corpus is empty.")
         counts = torch.tensor([each.n_tokens for each in self._sums], device="cpu")

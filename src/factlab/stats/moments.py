@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -48,6 +48,7 @@ class SecondMoment(Result, EqualByContent):
         n_tokens: number of keys averaged.
         source: the text, in words.
         fingerprint: of the model whose keys these are.
+        part: "mlp", or at a mixture of experts "shared": of the one that every token goes through.
     """
 
     matrix: Float[Tensor, "d_mlp d_mlp"]
@@ -55,6 +56,7 @@ class SecondMoment(Result, EqualByContent):
     n_tokens: int
     source: str
     fingerprint: str
+    part: Literal["mlp", "shared"] = "mlp"
 
     def __post_init__(self) -> None:
         if self.matrix.ndim != 2 or self.matrix.shape[0] != self.matrix.shape[1]:
@@ -155,8 +157,10 @@ class SecondMoment(Result, EqualByContent):
             WrongModelError: they were collected on different weights, or are of another width.
         """
         width = len(self.matrix)
-        fits = self.layer < lm.n_layers and lm.layers.mixture(self.layer) is None
-        if not fits or width != lm.layers.d_mlp(self.layer):
+        shared = self.part == "shared"
+        fits = self.layer < lm.n_layers and (shared or lm.layers.mixture(self.layer) is None)
+        of = lm.layers.d_shared if shared else lm.layers.d_mlp
+        if not fits or width != of(self.layer):
             raise WrongModelError(
                 f"These statistics are of layer {self.layer} and {width} dimensions, but "
                 f"{lm.name} has {keys_in_words(lm, self.layer)}."
@@ -172,6 +176,8 @@ class SecondMoment(Result, EqualByContent):
             "source": self.source,
             "fingerprint": self.fingerprint,
         }
+        if self.part != "mlp":
+            metadata["part"] = self.part
         metadata["digest"] = numbers_digest(self.matrix, metadata)
         write_tensors(path, {"second_moment": self.matrix}, metadata)
 
@@ -200,7 +206,12 @@ class SecondMoment(Result, EqualByContent):
             source, fingerprint = metadata["source"], metadata["fingerprint"]
             if layer < 0 or n_tokens < 1:
                 raise ValueError(f"it is of {n_tokens} tokens at layer {layer}")
-            return cls(matrix, layer, n_tokens, source, fingerprint)
+            part = metadata.get("part", "mlp")
+            if part not in {"mlp", "shared"}:
+                raise ValueError(f"it is of '{part}', which this factlab does not know")
+            return cls(
+                matrix, layer, n_tokens, source, fingerprint, "mlp" if part == "mlp" else "shared"
+            )
         except KeyError as error:
             raise StorageError(f"'{path}' is damaged: it does not say its {error}.") from error
         except (ValueError, StatisticsError) as error:
@@ -280,13 +291,15 @@ class MomentAccumulator:
         """The sum so far, on the CPU."""
         return self._sum.cpu()
 
-    def moment(self, layer: int, source: str, fingerprint: str) -> SecondMoment:
+    def moment(
+        self, layer: int, source: str, fingerprint: str, part: Literal["mlp", "shared"]
+    ) -> SecondMoment:
         """The second moment so far, as a thing of its own.
 
         Raises:
             StatisticsError: no key was added.
         """
-        return SecondMoment(self.mean(), layer, self.n_tokens, source, fingerprint)
+        return SecondMoment(self.mean(), layer, self.n_tokens, source, fingerprint, part)
 
     def mean(self) -> Float[Tensor, "width width"]:
         """The second moment so far, on the CPU.

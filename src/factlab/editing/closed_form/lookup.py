@@ -91,6 +91,7 @@ def mean_keys(
     layer: int,
     weights: Tensor,
     lookup: LookupToken = "last",
+    shared: bool = False,
 ) -> KeysAndOutputs:
     """k* of every fact, and what the projection makes of it: weighted means over contexts (eq. 3).
 
@@ -101,13 +102,14 @@ def mean_keys(
         layer: 0-based.
         weights: of the contexts; they add up to 1.
         lookup: which token is looked up.
+        shared: at a mixture, look up the expert that every token goes through.
 
     Returns:
         keys (fact, d_mlp) and outputs (fact, d_model), float64 on the CPU.
     """
     rows = [row for fact in facts for row in prompt_rows(lm, fact, contexts, lookup)]
     means: list[Tensor] = []
-    with closing(_looked_up(lm, rows, layer)) as found:
+    with closing(_looked_up(lm, rows, layer, shared)) as found:
         for numbers, batch in found:
             there = [states for states in batch if states is not None]
             means = means or [
@@ -120,7 +122,7 @@ def mean_keys(
 
 
 def _looked_up(
-    lm: LanguageModel, rows: Sequence[Continuation], layer: int
+    lm: LanguageModel, rows: Sequence[Continuation], layer: int, shared: bool = False
 ) -> Generator[tuple[list[int], KeysAndOutputs], None, None]:
     """Numbers of rows, as many as memory has room for, and what is at their lookup tokens.
 
@@ -128,7 +130,7 @@ def _looked_up(
     """
     site = Site(layer, Stream.MLP)
     texts = [up_to_lookup(row) for row in rows]
-    with lm.frozen(), record(lm, [site]) as states, recorded_keys(lm, [layer]) as recorded:
+    with lm.frozen(), record(lm, [site]) as states, recorded_keys(lm, [layer], shared) as recorded:
         for numbers in groups([len(ids) for ids in texts], batch_tokens(lm, [layer])):
             batch = pad([texts[i] for i in numbers], lm.device)
             with torch.no_grad():

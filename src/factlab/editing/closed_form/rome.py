@@ -40,6 +40,7 @@ from factlab.models.language_model import LanguageModel
 from factlab.precision import wide
 from factlab.progress import ProgressCallback, silent
 from factlab.stats.expert_moments import Moment
+from factlab.stats.moments import SecondMoment
 
 
 @checked(several="fl.editing.rome_each or fl.edit_each")
@@ -124,7 +125,8 @@ def compute(
 ) -> list[Edit | FactlabError]:
     """One edit per fact; values and keys of all of them are found in batches."""
     config, (layer,) = settled.config, settled.config.edited_layers
-    moment = background.second_moments(lm, [layer], config.stats, progress)[layer]
+    shared = config.experts == "shared" and lm.layers.is_mixed(layer)
+    moment = background.second_moments(lm, [layer], config.stats, progress, shared)[layer]
     contexts = background.contexts(lm, config.contexts)
     requests, site = value_requests(lm, facts, config.erase), Site(layer, Stream.MLP)
     values = optimise_values(lm, requests, contexts, site, config.value, progress, config.lookup)
@@ -157,6 +159,7 @@ class _Memory:
         moment: C.
         lookups: k* and W k* by fact: of the bare prompt if `legacy`, means over contexts otherwise.
         means: the same of means over contexts.
+        name: of W.
         weight_norm: ‖W‖.
     """
 
@@ -166,6 +169,7 @@ class _Memory:
     moment: Moment
     lookups: KeysAndOutputs
     means: KeysAndOutputs
+    name: str
     weight_norm: float
 
     @classmethod
@@ -182,14 +186,15 @@ class _Memory:
         if config.legacy:
             weighting = weighting.model_copy(update={"bare_weight": None})
         weights = context_weights(weighting, len(contexts))
-        means = mean_keys(lm, facts, contexts, layer, weights, config.lookup)
+        shared = isinstance(moment, SecondMoment) and moment.part == "shared"
+        means = mean_keys(lm, facts, contexts, layer, weights, config.lookup, shared)
         lookups = means
         if config.legacy:
             only = torch.ones(1, dtype=torch.float64, device="cpu")
-            lookups = mean_keys(lm, facts, [""], layer, only, config.lookup)
-        memory = lm.model.get_parameter(lm.layers.memory_name(layer)).detach()
-        norm = float(memory.cpu().double().norm())
-        return cls(lm, BaseModelInfo.of(lm), settled, moment, lookups, means, norm)
+            lookups = mean_keys(lm, facts, [""], layer, only, config.lookup, shared)
+        name = lm.layers.shared_name(layer) if shared else lm.layers.memory_name(layer)
+        norm = float(lm.model.get_parameter(name).detach().cpu().double().norm())
+        return cls(lm, BaseModelInfo.of(lm), settled, moment, lookups, means, name, norm)
 
     def edit(self, fact: Fact, value: OptimisedValue, row: int) -> Edit:
         """The smallest change after which k* of a fact gives v*.
@@ -202,6 +207,8 @@ class _Memory:
         key, output = self.lookups.keys[row], self.lookups.outputs[row]
         direction = moment.solve(self.means.keys[row : row + 1])[0]
         mixture, told = lm.layers.mixture(moment.layer), dict[str, Any]()
+        if isinstance(moment, SecondMoment):
+            mixture = None  # of a plain MLP, or the expert that every token goes through
         if mixture is not None:
             if self.settled.config.experts == "top":
                 direction = only_largest(mixture, key, direction)
@@ -210,9 +217,9 @@ class _Memory:
                 mixture, key, direction, None if weights is None else weights[row]
             )
         left, right = rank_one_factors(key, output + value.delta, output, direction)
-        name, precision = lm.layers.memory_name(moment.layer), wide(lm.dtype)
+        name, precision = self.name, wide(lm.dtype)
         update: Change = (
-            LowRankUpdate(name, lm.mlp_layout, left.to(precision), right.to(precision))
+            LowRankUpdate(name, lm.layout_of(name), left.to(precision), right.to(precision))
             if mixture is None
             else update_of_experts(name, mixture, left, right, precision)
         )

@@ -111,7 +111,7 @@ def test_what_is_of_one_mlp_stays_refused(lm):
     with pytest.raises(UnsupportedModelError, match="mixture of experts"), record(lm, [site]):
         pass
     with pytest.raises(UnsupportedModelError, match="mixture of experts"):
-        fl.editing.fine_tune(lm, FACT, fl.editing.FineTuneConfig(layer=LAYER))
+        fl.editing.fine_tune(lm, FACT, config=fl.editing.FineTuneConfig(layer=LAYER))
     with pytest.raises(InvalidRequestError, match="AlphaEdit does not write to experts"):
         fl.editing.alphaedit(
             lm, FACT, fl.editing.AlphaEditConfig(layers=(LAYER,), **SHORT), background(lm)
@@ -177,6 +177,20 @@ def test_statistics_are_cached(lm, monkeypatch, tmp_path):
     assert found == again
     assert isinstance(found[0], fl.stats.SecondMoment)
     assert isinstance(found[LAYER], fl.stats.ExpertMoments)
+
+
+def test_moments_of_the_shared_expert_are_not_taken_for_others(lm, monkeypatch, tmp_path):
+    monkeypatch.setenv("FACTLAB_CACHE", str(tmp_path))
+    config = fl.stats.StatsConfig(tokens_per_dim=2, row_length=16)
+    shared = fl.stats.second_moments(lm, [LAYER], config, shared=True)[LAYER]
+    assert isinstance(shared, fl.stats.SecondMoment)
+    shared.save(tmp_path / "shared")
+    assert load_moment(tmp_path / "shared") == shared
+    known = fl.editing.Background.of([shared, moments(lm)])
+    assert known.shared == {LAYER: shared}
+    assert known.moments == {LAYER: moments(lm)}
+    both = fl.stats.second_moments(lm, [LAYER], config)
+    assert isinstance(both[LAYER], fl.stats.ExpertMoments)
 
 
 def test_an_edit_is_saved_and_loaded(lm, edit, tmp_path):
