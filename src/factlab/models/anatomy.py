@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from factlab.families import ARCHITECTURES, Architecture
 from factlab.models.experts import Mixture, Shared
-from factlab.projections import is_writer, widths_of
+from factlab.projections import is_projection, out_width
 
 # What a mixer is called, by the name of its class; the first that fits.
 _MIXERS = (
@@ -170,7 +170,7 @@ def _children(
         elif _MIXER_NAMES.search(name) and not re.search(r"norm$|scale|gate$", name):
             mixers.append((name, child))
     # OPT and its like have the MLP's two matrices as children of the layer itself.
-    flat = [(n, m) for n, m in mlps if is_writer(m)]
+    flat = [(n, m) for n, m in mlps if is_projection(m)]
     if flat and len(flat) == len(mlps):
         mlps = flat[-1:]
     return mixers, mlps
@@ -205,11 +205,11 @@ def _has_norm_beside(module: nn.Module, path: str) -> bool:
 
 
 def _last_writer(module: nn.Module, width: int | None) -> str | None:
-    """The last matrix product inside a module that ends at the width of the residual stream."""
+    """The last plain projection inside a module that ends at the width of the residual stream."""
     names = [
         name
         for name, inner in module.named_modules()
-        if (widths := widths_of(inner)) is not None and width in {None, widths[0]}
+        if is_projection(inner) and width in {None, out_width(inner)}
     ]
     return names[-1] if names else None
 
@@ -263,7 +263,7 @@ def _width(model: PreTrainedModel) -> int | None:
 
 
 def _plain(layer: nn.Module, path: str) -> bool:
-    return _has(layer, path) and is_writer(layer.get_submodule(path))
+    return _has(layer, path) and is_projection(layer.get_submodule(path))
 
 
 def _has(root: nn.Module, path: str) -> bool:

@@ -228,12 +228,11 @@ def numbers_digest(matrix: Tensor, metadata: Mapping[str, str]) -> str:
 
 def keys_in_words(lm: LanguageModel, layer: int) -> str:
     """How many layers a model has, and how long the keys of one of them are."""
-    if layer >= lm.n_layers:
-        return f"{lm.n_layers} layers"
-    mixture = lm.layers.mixture(layer)
-    if mixture is not None:
+    if layer < lm.n_layers and (mixture := lm.layers.mixture(layer)) is not None:
         return f"{mixture.n_experts} experts of {mixture.d_expert} dimensions there"
-    return f"{lm.n_layers} layers with keys of {lm.layers.d_mlp(layer)} dimensions"
+    widths = {lm.layers.d_mlp(i) for i in range(lm.n_layers) if lm.layers.is_dense(i)}
+    known = " or ".join(map(str, sorted(widths))) or "no plain"
+    return f"{lm.n_layers} layers with keys of {known} dimensions"
 
 
 def check_fingerprint(fingerprint: str, layer: int, lm: LanguageModel) -> None:
