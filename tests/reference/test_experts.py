@@ -1,5 +1,7 @@
 """Edits of mixtures of experts against slow, obviously right versions, in float64."""
 
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 import factlab as fl
 from factlab.editing.closed_form.lookup import keys_and_outputs, prompt_rows
 from factlab.editing.configs import ContextConfig, ValueConfig
-from factlab.editing.contexts import context_weights, sample_contexts
+from factlab.editing.contexts import context_weights
 from factlab.errors import UnsupportedModelError
 from factlab.models.changes.carried import carrying, row_changes
 from factlab.models.tiny import tiny_model
@@ -40,19 +42,23 @@ def noise(lm, layer: int) -> fl.stats.ExpertMoments:
     mixture, generator = lm.layers.mixture(layer), torch.Generator().manual_seed(7)
     n, d = mixture.n_experts, mixture.d_expert
     keys = torch.randn(n, 4 * d, d, generator=generator, dtype=torch.float64)
-    blocks = keys.mT @ keys / (4 * d) * torch.linspace(0.5, 2, n, dtype=torch.float64)[:, None, None]
+    blocks = (
+        keys.mT @ keys / (4 * d) * torch.linspace(0.5, 2, n, dtype=torch.float64)[:, None, None]
+    )
     return fl.stats.ExpertMoments(
         blocks, torch.full((n,), 4 * d), layer, 4 * d, "noise", lm.fingerprint
     )
 
 
+@cache
 def background(lm, layer: int) -> fl.editing.Background:
+    """Kept, so that contexts are sampled once."""
     return fl.editing.Background.of([noise(lm, layer)])
 
 
 def rome_config(layer: int, **more) -> fl.editing.RomeConfig:
     return fl.editing.RomeConfig(
-        layer=layer, value=ValueConfig(steps=3), contexts=CONTEXTS, **more
+        layer=layer, value=ValueConfig(steps=2), contexts=CONTEXTS, **more
     )  # fmt: skip
 
 
@@ -88,7 +94,7 @@ def slow_keys(lm, ids: list[int], layer: int) -> Tensor:
 
 
 def lookups(lm, layer: int):
-    contexts = sample_contexts(lm, CONTEXTS)
+    contexts = background(lm, layer).contexts(lm, CONTEXTS)
     rows = prompt_rows(lm, FACT, contexts)
     return rows, context_weights(CONTEXTS, len(contexts)), keys_and_outputs(lm, rows, layer)
 
@@ -191,12 +197,14 @@ def test_many_facts_are_written_as_in_one_dense_memory(lm):
     """MEMIT and EMMET with stacked keys against their formulas with C as one matrix."""
     layer = mixed(lm)
     dense = torch.block_diag(*noise(lm, layer).blocks)
-    contexts = sample_contexts(lm, CONTEXTS)
+    contexts = background(lm, layer).contexts(lm, CONTEXTS)
     weights = context_weights(CONTEXTS, len(contexts))
-    keys = torch.stack([
-        weights @ keys_and_outputs(lm, prompt_rows(lm, fact, contexts), layer).keys
-        for fact in FACTS
-    ])
+    keys = torch.stack(
+        [
+            weights @ keys_and_outputs(lm, prompt_rows(lm, fact, contexts), layer).keys
+            for fact in FACTS
+        ]
+    )
     shared = {"layers": (layer,), "value": ValueConfig(steps=3), "contexts": CONTEXTS}
     memit = fl.memit(
         lm, FACTS, fl.editing.MemitConfig(**shared, second_moment_weight=2), background(lm, layer)
@@ -251,15 +259,17 @@ def test_rows_carry_what_the_weights_would_be(lm):
 
 def test_several_layers_are_written_from_below(lm):
     layers = [i for i in range(lm.n_layers) if lm.layers.is_memory(i)][:2]
-    known = fl.editing.Background.of([
-        moment
-        for layer in layers
-        for moment in (
-            [noise(lm, layer)]
-            if lm.layers.mixture(layer)
-            else collect_second_moments(lm, [layer], wide_corpus(lm)).values()
-        )
-    ])
+    known = fl.editing.Background.of(
+        [
+            moment
+            for layer in layers
+            for moment in (
+                [noise(lm, layer)]
+                if lm.layers.mixture(layer)
+                else collect_second_moments(lm, [layer], wide_corpus(lm)).values()
+            )
+        ]
+    )
     config = fl.editing.EmmetConfig(
         layers=tuple(layers), value=ValueConfig(steps=3), contexts=CONTEXTS
     )

@@ -43,7 +43,9 @@ class Background:
     def of(cls, moments: Sequence[Moment] | Mapping[int, Moment]) -> "Background":
         """With second moments that are at hand."""
         found = moments.values() if isinstance(moments, Mapping) else moments
-        shared = {m.layer: m for m in found if isinstance(m, SecondMoment) and m.part == "shared"}
+        shared: dict[int, Moment] = {
+            m.layer: m for m in found if isinstance(m, SecondMoment) and m.part == "shared"
+        }
         by_layer = {m.layer: m for m in found if m is not shared.get(m.layer)}
         return cls(by_layer, shared, given=frozenset({*by_layer, *shared}))
 

@@ -136,7 +136,8 @@ def _shared(part: Part, layer: nn.Module, block: nn.Module, call: _Call) -> Shar
     gate = f"{part.whole}.{_GATE}" if isinstance(getattr(block, _GATE, None), nn.Linear) else None
     found = Shared(f"{part.whole}.{names[0]}.{_LAST}", gate)
     matrix = layer.get_submodule(found.projection)
-    added, gates = torch.ones(matrix.weight.shape[0]).to(matrix.weight), list[Tensor]()
+    weight = layer.get_parameter(f"{found.projection}.weight")
+    added, gates = weight.new_ones(len(weight)), list[Tensor]()
     watching = [Hook(matrix, partial(_with_all, added))]
     if gate is not None:
         watching.append(Hook(layer.get_submodule(gate), partial(_keep, gates)))
@@ -147,8 +148,8 @@ def _shared(part: Part, layer: nn.Module, block: nn.Module, call: _Call) -> Shar
     except (RuntimeError, TypeError, ValueError, UnsupportedModelError):
         return None
     moves = (moved - plain).reshape(-1, len(added))
-    weight = gates[0].sigmoid().reshape(-1, 1) if gates else torch.ones_like(moves[:, :1])
-    return found if close(moves, weight * added) else None
+    factor = gates[0].sigmoid().reshape(-1, 1) if gates else torch.ones_like(moves[:, :1])
+    return found if close(moves, factor * added) else None
 
 
 def _has_matrix(module: nn.Module) -> bool:
