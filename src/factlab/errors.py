@@ -49,6 +49,10 @@ class StatisticsError(FactlabError, RuntimeError):
     """Second-moment statistics that cannot be collected or solved."""
 
 
+class RareExpertError(StatisticsError, EditError):
+    """A fact needs an expert that got too few tokens in the statistics; others can be written."""
+
+
 class MissingPackageError(FactlabError, ImportError):
     """A package that only this call needs, and that is not installed."""
 

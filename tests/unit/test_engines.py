@@ -168,7 +168,7 @@ def test_what_the_layers_add_is_what_they_change(lm):
 
 def test_what_a_model_cannot_do_is_said(make_model):
     lm = make_model("mamba")
-    with pytest.raises(fl.errors.UnsupportedModelError, match="no MLP of its own in any layer"):
+    with pytest.raises(fl.errors.UnsupportedModelError, match="no MLP of its own in all layers"):
         lm.abilities.need("closed_form")
     config = fl.tracing.TraceConfig(samples=1, kinds=("mlp",))
     with pytest.raises(fl.errors.UnsupportedModelError, match="no layer of which 'mlp'"):

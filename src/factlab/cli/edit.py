@@ -173,9 +173,9 @@ def edit(
     if stats is not None:
         check_readable(stats)
     from factlab.editing.background import Background
-    from factlab.stats.moments import SecondMoment
+    from factlab.stats.expert_moments import load_moment
 
-    background = Background.of([SecondMoment.load(stats)] if stats is not None else [])
+    background = Background.of([load_moment(stats)] if stats is not None else [])
     lm = session.load_model()
     if has_many:
         _edit_many(session, lm, wanted, mode, chosen, background, out, overwrite)

@@ -11,6 +11,7 @@ from factlab.models.identity.identity import Identity
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.stats.configs import StatsConfig
+from factlab.stats.expert_moments import Moment
 from factlab.stats.moments import SecondMoment
 from factlab.stats.store import second_moments
 
@@ -24,24 +25,29 @@ class Background:
 
     Attributes:
         moments: second moments at hand, by layer; others are collected when they are asked for.
+        shared: the same of mixtures of experts, for the one that every token goes through.
         past_facts: what earlier edits of a sequence wrote, for methods that protect it.
         given: layers of moments that someone gave: an edit elsewhere is a mistake.
     """
 
-    moments: dict[int, SecondMoment] = field(default_factory=dict[int, SecondMoment])
+    moments: dict[int, Moment] = field(default_factory=dict[int, Moment])
+    shared: dict[int, Moment] = field(default_factory=dict[int, Moment])
     past_facts: tuple[Fact, ...] = ()
     given: frozenset[int] = frozenset()
     _contexts: dict[tuple[Identity, ContextConfig], list[str]] = field(
         default_factory=dict[tuple[Identity, ContextConfig], list[str]]
     )
-    _weighed: set[int] = field(default_factory=set[int])
+    _weighed: set[tuple[int, bool]] = field(default_factory=set[tuple[int, bool]])
 
     @classmethod
-    def of(cls, moments: Sequence[SecondMoment] | Mapping[int, SecondMoment]) -> "Background":
+    def of(cls, moments: Sequence[Moment] | Mapping[int, Moment]) -> "Background":
         """With second moments that are at hand."""
         found = moments.values() if isinstance(moments, Mapping) else moments
-        by_layer = {moment.layer: moment for moment in found}
-        return cls(by_layer, given=frozenset(by_layer))
+        shared: dict[int, Moment] = {
+            m.layer: m for m in found if isinstance(m, SecondMoment) and m.part == "shared"
+        }
+        by_layer = {m.layer: m for m in found if m is not shared.get(m.layer)}
+        return cls(by_layer, shared, given=frozenset({*by_layer, *shared}))
 
     def contexts(self, lm: LanguageModel, config: ContextConfig) -> list[str]:
         """Texts to put before prompts; the first is empty."""
@@ -56,7 +62,8 @@ class Background:
         layers: Sequence[int],
         config: StatsConfig,
         progress: ProgressCallback = silent,
-    ) -> dict[int, SecondMoment]:
+        shared: bool = False,
+    ) -> dict[int, Moment]:
         """C of some layers: those at hand, the others from the cache or collected.
 
         Raises:
@@ -64,20 +71,21 @@ class Background:
             StatisticsError: they are of fewer keys than these have dimensions.
             InvalidRequestError: moments of other layers were given, and none of these.
         """
-        missing = [layer for layer in layers if layer not in self.moments]
+        moments = self.shared if shared else self.moments
+        missing = [layer for layer in layers if layer not in moments]
         if self.given and not self.given.intersection(layers):
             given, wanted = (", ".join(map(str, sorted(x))) for x in (self.given, layers))
             raise InvalidRequestError(
                 f"The statistics are of layer {given}, but the edit is at layer {wanted}."
             )
         if missing:
-            self.moments |= second_moments(lm, missing, config, progress=progress)
+            moments |= second_moments(lm, missing, config, progress=progress, shared=shared)
         for layer in layers:
-            self.moments[layer].check_model(lm)
-            if layer not in self._weighed:  # said once, not at every edit of a sequence
-                self.moments[layer].check_enough()
-                self._weighed.add(layer)
-        return {layer: self.moments[layer] for layer in layers}
+            moments[layer].check_model(lm)
+            if (layer, shared) not in self._weighed:  # said once, not at every edit of a sequence
+                moments[layer].check_enough()
+                self._weighed.add((layer, shared))
+        return {layer: moments[layer] for layer in layers}
 
     def gather(self, lm: LanguageModel, needs: Needs, progress: ProgressCallback = silent) -> None:
         """Have contexts and second moments at hand, of the model as it is now.
@@ -86,7 +94,8 @@ class Background:
             StatisticsError: second moments cannot be collected.
         """
         if needs.stats is not None and needs.layers:
-            self.second_moments(lm, needs.layers, needs.stats, progress)
+            shared = needs.shared and lm.layers.is_mixed(needs.layers[0])
+            self.second_moments(lm, needs.layers, needs.stats, progress, shared)
         if needs.contexts is not None:
             self.contexts(lm, needs.contexts)
 

@@ -114,11 +114,13 @@ class Needs(NamedTuple):
         contexts: which texts to sample; None for none.
         stats: how much text to collect second moments from; None for none.
         layers: of which layers.
+        shared: at mixtures of experts, of the one that every token goes through.
     """
 
     contexts: ContextConfig | None = None
     stats: StatsConfig | None = None
     layers: tuple[int, ...] = ()
+    shared: bool = False
 
 
 class MethodConfig(Config):
@@ -192,6 +194,10 @@ class RomeConfig(ErasingConfig):
         lookup: which token of the prompt is looked up and edited at; the subject's last as in the
             paper, whose figure 5 tries the others.
         erase: make the true target improbable instead of a new one probable.
+        experts: which of a mixture's to write to: all "active" ones, those that the subject is sent
+            to, each by its share (`factlab.models.experts`); only the "top" one of these, with the
+            largest share; or only the "shared" one beside them, which every token goes through, if
+            the model has one. No matter at other layers.
     """
 
     layer_setting: ClassVar[Literal["layer", "layers"] | None] = "layer"
@@ -203,6 +209,7 @@ class RomeConfig(ErasingConfig):
     stats: StatsConfig = StatsConfig()
     legacy: bool = False
     lookup: LookupToken = "last"
+    experts: Literal["active", "top", "shared"] = "active"
 
     @property
     def edited_layers(self) -> tuple[int, ...]:
@@ -212,7 +219,7 @@ class RomeConfig(ErasingConfig):
     @property
     def needs(self) -> Needs:
         """Contexts, and the second moment of the layer."""
-        return Needs(self.contexts, self.stats, self.edited_layers)
+        return Needs(self.contexts, self.stats, self.edited_layers, self.experts == "shared")
 
     @classmethod
     def published(cls) -> "RomeConfig":

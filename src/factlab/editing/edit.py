@@ -303,7 +303,13 @@ class Edit(Tabular):
 
 
 def _rank_in_words(row: dict[str, Any]) -> str:
-    return f"rank {row['rank']}" if row["kind"] == "low rank" else row["kind"]
+    match row["kind"]:
+        case "low rank":
+            return f"rank {row['rank']}"
+        case "experts":
+            return f"rank {row['rank']} in each of its experts that are changed"
+        case kind:
+            return kind
 
 
 def current_versions() -> dict[str, str]:

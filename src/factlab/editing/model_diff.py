@@ -150,7 +150,8 @@ def compare(
     before, after = _checked_weights(base, edited)
     subjects = list(dict.fromkeys(subjects))
     rows = [row for s in subjects for row in prompt_rows(base, Fact(_TEMPLATE, s), _CONTEXTS)]
-    layers = {base.mlp_weight_name(layer): layer for layer in range(base.n_layers)}
+    dense = filter(base.layers.is_dense, range(base.n_layers))
+    layers = {base.mlp_weight_name(layer): layer for layer in dense}
     found: list[WeightDiff] = []
     for number, (name, old) in enumerate(before.items()):
         progress("comparing weights", number, len(before))

@@ -7,14 +7,14 @@ from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.stats.configs import StatisticsRequest
 from factlab.stats.corpus import corpus_of
-from factlab.stats.moments import SecondMoment
+from factlab.stats.expert_moments import Moment
 from factlab.stats.store import second_moments
 
 
 @checked()
 def edit_statistics(
     lm: LanguageModel, request: StatisticsRequest, progress: ProgressCallback = silent
-) -> dict[int, SecondMoment]:
+) -> dict[int, Moment]:
     """Collect second moments of MLP keys, or fetch them from the cache.
 
     Args:
@@ -38,5 +38,5 @@ def edit_statistics(
         lm.layer(layer)
     corpus = None
     if request.source.text is not None or request.source.dataset is not None:
-        corpus = corpus_of(lm, request.source, config.n_tokens(lm), config.row_length)
+        corpus = corpus_of(lm, request.source, config.n_tokens(lm, layers), config.row_length)
     return second_moments(lm, layers, config, corpus, progress, request.recompute)

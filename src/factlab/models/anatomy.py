@@ -21,6 +21,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from factlab.families import ARCHITECTURES, Architecture
+from factlab.models.experts import Mixture, Shared
 from factlab.projections import is_writer, widths_of
 
 # What a mixer is called, by the name of its class; the first that fits.
@@ -55,6 +56,9 @@ class Part:
         experts: path of the container of experts; None if it is no mixture.
         adds_itself: whether a norm of its own comes behind the matrix, and so the part adds its
             result to the stream itself, as in BERT.
+        mixture: how its experts are kept and called, if it has some that can be looked into.
+        unread: why they cannot, if not.
+        shared: the expert beside them that every token goes through, if there is one.
     """
 
     kind: str
@@ -63,6 +67,9 @@ class Part:
     projection: str | None = None
     experts: str | None = None
     adds_itself: bool = False
+    mixture: Mixture | None = None
+    unread: str = ""
+    shared: Shared | None = None
 
 
 @dataclass(frozen=True, slots=True)

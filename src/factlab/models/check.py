@@ -19,6 +19,7 @@ from factlab.models.accept import foreign_layers
 from factlab.models.anatomy import Anatomy, LayerParts, Part, anatomy_of
 from factlab.models.engine_choice import choose_engine
 from factlab.models.engines.engine import Engine
+from factlab.models.examine_experts import with_mixtures
 from factlab.models.probing import LENGTH, close, probing
 from factlab.models.quiet import quiet_transformers
 from factlab.models.trial import Probed, ids_for, speaking
@@ -63,6 +64,7 @@ def examine(model: PreTrainedModel) -> Examined:
         _check_logits(speaker.model, ids, probed.logits)
         anatomy, lacking = _checked_layers(model, anatomy, probed)
         anatomy, more = _checked_parts(anatomy, probed)
+        anatomy = with_mixtures(anatomy, model, speaker.model, ids)
         anatomy, unlike = checked_carriers(model, anatomy)
         try:
             engine, n_cached, why = choose_engine(speaker, model, anatomy, ids, probed)

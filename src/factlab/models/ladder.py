@@ -37,36 +37,37 @@ def abilities_of(layers: Layers, found: Examined) -> Abilities:
         if parts
         else Rung(False, f"no layer has a mixer or an MLP of its own: {why}")
     )
-    edited = _edited(layers, dense, found.ungraded)
-    neurons = (
-        edited
-        if not edited.can or (len(dense) == n and len({layers.d_mlp(i) for i in dense}) == 1)
-        else Rung(False, _not_dense(layers) or "its MLPs differ in width")
-    )
+    memories = tuple(i for i in range(n) if layers.is_memory(i))
+    if not found.engine.n_layers:
+        edited = tuned = Rung(False, "states cannot be put in between its layers")
+    else:
+        edited = _edited(layers, memories, found.ungraded)
+        tuned = _tuned(layers, _edited(layers, dense, found.ungraded))
     rungs |= {
         "windows": windows,
         "severed": windows,
-        "neurons": neurons,
+        "neurons": _neurons(layers, dense, edited),
         "closed_form": edited,
-        "gradient": _tuned(layers, edited),
+        "gradient": tuned,
         "rows": edited,
     }
     return Abilities(found.anatomy.family, found.engine.name, rungs)
 
 
-def _edited(layers: Layers, dense: tuple[int, ...], ungraded: str) -> Rung:
-    """Whether edits can be computed and put on: written into matrices, or carried beside them."""
-    if not dense:
-        return Rung(False, _not_dense(layers))
+def _edited(layers: Layers, able: tuple[int, ...], ungraded: str) -> Rung:
+    """Whether edits of some layers can be computed and put on: written, or carried beside."""
+    others = [i for i in range(len(layers)) if i not in able]
+    said = [_reasons(layers, others)] if others else []
+    if not able:
+        return Rung(False, said[0])
     if ungraded:
         return Rung(False, ungraded)
-    said = [] if len(dense) == len(layers) else [_not_dense(layers)]
-    if carried := [i for i in dense if not layers.is_plain(i)]:
+    if carried := [i for i in able if layers.is_dense(i) and not layers.is_plain(i)]:
         said.append(
-            "MLP matrix that is no plain tensor of floats (quantised, offloaded or of a class of its "
-            f"own) {_where(carried, len(layers))}: edits of it are carried beside it"
+            "MLP matrix that is no plain tensor of floats (quantised, offloaded or of its own "
+            f"class) {_where(carried, len(layers))}: edits of it are carried beside it"
         )
-    return Rung(True, "; ".join(said), dense)
+    return Rung(True, "; ".join(said), able)
 
 
 def _tuned(layers: Layers, edited: Rung) -> Rung:
@@ -83,6 +84,16 @@ def _tuned(layers: Layers, edited: Rung) -> Rung:
     )
 
 
+def _neurons(layers: Layers, dense: tuple[int, ...], edited: Rung) -> Rung:
+    """Whether neurons of all layers can be told from each other: by one width of all MLPs."""
+    others = [i for i in range(len(layers)) if i not in dense]
+    if others:
+        return Rung(False, _reasons(layers, others))
+    if len({layers.d_mlp(i) for i in dense}) > 1:
+        return Rung(False, "its MLPs differ in width")
+    return edited
+
+
 def _has_part(layers: Layers, layer: int) -> bool:
     return any(layers.has(Site(layer, stream)) for stream in (Stream.ATTN, Stream.MLP))
 
@@ -97,22 +108,22 @@ def _lacking(layers: Layers) -> str:
     return "; ".join(said)
 
 
-def _not_dense(layers: Layers) -> str:
-    """Why some layers cannot be edited as one MLP, in words."""
+def _reasons(layers: Layers, which: Sequence[int]) -> str:
+    """Why some layers are not what is edited, in words."""
     kinds: dict[str, list[int]] = {}
-    for index, parts in enumerate(layers):
-        if layers.is_dense(index):
-            continue
-        if parts.mlp is None:
-            kinds.setdefault("no MLP of its own", []).append(index)
-        elif parts.mlp.experts is not None:
-            kinds.setdefault("mixture of experts", []).append(index)
+    for index in which:
+        mlp = layers.anatomy.parts[index].mlp
+        if mlp is None:
+            what = "no MLP of its own"
+        elif mlp.experts is not None:
+            what = f"mixture of experts{f', but {mlp.unread},' if mlp.unread else ''}"
         else:
-            kinds.setdefault("MLP that no plain matrix of floats writes", []).append(index)
-    return "; ".join(f"{what} {_where(which, len(layers))}" for what, which in kinds.items())
+            what = "MLP that no plain matrix of floats writes"
+        kinds.setdefault(what, []).append(index)
+    return "; ".join(f"{what} {_where(some, len(layers))}" for what, some in kinds.items())
 
 
 def _where(layers: Sequence[int], n: int) -> str:
     if len(layers) == n:
-        return "in any layer"
+        return "in all layers"
     return f"in layer{'' if len(layers) == 1 else 's'} {listed_ranges(layers)}"

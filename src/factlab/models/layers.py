@@ -10,6 +10,7 @@ from factlab.errors import InvalidRequestError, UnsupportedModelError
 from factlab.families import Layout
 from factlab.hooks import Site, Stream
 from factlab.models.anatomy import Anatomy, LayerParts, Part, Streams
+from factlab.models.experts import Mixture, Shared
 from factlab.models.stored import device_of, float_type
 from factlab.projections import (
     is_plain,
@@ -165,8 +166,70 @@ class Layers:
         matrix = matrix_of(module, device_of(module), self.dtype)
         return matrix if orientation_of(module) == "out_in" else matrix.T.contiguous()
 
+    def mixture(self, layer: int) -> Mixture | None:
+        """The layer's experts as one linear memory, if it has some that can be looked into."""
+        part = self.part(Site(layer, Stream.MLP))
+        return None if part is None else part.mixture
+
+    def is_mixed(self, layer: int) -> bool:
+        """Whether the layer's MLP is a mixture of experts, of whatever kind."""
+        part = self.part(Site(layer, Stream.MLP))
+        return part is not None and part.experts is not None
+
+    def shared(self, layer: int) -> Shared:
+        """The expert of a mixture that every token goes through.
+
+        Raises:
+            UnsupportedModelError: there is none.
+        """
+        part = self.part(Site(layer, Stream.MLP))
+        if part is None or part.shared is None:
+            able = [i for i, each in enumerate(self) if each.mlp is not None and each.mlp.shared]
+            where = f"layers {', '.join(map(str, able))} have" if able else "no layer has"
+            raise UnsupportedModelError(
+                f"Layer {layer} of {self._name} has no expert that every token goes through and "
+                f"whose weight is known; {where} one. Edit the 'active' experts instead."
+            )
+        return part.shared
+
+    def shared_name(self, layer: int) -> str:
+        """Parameter name of the last matrix of that expert.
+
+        Raises:
+            UnsupportedModelError: there is none.
+        """
+        return f"{self.anatomy.layers}.{layer}.{self.shared(layer).projection}.weight"
+
+    def memory_name(self, layer: int) -> str:
+        """Parameter name of what closed forms write to: a matrix, or those of all experts.
+
+        Raises:
+            InvalidRequestError: there is no such layer.
+            UnsupportedModelError: the layer has no such memory.
+        """
+        mixture = self.mixture(layer)
+        if mixture is None:
+            return self.mlp_weight_name(layer)
+        return f"{self.anatomy.layers}.{layer}.{mixture.weight}"
+
+    def is_memory(self, layer: int) -> bool:
+        """Whether closed forms can write to the layer."""
+        return self.is_dense(layer) or self.mixture(layer) is not None
+
     def d_mlp(self, layer: int) -> int:
-        """Width of the hidden layer of one layer's MLP."""
+        """Length of a key: width of the MLP's hidden layer, of all experts' side by side."""
+        mixture = self.mixture(layer)
+        return self._d_dense(layer) if mixture is None else mixture.width
+
+    def d_shared(self, layer: int) -> int:
+        """Width of the hidden layer of the expert that every token goes through.
+
+        Raises:
+            UnsupportedModelError: there is none.
+        """
+        return self._model.get_parameter(self.shared_name(layer)).shape[1]  # of an nn.Linear
+
+    def _d_dense(self, layer: int) -> int:
         name = self.mlp_weight_name(layer)
         widths = widths_of(self._model.get_submodule(name.removesuffix(".weight")))
         if widths is None:
@@ -180,7 +243,7 @@ class Layers:
         Raises:
             UnsupportedModelError: they do not, or some have no such MLP.
         """
-        widths = [self.d_mlp(layer) for layer in range(len(self))]
+        widths = [self._d_dense(layer) for layer in range(len(self))]
         for layer, width in enumerate(widths):
             if width != widths[0]:
                 raise UnsupportedModelError(
@@ -265,7 +328,8 @@ class Layers:
         if part is None:
             reason = "has no MLP of its own"
         elif part.experts is not None:
-            reason = "has a mixture of experts, not one MLP"
+            why = f" ({part.unread})" if part.unread else ""
+            reason = f"has a mixture of experts, not one MLP{why}"
         elif part.projection is None:
             reason = f"has an MLP ('{part.whole}') that is not written by one plain matrix"
         else:

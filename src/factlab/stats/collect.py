@@ -1,16 +1,18 @@
 """Collecting second moments: one pass over a corpus, any number of layers, none above them."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 
-from factlab.hooks import Site, Stream, record
 from factlab.models.budget import GIB
+from factlab.models.keys import recorded_keys
 from factlab.models.language_model import LanguageModel
 from factlab.models.stored import device_of
 from factlab.progress import ProgressCallback, silent
 from factlab.stats.corpus import Corpus
-from factlab.stats.moments import MomentAccumulator, SecondMoment
+from factlab.stats.expert_moments import ExpertAccumulator, Moment
+from factlab.stats.moments import MomentAccumulator
 from factlab.tokens import groups, pad
 
 
@@ -20,45 +22,61 @@ def collect_second_moments(
     layers: Sequence[int],
     corpus: Corpus,
     progress: ProgressCallback = silent,
-) -> dict[int, SecondMoment]:
-    """E[k kᵀ] of every key that a corpus produces at some layers.
+    shared: bool = False,
+) -> dict[int, Moment]:
+    """E[k kᵀ] of every key that a corpus produces at some layers, of experts each by itself.
 
     Args:
         lm: the model, left as it is.
         layers: 0-based; the forward pass stops above the highest.
         corpus: the text.
         progress: called with tokens done and in all.
+        shared: of mixtures, the keys of the expert that every token goes through.
     """
-    sites = {layer: Site(layer, Stream.MLP_HIDDEN) for layer in layers}
+    layers = list(dict.fromkeys(layers))
     done, stop = 0, max(layers) + 1
     lm.layer(stop - 1)
     # Of each token a key for every layer, as it is recorded and as it is added.
-    batch_tokens = lm.budget.pass_tokens(kept=(len(sites) + 2) * lm.budget.sizes.hidden)
-    with lm.frozen(), record(lm, sites.values()) as states:
-        sums = _accumulators(lm, layers)
+    batch_tokens = lm.budget.pass_tokens(kept=(len(layers) + 2) * lm.budget.sizes.hidden)
+    with lm.frozen(), recorded_keys(lm, layers, shared) as recorded:
+        sums = _accumulators(lm, layers, shared)
         for numbers in groups([len(row) for row in corpus.rows], batch_tokens):
             batch = pad([corpus.rows[i] for i in numbers], lm.device)
             lm.run(lm.frame(batch), stop=stop)
-            for layer, site in sites.items():
-                keys = states[site]
-                sums[layer].add(keys[batch.is_token.to(keys.device)])
+            for layer, total in sums.items():
+                total.begin(int(batch.is_token.sum()))
+                for block, keys in recorded[layer].blocks(batch.is_token):
+                    total.add(keys, block)
             done += sum(len(corpus.rows[i]) for i in numbers)
             progress("collecting key statistics", done, corpus.n_tokens)
     fingerprint = lm.live_fingerprint
+    part: Literal["mlp", "shared"] = "shared" if shared else "mlp"
     return {
-        layer: SecondMoment(total.mean(), layer, total.n_tokens, corpus.source, fingerprint)
+        layer: total.moment(layer, corpus.source, fingerprint, part)
         for layer, total in sums.items()
     }
 
 
-def _accumulators(lm: LanguageModel, layers: Sequence[int]) -> dict[int, MomentAccumulator]:
+def _accumulators(
+    lm: LanguageModel, layers: Sequence[int], shared: bool
+) -> dict[int, MomentAccumulator | ExpertAccumulator]:
     """Where the keys are, if sums of all layers fit into half of the memory; else on the CPU."""
-    held = len(layers) * MomentAccumulator.bytes_of(lm.d_mlp)
+    widths = {layer: _blocks_of(lm, layer, shared) for layer in layers}
+    held = sum(n * MomentAccumulator.bytes_of(width) for n, width in widths.values())
     fits = held <= lm.budget.gib * GIB / 2
-    cpu = torch.device("cpu")
-    return {
-        layer: MomentAccumulator(
-            lm.d_mlp, device_of(lm.module(Site(layer, Stream.MLP_HIDDEN))) if fits else cpu
+    sums: dict[int, MomentAccumulator | ExpertAccumulator] = {}
+    for layer, (n, width) in widths.items():
+        device = device_of(lm.layer(layer)) if fits else torch.device("cpu")
+        mixed = not shared and lm.layers.mixture(layer) is not None
+        sums[layer] = (
+            ExpertAccumulator(n, width, device) if mixed else MomentAccumulator(width, device)
         )
-        for layer in layers
-    }
+    return sums
+
+
+def _blocks_of(lm: LanguageModel, layer: int, shared: bool) -> tuple[int, int]:
+    """How many blocks the second moment of a layer has, and how wide each is."""
+    if shared:
+        return 1, lm.layers.d_shared(layer)
+    mixture = lm.layers.mixture(layer)
+    return (1, lm.layers.d_mlp(layer)) if mixture is None else (mixture.n_experts, mixture.d_expert)

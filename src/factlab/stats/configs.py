@@ -1,5 +1,7 @@
 """How much text statistics are collected from; nothing here needs PyTorch."""
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,16 +19,34 @@ class StatsConfig(Config):
     """How much text to collect second moments from.
 
     The rank of C is at most the number of keys, so the budget is a multiple of their width.
-    Between two and ten times d_mlp is enough (arXiv 2506.04226).
+    Between two and ten times d_mlp is enough (arXiv 2506.04226). An expert has keys of the tokens
+    alone that are sent to it: of E experts of which each token meets n, E / n times as many tokens
+    are read, so that it gets as many as an MLP of its width would. On average: routers have their
+    favourites, and the rarest get less.
     """
 
     tokens_per_dim: PositiveFloat = 8.0
     row_length: int = Field(default=128, ge=8)
     seed: int = Field(default=0, ge=0, lt=2**32)
 
-    def n_tokens(self, lm: "LanguageModel") -> int:
-        """The budget for a model."""
-        return round(self.tokens_per_dim * lm.d_mlp)
+    def n_tokens(self, lm: "LanguageModel", layers: Sequence[int], shared: bool = False) -> int:
+        """The budget for some layers of a model: the largest of any of them.
+
+        Args:
+            lm: the model.
+            layers: 0-based.
+            shared: of mixtures, for the expert that every token goes through.
+        """
+        of = lm.layers.d_shared if shared else partial(_dimensions, lm)
+        return max(round(self.tokens_per_dim * of(layer)) for layer in layers)
+
+
+def _dimensions(lm: "LanguageModel", layer: int) -> int | float:
+    """Width of a layer's keys; of experts, of so many as are not met by a token for one that is."""
+    mixture = lm.layers.mixture(layer)
+    if mixture is None:
+        return lm.layers.d_mlp(layer)
+    return mixture.d_expert * mixture.n_experts / mixture.n_chosen
 
 
 class TextSource(Config):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -48,6 +48,7 @@ class SecondMoment(Result, EqualByContent):
         n_tokens: number of keys averaged.
         source: the text, in words.
         fingerprint: of the model whose keys these are.
+        part: "mlp", or at a mixture of experts "shared": of the one that every token goes through.
     """
 
     matrix: Float[Tensor, "d_mlp d_mlp"]
@@ -55,6 +56,7 @@ class SecondMoment(Result, EqualByContent):
     n_tokens: int
     source: str
     fingerprint: str
+    part: Literal["mlp", "shared"] = "mlp"
 
     def __post_init__(self) -> None:
         if self.matrix.ndim != 2 or self.matrix.shape[0] != self.matrix.shape[1]:
@@ -66,6 +68,11 @@ class SecondMoment(Result, EqualByContent):
                 f"A second moment is kept in float64, not {str(self.matrix.dtype)[6:]}: C⁻¹ needs "
                 "its digits."
             )
+
+    @property
+    def width(self) -> int:
+        """Of the keys."""
+        return len(self.matrix)
 
     def __repr__(self) -> str:
         return (
@@ -149,20 +156,16 @@ class SecondMoment(Result, EqualByContent):
         Raises:
             WrongModelError: they were collected on different weights, or are of another width.
         """
-        if len(self.matrix) != lm.d_mlp or self.layer >= lm.n_layers:
+        width = len(self.matrix)
+        shared = self.part == "shared"
+        fits = self.layer < lm.n_layers and (shared or lm.layers.mixture(self.layer) is None)
+        of = lm.layers.d_shared if shared else lm.layers.d_mlp
+        if not fits or width != of(self.layer):
             raise WrongModelError(
-                f"These statistics are of layer {self.layer} and {len(self.matrix)} dimensions, "
-                f"but {lm.name} has {lm.n_layers} layers with keys of {lm.d_mlp} dimensions."
+                f"These statistics are of layer {self.layer} and {width} dimensions, but "
+                f"{lm.name} has {keys_in_words(lm, self.layer)}."
             )
-        # The live one only if need be: of an edited model it is made anew every time.
-        if not lm.identity.matches(self.fingerprint) and not lm.identity.matches(
-            self.fingerprint, live=True
-        ):
-            raise WrongModelError(
-                f"These statistics of layer {self.layer} were collected on a model with "
-                f"fingerprint {self.fingerprint[:12]}, but {lm.name} has {lm.fingerprint[:12]}. "
-                "Collect them again on this model."
-            )
+        check_fingerprint(self.fingerprint, self.layer, lm)
 
     def save(self, path: Path) -> None:
         """Write a portable safetensors file."""
@@ -173,7 +176,9 @@ class SecondMoment(Result, EqualByContent):
             "source": self.source,
             "fingerprint": self.fingerprint,
         }
-        metadata["digest"] = _digest(self.matrix, metadata)
+        if self.part != "mlp":
+            metadata["part"] = self.part
+        metadata["digest"] = numbers_digest(self.matrix, metadata)
         write_tensors(path, {"second_moment": self.matrix}, metadata)
 
     @classmethod
@@ -189,7 +194,7 @@ class SecondMoment(Result, EqualByContent):
         if matrix is None:
             raise StorageError(f"'{path}' is damaged: it has no matrix.")
         digest = metadata.pop("digest", None)  # files of earlier versions have none
-        if digest is not None and digest != _digest(matrix, metadata):
+        if digest is not None and digest != numbers_digest(matrix, metadata):
             raise StorageError(f"'{path}' is damaged: its numbers are not those that were written.")
         is_square = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1]
         if not is_square or matrix.dtype is not torch.float64 or not matrix.isfinite().all():
@@ -201,19 +206,48 @@ class SecondMoment(Result, EqualByContent):
             source, fingerprint = metadata["source"], metadata["fingerprint"]
             if layer < 0 or n_tokens < 1:
                 raise ValueError(f"it is of {n_tokens} tokens at layer {layer}")
-            return cls(matrix, layer, n_tokens, source, fingerprint)
+            part = metadata.get("part", "mlp")
+            if part not in {"mlp", "shared"}:
+                raise ValueError(f"it is of '{part}', which this factlab does not know")
+            return cls(
+                matrix, layer, n_tokens, source, fingerprint, "mlp" if part == "mlp" else "shared"
+            )
         except KeyError as error:
             raise StorageError(f"'{path}' is damaged: it does not say its {error}.") from error
         except (ValueError, StatisticsError) as error:
             raise StorageError(f"'{path}' is damaged: {str(error).rstrip('.')}.") from error
 
 
-def _digest(matrix: Tensor, metadata: Mapping[str, str]) -> str:
+def numbers_digest(matrix: Tensor, metadata: Mapping[str, str]) -> str:
     """SHA-256 of a file's numbers and of what it says about them."""
     digest = hashlib.sha256(json.dumps(dict(sorted(metadata.items()))).encode())
     digest.update(f"{matrix.dtype} {tuple(matrix.shape)}\n".encode())
     digest.update(matrix.contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def keys_in_words(lm: LanguageModel, layer: int) -> str:
+    """How many layers a model has, and how long the keys of one of them are."""
+    if layer < lm.n_layers and (mixture := lm.layers.mixture(layer)) is not None:
+        return f"{mixture.n_experts} experts of {mixture.d_expert} dimensions there"
+    widths = {lm.layers.d_mlp(i) for i in range(lm.n_layers) if lm.layers.is_dense(i)}
+    known = " or ".join(map(str, sorted(widths))) or "no plain"
+    return f"{lm.n_layers} layers with keys of {known} dimensions"
+
+
+def check_fingerprint(fingerprint: str, layer: int, lm: LanguageModel) -> None:
+    """Refuse what was collected on another model than this one or the one before its edits.
+
+    Raises:
+        WrongModelError: it was.
+    """
+    # The live one only if need be: of an edited model it is made anew every time.
+    if not lm.identity.matches(fingerprint) and not lm.identity.matches(fingerprint, live=True):
+        raise WrongModelError(
+            f"These statistics of layer {layer} were collected on a model with "
+            f"fingerprint {fingerprint[:12]}, but {lm.name} has {lm.fingerprint[:12]}. "
+            "Collect them again on this model."
+        )
 
 
 class MomentAccumulator:
@@ -240,12 +274,31 @@ class MomentAccumulator:
         """What the sum takes, and a product on its way there."""
         return (8 + 4) * width**2
 
-    def add(self, keys: Float[Tensor, "token width"]) -> None:
-        """Count in more keys."""
+    def begin(self, n_tokens: int) -> None:
+        """Each token has a key, so they are counted when these are added."""
+
+    def add(self, keys: Float[Tensor, "token width"], block: int = 0) -> None:
+        """Count in more keys, all of them of the one block."""
+        del block
         precise = widened(keys)
         for some in precise.split(_KEYS_AT_ONCE):
             self._sum += gram(some).to(self._sum.device)
         self.n_tokens += len(keys)
+
+    @property
+    def total(self) -> Float[Tensor, "width width"]:
+        """The sum so far, on the CPU."""
+        return self._sum.cpu()
+
+    def moment(
+        self, layer: int, source: str, fingerprint: str, part: Literal["mlp", "shared"]
+    ) -> SecondMoment:
+        """The second moment so far, as a thing of its own.
+
+        Raises:
+            StatisticsError: no key was added.
+        """
+        return SecondMoment(self.mean(), layer, self.n_tokens, source, fingerprint, part)
 
     def mean(self) -> Float[Tensor, "width width"]:
         """The second moment so far, on the CPU.

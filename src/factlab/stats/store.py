@@ -11,6 +11,7 @@ from factlab.progress import ProgressCallback, silent
 from factlab.stats.collect import collect_second_moments
 from factlab.stats.configs import StatsConfig
 from factlab.stats.corpus import Corpus, corpus_from_model
+from factlab.stats.expert_moments import ExpertMoments, Moment
 from factlab.stats.moments import SecondMoment
 from factlab.storage import cache_dir, first_there
 
@@ -23,7 +24,8 @@ def second_moments(
     corpus: Corpus | None = None,
     progress: ProgressCallback = silent,
     recompute: bool = False,
-) -> dict[int, SecondMoment]:
+    shared: bool = False,
+) -> dict[int, Moment]:
     """Second moments of some layers, cached under a hash of weights, layer and corpus.
 
     Args:
@@ -33,6 +35,7 @@ def second_moments(
         corpus: text to use; by default the model writes its own.
         progress: True for a bar, or a function that is told how far sampling and collecting are.
         recompute: ignore what is in the cache, and replace it.
+        shared: of mixtures of experts, the keys of the one that every token goes through.
 
     Raises:
         StorageError: a file in the cache is damaged.
@@ -40,42 +43,47 @@ def second_moments(
     config = config or StatsConfig()
     lm.identity.now(live=True, progress=progress)
     if corpus is None:
+        n_tokens = config.n_tokens(lm, layers, shared)
         corpus = corpus_from_model(
-            lm, config.n_tokens(lm), config.row_length, config.seed, progress, not recompute
+            lm, n_tokens, config.row_length, config.seed, progress, not recompute
         )
     known_as = lm.live_fingerprint, lm.identity.as_of_old(live=True)
     paths = {
-        layer: first_there(*(_path(lm, each, layer, corpus) for each in known_as))
+        layer: first_there(*(_path(lm, each, layer, corpus, shared) for each in known_as))
         for layer in layers
     }
-    found: dict[int, SecondMoment] = {}
+    found: dict[int, Moment] = {}
     if not recompute:
         for layer, path in paths.items():
             if path.exists():
-                found[layer] = _load(path, lm, layer)
+                found[layer] = _load(path, lm, layer, shared)
     missing = [layer for layer in layers if layer not in found]
     if missing:
-        new = collect_second_moments(lm, missing, corpus, progress)
+        new = collect_second_moments(lm, missing, corpus, progress, shared)
         for layer, moment in new.items():
             moment.save(paths[layer])
         found |= new
     return {layer: found[layer] for layer in layers}
 
 
-def _path(lm: LanguageModel, fingerprint: str, layer: int, corpus: Corpus) -> Path:
+def _path(lm: LanguageModel, fingerprint: str, layer: int, corpus: Corpus, shared: bool) -> Path:
     """Where the second moment of a model is to be. What its tokenizer has done is in the corpus."""
-    recipe = f"moment 1|{fingerprint}|{lm.dtype}|{layer}|{corpus.digest}"
+    kind = "moment 1" if lm.layers.mixture(layer) is None else "expert moments 1"
+    kind = "shared moment 1" if shared else kind
+    recipe = f"{kind}|{fingerprint}|{lm.dtype}|{layer}|{corpus.digest}"
     name = hashlib.sha256(recipe.encode()).hexdigest()[:24]
     return cache_dir() / "second-moments" / f"layer-{layer}-{name}.safetensors"
 
 
-def _load(path: Path, lm: LanguageModel, layer: int) -> SecondMoment:
+def _load(path: Path, lm: LanguageModel, layer: int, shared: bool) -> Moment:
+    is_dense = shared or lm.layers.mixture(layer) is None
+    width = lm.layers.d_shared(layer) if shared else lm.layers.d_mlp(layer)
     try:
-        moment = SecondMoment.load(path)
-        if moment.layer != layer or len(moment.matrix) != lm.d_mlp:
+        moment = SecondMoment.load(path) if is_dense else ExpertMoments.load(path)
+        if moment.layer != layer or moment.width != width:
             raise StorageError(
-                f"'{path}' is of layer {moment.layer} and {len(moment.matrix)} dimensions, not of "
-                f"layer {layer} and {lm.d_mlp}."
+                f"'{path}' is of layer {moment.layer} and {moment.width} dimensions, not of "
+                f"layer {layer} and {width}."
             )
         return moment
     except StorageError as error:

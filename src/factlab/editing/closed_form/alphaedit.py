@@ -22,9 +22,11 @@ from factlab.editing.closed_form.layerwise import DualKeys, Keys, LayerwiseMetho
 from factlab.editing.configs import AlphaEditConfig
 from factlab.editing.edit import Edit
 from factlab.editing.methods import METHODS
+from factlab.errors import InvalidRequestError
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
+from factlab.stats.expert_moments import Moment
 from factlab.stats.moments import SecondMoment
 
 
@@ -77,7 +79,13 @@ def null_space_duals(keys: Keys, basis: Float[Tensor, "d_mlp free"], ridge: floa
     return torch.linalg.solve(gram, projected) @ basis.T
 
 
-def _duals(second_moment: SecondMoment, config: AlphaEditConfig) -> DualKeys:
+def _duals(second_moment: Moment, config: AlphaEditConfig) -> DualKeys:
+    if not isinstance(second_moment, SecondMoment):
+        raise InvalidRequestError(
+            f"AlphaEdit does not write to experts, and layer {second_moment.layer} has "
+            f"{second_moment.n_experts}: which directions an expert never uses is not told by the "
+            "few tokens that it gets. Use MEMIT, EMMET or ROME there, or another layer."
+        )
     basis = null_space(second_moment, config.null_share)
     return partial(null_space_duals, basis=basis, ridge=config.ridge)
 

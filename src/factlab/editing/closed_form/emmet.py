@@ -25,7 +25,7 @@ from factlab.errors import EditError
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
-from factlab.stats.moments import SecondMoment
+from factlab.stats.expert_moments import Moment
 
 
 @checked()
@@ -52,7 +52,7 @@ def emmet_each(
     return METHODS["emmet"].each(lm, listed(facts), config, background, progress)
 
 
-def equality_duals(keys: Keys, second_moment: SecondMoment, damping: float) -> Keys:
+def equality_duals(keys: Keys, second_moment: Moment, damping: float) -> Keys:
     """D = (K C⁻¹ Kᵀ + εI)⁻¹ K C⁻¹, rows being facts; D Kᵀ = I without damping.
 
     Raises:
@@ -73,7 +73,7 @@ def equality_duals(keys: Keys, second_moment: SecondMoment, damping: float) -> K
     return duals
 
 
-def _duals(second_moment: SecondMoment, config: EmmetConfig) -> DualKeys:
+def _duals(second_moment: Moment, config: EmmetConfig) -> DualKeys:
     return partial(equality_duals, second_moment=second_moment, damping=config.damping)
 
 

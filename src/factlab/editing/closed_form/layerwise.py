@@ -29,6 +29,7 @@ from torch import Tensor
 
 from factlab.data.fact_files import check_conflicts
 from factlab.editing.background import Background
+from factlab.editing.closed_form.experts import update_of_experts
 from factlab.editing.closed_form.lookup import mean_keys
 from factlab.editing.closed_form.value import DEFAULT_CLAMP, OptimisedValue, optimise_values
 from factlab.editing.closed_form.waiting import WaitingFacts
@@ -48,7 +49,7 @@ from factlab.models.changes.update import DenseUpdate, LowRankUpdate
 from factlab.models.language_model import LanguageModel
 from factlab.precision import wide
 from factlab.progress import ProgressCallback
-from factlab.stats.moments import SecondMoment
+from factlab.stats.expert_moments import Moment
 
 Keys = Float[Tensor, "fact d_mlp"]
 # From keys, of facts to write and then of facts to protect, to their dual keys.
@@ -82,7 +83,7 @@ class LayerwiseMethod(Generic[Config]):
 
     name: str
     config: type[Config]
-    duals: Callable[[SecondMoment, Config], DualKeys]
+    duals: Callable[[Moment, Config], DualKeys]
     default_layers: Literal["several", "one"] = "several"
     completed: Callable[[Config, Preset | None], Config] = as_it_is
     protects: bool = False
@@ -302,7 +303,10 @@ def _update(
     lm: LanguageModel, layer: int, residuals: Float[Tensor, "fact d_model"], duals: Keys
 ) -> Change:
     """Rᵀ D, thin while there are fewer facts than dimensions."""
-    name, precision = lm.mlp_weight_name(layer), wide(lm.dtype)
+    name, precision = lm.layers.memory_name(layer), wide(lm.dtype)
+    mixture = lm.layers.mixture(layer)
+    if mixture is not None:
+        return update_of_experts(name, mixture, residuals.T, duals, precision)
     if len(duals) < residuals.shape[1]:
         left, right = residuals.T.contiguous(), duals
         return LowRankUpdate(name, lm.mlp_layout, left.to(precision), right.to(precision))

@@ -5,15 +5,17 @@ from contextlib import closing
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from factlab.continuations import Continuation, continuation_of
 from factlab.facts import Fact, LookupToken
 from factlab.hooks import Site, Stream, record
 from factlab.models.engines.engine import select_rows
+from factlab.models.keys import recorded_keys
 from factlab.models.language_model import LanguageModel
 from factlab.models.texts import fitting, tokenise
+from factlab.precision import wide
 from factlab.tokens import context_place, groups, pad, subject_span
 
 
@@ -55,10 +57,17 @@ def up_to_lookup(row: Continuation) -> tuple[int, ...]:
 
 
 class KeysAndOutputs(NamedTuple):
-    """Keys and what the MLP output projection makes of them, row by row."""
+    """Keys and what the layer's memory makes of them, row by row.
+
+    Attributes:
+        keys: of the MLP; at a mixture of experts stacked (`factlab.models.experts`).
+        outputs: of the MLP, the experts that all tokens go through included.
+        weights: of the experts, as the router gave them; None where there are none to be had.
+    """
 
     keys: Float[Tensor, "row d_mlp"]
     outputs: Float[Tensor, "row d_model"]
+    weights: Float[Tensor, "row expert"] | None = None
 
 
 def keys_and_outputs(lm: LanguageModel, rows: Sequence[Continuation], layer: int) -> KeysAndOutputs:
@@ -69,9 +78,10 @@ def keys_and_outputs(lm: LanguageModel, rows: Sequence[Continuation], layer: int
     at_rows: dict[int, tuple[Tensor, ...]] = {}
     with closing(_looked_up(lm, rows, layer)) as found:
         for numbers, batch in found:
-            at_rows |= zip(numbers, zip(*batch, strict=True), strict=True)
-    keys, outputs = zip(*(at_rows[i] for i in range(len(rows))), strict=True)
-    return KeysAndOutputs(torch.stack(keys), torch.stack(outputs))
+            there = [states for states in batch if states is not None]
+            at_rows |= zip(numbers, zip(*there, strict=True), strict=True)
+    stacked = zip(*(at_rows[i] for i in range(len(rows))), strict=True)
+    return KeysAndOutputs(*map(torch.stack, stacked))
 
 
 def mean_keys(
@@ -81,6 +91,7 @@ def mean_keys(
     layer: int,
     weights: Tensor,
     lookup: LookupToken = "last",
+    shared: bool = False,
 ) -> KeysAndOutputs:
     """k* of every fact, and what the projection makes of it: weighted means over contexts (eq. 3).
 
@@ -91,51 +102,65 @@ def mean_keys(
         layer: 0-based.
         weights: of the contexts; they add up to 1.
         lookup: which token is looked up.
+        shared: at a mixture, look up the expert that every token goes through.
 
     Returns:
         keys (fact, d_mlp) and outputs (fact, d_model), float64 on the CPU.
     """
     rows = [row for fact in facts for row in prompt_rows(lm, fact, contexts, lookup)]
-    means = KeysAndOutputs(*(
-        torch.zeros(len(facts), width, dtype=torch.float64, device="cpu")
-        for width in (lm.d_mlp, lm.d_model)
-    ))  # fmt: skip
-    with closing(_looked_up(lm, rows, layer)) as found:
+    means: list[Tensor] = []
+    with closing(_looked_up(lm, rows, layer, shared)) as found:
         for numbers, batch in found:
-            for total, states in zip(means, batch, strict=True):
+            there = [states for states in batch if states is not None]
+            means = means or [
+                torch.zeros(len(facts), states.shape[1], dtype=torch.float64, device="cpu")
+                for states in there
+            ]
+            for total, states in zip(means, there, strict=True):
                 add_weighted(total, numbers, weights, states)
-    return means
+    return KeysAndOutputs(*means)
 
 
 def _looked_up(
-    lm: LanguageModel, rows: Sequence[Continuation], layer: int
+    lm: LanguageModel, rows: Sequence[Continuation], layer: int, shared: bool = False
 ) -> Generator[tuple[list[int], KeysAndOutputs], None, None]:
     """Numbers of rows, as many as memory has room for, and what is at their lookup tokens.
 
     The model is frozen until this is closed.
     """
-    sites = [Site(layer, Stream.MLP_HIDDEN), Site(layer, Stream.MLP)]
+    site = Site(layer, Stream.MLP)
     texts = [up_to_lookup(row) for row in rows]
-    with lm.frozen(), record(lm, sites) as states:
-        for numbers in groups([len(ids) for ids in texts], batch_tokens(lm)):
+    with lm.frozen(), record(lm, [site]) as states, recorded_keys(lm, [layer], shared) as recorded:
+        for numbers in groups([len(ids) for ids in texts], batch_tokens(lm, [layer])):
             batch = pad([texts[i] for i in numbers], lm.device)
             with torch.no_grad():
                 lm.run(lm.frame(batch), stop=layer + 1)
-            found = [at_lookup(states[site], rows, numbers) for site in sites]
-            yield numbers, KeysAndOutputs(*found)
+            keys, places = recorded[layer], lookup_places(rows, numbers)
+            outputs = at_lookup(states[site], rows, numbers)
+            yield numbers, KeysAndOutputs(keys.at(places), outputs, keys.weights_at(places))
 
 
-def batch_tokens(lm: LanguageModel) -> int:
-    """Tokens that go through the model together where keys are looked up."""
-    return lm.budget.pass_tokens(kept=lm.budget.sizes.hidden)
+def batch_tokens(lm: LanguageModel, layers: Sequence[int]) -> int:
+    """Tokens that go through the model together where keys are looked up.
+
+    A stacked key of experts is far longer than any state, and there is one for each row.
+    """
+    sizes = lm.budget.sizes
+    mixtures = [mixture for layer in layers if (mixture := lm.layers.mixture(layer)) is not None]
+    stacked = max((wide(lm.dtype).itemsize * mixture.width for mixture in mixtures), default=0)
+    return lm.budget.pass_tokens(kept=sizes.hidden + stacked)
+
+
+def lookup_places(rows: Sequence[Continuation], numbers: Sequence[int]) -> Int[Tensor, " batch"]:
+    """The lookup tokens of a batch of some rows."""
+    return torch.tensor([rows[i].lookup for i in numbers], device="cpu")
 
 
 def at_lookup(
     states: Float[Tensor, "batch pos width"], rows: Sequence[Continuation], numbers: Sequence[int]
 ) -> Float[Tensor, "batch width"]:
     """Of a batch of some rows, the states at the lookup tokens."""
-    positions = torch.tensor([rows[i].lookup for i in numbers], device=states.device)
-    return select_rows(states, positions)
+    return select_rows(states, lookup_places(rows, numbers).to(states.device))
 
 
 def add_weighted(

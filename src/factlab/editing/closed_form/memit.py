@@ -24,7 +24,7 @@ from factlab.editing.preset_table import Preset
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
-from factlab.stats.moments import SecondMoment
+from factlab.stats.expert_moments import ExpertMoments, Moment
 
 
 @checked()
@@ -76,7 +76,7 @@ def memit_each(
     return METHODS["memit"].each(lm, listed(facts), config, background, progress)
 
 
-def least_squares_duals(keys: Keys, second_moment: SecondMoment, weight: float) -> Keys:
+def least_squares_duals(keys: Keys, second_moment: Moment, weight: float) -> Keys:
     """D = K (λC + KᵀK)⁻¹, rows being facts.
 
     With fewer facts than dimensions the same by Woodbury's identity:
@@ -86,7 +86,7 @@ def least_squares_duals(keys: Keys, second_moment: SecondMoment, weight: float) 
         StatisticsError: C is singular.
     """
     n_facts, width = keys.shape
-    if n_facts < width:
+    if n_facts < width or isinstance(second_moment, ExpertMoments):  # no one matrix
         weighted = second_moment.solve(keys) / weight
         return torch.linalg.solve(
             torch.eye(n_facts, dtype=torch.float64, device="cpu") + weighted @ keys.T, weighted
@@ -94,7 +94,7 @@ def least_squares_duals(keys: Keys, second_moment: SecondMoment, weight: float) 
     return torch.linalg.solve(weight * second_moment.matrix + keys.T @ keys, keys.T).T
 
 
-def _duals(second_moment: SecondMoment, config: MemitConfig) -> DualKeys:
+def _duals(second_moment: Moment, config: MemitConfig) -> DualKeys:
     return partial(
         least_squares_duals, second_moment=second_moment, weight=config.second_moment_weight
     )

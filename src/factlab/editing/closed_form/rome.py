@@ -10,13 +10,17 @@ r-ROME, arXiv 2403.07175); `legacy=True` brings the mismatch back for comparison
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from factlab.arguments import checked, listed
 from factlab.editing.background import Background
+from factlab.editing.closed_form.experts import (
+    only_largest,
+    told_of_experts,
+    update_of_experts,
+)
 from factlab.editing.closed_form.lookup import KeysAndOutputs, mean_keys
 from factlab.editing.closed_form.rank_one import rank_one_factors
 from factlab.editing.closed_form.value import DEFAULT_CLAMP, OptimisedValue, optimise_values
@@ -30,10 +34,12 @@ from factlab.editing.requests import value_requests
 from factlab.errors import EditError, FactlabError
 from factlab.facts import Fact
 from factlab.hooks import Site, Stream
+from factlab.models.changes.change import Change
 from factlab.models.changes.update import LowRankUpdate
 from factlab.models.language_model import LanguageModel
 from factlab.precision import wide
 from factlab.progress import ProgressCallback, silent
+from factlab.stats.expert_moments import Moment
 from factlab.stats.moments import SecondMoment
 
 
@@ -57,7 +63,8 @@ def rome(
         progress: True for a bar, or a function that is told what is going on.
 
     Returns:
-        A rank-one `Edit` of the layer's MLP output projection.
+        A rank-one `Edit` of the layer's MLP output projection, or of each expert that the subject
+        is sent to.
 
     Raises:
         InvalidRequestError: the fact has no new target, or the layer is out of range.
@@ -118,7 +125,8 @@ def compute(
 ) -> list[Edit | FactlabError]:
     """One edit per fact; values and keys of all of them are found in batches."""
     config, (layer,) = settled.config, settled.config.edited_layers
-    moment = background.second_moments(lm, [layer], config.stats, progress)[layer]
+    shared = config.experts == "shared" and lm.layers.is_mixed(layer)
+    moment = background.second_moments(lm, [layer], config.stats, progress, shared)[layer]
     contexts = background.contexts(lm, config.contexts)
     requests, site = value_requests(lm, facts, config.erase), Site(layer, Stream.MLP)
     values = optimise_values(lm, requests, contexts, site, config.value, progress, config.lookup)
@@ -135,7 +143,7 @@ def compute(
             edits.append(
                 value if isinstance(value, FactlabError) else memory.edit(fact, value, next(rows))
             )
-        except EditError as error:
+        except EditError as error:  # of experts that got too few tokens, too
             edits.append(error)
     return edits
 
@@ -150,16 +158,18 @@ class _Memory:
         settled: settings of the edits.
         moment: C.
         lookups: k* and W k* by fact: of the bare prompt if `legacy`, means over contexts otherwise.
-        directions: C⁻¹ k* of the means.
+        means: the same of means over contexts.
+        name: of W.
         weight_norm: ‖W‖.
     """
 
     lm: LanguageModel
     base: BaseModelInfo
     settled: Settled[RomeConfig]
-    moment: SecondMoment
+    moment: Moment
     lookups: KeysAndOutputs
-    directions: Float[Tensor, "fact d_mlp"]
+    means: KeysAndOutputs
+    name: str
     weight_norm: float
 
     @classmethod
@@ -168,7 +178,7 @@ class _Memory:
         lm: LanguageModel,
         facts: Sequence[Fact],
         settled: Settled[RomeConfig],
-        moment: SecondMoment,
+        moment: Moment,
         contexts: Sequence[str],
     ) -> "_Memory":
         """Look the facts up."""
@@ -176,27 +186,42 @@ class _Memory:
         if config.legacy:
             weighting = weighting.model_copy(update={"bare_weight": None})
         weights = context_weights(weighting, len(contexts))
-        means = mean_keys(lm, facts, contexts, layer, weights, config.lookup)
+        shared = isinstance(moment, SecondMoment) and moment.part == "shared"
+        means = mean_keys(lm, facts, contexts, layer, weights, config.lookup, shared)
         lookups = means
         if config.legacy:
             only = torch.ones(1, dtype=torch.float64, device="cpu")
-            lookups = mean_keys(lm, facts, [""], layer, only, config.lookup)
-        norm = float(lm.mlp_weight(layer).detach().cpu().double().norm())
-        directions = moment.solve(means.keys)
-        return cls(lm, BaseModelInfo.of(lm), settled, moment, lookups, directions, norm)
+            lookups = mean_keys(lm, facts, [""], layer, only, config.lookup, shared)
+        name = lm.layers.shared_name(layer) if shared else lm.layers.memory_name(layer)
+        norm = float(lm.model.get_parameter(name).detach().cpu().double().norm())
+        return cls(lm, BaseModelInfo.of(lm), settled, moment, lookups, means, name, norm)
 
     def edit(self, fact: Fact, value: OptimisedValue, row: int) -> Edit:
         """The smallest change after which k* of a fact gives v*.
 
         Raises:
             EditError: no finite change does.
+            StatisticsError: C is singular.
         """
         lm, moment = self.lm, self.moment
         key, output = self.lookups.keys[row], self.lookups.outputs[row]
-        left, right = rank_one_factors(key, output + value.delta, output, self.directions[row])
-        precision = wide(lm.dtype)
-        update = LowRankUpdate(
-            lm.mlp_weight_name(moment.layer), lm.mlp_layout, left.to(precision), right.to(precision)
+        direction = moment.solve(self.means.keys[row : row + 1])[0]
+        mixture, told = lm.layers.mixture(moment.layer), dict[str, Any]()
+        if isinstance(moment, SecondMoment):
+            mixture = None  # of a plain MLP, or the expert that every token goes through
+        if mixture is not None:
+            if self.settled.config.experts == "top":
+                direction = only_largest(mixture, key, direction)
+            weights = self.means.weights
+            told["experts"] = told_of_experts(
+                mixture, key, direction, None if weights is None else weights[row]
+            )
+        left, right = rank_one_factors(key, output + value.delta, output, direction)
+        name, precision = self.name, wide(lm.dtype)
+        update: Change = (
+            LowRankUpdate(name, lm.layout_of(name), left.to(precision), right.to(precision))
+            if mixture is None
+            else update_of_experts(name, mixture, left, right, precision)
         )
         return Edit(
             method="rome",
@@ -212,6 +237,7 @@ class _Memory:
                 "value_norm": float((output + value.delta).norm()),
                 "update_norm": update.norm,
                 "weight_norm": self.weight_norm,
+                **told,
                 **value.to_json(),
             },
             versions=current_versions(),

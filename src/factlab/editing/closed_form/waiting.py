@@ -18,12 +18,14 @@ from factlab.editing.closed_form.lookup import (
     add_weighted,
     at_lookup,
     batch_tokens,
+    lookup_places,
     prompt_rows,
     up_to_lookup,
 )
 from factlab.facts import Fact
 from factlab.hooks import Site, Stream, record
 from factlab.models.engines.engine import Frame, Hidden
+from factlab.models.keys import recorded_keys
 from factlab.models.language_model import LanguageModel
 from factlab.tokens import groups, pad
 
@@ -61,16 +63,15 @@ class WaitingFacts:
 
     def keys(self) -> Float[Tensor, "fact d_mlp"]:
         """Mean keys at the layer."""
-        site = Site(self._bare.layer, Stream.MLP_HIDDEN)
-        keys = self._bare.means(site, self._weights[:1])
+        keys = self._bare.mean_keys(self._weights[:1])
         if len(self._weights) > 1:
-            keys += self._behind.means(site, self._weights[1:])
+            keys += self._behind.mean_keys(self._weights[1:])
         return keys
 
     def outputs(self, top: int) -> Float[Tensor, "fact d_model"]:
         """h^L of the bare prompts."""
         only = torch.ones(1, dtype=torch.float64, device="cpu")
-        return self._bare.means(Site(top, Stream.BLOCK), only)
+        return self._bare.mean_states(Site(top, Stream.BLOCK), only)
 
     def advance(self, layer: int) -> None:
         """Run all rows up to another layer and let them wait there."""
@@ -116,7 +117,8 @@ class _WaitingRows:
         self._texts = [up_to_lookup(row) for row in rows]
         self._kept: list[_Run] = []
         self._others: list[list[int]] = []
-        for numbers in groups([len(ids) for ids in self._texts], batch_tokens(lm)):
+        every = range(layer, lm.n_layers)  # they will wait at others than this too
+        for numbers in groups([len(ids) for ids in self._texts], batch_tokens(lm, every)):
             n_tokens = len(numbers) * len(self._texts[numbers[-1]])
             if self.n_kept + n_tokens > room:
                 self._others.append(numbers)
@@ -134,17 +136,31 @@ class _WaitingRows:
         yield from self._kept
         yield from map(self._begun, self._others)
 
-    def means(self, site: Site, weights: Float[Tensor, " context"]) -> Float[Tensor, "fact width"]:
-        """Weighted sums over the contexts of each fact at a site; the rows stay where they are."""
-        width = self._lm.d_mlp if site.stream is Stream.MLP_HIDDEN else self._lm.d_model
-        n_facts = len(self._rows) // len(weights)
-        totals = torch.zeros(n_facts, width, dtype=torch.float64, device="cpu")
+    def mean_keys(self, weights: Float[Tensor, " context"]) -> Float[Tensor, "fact d_mlp"]:
+        """Weighted sums of keys over the contexts of each fact; the rows stay where they are."""
+        totals = self._zeros(self._lm.layers.d_mlp(self.layer), weights)
+        with recorded_keys(self._lm, [self.layer]) as recorded:
+            for run in self._runs():
+                self._lm.run(run.frame, run.state, first=run.first, stop=self.layer + 1)
+                found = recorded[self.layer].at(lookup_places(self._rows, run.numbers))
+                add_weighted(totals, run.numbers, weights, found)
+        return totals
+
+    def mean_states(
+        self, site: Site, weights: Float[Tensor, " context"]
+    ) -> Float[Tensor, "fact d_model"]:
+        """The same of states at a site."""
+        totals = self._zeros(self._lm.d_model, weights)
         with record(self._lm, [site]) as states:
             for run in self._runs():
                 self._lm.run(run.frame, run.state, first=run.first, stop=site.layer + 1)
                 found = at_lookup(states[site], self._rows, run.numbers)
                 add_weighted(totals, run.numbers, weights, found)
         return totals
+
+    def _zeros(self, width: int, weights: Float[Tensor, " context"]) -> Tensor:
+        n_facts = len(self._rows) // len(weights)
+        return torch.zeros(n_facts, width, dtype=torch.float64, device="cpu")
 
     def advance(self, layer: int) -> None:
         """Run the rows further up."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from factlab.errors import EditError, InvalidRequestError
 from factlab.models.changes.change import Change
+from factlab.models.changes.expert_update import ExpertUpdate, expert_sum
 from factlab.models.changes.update import DenseUpdate, LowRankUpdate
 
 # What may be lost of the squared norm of a dense change when nobody asked for a rank: so little
@@ -70,6 +71,11 @@ def summed(changes: Sequence[Change]) -> Change:
         )
     if len(changes) == 1:
         return first
+    of_experts = [change for change in changes if isinstance(change, ExpertUpdate)]
+    if isinstance(first, ExpertUpdate) and len(of_experts) == len(changes):
+        return expert_sum(first, of_experts)
+    if of_experts:
+        raise EditError(f"The updates of '{name}' are of one matrix and of several.")
     dtype = _precision(changes)
     thin = [change.thin for change in changes if change.thin is not None]
     if len(thin) == len(changes):

@@ -8,6 +8,7 @@ change of its owner. Gradients flow to the changes. What is carried says what co
 | `ChangeFactors` | W x + left (right x), no changed matrix is ever formed | trained editors, rows |
 | `DenseRows` | W x + ΔW x | rows with dense changes |
 | `Substitute` | W' x | fine-tuning, layer by layer |
+| `ExpertRows` | what the experts give + left (right κ) | rows, of a mixture of experts |
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,9 +23,13 @@ from torch import Tensor, nn
 
 from factlab.errors import InvalidRequestError, counted
 from factlab.hooks import Hook, attached
+from factlab.interrupts import undone
 from factlab.models.budget import GIB, told_of_memory
 from factlab.models.changes.algebra import summed
 from factlab.models.changes.change import Change
+from factlab.models.changes.expert_rows import ExpertRows, experts_forward
+from factlab.models.changes.expert_update import ExpertUpdate
+from factlab.models.changes.owners import Owners
 from factlab.models.language_model import LanguageModel
 from factlab.models.products import linear, replaced
 from factlab.models.stored import device_of
@@ -32,38 +37,6 @@ from factlab.projections import is_plain, is_writer, orientation_of
 
 # W x + b of the projection itself.
 Product = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class Owners:
-    """Which change each row of a batch carries.
-
-    Attributes:
-        numbers: of the changes, row by row.
-        everyone: there is one change, and all rows carry it.
-    """
-
-    numbers: tuple[int, ...]
-    everyone: bool = False
-
-    def of(self, stack: Tensor) -> Tensor:
-        """Each row's own of a stack; the stack itself if every row has the next one."""
-        if self.numbers == tuple(range(len(stack))):
-            return stack
-        return stack[torch.tensor(self.numbers, device=stack.device)]
-
-    def together(
-        self, rows: Float[Tensor, "row pos d"], n: int
-    ) -> Float[Tensor, "n some d"] | None:
-        """Rows of one owner joined, if each of n has as many as the next, all in order."""
-        if self.everyone and n != 1:
-            raise InvalidRequestError(
-                f"There are {n} changes to carry, and no owners. Say whose each row carries."
-            )
-        each, rest = divmod(len(self.numbers), max(1, n))
-        if rest or each < 1 or self.numbers != tuple(i // each for i in range(len(self.numbers))):
-            return None
-        return rows.reshape(n, -1, rows.shape[-1])
 
 
 @runtime_checkable
@@ -169,7 +142,7 @@ class Substitute:
 
 @contextmanager
 def carrying(
-    lm: LanguageModel, changes: Mapping[str, Carried], owners: Sequence[int] | None
+    lm: LanguageModel, changes: Mapping[str, Carried | ExpertRows], owners: Sequence[int] | None
 ) -> Iterator[None]:
     """Let projections carry changes inside the block. Other threads wait for its end.
 
@@ -188,14 +161,18 @@ def carrying(
         hooks: list[Hook] = []
         forwards: dict[nn.Module, Callable[..., Tensor]] = {}
         for name, change in changes.items():
+            if isinstance(change, ExpertRows):
+                forwards[change.container] = partial(
+                    experts_forward, _product_of(change.container), change, whose
+                )
+                continue
             module = lm.model.get_submodule(name.removesuffix(".weight"))
             if not is_writer(module):
                 lm.layout_of(name)  # an error that says what it is
             layer = _layer_of(lm, name)
             if layer is not None and not whose.everyone:
                 hooks.append(Hook(layer, partial(_check_rows, len(whose.numbers)), before=True))
-            product = vars(module).get("forward") or partial(type(module).forward, module)
-            forwards[module] = partial(_forward, module, product, change, whose)
+            forwards[module] = partial(_forward, module, _product_of(module), change, whose)
         with attached(hooks), replaced(forwards):
             yield
 
@@ -212,21 +189,31 @@ def substituted(
             of a stack, every row has its owner's.
         owners: of the rows; none if there are only matrices.
     """
+    fused = {name: w for name, w in weights.items() if is_of_experts(lm, name)}
+    for name, weight in fused.items():
+        if weight.shape != lm.model.get_parameter(name).shape:
+            raise InvalidRequestError(
+                f"'{name}' holds the matrices of experts, which all rows share. Give one weight "
+                f"for all, of shape {tuple(lm.model.get_parameter(name).shape)}."
+            )
     carried = {
         name: Substitute(weight if lm.layout_of(name) == "out_in" else weight.mT)
         for name, weight in weights.items()
+        if name not in fused
     }
-    with carrying(lm, carried, owners):
+    with carrying(lm, carried, owners), _swapped(lm, fused):
         yield
 
 
-def as_changed(lm: LanguageModel, change: Change) -> Carried:
+def as_changed(lm: LanguageModel, change: Change) -> Carried | ExpertRows:
     """What a projection carries with one change on it: the changed weight, or ΔW where W is packed.
 
     Args:
         lm: the model; its weights stay as they are.
         change: of a projection.
     """
+    if isinstance(change, ExpertUpdate):
+        return _expert_rows(lm, change.weight_name, {0: change})
     module = lm.model.get_submodule(change.weight_name.removesuffix(".weight"))
     if not is_plain(module) and is_writer(module):
         device, dtype = device_of(module), torch.promote_types(lm.dtype, torch.float32)
@@ -238,12 +225,44 @@ def as_changed(lm: LanguageModel, change: Change) -> Carried:
     return Substitute(weight if orientation_of(module) == "out_in" else weight.mT)
 
 
+def is_of_experts(lm: LanguageModel, name: str) -> bool:
+    """Whether a parameter holds the matrices of a layer's experts."""
+    layers = lm.layers
+    return any(
+        layers.mixture(layer) is not None and layers.memory_name(layer) == name
+        for layer in range(len(layers))
+    )
+
+
+@contextmanager
+def _swapped(lm: LanguageModel, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let modules have other parameters inside the block, and their own after it."""
+    places = [
+        (lm.model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2])
+        for name in weights
+    ]
+    before = [module._parameters[own] for module, own in places]
+    with lm.lock, undone(partial(_swap_back, places, before)):
+        for (module, own), weight in zip(places, weights.values(), strict=True):
+            module._parameters[own] = nn.Parameter(weight.detach(), requires_grad=False)
+        yield
+
+
+def _swap_back(
+    places: Sequence[tuple[nn.Module, str]], parameters: Sequence[nn.Parameter | None]
+) -> None:
+    for (module, own), parameter in zip(places, parameters, strict=True):
+        module._parameters[own] = parameter
+
+
 def owners_of(n_rows: int, n: int) -> list[int]:
     """Owners of rows of which each of n has as many as the next, all in order."""
     return [i * n // n_rows for i in range(n_rows)]
 
 
-def row_changes(lm: LanguageModel, edits: Sequence[Sequence[Change]]) -> dict[str, Carried]:
+def row_changes(
+    lm: LanguageModel, edits: Sequence[Sequence[Change]]
+) -> dict[str, Carried | ExpertRows]:
     """What rows carry of which each has one of several edits; the edit's number is the owner.
 
     Args:
@@ -282,7 +301,22 @@ def carried_together(lm: LanguageModel, edits: Sequence[Sequence[Change]]) -> li
     return parts
 
 
-def _rows_of(lm: LanguageModel, name: str, changes: Mapping[int, Change], n_edits: int) -> Carried:
+def _expert_rows(lm: LanguageModel, name: str, changes: Mapping[int, ExpertUpdate]) -> ExpertRows:
+    layer = next(i for i in range(lm.n_layers) if lm.layers.memory_name(i) == name)
+    mixture = lm.layers.mixture(layer)
+    if mixture is None:
+        raise InvalidRequestError(f"'{name}' of {lm.name} is not what the edits were made for.")
+    return ExpertRows(lm.model.get_submodule(name.rpartition(".")[0]), mixture, changes)
+
+
+def _rows_of(
+    lm: LanguageModel, name: str, changes: Mapping[int, Change], n_edits: int
+) -> Carried | ExpertRows:
+    of_experts = {n: c for n, c in changes.items() if isinstance(c, ExpertUpdate)}
+    if of_experts:
+        if len(of_experts) < len(changes):
+            raise InvalidRequestError(f"'{name}' of {lm.name} is not what the edits were made for.")
+        return _expert_rows(lm, name, of_experts)
     device = device_of(lm.model.get_submodule(name.removesuffix(".weight")))
     dtype = torch.promote_types(lm.dtype, torch.float32)
     thin = {n: change.thin for n, change in changes.items() if change.thin is not None}
@@ -302,6 +336,11 @@ def _layer_of(lm: LanguageModel, name: str) -> nn.Module | None:
     """The decoder layer that a weight is in."""
     number, _, _ = name.removeprefix(f"{lm.layers.anatomy.layers}.").partition(".")
     return lm.layer(int(number)) if number.isdecimal() else None
+
+
+def _product_of(module: nn.Module) -> Callable[..., Tensor]:
+    """What a module computes, whoever may have replaced that before."""
+    return vars(module).get("forward") or partial(type(module).forward, module)
 
 
 def _check_rows(n_rows: int, _layer: nn.Module, args: tuple[Any, ...]) -> None:

@@ -54,12 +54,14 @@ class Change(ABC):
     Attributes:
         kind: how files call changes of this class.
         parts: names of the tensors that it is made of.
+        whole_numbers: which of them are no floats.
         weight_name: parameter name in the model.
         layout: of that parameter; decides whether ΔW or its transpose is added.
     """
 
     kind: ClassVar[str]
     parts: ClassVar[tuple[str, ...]]
+    whole_numbers: ClassVar[tuple[str, ...]] = ()
 
     weight_name: str
     layout: Layout
@@ -137,25 +139,32 @@ class Change(ABC):
                 f"The update of '{self.weight_name}' has shape {expected}, "
                 f"but the model's weight has {tuple(weight.shape)}."
             )
-        weight = weight.detach()
-        device = weight.device
-        wide = torch.float32 if device.type == "mps" else torch.float64
-        rows, columns = self._product(wide, device)
-        entries = _ENTRIES_ON_CPU if device.type == "cpu" else _ENTRIES
-        step = max(1, entries // max(1, weight.shape[1]))
-        result = torch.empty_like(weight)
-        with torch.autocast(device.type, enabled=False):
-            for start in range(0, len(weight), step):
-                part = slice(start, start + step)
-                delta = rows[part].to(wide)
-                result[part] = weight[part] + (delta if columns is None else delta @ columns)
-        return result
+        return added(weight.detach(), *self._product(weight.device))
 
-    def _product(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    def _product(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
         """ΔW in the layout of W: two factors, or itself and None."""
         flips = self.layout == "in_out"
         if self.thin is None:
             delta = self.matrix(self.dtype, device)
             return (delta.T if flips else delta), None
-        left, right = (factor.to(device, dtype) for factor in self.thin)
+        left, right = self.thin
         return (right.T, left.T) if flips else (left, right)
+
+
+def added(
+    weight: Float[Tensor, "rows columns"], rows: Tensor, columns: Tensor | None
+) -> Float[Tensor, "rows columns"]:
+    """W plus a product, or a matrix if there is no second factor; see `Change.patched`."""
+    device = weight.device
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    if columns is not None:
+        rows, columns = rows.to(device, wide), columns.to(device, wide)
+    entries = _ENTRIES_ON_CPU if device.type == "cpu" else _ENTRIES
+    step = max(1, entries // max(1, weight.shape[1]))
+    result = torch.empty_like(weight)
+    with torch.autocast(device.type, enabled=False):
+        for start in range(0, len(weight), step):
+            part = slice(start, start + step)
+            delta = rows[part].to(wide)
+            result[part] = weight[part] + (delta if columns is None else delta @ columns)
+    return result

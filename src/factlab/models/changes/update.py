@@ -1,4 +1,4 @@
-"""The two kinds of change of a weight: two thin factors, or the whole matrix."""
+"""Two kinds of change of a matrix: two thin factors, or the whole; and the list of all kinds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from torch import Tensor
 from factlab.errors import EditError
 from factlab.families import Layout
 from factlab.models.changes.change import FLOATS, Change, Thin
+from factlab.models.changes.expert_update import ExpertUpdate
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +120,9 @@ class DenseUpdate(Change):
 
 
 # By the name that files give them. A new kind is a class and a line here.
-KINDS: dict[str, type[Change]] = {kind.kind: kind for kind in (LowRankUpdate, DenseUpdate)}
+KINDS: dict[str, type[Change]] = {
+    kind.kind: kind for kind in (LowRankUpdate, DenseUpdate, ExpertUpdate)
+}
 
 
 def read_change(
@@ -144,6 +147,8 @@ def read_change(
         )
     for part in KINDS[kind].parts:
         tensor = tensors[part]
+        if tensor.dtype is torch.int64 and part in KINDS[kind].whole_numbers:
+            continue
         if tensor.dtype not in FLOATS:
             raise EditError(f"the change of '{weight_name}' is of {tensor.dtype}, not of floats")
         if not tensor.isfinite().all():
