@@ -40,7 +40,7 @@ Product = Callable[[Tensor], Tensor]
 
 
 @runtime_checkable
-class Carried(Protocol):
+class ProjectionChange(Protocol):
     """What a projection carries."""
 
     def output(
@@ -55,6 +55,10 @@ class Carried(Protocol):
             owners: of the rows.
         """
         ...
+
+
+# What a forward pass carries at one place: a projection, or the experts of a layer.
+Carried = ProjectionChange | ExpertRows
 
 
 class ChangeFactors(NamedTuple):
@@ -75,7 +79,7 @@ class ChangeFactors(NamedTuple):
     def output(
         self, product: Product, module: Any, inputs: Float[Tensor, "row pos d_in"], owners: Owners
     ) -> Float[Tensor, "row pos d_out"]:
-        """See `Carried`."""
+        """See `ProjectionChange`."""
         del module
         plain = product(inputs)
         left, right = self.left.to(inputs.device), self.right.to(inputs.device)
@@ -100,7 +104,7 @@ class DenseRows:
     def output(
         self, product: Product, module: Any, inputs: Float[Tensor, "row pos d_in"], owners: Owners
     ) -> Float[Tensor, "row pos d_out"]:
-        """See `Carried`."""
+        """See `ProjectionChange`."""
         del module
         plain = product(inputs)
         numbers = torch.tensor(owners.numbers, device=inputs.device)
@@ -127,7 +131,7 @@ class Substitute:
     def output(
         self, product: Product, module: Any, inputs: Float[Tensor, "row pos d_in"], owners: Owners
     ) -> Float[Tensor, "row pos d_out"]:
-        """See `Carried`."""
+        """See `ProjectionChange`."""
         del product
         weight = self.weight.to(inputs)
         if weight.ndim == 2:
@@ -142,7 +146,7 @@ class Substitute:
 
 @contextmanager
 def carrying(
-    lm: LanguageModel, changes: Mapping[str, Carried | ExpertRows], owners: Sequence[int] | None
+    lm: LanguageModel, changes: Mapping[str, Carried], owners: Sequence[int] | None
 ) -> Iterator[None]:
     """Let projections carry changes inside the block. Other threads wait for its end.
 
@@ -205,7 +209,7 @@ def substituted(
         yield
 
 
-def as_changed(lm: LanguageModel, change: Change) -> Carried | ExpertRows:
+def as_changed(lm: LanguageModel, change: Change) -> Carried:
     """What a projection carries with one change on it: the changed weight, or ΔW where W is packed.
 
     Args:
@@ -260,9 +264,7 @@ def owners_of(n_rows: int, n: int) -> list[int]:
     return [i * n // n_rows for i in range(n_rows)]
 
 
-def row_changes(
-    lm: LanguageModel, edits: Sequence[Sequence[Change]]
-) -> dict[str, Carried | ExpertRows]:
+def row_changes(lm: LanguageModel, edits: Sequence[Sequence[Change]]) -> dict[str, Carried]:
     """What rows carry of which each has one of several edits; the edit's number is the owner.
 
     Args:
@@ -309,9 +311,7 @@ def _expert_rows(lm: LanguageModel, name: str, changes: Mapping[int, ExpertUpdat
     return ExpertRows(lm.model.get_submodule(name.rpartition(".")[0]), mixture, changes)
 
 
-def _rows_of(
-    lm: LanguageModel, name: str, changes: Mapping[int, Change], n_edits: int
-) -> Carried | ExpertRows:
+def _rows_of(lm: LanguageModel, name: str, changes: Mapping[int, Change], n_edits: int) -> Carried:
     of_experts = {n: c for n, c in changes.items() if isinstance(c, ExpertUpdate)}
     if of_experts:
         if len(of_experts) < len(changes):
@@ -353,7 +353,7 @@ def _check_rows(n_rows: int, _layer: nn.Module, args: tuple[Any, ...]) -> None:
 
 
 def _forward(
-    module: nn.Module, product: Product, change: Carried, owners: Owners, inputs: Tensor
+    module: nn.Module, product: Product, change: ProjectionChange, owners: Owners, inputs: Tensor
 ) -> Tensor:
     rows = inputs.reshape(len(owners.numbers), -1, inputs.shape[-1])
     output = change.output(product, module, rows, owners)

@@ -88,8 +88,7 @@ class Ride:
     def leave(self, module: nn.Module) -> None:
         """Take it off."""
         for function in list(module._forward_hooks.values()):
-            is_ours = isinstance(function, partial) and function.func is _output
-            if is_ours and function.args[0] is self:
+            if isinstance(function, partial) and function.args[:1] == (self,):
                 Hook(module, function).detach()
 
     def check(self, model: nn.Module) -> None:
