@@ -21,7 +21,7 @@ eval; eval-merge; report; sweep; methods; models; stats; data stats; data show; 
 knowns build
 """
 NAMES = [name.strip() for name in COMMANDS.split(";")]
-WITHOUT_MODEL = ["show", "report", "eval-merge", "trace-merge", "methods", "models", "data show",
+WITHOUT_MODEL = ["show", "report", "eval-merge", "trace-merge", "methods", "data show",
                  "data build"]  # fmt: skip
 
 

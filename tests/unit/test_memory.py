@@ -20,6 +20,7 @@ from factlab.evaluation.running.run import evaluate
 from factlab.journal import merge
 from factlab.models.answers import answers
 from factlab.models.budget import GIB
+from factlab.models.engines.replay import Replay
 
 FACTS = [record.fact for record in make_records(5)]
 PROMPTS = [fact.prompt for fact in FACTS]
@@ -179,15 +180,15 @@ def test_no_pass_holds_more_than_there_is_memory_for(lm, case, tmp_path):
 @pytest.fixture
 def small_machine(monkeypatch) -> Callable[[int], None]:
     """Let memory run out where more tokens than some go through a layer together."""
-    step = fl.LanguageModel.step
+    step = Replay.step
 
     def make(most: int) -> None:
-        def fails(lm, frame, hidden, layer):
+        def fails(engine, frame, hidden, layer):
             if hidden.shape[0] * hidden.shape[1] > most:
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-            return step(lm, frame, hidden, layer)
+            return step(engine, frame, hidden, layer)
 
-        monkeypatch.setattr(fl.LanguageModel, "step", fails)
+        monkeypatch.setattr(Replay, "step", fails)
 
     return make
 

@@ -184,7 +184,7 @@ def test_models_without_such_blocks_are_refused(make_model):
     mlp = lm.model.transformer.h[2].mlp
     plain = mlp.c_fc
     mlp.c_fc = torch.nn.Sequential(plain)
-    with pytest.raises(fl.FactlabError, match="plain input projections of the MLP"):
+    with pytest.raises(fl.FactlabError, match="no plain input projections of the MLP"):
         last_matrices(lm, 1)
     mlp.c_fc = plain
 

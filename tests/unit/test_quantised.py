@@ -520,7 +520,7 @@ def test_layers_that_are_plain_are_written_beside_others_that_are_packed(tmp_pat
     rungs = lm.abilities.rungs
     assert rungs["closed_form"].layers == (0, 1, 2)
     assert rungs["gradient"].layers == (0, 2)
-    assert "layers 1 have" in rungs["closed_form"].why
+    assert "in layer 1" in rungs["closed_form"].why
     tuned = fl.editing.fine_tune(lm, [FACT], "ft+l", fl.editing.FineTuneConfig(layer=2, steps=1))
     before = lm.next_token_probs([FACT.prompt])
     edit = memit(lm)  # layer 0 is written, layer 1 carries

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
         models,
         "models",
         group=MODELS,
-        takes=("model", "device", "dtype"),
+        takes=("model", "device", "dtype", "memory_gib"),
         examples=(
             "factlab models",
             "factlab models --model Qwen/Qwen3-0.6B",

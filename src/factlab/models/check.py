@@ -8,13 +8,14 @@
 * no weight is NaN or infinite.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from factlab.errors import UnsupportedModelError
+from factlab.families import ARCHITECTURES
 from factlab.models.accept import foreign_layers
 from factlab.models.anatomy import Anatomy, LayerParts, Part, anatomy_of
 from factlab.models.engine_choice import choose_engine
@@ -55,9 +56,9 @@ def examine(model: PreTrainedModel) -> Examined:
         UnsupportedModelError: it cannot even be asked: its forward pass fails, or it is no decoder.
     """
     check_finite(model)
-    for _, layer in foreign_layers(model):
-        layout_of(layer)  # says what to do about an adapter
     anatomy = anatomy_of(model)
+    for layer in _around_projections(model):
+        layout_of(layer)  # says what to do about an adapter
     ids = ids_for(model, anatomy)
     with probing(model), quiet_transformers():
         speaker, probed = speaking(model, anatomy, ids)
@@ -76,6 +77,15 @@ def examine(model: PreTrainedModel) -> Examined:
     d_model = states[0].shape[-1] if states else _head_width(model)
     lacking = (*lacking, *more, *unlike, *why)
     return Examined(anatomy, engine, d_model, n_cached, lacking, ungraded)
+
+
+def _around_projections(model: PreTrainedModel) -> Iterator[nn.Module]:
+    """Layers of an adapter library in the place of matrices that are read and edited."""
+    row = ARCHITECTURES.get(str(model.config.model_type))
+    ends = (row.attn_out, row.mlp_out) if row else ()
+    for name, layer in foreign_layers(model):
+        if name.endswith(ends):
+            yield layer
 
 
 def _head_width(model: PreTrainedModel) -> int:

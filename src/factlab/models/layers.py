@@ -1,6 +1,6 @@
 """The decoder layers of a model: their modules, by the place of a state, and their matrices."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -166,6 +166,10 @@ class Layers:
         matrix = matrix_of(module, device_of(module), self.dtype)
         return matrix if orientation_of(module) == "out_in" else matrix.T.contiguous()
 
+    def layout(self, name: str) -> Layout:
+        """Orientation of a projection by its parameter name, plain or not."""
+        return orientation_of(self._model.get_submodule(name.removesuffix(".weight")))
+
     def mixture(self, layer: int) -> Mixture | None:
         """The layer's experts as one linear memory, if it has some that can be looked into."""
         part = self.part(Site(layer, Stream.MLP))
@@ -263,7 +267,8 @@ class Layers:
             UnsupportedModelError: there are none that are plain.
         """
         parent, _, out = self._projection(layer).rpartition(".")
-        return self._plain_beside(layer, parent, out, "input projections of the MLP")
+        inside = self.layer(layer).get_submodule(parent).named_children()
+        return self._plain(layer, parent, inside, out, "input projections of the MLP")
 
     def attention_inputs(self, layer: int) -> list[str]:
         """Parameter names of attention's input projections: those beside its output projection.
@@ -278,20 +283,23 @@ class Layers:
                 f"Layer {layer} of {self._name} has {kind}, not attention with plain projections."
             )
         parent, _, out = part.projection.rpartition(".")
-        return self._plain_beside(layer, parent, out, "input projections of attention")
+        inside = self.layer(layer).get_submodule(parent).named_modules()
+        return self._plain(layer, parent, inside, out, "input projections of attention")
 
-    def _plain_beside(self, layer: int, parent: str, out: str, what: str) -> list[str]:
+    def _plain(
+        self,
+        layer: int,
+        parent: str,
+        inside: Iterable[tuple[str, nn.Module]],
+        out: str,
+        what: str,
+    ) -> list[str]:
         """Weights of all plain projections inside a module of a layer but one."""
         found = [
             ".".join(filter(None, (self.anatomy.layers, str(layer), parent, name, "weight")))
-            for name, module in self.layer(layer).get_submodule(parent).named_modules()
+            for name, module in inside
             if is_projection(module) and name != out
         ]
-        if parent == "":
-            # The MLP's matrices are children of the layer itself, as attention is.
-            found = [
-                name for name in found if name.count(".") == self.anatomy.layers.count(".") + 3
-            ]
         if not found:
             raise UnsupportedModelError(
                 f"Layer {layer} of {self._name} has no plain {what} in '{parent}'."

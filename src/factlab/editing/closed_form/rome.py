@@ -193,7 +193,7 @@ class _Memory:
             only = torch.ones(1, dtype=torch.float64, device="cpu")
             lookups = mean_keys(lm, facts, [""], layer, only, config.lookup, shared)
         name = lm.layers.shared_name(layer) if shared else lm.layers.memory_name(layer)
-        norm = float(lm.model.get_parameter(name).detach().cpu().double().norm())
+        norm = float(lm.layers.weight(name).detach().cpu().double().norm())
         return cls(lm, BaseModelInfo.of(lm), settled, moment, lookups, means, name, norm)
 
     def edit(self, fact: Fact, value: OptimisedValue, row: int) -> Edit:
@@ -219,7 +219,7 @@ class _Memory:
         left, right = rank_one_factors(key, output + value.delta, output, direction)
         name, precision = self.name, wide(lm.dtype)
         update: Change = (
-            LowRankUpdate(name, lm.layout_of(name), left.to(precision), right.to(precision))
+            LowRankUpdate(name, lm.layers.layout(name), left.to(precision), right.to(precision))
             if mixture is None
             else update_of_experts(name, mixture, left, right, precision)
         )
