@@ -89,7 +89,8 @@ def test_weights_of_a_class_of_their_own_are_used_and_not_written(toy):
     said = toy.next_token_probs(["The Eiffel Tower is in"])
     module.weight = nn.Parameter(module.weight.detach().as_subclass(Packed), requires_grad=False)
     lm = fl.LanguageModel(toy.model, toy.tokenizer)
-    assert torch.equal(lm.next_token_probs(["The Eiffel Tower is in"]), said)
+    found = lm.next_token_probs(["The Eiffel Tower is in"])
+    torch.testing.assert_close(found.as_subclass(torch.Tensor), said)
     assert lm.fingerprint == toy.fingerprint
     assert lm.abilities.rungs["closed_form"].layers == (0, 1, 2)
     assert lm.abilities.rungs["gradient"].layers == (0, 2)

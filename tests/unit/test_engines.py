@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 
 import factlab as fl
 from conftest import MakeModel
@@ -33,7 +35,12 @@ KINDS = {
     "gemma3n_text": (WHOLE, "attention"),
     "bert": (WHOLE, "attention"),
 }
-PRESENT = [family for family in KINDS if family in family_names()]
+# Configs whose parts or kinds of layers were written in another way before this release.
+IS_OLD = Version(transformers.__version__) < Version("5.24")
+NEWER = ("qwen2_vl", "zamba2")
+PRESENT = [
+    family for family in KINDS if family in family_names() and not (IS_OLD and family in NEWER)
+]
 # These compute in float32 in places, whatever their weights are.
 ROUNDED = (
     "llama4_text",

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+import transformers
 
 import factlab as fl
 from factlab.editing.configs import ContextConfig, ValueConfig
@@ -21,6 +22,7 @@ from factlab.models.changes.algebra import summed
 from factlab.models.changes.carried import substituted
 from factlab.models.changes.expert_update import ExpertUpdate
 from factlab.models.changes.update import LowRankUpdate
+from factlab.models.family_names import family_names
 from factlab.models.tiny import tiny_model
 from factlab.stats.expert_moments import load_moment
 
@@ -74,6 +76,8 @@ def test_layers_know_their_memory(lm):
     ],
 )
 def test_experts_that_are_no_linear_memory_are_refused_with_the_reason(family, reason):
+    if family not in family_names():
+        pytest.skip(f"transformers {transformers.__version__} does not know {family}")
     lm = tiny_model(family)
     rung = lm.abilities.rungs["closed_form"]
     assert not rung.can

@@ -6,6 +6,8 @@ import gguf
 import numpy as np
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import AutoModelForCausalLM
 from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
@@ -98,6 +100,8 @@ def as_written(architecture, name, values):
     "architecture", ["gpt2", "phi3", "gemma3", "mamba", "qwen2moe", "qwen3moe"]
 )
 def test_a_file_is_the_model_that_it_was_made_of(architecture, tmp_path):
+    if architecture in {"phi3", "gemma3"} and Version(transformers.__version__) < Version("5.1"):
+        pytest.skip(f"transformers {transformers.__version__} asks for protobuf to read it")
     lm = toy(architecture)
     write(lm, architecture, tmp_path / "toy.gguf")
     loaded = fl.load(tmp_path / "toy.gguf", device="cpu")

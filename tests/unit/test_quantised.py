@@ -5,6 +5,7 @@ import warnings
 import accelerate
 import pytest
 import torch
+from packaging.version import Version
 from peft import PeftModel
 from tiny_records import background
 from torch import nn
@@ -140,6 +141,8 @@ def quantised(kind, family="llama", layers=(0, 1, 2)):
 
 
 def offloaded_model(place, tmp_path, family="llama"):
+    if place == "disk" and Version(accelerate.__version__) < Version("1.11"):
+        pytest.skip(f"accelerate {accelerate.__version__} does not put all of a model on disk")
     toy = fl.models.tiny_model(family)
     if place == "cpu":
         accelerate.cpu_offload(toy.model, execution_device="cpu")
@@ -196,7 +199,8 @@ def test_asked_as_its_own_forward_pass_says(lm):
     with torch.no_grad():
         expected = lm.model(input_ids=ids).logits[0, -1].float().softmax(-1)
     torch.testing.assert_close(lm.next_token_probs([FACT.prompt])[0], expected)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # transformers' own, of offloaded weights
         said = lm.model.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0)
     written = lm.generate(FACT.prompt, max_new_tokens=4)
     assert written == lm.tokenizer.decode(said[0], skip_special_tokens=True)
@@ -439,6 +443,8 @@ def test_an_edit_of_the_plain_checkpoint_is_put_on_the_packed_one(kind, tmp_path
 
 def test_an_adapter_of_a_packed_edit_in_peft(tmp_path):
     """peft puts adapters on subclasses of nn.Linear alone, unless it knows a library's class."""
+    if Version(torch.__version__) < Version("2.8"):
+        pytest.skip(f"torch {torch.__version__} cannot multiply the float8 that peft makes")
     model, tokenizer = made("fp8", tmp_path)
     lm = fl.LanguageModel(model, tokenizer)
     edit = rome(lm)

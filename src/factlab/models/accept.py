@@ -46,7 +46,8 @@ def check_model(model: object) -> None:
             f"{type(model).__name__} is an encoder with a decoder. Pass a decoder-only model made "
             "with AutoModelForCausalLM."
         )
-    if not isinstance(model.get_output_embeddings(), nn.Module):
+    inside = (module for module in model.modules() if isinstance(module, PreTrainedModel))
+    if not any(has_head(module) for module in inside):
         raise UnsupportedModelError(
             f"{type(model).__name__} has no language model head. Load the checkpoint with "
             "AutoModelForCausalLM."
@@ -54,6 +55,14 @@ def check_model(model: object) -> None:
     elsewhere = offloaded(model)
     for name, parameter in model.named_parameters():
         _check_weight(name, parameter, name in elsewhere)
+
+
+def has_head(model: PreTrainedModel) -> bool:
+    """Whether a model, or a part of one, gives logits of its own."""
+    try:
+        return isinstance(model.get_output_embeddings(), nn.Module)
+    except NotImplementedError:
+        return False
 
 
 def check_tokenizer(tokenizer: object) -> None:

@@ -191,7 +191,7 @@ def _checked_parts(anatomy: Anatomy, probed: Probed) -> tuple[Anatomy, tuple[str
             continue
         width = probed.blocks[i][0].shape[-1]
         # What a part's whole may give besides what the part adds: the stream as it was before.
-        stream = list(probed.inputs[i])
+        stream = [state for state in probed.inputs[i] if state.ndim == 3]
         mixer = _checked(probed, i, width, lacking, each.mixer, stream)
         if mixer is not None:
             mixed = probed.parts[i, mixer.output][0].view(1, LENGTH, -1)

@@ -160,8 +160,9 @@ class Layers:
 
     def weight(self, name: str) -> torch.Tensor:
         """The weight of a projection by its parameter name, plain or not; see `mlp_weight`."""
-        module = self._model.get_submodule(name.removesuffix(".weight"))
-        if is_plain(module) or not is_writer(module):
+        path, _, own = name.rpartition(".")
+        module = self._model.get_submodule(path)
+        if own != "weight" or is_plain(module) or not is_writer(module):
             return self._model.get_parameter(name)
         matrix = matrix_of(module, device_of(module), self.dtype)
         return matrix if orientation_of(module) == "out_in" else matrix.T.contiguous()

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from factlab.errors import UnsupportedModelError
 from factlab.hooks import Hook, attached
+from factlab.models.accept import has_head
 from factlab.models.anatomy import Anatomy
 from factlab.models.engines.engine import first_argument, first_tensor
 from factlab.models.probing import explained, probe_ids
@@ -62,7 +63,7 @@ def speaking(model: PreTrainedModel, anatomy: Anatomy, ids: Tensor) -> tuple[Spe
     inner = [
         Speaker(module, name)
         for name, module in model.named_modules()
-        if name and isinstance(module, PreTrainedModel) and _has_head(module)
+        if name and isinstance(module, PreTrainedModel) and has_head(module)
     ]
     first: UnsupportedModelError | None = None
     for speaker in (Speaker(model, ""), *inner):
@@ -72,13 +73,6 @@ def speaking(model: PreTrainedModel, anatomy: Anatomy, ids: Tensor) -> tuple[Spe
         except UnsupportedModelError as error:
             first = first or error
     raise first or RuntimeError("nothing was called")
-
-
-def _has_head(model: PreTrainedModel) -> bool:
-    try:
-        return isinstance(model.get_output_embeddings(), nn.Module)
-    except NotImplementedError:
-        return False
 
 
 def _probe(
