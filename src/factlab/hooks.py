@@ -71,6 +71,13 @@ class HasModules(Protocol):
         ...
 
 
+def with_first(output: tuple[Any, ...] | list[Any], state: Tensor) -> object:
+    """What a layer returned, with another state at its head."""
+    if hasattr(output, "_replace"):  # a named tuple
+        return type(output)(state, *output[1:])
+    return type(output)([state, *output[1:]])
+
+
 class Hook(NamedTuple):
     """A function that a module calls when it runs.
 
@@ -197,7 +204,7 @@ class _Tap:
     def _on_output(self, _module: nn.Module, _args: object, output: object) -> object:
         # Most layers return a tensor, some a tuple or a list that begins with it.
         if isinstance(output, tuple | list):
-            return type(output)([self._on_state(output[0]), *output[1:]])
+            return with_first(output, self._on_state(output[0]))
         if not isinstance(output, Tensor):
             raise TypeError(f"{self._site} gave a {type(output).__name__}, not a tensor")
         return self._on_state(output)

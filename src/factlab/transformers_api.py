@@ -8,7 +8,7 @@ inside the bounds of pyproject.toml.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ __all__ = [
     "is_marked_as_recorded",
     "remove_recorded_mark",
     "run_experts_in",
+    "settle_scales",
 ]
 
 # The argument for keys and values: `cache` since 5.24, and the only name from 5.40 on.
@@ -106,6 +107,17 @@ def gguf_names(model: PreTrainedModel, architecture: str) -> set[str]:
     utils = modeling_gguf_pytorch_utils
     make = utils.TENSOR_PROCESSORS.get(architecture, utils.TensorProcessor)
     return set(utils.get_gguf_hf_weights_map(model, make(config=model.config.to_dict())))
+
+
+def settle_scales(modules: Iterable[nn.Module]) -> None:
+    """Bring weights back that a forward pass has scaled for the mode that it ran in.
+
+    RWKV halves weights of its later blocks, in place, when it first runs in evaluation mode, and
+    doubles them again in training mode: exactly, by powers of two.
+    """
+    for module in modules:
+        if settle := getattr(type(module), "_rescale_layers", None):
+            settle(module)
 
 
 def run_experts_in(model: PreTrainedModel, dtype: torch.dtype) -> None:

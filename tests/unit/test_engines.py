@@ -9,6 +9,8 @@ import factlab as fl
 from conftest import MakeModel
 from factlab.hooks import Site, Stream, intervene, record
 from factlab.models.abilities import TITLES
+from factlab.models.changes.carried import carrying, row_changes
+from factlab.models.changes.expert_update import ExpertUpdate
 from factlab.models.family_names import family_names
 from factlab.models.generation import generate_ids
 from factlab.tokens import pad
@@ -30,6 +32,7 @@ KINDS = {
     "mamba": (STATES, "state space"),
     "zamba2": (STATES, "state space"),
     "openai-gpt": (STATES, "attention"),
+    "bart": (STATES, "attention"),  # counts places by column, so padding would move its tokens
     "mllama": (STATES, "attention"),
     "rwkv": (WHOLE, "recurrence"),
     "gemma3n_text": (WHOLE, "attention"),
@@ -105,7 +108,7 @@ def test_rows_go_on_behind_what_is_kept_of_them(lm):
 @torch.no_grad()
 def test_layers_can_be_run_in_parts(lm):
     if not lm.engine.n_layers:
-        pytest.skip("nothing can be put in the place of its several streams")
+        pytest.skip("no state of ours can be put in between its layers")
     row, middle = ROWS[0], lm.n_layers // 2
     below = lm.run(lm.frame(pad([row])), stop=middle)
     above = lm.run(lm.frame(pad([row])), below, first=middle)
@@ -171,6 +174,50 @@ def test_what_the_layers_add_is_what_they_change(lm):
     assert abs(float(trace.effects["block"][trace.subject_span.last, layers[0]])) > 1e-9
     assert trace.engine == lm.engine.name
     assert trace.part_names == lm.layers.part_names
+
+
+def test_a_model_in_training_mode_is_left_as_it_was():
+    """RWKV scales weights in place when its mode changes."""
+    model, tokenizer = fl.models.tiny.tiny_parts("rwkv")
+    model.train()
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    lm = fl.LanguageModel(model, tokenizer)
+    lm.top_tokens("Rome is in")
+    assert model.training
+    assert all(torch.equal(before[n], weight) for n, weight in model.named_parameters())
+
+
+def test_rows_of_experts_have_as_many_owners(make_model):
+    lm = make_model("mixtral")
+    factors = torch.ones(24, 1), torch.ones(1, 1, lm.layers.mixture(1).d_expert)
+    update = ExpertUpdate(lm.layers.memory_name(1), "out_in", torch.tensor([0]), *factors)
+    changes = row_changes(lm, [[update], []])
+    frame = lm.frame(pad([[5, 6, 7, 8]] * 3))
+    with carrying(lm, changes, [0, 1, 0]):
+        lm.run(frame)
+    with (
+        carrying(lm, changes, [0, 1, 0, 1, 0, 1]),
+        pytest.raises(
+            fl.errors.InvalidRequestError, match="has 3 rows, and owners are given for 6"
+        ),
+    ):
+        lm.run(frame)
+
+
+@pytest.mark.parametrize("family", ["mamba", "gemma3n_text", "mllama"])
+def test_what_needs_more_than_a_model_can_do_says_so(make_model, family):
+    lm, fact = make_model(family), fl.Fact("{} is in", "Rome", "Paris")
+    whole = {
+        "neurons": lambda: fl.attribute_neurons(lm, "Rome is in", "Paris"),
+        "kn": lambda: fl.editing.kn(lm, fact),
+    }
+    if family != "mllama":  # most of whose layers can be edited
+        whole["rome"] = lambda: fl.rome(lm, fact)
+        whole["fine-tuning"] = lambda: fl.editing.fine_tune(lm, [fact], "ft")
+    for what, run in whole.items():
+        with pytest.raises(fl.errors.UnsupportedModelError, match=r"What can be done with it: ask"):
+            run()
+            pytest.fail(what)
 
 
 def test_what_a_model_cannot_do_is_said(make_model):

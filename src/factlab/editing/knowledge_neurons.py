@@ -308,7 +308,8 @@ def _added_values(
 def _value(lm: LanguageModel, neuron: Neuron) -> Float[Tensor, " d_model"]:
     """What a neuron writes into the residual stream: its column of W_proj."""
     weight = lm.mlp_weight(neuron.layer).detach()
-    column = weight[:, neuron.index] if lm.mlp_layout == "out_in" else weight[neuron.index]
+    is_out_in = lm.layers.layout(lm.mlp_weight_name(neuron.layer)) == "out_in"
+    column = weight[:, neuron.index] if is_out_in else weight[neuron.index]
     return widened(column)
 
 
@@ -323,7 +324,8 @@ def _edit(lm: LanguageModel, changes: Sequence[_Change], config: KnConfig) -> Ed
     for layer, columns in sorted(by_layer.items()):
         left = torch.stack(list(columns.values()), dim=1)
         right = nn.functional.one_hot(torch.tensor(list(columns), device="cpu"), lm.d_mlp).to(left)
-        updates.append(LowRankUpdate(lm.mlp_weight_name(layer), lm.mlp_layout, left, right))
+        name = lm.mlp_weight_name(layer)
+        updates.append(LowRankUpdate(name, lm.layers.layout(name), left, right))
     return Edit(
         method="kn",
         facts=tuple(change.fact for change in changes),

@@ -18,6 +18,7 @@ from factlab.data.fact_files import check_conflicts
 from factlab.editing.configs import MethodConfig
 from factlab.errors import EditError, FactlabError, InvalidRequestError
 from factlab.facts import Fact
+from factlab.models.abilities import RungName
 from factlab.progress import ProgressCallback, silent
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Method:
             in their order; None if nothing is ever left open. It computes no edit.
         admit: called with all facts before anything is done, and raises if it must not be done;
             gives the config with everything in it that tells this request from others.
+        needs: what a model must be able to do for it; see `factlab.models.abilities`.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Method:
     compute_together: ComputeTogether | None = None
     settle: Settle | None = None
     admit: Admit | None = None
+    needs: RungName = "ask"
 
     @property
     def writes_many(self) -> bool:
@@ -103,6 +106,7 @@ class Method:
         Raises:
             InvalidRequestError: there are no facts, one has nothing to write, or the config is of
                 another method.
+            UnsupportedModelError: the model cannot do it.
         """
         if config is not None and not isinstance(config, self.config):
             raise InvalidRequestError(
@@ -110,6 +114,7 @@ class Method:
                 f"{type(config).__name__}."
             )
         check_targets(facts, config is not None and config.is_erasing)
+        lm.abilities.need(self.needs)
         return config if self.admit is None else self.admit(lm, facts, config)
 
     def settled(

@@ -23,6 +23,7 @@ from factlab.editing.configs import (
 from factlab.editing.method import Method
 from factlab.editing.trained.configs import KINDS
 from factlab.errors import InvalidRequestError, nearest
+from factlab.models.abilities import RungName
 
 _GROUP = "factlab.methods"
 
@@ -50,6 +51,7 @@ def _built_in(
     home: str,
     writes_many: bool = True,
     settles: bool = True,
+    needs: RungName = "closed_form",
 ) -> Method:
     """A method whose functions are attributes of a module, or of an object in it."""
     module, _, owner = home.partition(":")
@@ -58,8 +60,9 @@ def _built_in(
         for function in ("settle", "compute", "compute_together")
     )
     return Method(
-        name, about, config, compute, together if writes_many else None, settle if settles else None
-    )
+        name, about, config, compute, together if writes_many else None,
+        settle if settles else None, needs=needs,
+    )  # fmt: skip
 
 
 METHODS: dict[str, Method] = {
@@ -74,13 +77,13 @@ METHODS: dict[str, Method] = {
         _built_in("alphaedit", "MEMIT in the null space of ordinary keys (AlphaEdit).",
                   AlphaEditConfig, "closed_form.alphaedit:ALPHAEDIT"),
         _built_in("kn", "Values of knowledge neurons overwritten (KN).", KnConfig,
-                  "knowledge_neurons", settles=False),
+                  "knowledge_neurons", settles=False, needs="neurons"),
         _built_in("ft", "Fine-tuning of one MLP projection.", FineTuneConfig,
-                  "fine_tuning.fine_tune:FT"),
+                  "fine_tuning.fine_tune:FT", needs="gradient"),
         _built_in("ft+l", "The same, every entry bounded.", FineTuneConfig,
-                  "fine_tuning.fine_tune:FT_L"),
+                  "fine_tuning.fine_tune:FT_L", needs="gradient"),
         _built_in("attn", "Bounded fine-tuning of one layer's attention (AttnEdit).",
-                  FineTuneConfig, "fine_tuning.fine_tune:ATTN"),
+                  FineTuneConfig, "fine_tuning.fine_tune:ATTN", needs="trace"),
     )
 }  # fmt: skip
 

@@ -65,5 +65,6 @@ class Abilities:
         if not rung.can:
             able = ", ".join(TITLES[n] for n, other in self.rungs.items() if other.can)
             raise UnsupportedModelError(
-                f"{self.model} cannot do this ({TITLES[name]}): {rung.why}. It can: {able}."
+                f"{self.model} cannot be used for this ({TITLES[name]}): {rung.why}. "
+                f"What can be done with it: {able}."
             )

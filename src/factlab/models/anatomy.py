@@ -39,6 +39,7 @@ _MIXER_NAMES = re.compile(
 _MLP_NAMES = re.compile(
     r"(^|_)(mlp|ffn|ff|fc|fc2|feed_forward|moe|block_sparse_moe|channel_mix)(_|$)"
 )
+_ELSEWHERE = re.compile(r"encoder_att|cross_?att", re.IGNORECASE)
 _MLP_CLASSES = re.compile(r"(MLP|Mlp|MoE|Moe|MOE|SparseMoeBlock|FeedForward|FFN)$")
 # Whole layers inside a layer, and what only scales or adds.
 _NO_PARTS = re.compile(r"DecoderLayer|HybridLayer|Connection|Gate$")
@@ -176,6 +177,9 @@ def _children(
             mlps.append((name, child))
         elif _MIXER_NAMES.search(name) and not re.search(r"norm$|scale|gate$", name):
             mixers.append((name, child))
+    # A decoder that can look at an encoder has attention for that too; a text alone leaves it out.
+    alone = [(name, child) for name, child in mixers if not _ELSEWHERE.search(name)]
+    mixers = alone or mixers
     # OPT and its like have the MLP's two matrices as children of the layer itself.
     if mlps and all(is_writer(child) for _, child in mlps):
         mlps = mlps[-1:]

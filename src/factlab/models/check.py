@@ -175,10 +175,15 @@ def _unlike_reported(states: Sequence[Tensor], reported: Sequence[Tensor]) -> in
     if len(reported) != len(states) + 1:
         return None
     found = [
-        next((i for i, s in enumerate(states[:-1]) if not close(s, hidden[i])), None)
+        next((i for i, s in enumerate(states[:-1]) if not _is_reported(s, hidden[i])), None)
         for hidden in (reported[1:], reported)
     ]
-    return None if None in found else found[0]
+    return None if None in found else max(i for i in found if i is not None)
+
+
+def _is_reported(state: Tensor, hidden: Tensor) -> bool:
+    """Whether a layer's output is what is reported for it; RWKV halves some on their way on."""
+    return close(state, hidden) or close(state, 2 * hidden)
 
 
 def _checked_parts(anatomy: Anatomy, probed: Probed) -> tuple[Anatomy, tuple[str, ...]]:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from factlab.interrupts import undone
 from factlab.models.budget import told_of_memory
 from factlab.models.products import fast_products
+from factlab.transformers_api import settle_scales
 
 if TYPE_CHECKING:
     from factlab.models.language_model import LanguageModel
@@ -61,6 +62,7 @@ class _Flag(NamedTuple):
 def _awake(modes: Sequence[tuple[nn.Module, bool]], flags: Sequence[_Flag]) -> None:
     for module, training in modes:
         module.training = training
+    settle_scales(module for module, _ in modes)
     for flag in flags:
         flag.parameter.requires_grad = flag.wants
         now = flag.module._parameters.get(flag.name)

@@ -31,7 +31,7 @@ def abilities_of(layers: Layers, found: Examined) -> Abilities:
             "windows", "severed", "neurons", "closed_form", "gradient", "rows",
         )  # fmt: skip
         rungs |= dict.fromkeys(names, below)
-        return Abilities(found.anatomy.family, found.engine.name, rungs)
+        return Abilities(layers.name, found.engine.name, rungs)
     windows = (
         Rung(True, _lacking(layers), parts)
         if parts
@@ -51,7 +51,7 @@ def abilities_of(layers: Layers, found: Examined) -> Abilities:
         "gradient": tuned,
         "rows": edited,
     }
-    return Abilities(found.anatomy.family, found.engine.name, rungs)
+    return Abilities(layers.name, found.engine.name, rungs)
 
 
 def _edited(layers: Layers, able: tuple[int, ...], ungraded: str) -> Rung:

@@ -1,6 +1,7 @@
 """The decoder layers of a model: their modules, by the place of a state, and their matrices."""
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -33,7 +34,7 @@ class Layers:
     """
 
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy, d_model: int, name: str) -> None:
-        self._model, self._name = model, name
+        self._model, self.name = model, name
         self.anatomy, self.d_model = anatomy, d_model
         path = anatomy.layers
         self._layers = list(model.get_submodule(path).children()) if path else []
@@ -53,7 +54,7 @@ class Layers:
         """
         module = self._model.get_submodule(self.anatomy.embed) if self.anatomy.embed else None
         if not isinstance(module, nn.Embedding):
-            raise UnsupportedModelError(f"{self._name} has no plain token embedding.")
+            raise UnsupportedModelError(f"{self.name} has no plain token embedding.")
         return module
 
     @property
@@ -74,7 +75,7 @@ class Layers:
         """
         if not 0 <= index < len(self):
             raise InvalidRequestError(
-                f"Layer {index} is out of range: {self._name} has layers 0 to {len(self) - 1}."
+                f"Layer {index} is out of range: {self.name} has layers 0 to {len(self) - 1}."
             )
         return self._layers[index]
 
@@ -122,7 +123,7 @@ class Layers:
         if part is None:
             what = "mixer" if site.stream is Stream.ATTN else "MLP"
             raise UnsupportedModelError(
-                f"Layer {site.layer} of {self._name} has no {what} whose output can be told from "
+                f"Layer {site.layer} of {self.name} has no {what} whose output can be told from "
                 "the rest."
             )
         if site.stream is Stream.MLP_HIDDEN:
@@ -192,7 +193,7 @@ class Layers:
             able = [i for i, each in enumerate(self) if each.mlp is not None and each.mlp.shared]
             where = f"layers {', '.join(map(str, able))} have" if able else "no layer has"
             raise UnsupportedModelError(
-                f"Layer {layer} of {self._name} has no expert that every token goes through and "
+                f"Layer {layer} of {self.name} has no expert that every token goes through and "
                 f"whose weight is known; {where} one. Edit the 'active' experts instead."
             )
         return part.shared
@@ -238,7 +239,7 @@ class Layers:
         name = self.mlp_weight_name(layer)
         widths = widths_of(self._model.get_submodule(name.removesuffix(".weight")))
         if widths is None:
-            raise UnsupportedModelError(f"'{name}' of {self._name} is of no matrix product.")
+            raise UnsupportedModelError(f"'{name}' of {self.name} is of no matrix product.")
         return widths[1]
 
     @property
@@ -252,11 +253,11 @@ class Layers:
         for layer, width in enumerate(widths):
             if width != widths[0]:
                 raise UnsupportedModelError(
-                    f"The layers of {self._name} differ in width: the MLP of layer 0 has a hidden "
+                    f"The layers of {self.name} differ in width: the MLP of layer 0 has a hidden "
                     f"layer of {widths[0]}, that of layer {layer} of {width}."
                 )
         if not widths:
-            raise UnsupportedModelError(f"{self._name} has no decoder layers that were found.")
+            raise UnsupportedModelError(f"{self.name} has no decoder layers that were found.")
         return widths[0]
 
     def mlp_inputs(self, layer: int) -> list[str]:
@@ -281,7 +282,7 @@ class Layers:
         if part is None or part.projection is None:
             kind = "no mixer" if part is None else part.kind
             raise UnsupportedModelError(
-                f"Layer {layer} of {self._name} has {kind}, not attention with plain projections."
+                f"Layer {layer} of {self.name} has {kind}, not attention with plain projections."
             )
         parent, _, out = part.projection.rpartition(".")
         inside = self.layer(layer).get_submodule(parent).named_modules()
@@ -303,7 +304,7 @@ class Layers:
         ]
         if not found:
             raise UnsupportedModelError(
-                f"Layer {layer} of {self._name} has no plain {what} in '{parent}'."
+                f"Layer {layer} of {self.name} has no plain {what} in '{parent}'."
             )
         return found
 
@@ -317,7 +318,7 @@ class Layers:
         dense = next((i for i in range(len(self)) if self.is_dense(i)), 0)
         return orientation_of(self.module(Site(dense, Stream.MLP_HIDDEN)))
 
-    @property
+    @cached_property
     def n_tokens(self) -> int:
         """How many tokens there are logits of."""
         head = self._model.get_output_embeddings()
@@ -326,7 +327,7 @@ class Layers:
             return weight.shape[0]
         return self._model.config.get_text_config(decoder=True).vocab_size
 
-    @property
+    @cached_property
     def widest(self) -> int:
         """An upper estimate of the width inside an MLP, where it cannot be read off."""
         dense = [self.d_mlp(i) for i in range(len(self)) if self.is_dense(i)]
@@ -345,4 +346,4 @@ class Layers:
             return part.projection
         dense = [i for i in range(len(self)) if self.is_dense(i)]
         able = f"Layers that have one: {', '.join(map(str, dense))}." if dense else "No layer has."
-        raise UnsupportedModelError(f"Layer {layer} of {self._name} {reason}. {able}")
+        raise UnsupportedModelError(f"Layer {layer} of {self.name} {reason}. {able}")

@@ -13,7 +13,7 @@ from factlab.documents import described
 from factlab.errors import FactlabError, UnsupportedModelError
 from factlab.interrupts import undone
 from factlab.models.accept import mixed_dtypes
-from factlab.transformers_api import is_marked_as_recorded, remove_recorded_mark
+from factlab.transformers_api import is_marked_as_recorded, remove_recorded_mark, settle_scales
 
 LENGTH = 6
 
@@ -84,3 +84,4 @@ def _put_back(modules: Sequence[_Before]) -> None:
             del module._forward_hooks[key]
         if not is_marked:
             remove_recorded_mark(module)
+    settle_scales(each.module for each in modules)

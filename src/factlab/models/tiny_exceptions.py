@@ -141,6 +141,7 @@ EXCEPTIONS: dict[str, Entries] = {
         "pronunciation_embed_dim": 8, "pronunciation_vocab_size": 30, "shape_embed_dim": 8,
         "shape_vocab_size": 30,
     },
+    "rwkv": {"rescale_every": 2},  # as real ones of more layers have it
     "xlm": {"causal": True},
     # --- sizes by names of their own
     # Its class reads what its config lacks.

@@ -315,6 +315,7 @@ def attribute_neurons_each(
         InvalidRequestError: also if there are no prompts, or not as many targets.
     """
     config = config or NeuronConfig()
+    lm.abilities.need("neurons")
     if not prompts:
         raise InvalidRequestError("The list of prompts is empty. Give at least one.")
     if targets is None:

@@ -34,6 +34,7 @@ def collect_second_moments(
         shared: of mixtures, the keys of the expert that every token goes through.
     """
     layers = list(dict.fromkeys(layers))
+    lm.abilities.need("closed_form")
     done, stop = 0, max(layers) + 1
     lm.layer(stop - 1)
     # Of each token a key for every layer, as it is recorded and as it is added.

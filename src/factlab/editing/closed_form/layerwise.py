@@ -309,5 +309,5 @@ def _update(
         return update_of_experts(name, mixture, residuals.T, duals, precision)
     if len(duals) < residuals.shape[1]:
         left, right = residuals.T.contiguous(), duals
-        return LowRankUpdate(name, lm.mlp_layout, left.to(precision), right.to(precision))
-    return DenseUpdate(name, lm.mlp_layout, (residuals.T @ duals).to(precision))
+        return LowRankUpdate(name, lm.layers.layout(name), left.to(precision), right.to(precision))
+    return DenseUpdate(name, lm.layers.layout(name), (residuals.T @ duals).to(precision))

@@ -242,6 +242,7 @@ class TrainedEditor(Result):
             self.compute,
             self.compute_together,
             admit=self.admit,
+            needs="gradient",
         )
 
     @torch.inference_mode(False)

@@ -163,6 +163,7 @@ def train_editor(
         EditError: the training diverged; the best editor and the last checkpoint are kept.
         StorageError: the folder belongs to another training, is damaged, or cannot be written.
     """
+    lm.abilities.need("gradient")
     if lm.patches.active:
         raise InvalidRequestError("The model carries edits. Train on the model without them.")
     network = network or MendConfig()

@@ -165,6 +165,10 @@ def carrying(
         hooks: list[Hook] = []
         forwards: dict[nn.Module, Callable[..., Tensor]] = {}
         for name, change in changes.items():
+            layer = _layer_of(lm, name)
+            if layer is not None and not whose.everyone:
+                check = partial(_check_rows, len(whose.numbers), lm.streams == "first")
+                hooks.append(Hook(layer, check, before=True))
             if isinstance(change, ExpertRows):
                 forwards[change.container] = partial(
                     experts_forward, _product_of(change.container), change, whose
@@ -173,9 +177,6 @@ def carrying(
             module = lm.model.get_submodule(name.removesuffix(".weight"))
             if not is_writer(module):
                 lm.layout_of(name)  # an error that says what it is
-            layer = _layer_of(lm, name)
-            if layer is not None and not whose.everyone:
-                hooks.append(Hook(layer, partial(_check_rows, len(whose.numbers)), before=True))
             forwards[module] = partial(_forward, module, _product_of(module), change, whose)
         with attached(hooks), replaced(forwards):
             yield
@@ -343,11 +344,11 @@ def _product_of(module: nn.Module) -> Callable[..., Tensor]:
     return vars(module).get("forward") or partial(type(module).forward, module)
 
 
-def _check_rows(n_rows: int, _layer: nn.Module, args: tuple[Any, ...]) -> None:
+def _check_rows(n_rows: int, has_streams: bool, _layer: nn.Module, args: tuple[Any, ...]) -> None:
     """Here, since inside some families' layers all tokens of a batch are in one dimension."""
-    if args and len(args[0]) != n_rows:
+    if args and (there := args[0].shape[int(has_streams)]) != n_rows:
         raise InvalidRequestError(
-            f"The batch has {counted(len(args[0]), 'row')}, and owners are given for {n_rows}. Say "
+            f"The batch has {counted(there, 'row')}, and owners are given for {n_rows}. Say "
             "whose change each row of the batch carries."
         )
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from factlab.columns import Columns
 from factlab.errors import UnsupportedModelError
-from factlab.hooks import Hook, attached
+from factlab.hooks import Hook, attached, with_first
 from factlab.models.engines.engine import Engine, Frame, Hidden, first_argument, first_tensor
 from factlab.models.engines.kept import Prefix, Recording
 from factlab.models.engines.states import joined, on_the_left
@@ -152,9 +152,7 @@ def _replace_output(
     columns: Columns, state: Tensor, _module: nn.Module, _args: object, output: object
 ) -> object:
     whole = columns.with_seen(first_tensor(output), state)
-    if isinstance(output, tuple | list):
-        return type(output)([whole, *output[1:]])
-    return whole
+    return with_first(output, whole) if isinstance(output, tuple | list) else whole
 
 
 def _note(
