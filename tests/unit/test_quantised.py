@@ -513,7 +513,7 @@ def test_gradient_descent_has_nothing_to_write_into(lm):
     assert "carried beside it" in lm.abilities.rungs["closed_form"].why
     for method in ("ft", "ft+l", "attn"):
         config = fl.editing.FineTuneConfig(layer=1, steps=1)
-        with pytest.raises(UnsupportedModelError, match=r"no plain|not a plain") as caught:
+        with pytest.raises(UnsupportedModelError, match="plain") as caught:
             fl.editing.fine_tune(lm, [FACT], method, config)
         assert "\n" not in str(caught.value)
     with pytest.raises(InvalidRequestError, match="is quantised or offloaded"):
@@ -588,7 +588,9 @@ def test_a_model_that_gradients_do_not_pass_is_asked_and_traced():
     assert lm.abilities.rungs["windows"].can
     for rung in ("neurons", "closed_form", "gradient", "rows"):
         assert "gradients do not pass through" in lm.abilities.rungs[rung].why
-        with pytest.raises(UnsupportedModelError, match="It can: ask and score, trace"):
+        with pytest.raises(
+            UnsupportedModelError, match="can be done with it: ask and score, trace"
+        ):
             lm.abilities.need(rung)
 
 
