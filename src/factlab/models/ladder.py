@@ -80,8 +80,8 @@ def _tuned(layers: Layers, edited: Rung) -> Rung:
     return Rung(
         False,
         "no layer has an MLP matrix that is a plain tensor of floats, which gradient descent could "
-        "write (they are quantised, offloaded or of a class of their own); fine-tune the unquantised "
-        "checkpoint, and put that edit on with force or as an adapter (Edit.to_peft)",
+        "write (they are quantised, offloaded or of a class of their own); fine-tune the "
+        "unquantised checkpoint, and put that edit on with force or as an adapter (Edit.to_peft)",
     )
 
 
