@@ -102,6 +102,10 @@ def tensor_of(module: Any) -> Tensor:
     return kept.detach().as_subclass(Tensor)
 
 
+# Attributes of these types hold no tensors of weights.
+_SIMPLE = frozenset({bool, int, float, str, tuple, list, dict, type(None)})
+
+
 def stored(model: nn.Module) -> dict[str, Tensor | OnDisk]:
     """All tensors that hold the numbers of a model's weights, by name.
 
@@ -138,8 +142,9 @@ def is_packed(module: nn.Module) -> bool:
     if any(type(p) not in _PLAIN for p in own) or any(_objects(module)):
         return True
     # Projections of other libraries keep everything in buffers.
-    says_widths = hasattr(module, "in_features") or hasattr(module, "infeatures")
-    return says_widths and not is_projection(module) and bool(module._buffers)
+    if not module._buffers or is_projection(module):
+        return False
+    return hasattr(module, "in_features") or hasattr(module, "infeatures")
 
 
 def is_spread(weight: Tensor) -> bool:
@@ -237,7 +242,7 @@ def _objects(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     Their kernels' own class holds the numbers as `storage.data`.
     """
     for name, value in vars(module).items():
-        if name.startswith("_") or isinstance(value, Tensor | nn.Module):
+        if type(value) in _SIMPLE or name.startswith("_") or isinstance(value, Tensor | nn.Module):
             continue
         data = getattr(getattr(value, "storage", None), "data", None)
         if isinstance(data, Tensor):
