@@ -161,7 +161,7 @@ def compare(
         if name in layers and rows:
             keys = keys_and_outputs(base, rows, layers[name]).keys.cpu().double()
             change, weight = after[name].cpu().double() - old.cpu().double(), old.cpu().double()
-            if base.mlp_layout == "in_out":
+            if base.layers.layout(name) == "in_out":
                 change, weight = change.T, weight.T
             effects = _effects(change, weight, keys, subjects)
             diff = diff.model_copy(update={"subjects": effects})

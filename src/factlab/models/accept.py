@@ -61,7 +61,7 @@ def has_head(model: PreTrainedModel) -> bool:
     """Whether a model, or a part of one, gives logits of its own."""
     try:
         return isinstance(model.get_output_embeddings(), nn.Module)
-    except NotImplementedError:
+    except NotImplementedError:  # what transformers raises for a part that has none
         return False
 
 

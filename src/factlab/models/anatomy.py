@@ -236,7 +236,7 @@ def _last_writer(module: nn.Module, width: int | None) -> str | None:
 def _embedding_path(model: PreTrainedModel) -> str:
     try:
         embed = model.get_input_embeddings()
-    except NotImplementedError:
+    except NotImplementedError:  # transformers does not know where this family keeps it
         return ""
     if not isinstance(embed, nn.Embedding):
         return ""

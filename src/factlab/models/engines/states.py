@@ -10,32 +10,17 @@ told to pass over padding.
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
 
-from factlab.models.engines.engine import Columns, Engine, Frame, Hidden, first_tensor
+from factlab.models.engines.engine import Columns, Frame, Hidden, first_tensor
 from factlab.models.engines.kept import Prefix, Recording, behind
-from factlab.models.engines.shell import Shell
+from factlab.models.engines.replay import Replay
 from factlab.tokens import TokenBatch
 
 
-class StatesReplay(Engine):
-    """See the module.
-
-    Args:
-        layers: the decoder layers.
-        shell: the model without them.
-    """
+class StatesReplay(Replay):
+    """See the module; arguments as for `Replay`."""
 
     name: ClassVar[str] = "replay over whole texts"
-
-    def __init__(self, layers: list[nn.Module], shell: Shell) -> None:
-        self._layers, self._shell = layers, shell
-
-    @property
-    def n_layers(self) -> int:
-        """See `Engine`."""
-        return len(self._layers)
 
     def frame(
         self,
@@ -60,10 +45,6 @@ class StatesReplay(Engine):
         with self._showing(frame.columns):
             output = self._layers[layer](frame.columns.inwards(whole), *args, **kwargs)
         return frame.columns.seen(first_tensor(output))
-
-    def readout(self, hidden: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
-        """See `Engine`."""
-        return self._shell.readout(hidden)
 
 
 def on_the_left(batch: TokenBatch, start: int) -> tuple[TokenBatch, Columns]:
