@@ -75,12 +75,18 @@ def joined_by(target: str, joint: Joint | None) -> str:
 
 def fill(text: str, subject: str) -> str:
     """A text with the subject in its slots, and doubled braces as single ones; see `Fact`."""
-    return subject.join(_pieces(text))
+    return subject.join(_pieces(text, has_subject=bool(subject)))
 
 
-def _pieces(template: str) -> list[str]:
+def has_slot(template: str) -> bool:
+    """Whether a template has a place for a subject; doubled braces are text."""
+    return len(_pieces(template, has_subject=False)) > 1
+
+
+def _pieces(template: str, has_subject: bool = True) -> list[str]:
     """What stands before, between and behind the slots of a template."""
-    if template.count(SLOT) < 2:  # whatever other braces there are, this is the slot
+    count = template.count(SLOT)
+    if count == 0 or (count == 1 and has_subject):  # whatever other braces there are
         return template.split(SLOT)
     pieces, at = [""], 0
     for match in _BRACES.finditer(template):
@@ -105,7 +111,9 @@ class Fact:
         template: the relation as a sentence with one `{}` where the subject goes, ending where the
             object would follow: `"{} is located in the city of"`. Where the text itself has such
             braces, double every brace of the text, as for `str.format`: `"In {}, x = {{}} makes"`.
-        subject: what the statement is about: `"The Eiffel Tower"`.
+        subject: what the statement is about: `"The Eiffel Tower"`. Empty for a fact without one,
+            whose template is a whole prompt without `{}`: `"Who wrote Hamlet? Answer:"`. Methods
+            that look a subject up refuse it (`Method.needs_subject`).
         target_new: the object that an edit should make the model say, if one is wanted.
         target_true: the object that is true, if known.
         joint: given when a fact is made, and kept in its targets: "space" or "none" for what goes
@@ -113,13 +121,15 @@ class Fact:
             space that a target begins with.
 
     Raises:
-        InvalidRequestError: the template does not hold exactly one `{}`, or a string is empty, no
-            text, or not valid Unicode.
+        InvalidRequestError: the template does not hold exactly one `{}`, or without a subject any;
+            or a string is empty, no text, or not valid Unicode.
 
     Examples:
         >>> fact = fl.Fact("{} is in", "The Louvre", target_new="Rome", target_true="Paris")
         >>> fact.prompt
         'The Louvre is in'
+        >>> fl.Fact("Who wrote Hamlet? Answer:", "", target_new="Marlowe").prompt
+        'Who wrote Hamlet? Answer:'
     """
 
     template: str
@@ -131,22 +141,38 @@ class Fact:
     def __post_init__(self, joint: Joint | None) -> None:
         check_text(self.template, "template")
         joint_named(joint)
-        slots = len(_pieces(self.template)) - 1
-        if slots != 1:
-            raise InvalidRequestError(
-                f"Template '{self.template}' holds {slots} '{SLOT}'. "
-                f"Write '{SLOT}' exactly once, where the subject goes; double the braces that "
-                "belong to the text: '{{}}'."
-            )
-        for name in ("subject", "target_new", "target_true"):
+        check_text(self.subject, "subject")
+        self._check_slots()
+        for name in ("target_new", "target_true"):
             value: str | None = getattr(self, name)
-            if value is None and name != "subject":
+            if value is None:
                 continue
             check_text(value, name)
-            if not words_of(str(value)):
+            if not words_of(value):
                 raise InvalidRequestError(f"The {name} is empty. Give at least one word.")
-            if name != "subject":
-                object.__setattr__(self, name, joined_by(str(value), joint))
+            object.__setattr__(self, name, joined_by(value, joint))
+
+    def _check_slots(self) -> None:
+        """Refuse a template that does not go with the subject."""
+        has_subject = bool(words_of(self.subject))
+        slots = len(_pieces(self.template, has_subject)) - 1
+        if slots == has_subject:
+            if not words_of(self.template):
+                raise InvalidRequestError("The template is empty. Give at least one word.")
+            if not has_subject:
+                object.__setattr__(self, "subject", "")
+            return
+        if not has_subject:
+            raise InvalidRequestError(
+                f"The subject is empty. Give at least one word: template '{self.template}' holds "
+                f"'{SLOT}', where it goes."
+            )
+        hint = "" if slots else " A fact without a subject has an empty one."
+        raise InvalidRequestError(
+            f"Template '{self.template}' holds {slots} '{SLOT}'. "
+            f"Write '{SLOT}' exactly once, where the subject goes; double the braces that "
+            f"belong to the text: '{{{{}}}}'.{hint}"
+        )
 
     @property
     def prompt(self) -> str:
@@ -159,9 +185,31 @@ class Fact:
         return self.template.strip(), self.subject.strip()
 
     @property
+    def topic(self) -> str:
+        """What to call the fact in a few words: its subject, or without one its prompt."""
+        return self.subject or self.prompt
+
+    @property
     def subject_start(self) -> int:
-        """Character position of the subject in `prompt`."""
+        """Character position of the subject in `prompt`.
+
+        Raises:
+            InvalidRequestError: there is none.
+        """
+        self.check_subject()
         return len(_pieces(self.template)[0])
+
+    def check_subject(self) -> None:
+        """Refuse a fact without a subject, where one is needed.
+
+        Raises:
+            InvalidRequestError: there is none.
+        """
+        if not self.subject:
+            raise InvalidRequestError(
+                f"'{self.prompt}' has no subject, and one is needed here. Give it, and write "
+                f"'{SLOT}' in the template where it stands."
+            )
 
     @classmethod
     def from_prompt(

@@ -57,10 +57,14 @@ class _OneFact:
     """One fact, by its parts."""
 
     template: Annotated[
-        str | None, typer.Argument(help="A sentence with {} where the subject goes.")
+        str | None,
+        typer.Argument(help="A sentence with {} where the subject goes, or a prompt without one."),
     ] = None
     subject: Annotated[
-        str | None, typer.Option(help="What the fact is about.", rich_help_panel=FACT)
+        str | None,
+        typer.Option(
+            help="What the fact is about; not for a prompt without {}.", rich_help_panel=FACT
+        ),
     ] = None
     target: Annotated[
         str | None, typer.Option(help="What the model should say.", rich_help_panel=FACT)
@@ -83,18 +87,20 @@ class _OneFact:
         Raises:
             InvalidRequestError: a part is missing, or wrong.
         """
-        from factlab.facts import Fact, joint_named
+        from factlab.facts import Fact, has_slot, joint_named
 
-        needed = {"a template": self.template, "--subject": self.subject}
+        needed = {"a template": self.template}
+        if self.template is None or has_slot(self.template):
+            needed["--subject"] = self.subject
         if not erase:
             needed["--target"] = self.target
         missing = [name for name, value in needed.items() if value is None]
-        if self.template is None or self.subject is None or missing:
+        if self.template is None or missing:
             raise InvalidRequestError(
                 f"Missing: {', '.join(missing)}. Describe one fact, or give a file with --facts."
             )
         joint = joint_named(self.joint)
-        return Fact(self.template, self.subject, self.target, self.true, joint)
+        return Fact(self.template, self.subject or "", self.target, self.true, joint)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +152,7 @@ def register(app: typer.Typer) -> None:
             "      --target Rome --out eiffel-in-rome",
             "factlab edit --facts facts.csv --method memit --out many",
             'factlab edit "{} is in" --subject Rome --target Spain --set value.steps=40',
+            'factlab edit "Who wrote Hamlet? Answer:" --target Marlowe --method ultraedit',
         ),
     )
 
@@ -168,6 +175,7 @@ def edit(
     wanted = _facts(one, many.facts, erase)
     mode, has_many = many.mode(), many.facts is not None
     chosen = more.of(method or ("memit" if has_many and mode != "each" else "rome"), erase).chosen()
+    chosen.method.check_subjects(wanted)
     if out is not None:
         check_edits_destination(out, mode == "each" and has_many, overwrite)
     if stats is not None:

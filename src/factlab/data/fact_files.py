@@ -16,13 +16,12 @@ from factlab.data.json_lines import read_values
 from factlab.data.records import Record
 from factlab.documents import parse_toml
 from factlab.errors import FactlabError, InvalidRequestError, StorageError, counted, nearest
-from factlab.facts import SLOT, Fact, joint_named, words_of
+from factlab.facts import SLOT, Fact, has_slot, joint_named, words_of
 from factlab.storage import read_text, write_text
 from factlab.writing import short_repr
 
 SUFFIXES = (".toml", ".jsonl", ".json", ".csv", ".tsv")
-_REQUIRED = ("template", "subject")
-_FIELDS: tuple[str, ...] = (*_REQUIRED, "target_new", "target_true")
+_FIELDS: tuple[str, ...] = ("template", "subject", "target_new", "target_true")
 # What a record has beside its fact: lists, of which a table has one column for each text.
 _PROMPTS = ("paraphrase", "neighborhood", "generation")
 _PROMPT_COLUMN = re.compile(rf"({'|'.join(_PROMPTS)})(_prompts|_\d+)?")
@@ -39,12 +38,12 @@ _log = logging.getLogger(__name__)
 def load_facts(path: str | Path) -> list[Fact]:
     """Read facts from a file that ends with .toml, .jsonl, .json, .csv or .tsv.
 
-    The fields are those of `Fact`: `template` and `subject`, and if wanted `target_new`,
-    `target_true` and `joint`; one that is empty is not given. In TOML every fact begins with
-    `[[fact]]`. In a table the first line names the columns; cells may be quoted, spaces before them
-    are dropped. Names may be capitalised, with spaces for underscores. Fields of other names, such
-    as a comment, are not used, and that is logged; one that looks like a misspelled name is
-    refused. What `load_fact_records` reads beside these is checked and left out.
+    The fields are those of `Fact`: `template`, `subject` unless the template has no `{}`, and if
+    wanted `target_new`, `target_true` and `joint`; one that is empty is not given. In TOML every
+    fact begins with `[[fact]]`. In a table the first line names the columns; cells may be quoted,
+    spaces before them are dropped. Names may be capitalised, with spaces for underscores. Fields of
+    other names, such as a comment, are not used, and that is logged; one that looks like a
+    misspelled name is refused. What `load_fact_records` reads beside these is checked and left out.
 
     Raises:
         StorageError: the file is missing, not UTF-8, of an unknown kind, broken or empty; or a fact
@@ -204,15 +203,15 @@ def _check_columns(columns: list[str], path: Path, separator: str) -> None:
     names = [_plain(name) for name in columns]
     unknown = [name for name in names if name not in _ALL_FIELDS and not _is_prompts(name)]
     misspelled = [name for name in unknown if _misspelled(name)]
-    if misspelled or not {*_REQUIRED} <= {*names} or len({*names}) < len(names):
+    if misspelled or "template" not in names or len({*names}) < len(names):
         near = nearest(unknown[0], (*_ALL_FIELDS, *_PROMPTS)) if unknown else ""
         if misspelled:
             near = f" Did you mean '{_misspelled(misspelled[0])}'?"
         raise StorageError(
             f"The first line of '{path}' names the columns {', '.join(columns)}. It must name "
-            "template and subject, and may name target_new, target_true, joint, relation, and "
-            "paraphrase_1, paraphrase_2 ..., neighborhood_1 ..., generation_1 ..., each once, with "
-            f"{separator} between.{near}"
+            f"template, and subject where a template holds '{SLOT}', and may name target_new, "
+            "target_true, joint, relation, and paraphrase_1, paraphrase_2 ..., neighborhood_1 "
+            f"..., generation_1 ..., each once, with {separator} between.{near}"
         )
 
 
@@ -273,7 +272,8 @@ def record_of(row: object, where: str, index: int, unused: dict[str, None] | Non
         if value and value.strip():
             given[name] = value
     relation = given.pop("relation", "").strip()
-    missing = [name for name in _REQUIRED if name not in given]
+    needed = ("template", "subject") if has_slot(given.get("template", "")) else ("template",)
+    missing = [name for name in needed if name not in given]
     if missing:
         raise StorageError(f"{where}: {missing[0]} is missing or empty. Give a text.")
     beside = next((text for text in prompts["neighborhood"] if SLOT in text), None)
@@ -284,7 +284,7 @@ def record_of(row: object, where: str, index: int, unused: dict[str, None] | Non
         )
     try:
         joint = joint_named(given.pop("joint", "").strip().lower() or None)
-        fact = Fact(**given, joint=joint)
+        fact = Fact(**{"subject": ""} | given, joint=joint)
         filled = {kind: [_filled(text, fact) for text in prompts[kind]] for kind in _PROMPTS}
     except FactlabError as error:
         raise StorageError(f"{where}: {error}") from error

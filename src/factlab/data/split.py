@@ -34,7 +34,7 @@ class Split:
     def digest(self) -> str:
         """SHA-256 of which subject is in which share."""
         shares = (self.train, self.validation, self.test)
-        return shares_hash([[record.fact.subject for record in share] for share in shares])
+        return shares_hash([[record.fact.topic for record in share] for share in shares])
 
 
 def split_by_subject(
@@ -61,8 +61,8 @@ def split_by_subject(
     apart = {subject_hash(subject) for subject in kept_out}
     places = [
         2
-        if subject_hash(record.fact.subject) in apart
-        else share_of(record.fact.subject, seed, validation_share, test_share)
+        if subject_hash(record.fact.topic) in apart
+        else share_of(record.fact.topic, seed, validation_share, test_share)
         for record in records
     ]
     found = [tuple(r for r, p in zip(records, places, strict=True) if p == i) for i in range(3)]

@@ -7,6 +7,8 @@ from .closed_form.memit import memit as memit
 from .closed_form.memit import memit_each as memit_each
 from .closed_form.rome import rome as rome
 from .closed_form.rome import rome_each as rome_each
+from .closed_form.ultraedit import ultraedit as ultraedit
+from .closed_form.ultraedit import ultraedit_each as ultraedit_each
 from .combined import combine as combine
 from .configs import AlphaEditConfig as AlphaEditConfig
 from .configs import ContextConfig as ContextConfig
@@ -16,6 +18,7 @@ from .configs import KnConfig as KnConfig
 from .configs import MemitConfig as MemitConfig
 from .configs import MethodConfig as MethodConfig
 from .configs import RomeConfig as RomeConfig
+from .configs import UltraEditConfig as UltraEditConfig
 from .configs import ValueConfig as ValueConfig
 from .edit import Edit as Edit
 from .edit import current_versions as current_versions

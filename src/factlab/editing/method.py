@@ -80,6 +80,7 @@ class Method:
         admit: called with all facts before anything is done, and raises if it must not be done;
             gives the config with everything in it that tells this request from others.
         needs: what a model must be able to do for it; see `factlab.models.abilities`.
+        needs_subject: whether it looks up a fact's subject, so that a fact must have one.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Method:
     settle: Settle | None = None
     admit: Admit | None = None
     needs: RungName = "ask"
+    needs_subject: bool = True
 
     @property
     def writes_many(self) -> bool:
@@ -104,8 +106,8 @@ class Method:
         """The config as it is asked for, or None for the defaults, if it may be.
 
         Raises:
-            InvalidRequestError: there are no facts, one has nothing to write, or the config is of
-                another method.
+            InvalidRequestError: there are no facts, one has nothing to write or lacks a subject
+                that is needed, or the config is of another method.
             UnsupportedModelError: the model cannot do it.
         """
         if config is not None and not isinstance(config, self.config):
@@ -114,6 +116,7 @@ class Method:
                 f"{type(config).__name__}."
             )
         check_targets(facts, config is not None and config.is_erasing)
+        self.check_subjects(facts)
         lm.abilities.need(self.needs)
         return config if self.admit is None else self.admit(lm, facts, config)
 
@@ -206,6 +209,20 @@ class Method:
         if isinstance(first, FactlabError):
             raise first
         return write(lm, facts, first, background, progress)
+
+    def check_subjects(self, facts: Sequence[Fact]) -> None:
+        """Refuse facts without a subject, if the method looks it up.
+
+        Raises:
+            InvalidRequestError: there is one.
+        """
+        for fact in facts if self.needs_subject else ():
+            if not fact.subject:
+                raise InvalidRequestError(
+                    f"Method '{self.name}' looks up a fact's subject, and '{fact.prompt}' has "
+                    "none. Give it, and write '{}' in the template where it stands; or use a "
+                    "method that needs none, such as ultraedit."
+                )
 
     def check_many(self) -> ComputeTogether:
         """What writes many facts in one edit.

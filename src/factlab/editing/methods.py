@@ -19,6 +19,7 @@ from factlab.editing.configs import (
     MemitConfig,
     MethodConfig,
     RomeConfig,
+    UltraEditConfig,
 )
 from factlab.editing.method import Method
 from factlab.editing.trained.configs import KINDS
@@ -52,6 +53,7 @@ def _built_in(
     writes_many: bool = True,
     settles: bool = True,
     needs: RungName = "closed_form",
+    needs_subject: bool = True,
 ) -> Method:
     """A method whose functions are attributes of a module, or of an object in it."""
     module, _, owner = home.partition(":")
@@ -61,7 +63,7 @@ def _built_in(
     )
     return Method(
         name, about, config, compute, together if writes_many else None,
-        settle if settles else None, needs=needs,
+        settle if settles else None, needs=needs, needs_subject=needs_subject,
     )  # fmt: skip
 
 
@@ -77,13 +79,16 @@ METHODS: dict[str, Method] = {
         _built_in("alphaedit", "MEMIT in the null space of ordinary keys (AlphaEdit).",
                   AlphaEditConfig, "closed_form.alphaedit:ALPHAEDIT"),
         _built_in("kn", "Values of knowledge neurons overwritten (KN).", KnConfig,
-                  "knowledge_neurons", settles=False, needs="neurons"),
+                  "knowledge_neurons", settles=False, needs="neurons", needs_subject=False),
         _built_in("ft", "Fine-tuning of one MLP projection.", FineTuneConfig,
-                  "fine_tuning.fine_tune:FT", needs="gradient"),
+                  "fine_tuning.fine_tune:FT", needs="gradient", needs_subject=False),
         _built_in("ft+l", "The same, every entry bounded.", FineTuneConfig,
-                  "fine_tuning.fine_tune:FT_L", needs="gradient"),
+                  "fine_tuning.fine_tune:FT_L", needs="gradient", needs_subject=False),
         _built_in("attn", "Bounded fine-tuning of one layer's attention (AttnEdit).",
-                  FineTuneConfig, "fine_tuning.fine_tune:ATTN", needs="trace"),
+                  FineTuneConfig, "fine_tuning.fine_tune:ATTN", needs="trace", needs_subject=False),
+        _built_in("ultraedit", "One gradient, normalised, and a closed form (UltraEdit).",
+                  UltraEditConfig, "closed_form.ultraedit", needs="gradient",
+                  needs_subject=False),
     )
 }  # fmt: skip
 

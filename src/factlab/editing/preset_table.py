@@ -7,6 +7,8 @@ GPT-2 XL gets what GPT-2 XL gets.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from factlab.editing.configs import MlpPart
+
 
 @dataclass(frozen=True, slots=True)
 class Preset:
@@ -79,4 +81,48 @@ PRESETS: tuple[Preset, ...] = (
         range(4, 9), 15_000.0, 4.0, _EASYEDIT,
     ),
     Preset("Mistral 7B", "mistral", 32, 4096, 5, 4.0, _EASYEDIT),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class UltraEditPreset:
+    """Where and how strongly UltraEdit edits one model.
+
+    Attributes:
+        model: the model that the values were found for.
+        family: architecture, as in `factlab.families`.
+        n_layers: of the model.
+        d_model: of the model.
+        layers: 0-based, for each projection of the MLP that is edited.
+        source: where these are from.
+        learning_rate: η.
+    """
+
+    model: str
+    family: str
+    n_layers: int
+    d_model: int
+    layers: Mapping[MlpPart, range]
+    source: str
+    learning_rate: float = 1e-6
+
+
+_ULTRAEDIT_CODE = "UltraEdit code"
+
+ULTRAEDIT_PRESETS: tuple[UltraEditPreset, ...] = (
+    UltraEditPreset(
+        "SmolLM2-135M", "llama", 30, 576, {"gate": range(18, 24), "up": range(18, 24)}, _MEASURED,
+        2e-3,
+    ),
+    UltraEditPreset(
+        "Llama 3 8B", "llama", 32, 4096, {"gate": range(11, 16), "up": range(18, 25)},
+        _ULTRAEDIT_CODE,
+    ),
+    UltraEditPreset("Mistral 7B", "mistral", 32, 4096, {"down": range(29, 31)}, _ULTRAEDIT_CODE),
+    UltraEditPreset(
+        "Qwen 2.5 7B", "qwen2", 28, 3584, {"gate": range(18, 27), "up": range(18, 27)},
+        _ULTRAEDIT_CODE,
+    ),
+    UltraEditPreset("GPT-J 6B", "gptj", 28, 4096, {"down": range(18, 27)}, _ULTRAEDIT_CODE),
+    UltraEditPreset("Phi-4", "phi3", 40, 5120, {"down": range(30, 39)}, _ULTRAEDIT_CODE),
 )  # fmt: skip

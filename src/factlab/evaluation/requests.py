@@ -81,8 +81,8 @@ class EvaluationMaterial:
         """Read what a request asks for.
 
         Raises:
-            InvalidRequestError: there is no such method, setting or data set, or an editor has seen
-                a subject that it is to be evaluated on.
+            InvalidRequestError: there is no such method, setting or data set, an editor has seen
+                a subject that it is to be evaluated on, or a fact lacks one that is needed.
             StorageError: something cannot be read.
         """
         choices = [method.chosen() for method in request.methods]
@@ -94,6 +94,7 @@ class EvaluationMaterial:
             records = editor.held_out(wanted.every(progress), wanted.offset, wanted.limit)
         references = wanted.load_references(records, progress)
         for choice in choices:
+            choice.method.check_subjects([record.fact for record in records])
             allowed = isinstance(choice.config, TrainedEditConfig) and (
                 choice.config.allow_seen_subjects
             )

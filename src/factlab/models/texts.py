@@ -69,8 +69,9 @@ def fact_continuation(
 
     Raises:
         TokenizationError: also if the subject has no token, or shares one with the target.
-        InvalidRequestError: the target is empty.
+        InvalidRequestError: the target is empty, or there is no subject.
     """
+    fact.check_subject()
     encoded = tokenise(lm, fact.prompt, target)
     subject = tokens.subject_span(encoded, fact.subject_start, fact.subject)
     return fitting(lm, continuation_of(encoded, subject, lookup, first_token))

@@ -93,7 +93,7 @@ class AlignedRows:
     ) -> None:
         self._lm, self._site = lm, site
         positions = [row.lookup for row in rows]
-        self._left = _left_of_lookup(lm, rows, shared)
+        self._left = left_of_lookup(lm, rows, shared)
         self._batch = pad([row.inputs for row in rows], lm.device, align=positions)
         self._lookup = max(positions)
         self._frame = lm.frame(self._batch, self._left, self._lookup)
@@ -127,7 +127,7 @@ def _add_to_first(added: Float[Tensor, "row d_model"], state: Hidden) -> Hidden:
     return moved
 
 
-def _left_of_lookup(
+def left_of_lookup(
     lm: LanguageModel, rows: Sequence[Continuation], shared: SharedContexts
 ) -> Prefix:
     """Keys and values of all tokens left of the lookup token, rows aligned at it."""

@@ -32,12 +32,12 @@ class Row:
 
     Attributes:
         continuation: of the prompt.
-        subject: of the fact.
+        topic: of the fact.
         erase: make the target improbable.
     """
 
     continuation: Continuation
-    subject: str
+    topic: str
     erase: bool
 
     @classmethod
@@ -49,7 +49,7 @@ class Row:
         """
         fact = request.fact
         try:
-            return cls(lm.continuation(fact.prompt, request.target), fact.subject, request.erase)
+            return cls(lm.continuation(fact.prompt, request.target), fact.topic, request.erase)
         except TokenizationError as error:
             raise TokenizationError(f"Fact '{fact.prompt}': {error}") from error
 
@@ -164,8 +164,8 @@ class Tuning:
             torch.minimum(torch.maximum(stack, original - epsilon), original + epsilon, out=stack)
 
     def name(self, problem: int) -> str:
-        """The subject, or several."""
-        return ", ".join(dict.fromkeys(repr(row.subject) for row in self._groups[problem][:3]))
+        """The topic, or several."""
+        return ", ".join(dict.fromkeys(repr(row.topic) for row in self._groups[problem][:3]))
 
     def refusal(self, problem: int, gradients: Sequence[Tensor]) -> EditError | None:
         """No beginning is hopeless."""

@@ -102,7 +102,7 @@ class TrainedEditor(Result):
 
     def has_seen(self, fact: Fact) -> bool:
         """Whether the fact's subject is one of training or validation."""
-        return subject_hash(fact.subject) in self.subjects
+        return subject_hash(fact.topic) in self.subjects
 
     def check_unseen(self, facts: Sequence[Fact]) -> None:
         """Refuse facts about subjects of training and validation.
@@ -114,7 +114,7 @@ class TrainedEditor(Result):
         if seen:
             which = "" if len(facts) == 1 else f", and {len(seen)} of {len(facts)} facts like it"
             raise InvalidRequestError(
-                f"{self.name} was trained on '{seen[0].subject}'{which}: an edit of it would not "
+                f"{self.name} was trained on '{seen[0].topic}'{which}: an edit of it would not "
                 "show what the editor can do. Use held-out records (--held-out), or for study set "
                 "allow_seen_subjects."
             )
@@ -243,6 +243,7 @@ class TrainedEditor(Result):
             self.compute_together,
             admit=self.admit,
             needs="gradient",
+            needs_subject=False,
         )
 
     @torch.inference_mode(False)

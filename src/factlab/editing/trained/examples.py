@@ -119,7 +119,7 @@ def examples_of_records(
     split: Split = split_by_subject(records, seed, validation_share, test_share, kept_out)
     skipped: dict[str, int] = {}
     shares = [_usable(lm, share, skipped) for share in (split.train, split.validation)]
-    used = {subject_hash(r.fact.subject) for r in (*split.train, *split.validation)}
+    used = {subject_hash(r.fact.topic) for r in (*split.train, *split.validation)}
     for name, share in zip(("training", "validation"), shares, strict=True):
         if not share:
             why = f" Most often: {max(skipped, key=skipped.__getitem__)}" if skipped else ""

@@ -12,35 +12,18 @@ Nothing of the size of a matrix is formed: a fact of t tokens has a gradient of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from factlab.editing.gradients import Matrix, states_and_gradients
 from factlab.editing.trained.states import RowBatch
 from factlab.errors import InvalidRequestError, counted
-from factlab.families import Layout
-from factlab.hooks import Hook, attached
 from factlab.models.language_model import LanguageModel
 from factlab.models.reading import target_logprobs
 from factlab.precision import wide
-
-
-class Matrix(NamedTuple):
-    """A projection that is edited.
-
-    Attributes:
-        weight_name: its parameter's name.
-        layout: orientation of the parameter.
-        d_in: width of its input.
-        d_out: width of its output.
-    """
-
-    weight_name: str
-    layout: Layout
-    d_in: int
-    d_out: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +65,7 @@ def last_matrices(lm: LanguageModel, n_blocks: int) -> tuple[Matrix, ...]:
     found: list[Matrix] = []
     for layer in range(lm.n_layers - n_blocks, lm.n_layers):
         for name in (*lm.layers.mlp_inputs(layer), lm.mlp_weight_name(layer)):
-            layout, shape = lm.layout_of(name), lm.model.get_parameter(name).shape
-            d_out, d_in = shape if layout == "out_in" else shape[::-1]
-            found.append(Matrix(name, layout, d_in, d_out))
+            found.append(Matrix.named(lm, name))
     return tuple(found)
 
 
@@ -95,20 +76,6 @@ def target_nll_of(lm: LanguageModel, batch: RowBatch) -> Float[Tensor, " row"]:
     return -logprobs / counts
 
 
-class _Watched:
-    """A forward hook that notes a module's input, and adds to its output what has its gradient."""
-
-    inputs: Tensor
-    probe: Tensor
-
-    def __call__(self, _module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        self.inputs = args[0].detach().clone()
-        # Adding zero changes nothing, and its gradient is that of the output.
-        self.probe = torch.zeros_like(output).requires_grad_(True)
-        return output + self.probe
-
-
-@torch.inference_mode(False)
 def token_gradients(
     lm: LanguageModel, batch: RowBatch, matrices: Sequence[Matrix]
 ) -> dict[str, OuterProducts]:
@@ -119,23 +86,17 @@ def token_gradients(
         batch: facts with their targets.
         matrices: in the blocks that the batch is about to enter.
     """
-    watched = {matrix.weight_name: _Watched() for matrix in matrices}
-    hooks = [
-        Hook(lm.model.get_submodule(name.removesuffix(".weight")), place)
-        for name, place in watched.items()
-    ]
-    with attached(hooks), torch.enable_grad():
-        loss = target_nll_of(lm, batch).sum()
-        grads = torch.autograd.grad(loss, [place.probe for place in watched.values()])
-    n_rows = len(batch.continuations)
+    found = states_and_gradients(
+        lm, matrices, len(batch.continuations), partial(_total_nll, lm, batch)
+    )
     return {
-        m.weight_name: _gathered(
-            watched[m.weight_name].inputs.reshape(n_rows, -1, m.d_in),
-            grad.reshape(n_rows, -1, m.d_out),
-            batch.is_token,
-        )
-        for m, grad in zip(matrices, grads, strict=True)
+        name: _gathered(states.inputs, states.grads, batch.is_token)
+        for name, states in found.items()
     }
+
+
+def _total_nll(lm: LanguageModel, batch: RowBatch) -> Float[Tensor, ""]:
+    return target_nll_of(lm, batch).sum()
 
 
 def _gathered(

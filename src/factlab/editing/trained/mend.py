@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from factlab.editing.running import Moments
 from factlab.editing.trained.configs import MendConfig
 from factlab.editing.trained.gradients import Matrix, OuterProducts
 from factlab.editing.trained.network import EditorNetwork, Texts, seeded
@@ -170,10 +171,7 @@ class _Residual(nn.Module):
 
 
 class RunningScale(nn.Module):
-    """Mean and standard deviation of every dimension, over all tokens trained on so far.
-
-    Chan's way to merge two sets of moments, which does not lose digits.
-    """
+    """Mean and standard deviation of every dimension, over all tokens trained on so far."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -194,13 +192,12 @@ class RunningScale(nn.Module):
         """Take note of some tokens."""
         if not len(states):
             return
-        new = states.detach().to(self.mean.device).to(self.mean.dtype)
-        total, mean = self.n + len(new), new.mean(0)
-        apart = mean - self.mean
-        between = apart.square() * (self.n * len(new) / total)
-        self.spread += (new - mean).square().sum(0) + between
-        self.mean += apart * (len(new) / total)
-        self.n.copy_(total)
+        total, mean, spread = Moments(float(self.n), self.mean, self.spread).with_more(
+            states.detach()
+        )
+        self.spread.copy_(spread)
+        self.mean.copy_(mean)
+        self.n.fill_(total)
 
     @property
     def _deviation(self) -> Float[Tensor, " width"]:

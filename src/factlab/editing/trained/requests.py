@@ -118,5 +118,5 @@ class TrainMaterial:
         if request.records is None:
             return cls(None)
         records = request.records.load(progress)
-        kept_out = [one.fact.subject for each in request.keep_out for one in each.load(progress)]
+        kept_out = [one.fact.topic for each in request.keep_out for one in each.load(progress)]
         return cls(records, tuple(kept_out))

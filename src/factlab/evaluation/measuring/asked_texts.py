@@ -88,7 +88,8 @@ class TokenisedRecords:
         """
         if record.fact.target_new is None:
             raise InvalidRequestError(f"Record {record.case_id} has no new target.")
-        self.lm.fact_continuation(record.fact)
+        if record.fact.subject:
+            self.lm.fact_continuation(record.fact)
         self.of(record)
 
 
