@@ -159,7 +159,7 @@ def test_the_same_subject_or_template_may_come_again(tmp_path):
     ("text", "reason"),
     [
         ("template,subjet\n{} is,Rome\n", "columns template, subjet.*Did you mean 'subject'"),
-        ("template,target_new\n{} is,Rome\n", "columns template, target_new. It must name"),
+        ("template,target_new\n{} is,Rome\n", "Line 2 of .*subject is missing or empty"),
         ("template;subject\n{} is;Rome\n", "with commas between"),
         ("template,subject,subject\n{} is,Rome,\n", "each once"),
         ("template,subject\n{} is,Rome,Italy\n", "Line 2 of .* has 3 cells for 2 columns"),

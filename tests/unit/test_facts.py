@@ -150,3 +150,23 @@ for values, named, message in {wrong!r}:
 """
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.stdout.split() == ["refused"] * len(wrong), done.stderr
+
+
+def test_a_fact_without_a_subject_is_a_whole_prompt():
+    fact = Fact("Who wrote Hamlet? Answer:", "", target_new="Marlowe")
+    assert (fact.prompt, fact.topic) == (fact.template, fact.template)
+    assert fact.question == ("Who wrote Hamlet? Answer:", "")
+    assert Fact("Who wrote it?", "  ") == Fact("Who wrote it?", "")
+    assert Fact("x = {{}} makes", "").prompt == "x = {} makes"
+    assert Fact("a {b} c", "").prompt == "a {b} c"
+    assert Fact("{} is", "Rome").topic == "Rome"
+    for template, subject, reason in (
+        ("{} is in", "", "The subject is empty"),
+        ("{} and {} are", "", "The subject is empty"),
+        ("Rome is in", "Rome", "holds 0 .*A fact without a subject has an empty one"),
+        ("", "", "The template is empty"),
+    ):
+        with pytest.raises(InvalidRequestError, match=reason):
+            Fact(template, subject)
+    with pytest.raises(InvalidRequestError, match="'Who\\?' has no subject, and one is needed"):
+        _ = Fact("Who?", "").subject_start

@@ -12,3 +12,4 @@ from .sweeping.grid import GridCell as GridCell
 from .sweeping.grid import evaluate_grid as evaluate_grid
 from .sweeping.result import Sweep as Sweep
 from .sweeping.sweep import sweep as sweep
+from .sweeping.ultraedit import ultraedit_cells as ultraedit_cells

@@ -85,6 +85,10 @@ class AnswerStates:
             for all_of_them, some in zip(found, batch[name], strict=True):
                 all_of_them[places] = some.to(all_of_them)
 
+    def n_places(self, number: int | None = None) -> int:
+        """How many places of a text, or of all texts, are read."""
+        return sum(self.counts) if number is None else self.counts[number]
+
     def of(self, weight_name: str, number: int | None = None) -> TokenStates:
         """What a projection has at the places of a text, or of all texts, one after the other.
 

@@ -246,7 +246,7 @@ class _Turn:
             diagnostics={
                 "layers": [*config.edited_layers],
                 "layer_source": self.settled.source,
-                "n_tokens": len(states.inputs),
+                "n_tokens": self.states.n_places(place),
                 "update_norms": [update.norm for update in updates],
             },
             versions=current_versions(),

@@ -52,8 +52,10 @@ def places(lm: LanguageModel, config: UltraEditConfig) -> Matrices:
         return _listed(lm, config.weights, config.layers)
     preset = ultraedit_preset_of(lm)
     if config.layers is not None:
-        wanted = config.parts or tuple((preset or _BUNDLED).layers)
+        wanted = config.parts or tuple[MlpPart, ...]((preset or _BUNDLED).layers)
         layers = tuple(sorted(set(config.layers)))
+        for layer in layers:
+            lm.layer(layer)
         names = [name for i in layers for name in _projections(lm, i, wanted, bool(config.parts))]
         return Matrices(tuple(names), layers, "chosen")
     if preset is not None:
@@ -93,6 +95,20 @@ def learning_rate(
     preset = ultraedit_preset_of(lm)
     if preset is not None:
         return preset.learning_rate
+    return rate_by_outputs(lm, matrices, progress)
+
+
+def rate_by_outputs(
+    lm: LanguageModel, matrices: Sequence[Matrix], progress: ProgressCallback
+) -> float:
+    """η that is to a model's outputs what the bundled model's is to its own.
+
+    η ‖ĥ‖² ĝ is about η d_in in every entry, so η goes with the size of an entry of the output over
+    d_in: the mean over matrices, at the answers of well-known facts on the unedited model.
+
+    Raises:
+        InvalidRequestError: the tokenizer knows none of these facts.
+    """
     names = tuple(matrix.weight_name for matrix in matrices)
     work_out = partial(_by_outputs, lm, matrices, progress)
     return lm.recall.of(("ultraedit", names), lm.identity.now(), work_out)

@@ -4,8 +4,10 @@ folder/
     NAME/        the evaluation of the cell of that name
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.running.planning import BATCH_SIZE
 from factlab.evaluation.running.run import evaluate
 from factlab.evaluation.running.saved_run import Run
+from factlab.evaluation.scoring.scores import SCORE
 from factlab.evaluation.sweeping.estimates import estimates_of
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
@@ -64,6 +67,11 @@ class Grid(Tabular):
     def __hash__(self) -> int:
         return hash((*self.runs.values(), *self.impossible))
 
+    @property
+    def best(self) -> str:
+        """Name of the evaluation with the highest S; of several the first."""
+        return max(self.runs, key=partial(_score_of, self.runs))
+
     def rows(self) -> list[dict[str, Any]]:
         """One dictionary per evaluation and score.
 
@@ -79,6 +87,11 @@ class Grid(Tabular):
                      "value": estimate.mean, "low": low, "high": high, "n_records": len(run.rows)}
                 )  # fmt: skip
         return rows
+
+
+def _score_of(runs: Mapping[str, Run], name: str) -> float:
+    score = estimates_of(runs[name], "after")[SCORE].mean
+    return -1.0 if math.isnan(score) else score
 
 
 @checked(in_steps=True)
