@@ -72,7 +72,7 @@ def test_other_kinds_are_refused(make_model, fact, call, sentence):
 
 
 @pytest.mark.parametrize(
-    "method", ["memit", "emmet", "alphaedit", "kn", "fine_tune"],
+    "method", ["memit", "emmet", "alphaedit", "kn", "fine_tune", "ultraedit"],
 )  # fmt: skip
 def test_one_fact_is_a_list_of_it(make_model, fact, method, monkeypatch):
     seen = []

@@ -31,6 +31,7 @@ OPEN = {
     "ft": TUNING,
     "ft+l": TUNING,
     "attn": TUNING,
+    "ultraedit": fl.editing.UltraEditConfig(),
 }
 CHOSEN = {
     name: config.model_copy(

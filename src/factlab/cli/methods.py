@@ -30,12 +30,15 @@ def register(app: typer.Typer) -> None:
 def methods(session: Session) -> None:
     """List the editing methods and their presets by model."""
     from factlab.editing.methods import METHODS
-    from factlab.editing.preset_table import PRESETS
+    from factlab.editing.preset_table import PRESETS, ULTRAEDIT_PRESETS
     from factlab.editing.trained.configs import KINDS, TrainedEditConfig
 
-    rows = [[m.name, m.about, "many" if m.writes_many else "one"] for m in METHODS.values()]
-    rows += [[f"{kind} *", config.about, "many"] for kind, config in KINDS.items()]
-    session.say(table(["method", "what it does", "facts per edit"], rows))
+    rows = [
+        [m.name, m.about, "many" if m.writes_many else "one", "yes" if m.needs_subject else "no"]
+        for m in METHODS.values()
+    ]
+    rows += [[f"{kind} *", config.about, "many", "no"] for kind, config in KINDS.items()]
+    session.say(table(["method", "what it does", "facts per edit", "needs a subject"], rows))
     session.say("* trained for one model by 'factlab train', and given with --editor.")
     rows = []
     for preset in PRESETS:
@@ -48,15 +51,21 @@ def methods(session: Session) -> None:
         )  # fmt: skip
     session.say(table(["model", "ROME layer", "MEMIT layers", "fine-tuning layers"], rows))
     session.say("Other models get their layers from causal traces (see 'factlab layers').")
+    rows = [
+        [p.model, ", ".join(f"{part} {i[0]}–{i[-1]}" for part, i in p.layers.items()),
+         f"{p.learning_rate:g}", p.source]
+        for p in ULTRAEDIT_PRESETS
+    ]  # fmt: skip
+    session.say(table(["model", "UltraEdit projections", "η", "source"], rows))
     session.emit(
         {
             "methods": [
                 {"name": m.name, "about": m.about, "many": m.writes_many, "trained": False,
-                 **_abilities(m.config)}
+                 "needs_subject": m.needs_subject, **_abilities(m.config)}
                 for m in METHODS.values()
             ] + [
                 {"name": kind, "about": config.about, "many": True, "trained": True,
-                 **_abilities(TrainedEditConfig)}
+                 "needs_subject": False, **_abilities(TrainedEditConfig)}
                 for kind, config in KINDS.items()
             ],
             "presets": [
@@ -65,6 +74,12 @@ def methods(session: Session) -> None:
                  "memit_layers": list(p.memit_layers), "memit_weight": p.memit_weight,
                  "fine_tune": {name: list(values) for name, values in p.fine_tune.items()}}
                 for p in PRESETS
+            ],
+            "ultraedit_presets": [
+                {"model": p.model, "family": p.family, "n_layers": p.n_layers,
+                 "d_model": p.d_model, "learning_rate": p.learning_rate,
+                 "layers": {part: list(layers) for part, layers in p.layers.items()}}
+                for p in ULTRAEDIT_PRESETS
             ],
         }
     )  # fmt: skip

@@ -18,7 +18,6 @@ from .configs import KnConfig as KnConfig
 from .configs import MemitConfig as MemitConfig
 from .configs import MethodConfig as MethodConfig
 from .configs import RomeConfig as RomeConfig
-from .configs import UltraEditConfig as UltraEditConfig
 from .configs import ValueConfig as ValueConfig
 from .edit import Edit as Edit
 from .edit import current_versions as current_versions
@@ -53,3 +52,4 @@ from .trained.examples import examples_of_records as examples_of_records
 from .trained.examples import examples_of_text as examples_of_text
 from .trained.store import load_editor as load_editor
 from .trained.training import train_editor as train_editor
+from .ultraedit_config import UltraEditConfig as UltraEditConfig

@@ -19,10 +19,10 @@ from factlab.editing.configs import (
     MemitConfig,
     MethodConfig,
     RomeConfig,
-    UltraEditConfig,
 )
 from factlab.editing.method import Method
 from factlab.editing.trained.configs import KINDS
+from factlab.editing.ultraedit_config import UltraEditConfig
 from factlab.errors import InvalidRequestError, nearest
 from factlab.models.abilities import RungName
 

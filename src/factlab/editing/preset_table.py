@@ -7,7 +7,7 @@ GPT-2 XL gets what GPT-2 XL gets.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from factlab.editing.configs import MlpPart
+from factlab.editing.ultraedit_config import MlpPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +111,8 @@ _ULTRAEDIT_CODE = "UltraEdit code"
 
 ULTRAEDIT_PRESETS: tuple[UltraEditPreset, ...] = (
     UltraEditPreset(
-        "SmolLM2-135M", "llama", 30, 576, {"gate": range(18, 24), "up": range(18, 24)}, _MEASURED,
-        2e-3,
+        "SmolLM2-135M", "llama", 30, 576,
+        {"gate": range(24, 30), "up": range(24, 30), "down": range(24, 30)}, _MEASURED, 2e-4,
     ),
     UltraEditPreset(
         "Llama 3 8B", "llama", 32, 4096, {"gate": range(11, 16), "up": range(18, 25)},

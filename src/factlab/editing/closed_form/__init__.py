@@ -1,1 +1,1 @@
-"""Edits by a formula: ROME, MEMIT, EMMET and AlphaEdit."""
+"""Edits by a formula: ROME, MEMIT, EMMET, AlphaEdit and UltraEdit."""

@@ -67,8 +67,7 @@ class AnswerStates:
             for matrix in matrices
         }
         costs = [len(row.reads) + row.lookup / _LEFT for row in rows]
-        left = max(row.lookup / len(row.reads) for row in rows)
-        limit = lm.budget.gradient_tokens(read=1.0, left=left, share=0.5)
+        limit = lm.budget.gradient_tokens(read=1.0, left=_LEFT, share=0.5)
         done = 0
         with lm.frozen():
             for numbers in groups(costs, limit):

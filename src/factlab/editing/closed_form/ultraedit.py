@@ -47,12 +47,12 @@ from factlab.editing.background import Background
 from factlab.editing.closed_form.answer_states import AnswerStates
 from factlab.editing.closed_form.normaliser import Normaliser
 from factlab.editing.closed_form.ultraedit_places import learning_rate, places
-from factlab.editing.configs import UltraEditConfig
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.gradients import Matrix, TokenStates
 from factlab.editing.method import FAULTS, Settled
 from factlab.editing.methods import METHODS
 from factlab.editing.remembered import Remembered
+from factlab.editing.ultraedit_config import UltraEditConfig
 from factlab.errors import EditError, FactlabError, TokenizationError, counted
 from factlab.facts import Fact
 from factlab.models.changes.change import Change
@@ -271,7 +271,7 @@ def least_squares(
     Thin while that takes less room than the whole matrix.
     """
     name, layout, d_in, d_out = matrix
-    rows, values = inputs.double(), outputs.double()
+    rows, values = inputs.cpu().double(), outputs.cpu().double()
     n_rows = len(rows)
     if n_rows < d_in:
         gram = rows @ rows.T + ridge * torch.eye(n_rows, dtype=torch.float64, device="cpu")

@@ -14,9 +14,9 @@ from typing import NamedTuple
 from factlab.continuations import Continuation
 from factlab.data.well_known import WELL_KNOWN
 from factlab.editing.closed_form.answer_states import AnswerStates
-from factlab.editing.configs import MlpPart, UltraEditConfig
 from factlab.editing.gradients import Matrix
 from factlab.editing.preset_table import ULTRAEDIT_PRESETS, UltraEditPreset
+from factlab.editing.ultraedit_config import MlpPart, UltraEditConfig
 from factlab.errors import InvalidRequestError, TokenizationError, UnsupportedModelError
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback
@@ -24,7 +24,7 @@ from factlab.progress import ProgressCallback
 _BUNDLED = ULTRAEDIT_PRESETS[0]
 _FACTS_ASKED = 20
 # How large η ‖ĥ‖² ĝ is beside the output of a matrix, entry by entry, where no preset says η.
-STEP = 1.0
+STEP = 0.05
 
 
 class Matrices(NamedTuple):
@@ -202,6 +202,6 @@ def _by_outputs(lm: LanguageModel, matrices: Sequence[Matrix], progress: Progres
         for name, layout, d_in, _ in matrices:
             weight = lm.layers.weight(name).detach().cpu().double()
             out_in = weight if layout == "out_in" else weight.T
-            outputs = states.of(name).inputs.double() @ out_in.T
+            outputs = states.of(name).inputs.cpu().double() @ out_in.T
             sizes.append(float(outputs.square().mean().sqrt()) / d_in)
     return STEP * sum(sizes) / len(sizes)

@@ -5,8 +5,8 @@ from itertools import pairwise
 
 from factlab.arguments import checked
 from factlab.editing.closed_form.ultraedit_places import places, rate_by_outputs
-from factlab.editing.configs import MlpPart, UltraEditConfig
 from factlab.editing.gradients import Matrix
+from factlab.editing.ultraedit_config import MlpPart, UltraEditConfig
 from factlab.errors import InvalidRequestError
 from factlab.evaluation.sweeping.grid import GridCell
 from factlab.models.language_model import LanguageModel
@@ -20,7 +20,7 @@ def ultraedit_cells(
     lm: LanguageModel,
     layers: Sequence[Sequence[int]] | None = None,
     parts: Sequence[Sequence[MlpPart]] = (("gate", "up"), ("down",)),
-    steps: Sequence[float] = (0.3, 1.0, 3.0),
+    steps: Sequence[int | float] = (0.3, 1.0, 3.0),
     progress: ProgressCallback = silent,
 ) -> list[GridCell]:
     """UltraEdit with every choice of layers, projections and step, for `evaluate_grid`.
