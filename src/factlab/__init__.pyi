@@ -12,7 +12,6 @@ from .data.record_files import load_records as load_records
 from .data.records import Record as Record
 from .editing.closed_form.memit import memit as memit
 from .editing.closed_form.rome import rome as rome
-from .editing.closed_form.ultraedit import ultraedit as ultraedit
 from .editing.edit import Edit as Edit
 from .editing.runs import edit_each as edit_each
 from .editing.runs import edit_sequence as edit_sequence

@@ -135,7 +135,7 @@ CASES = {
     "memit": Case(layerwise(fl.memit, editing.MemitConfig)),
     "emmet": Case(layerwise(editing.emmet, editing.EmmetConfig)),
     "alphaedit": Case(layerwise(editing.alphaedit, editing.AlphaEditConfig)),
-    "ultraedit": Case(lambda lm, _: partial(fl.ultraedit, lm, FACTS)),
+    "ultraedit": Case(lambda lm, _: partial(fl.editing.ultraedit, lm, FACTS)),
     "fine-tuning": Case(lambda lm, _: partial(editing.fine_tune, lm, FACTS, "ft", FT)),
     "each": Case(lambda lm, _: partial(editing.fine_tune_each, lm, FACTS, "ft", FT)),
     "kn": Case(lambda lm, _: partial(editing.kn, lm, FACTS, KN)),

@@ -73,19 +73,18 @@ def test_the_change_is_the_minimum():
 
 
 def test_outputs_by_hand():
-    """Tokens (1, 3 | 2), (3, 3 | 4), and one at zero beside them that varies as they do."""
+    """Tokens (1, 3 | 2), (3, 3 | 4), and one of typical size beside them."""
     states = TokenStates(
         torch.tensor([[1.0, 3.0], [3.0, 3.0]], dtype=torch.float64),
         torch.tensor([[2.0], [4.0]], dtype=torch.float64),
     )
     normaliser = Normaliser.after((), matrix(2, 1)).with_more(states)
-    beside = {0: 7.0, 1: 7.0, 2: 10.0}  # mean squares of inputs, and of gradients
-    columns = [[1.0, 3.0], [3.0, 3.0], [2.0, 4.0]]
+    typical = {0: 7.0, 1: 7.0, 2: 10.0}  # mean squares of inputs, and of gradients
     wanted: list[list[float]] = []
-    for i, column in enumerate(columns):
-        mean = sum(column) / 3
-        spread = sum((x - mean) ** 2 for x in [*column, 0.0]) + beside[i]
-        wanted.append([(x - mean) / (spread / 2) ** 0.5 for x in column])
+    for i, column in enumerate([[1.0, 3.0], [3.0, 3.0], [2.0, 4.0]]):
+        centre = sum(column) / 2 / 2
+        deviation = ((sum((x - centre) ** 2 for x in column) + typical[i]) / 3) ** 0.5
+        wanted.append([(x - centre) / deviation for x in column])
     found = normaliser.normalised(states)
     assert torch.cat(found, 1).T.tolist() == [pytest.approx(each) for each in wanted]
     v = outputs_wanted(found, 0.1)
@@ -100,7 +99,7 @@ def test_one_token_alone_is_measured_by_itself():
     for plain, normalised in zip(states, found, strict=True):
         assert normalised.isfinite().all()
         assert (normalised.sign() == plain.sign()).all()
-        assert normalised.abs().max() < 1
+        assert 0.5 < normalised.square().mean() < 2
     nothing = TokenStates(torch.zeros(1, 5), torch.zeros(1, 4))
     found = Normaliser.after((), matrix()).with_more(nothing).normalised(nothing)
     assert all((each == 0).all() for each in found)
@@ -177,10 +176,10 @@ def test_gradients_are_those_of_torch(make_model, family):
 
 def test_batches_and_order_make_no_difference(make_model):
     lm = make_model("llama", dtype=torch.float64)
-    whole = fl.ultraedit(lm, FACTS, CONFIG)
-    backwards = fl.ultraedit(lm, FACTS[::-1], CONFIG)
+    whole = fl.editing.ultraedit(lm, FACTS, CONFIG)
+    backwards = fl.editing.ultraedit(lm, FACTS[::-1], CONFIG)
     lm.memory_gib = 1e-6  # one row at a time
-    alone = fl.ultraedit(lm, FACTS, CONFIG)
+    alone = fl.editing.ultraedit(lm, FACTS, CONFIG)
     for other in (backwards, alone):
         for one, two in zip(whole.updates, other.updates, strict=True):
             deltas = [u.matrix(torch.float64, torch.device("cpu")) for u in (one, two)]
@@ -202,7 +201,7 @@ def test_prompts_run_once_and_nothing_below_the_matrices_has_gradients(make_mode
         for i in range(lm.n_layers)
     ]
     try:
-        fl.ultraedit(lm, FACTS[0], replace_layers((2,)))
+        fl.editing.ultraedit(lm, FACTS[0], replace_layers((2,)))
     finally:
         for handle in handles:
             handle.remove()
@@ -225,7 +224,7 @@ def test_an_edit_makes_its_facts_more_probable(make_model, family):
     lm = make_model(family)
     before = nll(lm)
     config = fl.editing.UltraEditConfig()
-    edit = fl.ultraedit(lm, FACTS, config)
+    edit = fl.editing.ultraedit(lm, FACTS, config)
     with edit.applied(lm):
         assert nll(lm) < before - 0.5
     assert nll(lm) == before
@@ -238,7 +237,7 @@ def test_one_fact_alone_is_a_turn_of_its_own(make_model):
     lm = make_model("llama", dtype=torch.float64)
     several = fl.editing.ultraedit_each(lm, FACTS, CONFIG)
     for fact, edit in zip(FACTS, several, strict=True):
-        alone = fl.ultraedit(lm, fact, CONFIG)
+        alone = fl.editing.ultraedit(lm, fact, CONFIG)
         for one, two in zip(edit.updates, alone.updates, strict=True):
             assert one.norm == pytest.approx(two.norm, rel=1e-9)
         before = nll(lm, [fact])
@@ -283,14 +282,16 @@ def test_a_sequence_that_is_gone_on_with_is_the_one_never_interrupted(make_model
 def test_what_was_left_is_found_among_what_others_left(make_model):
     lm = make_model("llama")
     n_first, n_last = (sum(len(r.reads) for r in rows_of(lm, f)) for f in (FACTS[:2], FACTS[3:]))
-    first = fl.ultraedit(lm, FACTS[:2], CONFIG)
+    first = fl.editing.ultraedit(lm, FACTS[:2], CONFIG)
     memit = Remembered(tuple(FACTS[2:3]), {"keys.1": torch.ones(1, 4)})
     for past in (first.remembered, (*first.remembered, memit)):
-        after = fl.ultraedit(lm, FACTS[3:], CONFIG, fl.editing.Background(past=past))
+        after = fl.editing.ultraedit(lm, FACTS[3:], CONFIG, fl.editing.Background(past=past))
         name = "ultraedit.count.model.layers.2.mlp.down_proj.weight"
         assert after.remembered[0].tensors[name] == n_first + n_last
     # Another matrix begins anew.
-    other = fl.ultraedit(lm, FACTS[3:], replace_layers((0, 2)), fl.editing.Background(past=past))
+    other = fl.editing.ultraedit(
+        lm, FACTS[3:], replace_layers((0, 2)), fl.editing.Background(past=past)
+    )
     counts = {k: float(v) for k, v in other.remembered[0].tensors.items() if ".count." in k}
     assert {v for k, v in counts.items() if ".0." in k} == {n_last}
     assert {v for k, v in counts.items() if ".2." in k} == {n_first + n_last}
@@ -309,7 +310,7 @@ def test_what_was_left_is_found_among_what_others_left(make_model):
 )
 def test_a_damaged_state_is_refused(make_model, name, tensor):
     lm = make_model("llama")
-    first = fl.ultraedit(lm, FACTS[:2], CONFIG)
+    first = fl.editing.ultraedit(lm, FACTS[:2], CONFIG)
     (block,) = first.remembered
     key = f"ultraedit.{name}.model.layers.1.mlp.up_proj.weight"
     tensors = {k: v for k, v in block.tensors.items() if k != key}
@@ -317,7 +318,7 @@ def test_a_damaged_state_is_refused(make_model, name, tensor):
         tensors[key] = tensor.double()
     background = fl.editing.Background(past=(Remembered(block.facts, tensors),))
     with pytest.raises(EditError, match=r"remembers of '.*up_proj.weight' are not the mean"):
-        fl.ultraedit(lm, FACTS[3:], CONFIG, background)
+        fl.editing.ultraedit(lm, FACTS[3:], CONFIG, background)
 
 
 def test_gradients_of_a_broken_model_are_refused(make_model):
@@ -328,12 +329,12 @@ def test_gradients_of_a_broken_model_are_refused(make_model):
         torch.full((weight.shape[0], 1), 1e30), torch.full((1, weight.shape[1]), 1e30),
     )  # fmt: skip
     with pytest.raises(fl.FactlabError), lm.patches.applied([broken]):
-        fl.ultraedit(lm, FACTS[:2], CONFIG)
+        fl.editing.ultraedit(lm, FACTS[:2], CONFIG)
 
 
 def test_it_becomes_an_adapter(make_model, tmp_path):
     lm = make_model("llama", dtype=torch.float64)
-    edit = fl.ultraedit(lm, FACTS[:2], CONFIG)
+    edit = fl.editing.ultraedit(lm, FACTS[:2], CONFIG)
     edit.to_peft(tmp_path / "adapter")
     back = fl.Edit.from_peft(tmp_path / "adapter", lm)
     by_name = {update.weight_name: update for update in back.updates}
@@ -349,16 +350,18 @@ def test_it_becomes_an_adapter(make_model, tmp_path):
 
 def test_matrices_by_layers_and_parts(make_model):
     lm, plain = make_model("llama"), make_model("gpt2")
-    edit = fl.ultraedit(lm, FACTS, CONFIG)
+    edit = fl.editing.ultraedit(lm, FACTS, CONFIG)
     stem = "model.layers.{}.mlp.{}_proj.weight"
     wanted = [stem.format(i, part) for i in (1, 2) for part in ("up", "down")]
     assert [update.weight_name for update in edit.updates] == wanted
     assert edit.config["weights"] == wanted
-    named = fl.ultraedit(lm, FACTS, fl.editing.UltraEditConfig(weights=wanted, learning_rate=1e-3))
+    named = fl.editing.ultraedit(
+        lm, FACTS, fl.editing.UltraEditConfig(weights=wanted, learning_rate=1e-3)
+    )
     assert [u.digest for u in named.updates] == [u.digest for u in edit.updates]
     with pytest.raises(UnsupportedModelError, match=r"no matrix for its gate alone. Its 'up' is"):
-        fl.ultraedit(plain, FACTS, fl.editing.UltraEditConfig(layers=(1,), parts=("gate",)))
-    up = fl.ultraedit(plain, FACTS, fl.editing.UltraEditConfig(layers=(1,), parts=("up",)))
+        fl.editing.ultraedit(plain, FACTS, fl.editing.UltraEditConfig(layers=(1,), parts=("gate",)))
+    up = fl.editing.ultraedit(plain, FACTS, fl.editing.UltraEditConfig(layers=(1,), parts=("up",)))
     assert [update.weight_name for update in up.updates] == ["transformer.h.1.mlp.c_fc.weight"]
     assert up.updates[0].layout == "in_out"
 
@@ -373,18 +376,18 @@ def test_settings_that_do_not_fit_are_refused(make_model):
         ({"weights": (up,), "layers": (2,)}, "Give one of the two"),
     ):
         with pytest.raises(InvalidRequestError, match=reason):
-            fl.ultraedit(lm, FACTS, fl.editing.UltraEditConfig(**values))
+            fl.editing.ultraedit(lm, FACTS, fl.editing.UltraEditConfig(**values))
     with pytest.raises(InvalidRequestError, match="Conflicts between facts"):
-        fl.ultraedit(lm, [QUESTION, replace(QUESTION, target_new="Seattle")], CONFIG)
+        fl.editing.ultraedit(lm, [QUESTION, replace(QUESTION, target_new="Seattle")], CONFIG)
     with pytest.raises(InvalidRequestError, match="no target_new"):
-        fl.ultraedit(lm, replace(QUESTION, target_new=None), CONFIG)
+        fl.editing.ultraedit(lm, replace(QUESTION, target_new=None), CONFIG)
 
 
 def test_a_mixture_of_experts_is_passed_over_or_refused(make_model):
     lm = make_model("qwen2_moe")
     mixed = [i for i in range(lm.n_layers) if lm.layers.is_mixed(i)]
     with pytest.raises(fl.FactlabError, match="mixture of experts"):
-        fl.ultraedit(lm, FACTS, replace_layers((mixed[0],)))
+        fl.editing.ultraedit(lm, FACTS, replace_layers((mixed[0],)))
 
 
 def test_the_step_of_an_unknown_model_goes_by_its_outputs(make_model):
@@ -400,8 +403,8 @@ def test_the_step_of_an_unknown_model_goes_by_its_outputs(make_model):
         for name in settled.config.weights:
             larger.model.get_parameter(name).mul_(8)
     try:
-        edit = fl.ultraedit(larger, FACTS[:1], fl.editing.UltraEditConfig(layers=(2,)))
-        plain = fl.ultraedit(lm, FACTS[:1], fl.editing.UltraEditConfig(layers=(2,)))
+        edit = fl.editing.ultraedit(larger, FACTS[:1], fl.editing.UltraEditConfig(layers=(2,)))
+        plain = fl.editing.ultraedit(lm, FACTS[:1], fl.editing.UltraEditConfig(layers=(2,)))
         ratio = edit.config["learning_rate"] / plain.config["learning_rate"]
     finally:
         with torch.no_grad():
@@ -499,3 +502,43 @@ def test_a_file_need_not_have_subjects(run, tmp_path, monkeypatch):
         code, _, err = run(*command)
         assert code == 2
         assert "looks up a fact's subject, and 'Who plays? It is' has none" in err
+
+
+# -- where it writes best --------------------------------------------------------------------------
+
+
+def test_a_plan_tries_layers_parts_and_steps(make_model, tmp_path):
+    lm = make_model("llama")
+    cells = fl.evaluation.ultraedit_cells(lm, [(0, 1), (2,)], [("up",), ("down",)], steps=(1, 30.0))
+    assert len({cell.name for cell in cells}) == len(cells) == 8
+    rates = [cell.config.learning_rate for cell in cells]
+    assert [b / a for a, b in zip(rates[::2], rates[1::2], strict=True)] == pytest.approx([30] * 4)
+    assert {cell.config.layers for cell in cells} == {(0, 1), (2,)}
+    measure = fl.evaluation.MeasureConfig(n_generated=0)
+    facts = [replace(fact, target_true="Antarctica") for fact in FACTS]
+    grid = fl.evaluation.evaluate_grid(lm, facts, tmp_path, cells[:2], "together", measure)
+    score = {r["name"]: r["value"] for r in grid.rows() if r["score"] == "rewrite_success"}
+    assert score.keys() == {cell.name for cell in cells[:2]}
+    assert grid.best in score
+
+
+def test_without_a_word_it_tries_all_layers(make_model):
+    lm = make_model("gpt2")
+    cells = fl.evaluation.ultraedit_cells(lm, parts=[("down",)], steps=[1.0])
+    assert sorted(i for cell in cells for i in cell.config.layers) == [*range(lm.n_layers)]
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"layers": []}, "at least one window"),
+        ({"layers": [()]}, "at least one window"),
+        ({"parts": [()]}, "at least one window"),
+        ({"steps": []}, "at least one window"),
+        ({"steps": [0.0]}, "A step of 0 goes nowhere"),
+        ({"layers": [(7,)]}, "Layer 7 is out of range"),
+    ],
+)
+def test_a_plan_of_nothing_is_refused(make_model, values, reason):
+    with pytest.raises(InvalidRequestError, match=reason):
+        fl.evaluation.ultraedit_cells(make_model("llama"), **values)

@@ -112,7 +112,7 @@ _ULTRAEDIT_CODE = "UltraEdit code"
 ULTRAEDIT_PRESETS: tuple[UltraEditPreset, ...] = (
     UltraEditPreset(
         "SmolLM2-135M", "llama", 30, 576,
-        {"gate": range(24, 30), "up": range(24, 30), "down": range(24, 30)}, _MEASURED, 2e-4,
+        {"gate": range(27, 30), "up": range(27, 30)}, _MEASURED, 5e-4,
     ),
     UltraEditPreset(
         "Llama 3 8B", "llama", 32, 4096, {"gate": range(11, 16), "up": range(18, 25)},

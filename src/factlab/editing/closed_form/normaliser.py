@@ -15,9 +15,6 @@ from factlab.editing.remembered import Remembered
 from factlab.editing.running import Moments
 from factlab.errors import EditError
 
-# Tokens at zero that are counted beside those seen.
-_BESIDE = 1.0
-
 
 class Normaliser(NamedTuple):
     """Of one matrix.
@@ -73,16 +70,17 @@ class Normaliser(NamedTuple):
     def normalised(self, states: TokenStates) -> TokenStates:
         """States of which every dimension has about mean 0 and deviation 1, in float64.
 
-        To the tokens seen, one is added at zero that varies in every dimension as inputs (or
-        gradients) do in the mean over theirs.
+        Of n tokens seen with mean μ, the centre is c = (1 − 1/n) μ, so that a token alone is not
+        its own centre; and the squared deviation is (Σ (x − c)² + s²) / (n + 1), where s² is the
+        mean square of all dimensions of the inputs, or of the gradients: one token of typical size
+        is counted beside those seen, and nothing is divided by nearly zero. Among hundreds of
+        tokens both are the plain mean and deviation.
         """
         n, mean, spread = self.moments
-        total = n + _BESIDE
         squares = (spread / n + mean.square()).split([self.d_in, len(mean) - self.d_in])
         typical = torch.cat([part.mean().expand(len(part)) for part in squares])
-        whole = spread + mean.square() * (n * _BESIDE / total) + _BESIDE * typical
-        deviation = (whole / max(1.0, total - 1)).sqrt()
-        apart = torch.cat(states, 1).to(mean) - mean * (n / total)
+        deviation = ((spread + mean.square() / n + typical) / (n + 1)).sqrt()
+        apart = torch.cat(states, 1).to(mean) - mean * (1 - 1 / n)
         # Where nothing was ever other than zero there is nothing to divide by.
         found = torch.where(deviation > 0, apart / deviation, 0)
         return TokenStates(*found.split([self.d_in, len(mean) - self.d_in], dim=1))

@@ -23,10 +23,9 @@ Where this differs from the published code:
 
 * It has one normaliser for all matrices of a shape, so that a layer's numbers are measured by the
   mean of all layers'. States grow from layer to layer; each matrix has its own here.
-* Its deviation is NaN if the first turn has one token, and a dimension that has never varied is
-  divided by nearly nothing. Here one token more is counted, at zero, that varies as much as all
-  dimensions do in the mean: it decides alone what a single token is measured by, and has no weight
-  among hundreds.
+* Its deviation is NaN if the first turn has one token, which is also its own mean, and a dimension
+  that has never varied is divided by nearly nothing. Here a token alone is measured by the size of
+  all its dimensions; what that takes is nothing among hundreds (`Normaliser.normalised`).
 * It takes as many batches as are full, and leaves the facts of the last one out. Here all facts
   count, each token with its own loss, so that no result depends on batches but by rounding.
 * It writes every key to the disk. Here a turn leaves two numbers for each dimension
@@ -92,7 +91,7 @@ def ultraedit(
 
     Examples:
         >>> question = fl.Fact("Who wrote Hamlet? Answer:", "", target_new="Rome")
-        >>> edit = fl.ultraedit(lm, [*facts, question])
+        >>> edit = fl.editing.ultraedit(lm, [*facts, question])
         >>> len(edit.facts)
         3
     """

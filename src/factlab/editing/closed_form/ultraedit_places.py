@@ -24,7 +24,7 @@ from factlab.progress import ProgressCallback
 _BUNDLED = ULTRAEDIT_PRESETS[0]
 _FACTS_ASKED = 20
 # How large η ‖ĥ‖² ĝ is beside the output of a matrix, entry by entry, where no preset says η.
-STEP = 0.05
+STEP = 0.2
 
 
 class Matrices(NamedTuple):
