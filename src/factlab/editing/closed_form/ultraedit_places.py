@@ -52,7 +52,7 @@ def places(lm: LanguageModel, config: UltraEditConfig) -> Matrices:
         return _listed(lm, config.weights, config.layers)
     preset = ultraedit_preset_of(lm)
     if config.layers is not None:
-        wanted = config.parts or tuple[MlpPart, ...]((preset or _BUNDLED).layers)
+        wanted: Sequence[MlpPart] = config.parts or [*(preset or _BUNDLED).layers]
         layers = tuple(sorted(set(config.layers)))
         for layer in layers:
             lm.layer(layer)
