@@ -39,15 +39,17 @@ def main() -> None:
     with EditSequence(lm, METHODS["ultraedit"], None, None) as sequence:
         sequence.prepare(facts)
         seconds: list[float] = []
+        worked = time.process_time()
         for start in range(0, len(facts), args.turn):
             began = time.perf_counter()
             sequence.write(facts[start : start + args.turn])
             seconds.append(time.perf_counter() - began)
+        worked = time.process_time() - worked
         first = sequence.edits[0].diagnostics["layers"][0]
     total, tenth = sum(seconds), max(1, len(seconds) // 10)
     flops = sum(useful_operations(lm, fact, first) for fact in facts) / total
     print(f"{len(facts)} facts in turns of {args.turn}: {total:.1f} s, "
-          f"{len(facts) / total:.1f} facts per second")  # fmt: skip
+          f"{len(facts) / total:.1f} facts per second; {worked:.1f} s of processors")  # fmt: skip
     print(f"a turn: {sum(seconds[:tenth]) / tenth:.2f} s in the first tenth of the sequence, "
           f"{sum(seconds[-tenth:]) / tenth:.2f} s in the last")  # fmt: skip
     print(f"useful: {flops / 1e9:.0f} GFLOP/s, {flops / by_torch:.0%} of torch's product, "
