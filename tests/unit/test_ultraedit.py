@@ -298,24 +298,25 @@ def test_what_was_left_is_found_among_what_others_left(make_model):
 
 
 @pytest.mark.parametrize(
-    ("name", "tensor"),
+    ("name", "damage"),
     [
-        ("mean", torch.zeros(3)),
-        ("mean", torch.full((96,), torch.nan)),
-        ("spread", None),
-        ("spread", torch.full((96,), -1.0)),
-        ("count", torch.tensor(-2.0)),
-        ("count", torch.zeros(2)),
+        ("mean", lambda old: old[:3]),
+        ("mean", lambda old: old * torch.nan),
+        ("spread", lambda _: None),
+        ("spread", lambda old: -old - 1),
+        ("count", lambda old: -old),
+        ("count", lambda old: old.repeat(2)),
     ],
 )
-def test_a_damaged_state_is_refused(make_model, name, tensor):
+def test_a_damaged_state_is_refused(make_model, name, damage):
     lm = make_model("llama")
     first = fl.editing.ultraedit(lm, FACTS[:2], CONFIG)
     (block,) = first.remembered
     key = f"ultraedit.{name}.model.layers.1.mlp.up_proj.weight"
     tensors = {k: v for k, v in block.tensors.items() if k != key}
-    if tensor is not None:
-        tensors[key] = tensor.double()
+    damaged = damage(block.tensors[key])
+    if damaged is not None:
+        tensors[key] = damaged
     background = fl.editing.Background(past=(Remembered(block.facts, tensors),))
     with pytest.raises(EditError, match=r"remembers of '.*up_proj.weight' are not the mean"):
         fl.editing.ultraedit(lm, FACTS[3:], CONFIG, background)
