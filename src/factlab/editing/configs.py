@@ -49,6 +49,8 @@ class ValueConfig(Config):
             method's (4; 0.75 for MEMIT and AlphaEdit).
         stop_loss: stop when the total loss is below this.
         stop_nll: stop when the target's NLL is below this in the mean over contexts.
+        stop_when_said: stop one step after greedy decoding first writes the target behind every
+            context (MPES, arXiv 2502.01636).
     """
 
     steps: PositiveInt = 20
@@ -62,6 +64,7 @@ class ValueConfig(Config):
     clamp_factor: PositiveFloat | None = None
     stop_loss: NonNegativeFloat = 0.05
     stop_nll: NonNegativeFloat = 0.1
+    stop_when_said: bool = False
 
     def clamped(self, factor: float) -> "ValueConfig":
         """With this `clamp_factor`, unless one is set."""
