@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 
 from factlab.editing.configs import ContextConfig, Needs
 from factlab.editing.contexts import sample_contexts
+from factlab.editing.values.cache import ValueCache
+from factlab.editing.values.source import ValueSource
 from factlab.errors import InvalidRequestError
 from factlab.facts import Fact
 from factlab.models.identity.identity import Identity
@@ -28,12 +30,15 @@ class Background:
         shared: the same of mixtures of experts, for the one that every token goes through.
         past_facts: what earlier edits of a sequence wrote, for methods that protect it.
         given: layers of moments that someone gave: an edit elsewhere is a mistake.
+        values: where values that were optimised before come from: the cache, or `load_values` of a
+            folder; None for nowhere.
     """
 
     moments: dict[int, Moment] = field(default_factory=dict[int, Moment])
     shared: dict[int, Moment] = field(default_factory=dict[int, Moment])
     past_facts: tuple[Fact, ...] = ()
     given: frozenset[int] = frozenset()
+    values: ValueSource | None = field(default_factory=ValueCache.default)
     _contexts: dict[tuple[Identity, ContextConfig], list[str]] = field(
         default_factory=dict[tuple[Identity, ContextConfig], list[str]]
     )
@@ -53,7 +58,8 @@ class Background:
         """Texts to put before prompts; the first is empty."""
         key = lm.identity.now(), config  # of the model before its edits, which sequences share
         if key not in self._contexts:
-            self._contexts[key] = sample_contexts(lm, config)
+            given = None if self.values is None else self.values.contexts(lm, config)
+            self._contexts[key] = given or sample_contexts(lm, config)
         return self._contexts[key]
 
     def second_moments(

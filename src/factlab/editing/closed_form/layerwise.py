@@ -31,7 +31,8 @@ from factlab.data.fact_files import check_conflicts
 from factlab.editing.background import Background
 from factlab.editing.closed_form.experts import update_of_experts
 from factlab.editing.closed_form.lookup import mean_keys
-from factlab.editing.closed_form.value import DEFAULT_CLAMP, OptimisedValue, optimise_values
+from factlab.editing.closed_form.value import DEFAULT_CLAMP, OptimisedValue
+from factlab.editing.closed_form.values import values_of
 from factlab.editing.closed_form.waiting import WaitingFacts
 from factlab.editing.configs import LayerwiseConfig
 from factlab.editing.contexts import context_weights
@@ -39,10 +40,10 @@ from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.method import FAULTS, Settled
 from factlab.editing.preset_table import Preset
 from factlab.editing.presets import one_layer, preset_of, several_layers
-from factlab.editing.requests import value_requests
+from factlab.editing.values.recipe import ValuePlan
+from factlab.editing.values.source import ValueSource
 from factlab.errors import FactlabError
 from factlab.facts import Fact
-from factlab.hooks import Site, Stream
 from factlab.models.changes.carried import Carried, as_changed, carrying
 from factlab.models.changes.change import Change
 from factlab.models.changes.update import DenseUpdate, LowRankUpdate
@@ -179,6 +180,7 @@ class LayerwiseMethod(Generic[Config]):
             contexts=background.contexts(lm, config.contexts),
             duals={layer: self.duals(moment, config) for layer, moment in moments.items()},
             past=background.past_facts if self.protects else (),
+            values_from=background.values,
             progress=progress,
         )
 
@@ -196,6 +198,7 @@ class _Writer:
         contexts: texts before the prompts.
         duals: the closed form at each layer.
         past: facts to protect.
+        values_from: where values that were optimised before come from.
         progress: told what is going on.
     """
 
@@ -207,15 +210,13 @@ class _Writer:
     contexts: Sequence[str]
     duals: Mapping[int, DualKeys]
     past: Sequence[Fact]
+    values_from: ValueSource | None
     progress: ProgressCallback
 
     def values(self, facts: Sequence[Fact]) -> list[OptimisedValue | FactlabError]:
         """δ of every fact at the output of the top layer."""
-        requests = value_requests(self.lm, facts, self.config.erase)
-        top = Site(self.config.edited_layers[-1], Stream.BLOCK)
-        return optimise_values(
-            self.lm, requests, self.contexts, top, self.config.value, self.progress
-        )
+        plan = ValuePlan.of(self.config)
+        return values_of(self.lm, facts, plan, self.contexts, self.values_from, self.progress)
 
     def edit(self, facts: Sequence[Fact], values: Sequence[OptimisedValue]) -> Edit:
         """One edit with some facts."""
