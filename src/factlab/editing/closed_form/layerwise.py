@@ -40,6 +40,7 @@ from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.method import FAULTS, Settled
 from factlab.editing.preset_table import Preset
 from factlab.editing.presets import one_layer, preset_of, several_layers
+from factlab.editing.requests import value_requests
 from factlab.editing.values.recipe import ValuePlan
 from factlab.editing.values.source import ValueSource
 from factlab.errors import FactlabError
@@ -215,8 +216,9 @@ class _Writer:
 
     def values(self, facts: Sequence[Fact]) -> list[OptimisedValue | FactlabError]:
         """δ of every fact at the output of the top layer."""
+        requests = value_requests(self.lm, facts, self.config.erase)
         plan = ValuePlan.of(self.config)
-        return values_of(self.lm, facts, plan, self.contexts, self.values_from, self.progress)
+        return values_of(self.lm, requests, plan, self.contexts, self.values_from, self.progress)
 
     def edit(self, facts: Sequence[Fact], values: Sequence[OptimisedValue]) -> Edit:
         """One edit with some facts."""

@@ -31,6 +31,7 @@ from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.method import Settled
 from factlab.editing.methods import METHODS
 from factlab.editing.presets import one_layer, preset_of
+from factlab.editing.requests import value_requests
 from factlab.editing.values.recipe import ValuePlan
 from factlab.errors import EditError, FactlabError
 from factlab.facts import Fact
@@ -128,7 +129,8 @@ def compute(
     shared = config.experts == "shared" and lm.layers.is_mixed(layer)
     moment = background.second_moments(lm, [layer], config.stats, progress, shared)[layer]
     contexts = background.contexts(lm, config.contexts)
-    values = values_of(lm, facts, ValuePlan.of(config), contexts, background.values, progress)
+    requests, plan = value_requests(lm, facts, config.erase), ValuePlan.of(config)
+    values = values_of(lm, requests, plan, contexts, background.values, progress)
     written = [
         fact for fact, value in zip(facts, values, strict=True) if isinstance(value, OptimisedValue)
     ]

@@ -6,12 +6,11 @@ import numpy as np
 import torch
 
 from factlab.editing.closed_form.value import OptimisedValue, optimise_values
-from factlab.editing.requests import ValueRequest, value_requests
-from factlab.editing.values.recipe import ValuePlan, ValueRecipe
+from factlab.editing.requests import ValueRequest
+from factlab.editing.values.recipe import Asked, ValuePlan, ValueRecipe
 from factlab.editing.values.source import ValueSource
 from factlab.editing.values.stored import StoredValue
 from factlab.errors import FactlabError
-from factlab.facts import Fact
 from factlab.hooks import Site, Stream
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
@@ -21,17 +20,17 @@ _STREAMS = {"mlp": Stream.MLP, "block": Stream.BLOCK}
 
 def values_of(
     lm: LanguageModel,
-    facts: Sequence[Fact],
+    requests: Sequence[ValueRequest | FactlabError],
     plan: ValuePlan,
     contexts: Sequence[str],
     source: ValueSource | None,
     progress: ProgressCallback = silent,
 ) -> list[OptimisedValue | FactlabError]:
-    """For every fact its value, or why there is none; see `optimise_values`.
+    """For every request its value, or why there is none; see `optimise_values`.
 
     Args:
         lm: the model, left as it is.
-        facts: to write.
+        requests: what to make the model say; an error in place of one is passed on.
         plan: which values.
         contexts: texts before the prompts; the first is empty.
         source: where values that were optimised before come from, and the others go.
@@ -41,13 +40,12 @@ def values_of(
         MemoryLimitError: memory ran out.
         FactlabError: the source has other values, and nothing may be optimised instead.
     """
-    requests = value_requests(lm, facts, plan.erase)
     site = Site(plan.layer, _STREAMS[plan.stream])
     more = (contexts, site, plan.value, progress, plan.lookup)
     if source is None or not source.has_values_of(lm):
         return optimise_values(lm, requests, *more)
     recipe = ValueRecipe.of(lm, plan, contexts)
-    asked = {i: each for i, each in enumerate(requests) if isinstance(each, ValueRequest)}
+    asked = {i: asked_by(one) for i, one in enumerate(requests) if isinstance(one, ValueRequest)}
     found = source.find(recipe, [*asked.values()])
     results = {
         i: _of_stored(value) if isinstance(value, StoredValue) else value
@@ -61,6 +59,11 @@ def values_of(
         made = {i: value for i in missing if isinstance(value := results[i], OptimisedValue)}
         source.keep(recipe, [(asked[i], stored(value, plan)) for i, value in made.items()])
     return [results[i] for i in range(len(requests))]
+
+
+def asked_by(request: ValueRequest) -> Asked:
+    """What a request asks for, beside what its plan says."""
+    return Asked(request.fact.template, request.fact.subject, request.target)
 
 
 def stored(value: OptimisedValue, plan: ValuePlan) -> StoredValue:

@@ -17,16 +17,17 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from factlab.appending import file_id
 from factlab.editing.configs import ContextConfig
-from factlab.editing.requests import ValueRequest
-from factlab.editing.values.recipe import ValueRecipe
+from factlab.editing.values.recipe import Asked, ValueRecipe
 from factlab.editing.values.stored import StoredValue
 from factlab.errors import FactlabError, InvalidRequestError, StorageError
-from factlab.models.language_model import LanguageModel
 from factlab.storage import cache_dir
+
+if TYPE_CHECKING:
+    from factlab.models.language_model import LanguageModel
 
 _NAME, _VARIABLE = "values-1.sqlite3", "FACTLAB_VALUES_MIB"
 _DEFAULT_MIB = 256.0
@@ -83,18 +84,18 @@ class ValueCache:
 
     # -- as a source ------------------------------------------------------------------------
 
-    def contexts(self, lm: LanguageModel, config: ContextConfig) -> None:
+    def contexts(self, lm: "LanguageModel", config: ContextConfig) -> None:
         """Nothing: texts are those of the model at hand."""
 
-    def has_values_of(self, lm: LanguageModel) -> bool:
+    def has_values_of(self, lm: "LanguageModel") -> bool:
         """Whether the model is without edits: on an edited one, next to nothing is asked twice."""
         return not lm.patches.active
 
     def find(
-        self, recipe: ValueRecipe, requests: Sequence[ValueRequest]
+        self, recipe: ValueRecipe, asked: Sequence[Asked]
     ) -> list[StoredValue | FactlabError | None]:
-        """For each request its value, if it is there."""
-        clamp, keys = recipe.plan.value.clamp_factor, [recipe.key(each) for each in requests]
+        """For each its value, if it is there."""
+        clamp, keys = recipe.plan.value.clamp_factor, [recipe.key(each) for each in asked]
         if not self.path.exists():
             return [None] * len(keys)
         names = [name for key in keys for name in (key, _bounded(key, clamp))]
@@ -113,11 +114,11 @@ class ValueCache:
             self._tried(partial(_touch, names=[*found]), None)
         return [*values]
 
-    def keep(self, recipe: ValueRecipe, values: Sequence[tuple[ValueRequest, StoredValue]]) -> None:
+    def keep(self, recipe: ValueRecipe, values: Sequence[tuple[Asked, StoredValue]]) -> None:
         """Put values into the file, and those that were not used for longest out of it."""
         rows: list[_Row] = []
-        for request, value in values:
-            key = recipe.key(request)
+        for one, value in values:
+            key = recipe.key(one)
             name = key if value.stays_clear_of(value.clamp) else _bounded(key, value.clamp)
             try:
                 rows.append((name, value.header(), value.numbers, value.digest(name)))

@@ -10,20 +10,23 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from factlab.config import Config
 from factlab.documents import JsonValue
 from factlab.editing.configs import (
     ContextConfig,
     LayerwiseConfig,
+    MethodConfig,
     RomeConfig,
     ValueConfig,
 )
-from factlab.editing.requests import ValueRequest
+from factlab.errors import InvalidRequestError
 from factlab.facts import LookupToken
-from factlab.models.language_model import LanguageModel
 from factlab.models.run_model import run_model
+
+if TYPE_CHECKING:
+    from factlab.models.language_model import LanguageModel
 
 # Goes up whenever the same request would give another value than before.
 _SCHEME = 1
@@ -31,6 +34,20 @@ _SCHEME = 1
 _NOT_OF_TEXTS = {"bare_weight": None}
 # The setting that matters only if it was ever reached; see `StoredValue.stays_clear_of`.
 _CLAMP = "clamp_factor"
+
+
+class Asked(NamedTuple):
+    """What a value is to make a model say, or no longer say.
+
+    Attributes:
+        template: of the fact.
+        subject: of the fact.
+        target: an object.
+    """
+
+    template: str
+    subject: str
+    target: str
 
 
 class ValuePlan(Config):
@@ -80,6 +97,19 @@ class ValuePlan(Config):
         return plan
 
 
+def with_values(method: str, config: MethodConfig) -> RomeConfig | LayerwiseConfig:
+    """The settings of a method that optimises values.
+
+    Raises:
+        InvalidRequestError: it optimises none.
+    """
+    if not isinstance(config, RomeConfig | LayerwiseConfig):
+        raise InvalidRequestError(
+            f"Method '{method}' optimises no values. Use rome, memit, emmet or alphaedit."
+        )
+    return config
+
+
 def same_texts(one: ContextConfig, other: ContextConfig) -> bool:
     """Whether two settings ask for the same texts."""
     return one.model_copy(update=_NOT_OF_TEXTS) == other.model_copy(update=_NOT_OF_TEXTS)
@@ -100,19 +130,15 @@ class ValueRecipe:
     contexts: tuple[str, ...]
 
     @classmethod
-    def of(cls, lm: LanguageModel, plan: ValuePlan, contexts: Sequence[str]) -> "ValueRecipe":
+    def of(cls, lm: "LanguageModel", plan: ValuePlan, contexts: Sequence[str]) -> "ValueRecipe":
         """Of a model as it is now."""
         return cls(run_model(lm, None), plan, tuple(contexts))
 
-    def key(self, request: ValueRequest) -> str:
-        """SHA-256 of everything that the value of a request depends on, but for the bound of δ."""
-        fact = request.fact
+    def key(self, asked: Asked) -> str:
+        """SHA-256 of everything that a value depends on, but for the bound of δ."""
         model = {name: value for name, value in self.model.items() if name != "name"}
         plan = self.plan.without_clamp()
         del plan["contexts"]  # the texts themselves say more
-        whole = [
-            _SCHEME, model, plan, self.contexts,
-            fact.template, fact.subject, request.target, request.erase,
-        ]  # fmt: skip
+        whole = [_SCHEME, model, plan, self.contexts, asked]
         text = json.dumps(whole, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
