@@ -41,6 +41,7 @@ _TABLES = (
     "CREATE INDEX IF NOT EXISTS by_use ON value (used)",
 )
 _Row = tuple[str, str, bytes, str]  # key, header, numbers, digest
+_Found = tuple[str, object, object, object]  # the same, with whatever is in a damaged file
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -140,6 +141,8 @@ class ValueCache:
         file = file_id(self.path)
         try:
             with closing(sqlite3.connect(self.path, _PATIENCE_S, isolation_level=None)) as database:
+                # A power cut may damage the file, which is not worth waiting for the disk each time.
+                database.execute("PRAGMA synchronous = OFF")
                 return act(database)
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGES:
@@ -171,7 +174,7 @@ def _bounded(key: str, clamp: float | None) -> str:
     return f"{key} {clamp}"
 
 
-def _rows(database: sqlite3.Connection, names: Sequence[str]) -> list[_Row]:
+def _rows(database: sqlite3.Connection, names: Sequence[str]) -> list[_Found]:
     """Entries of some names; none if the file has just been made."""
     if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'value'").fetchone():
         return []

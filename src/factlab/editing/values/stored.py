@@ -81,7 +81,7 @@ class StoredValue:
             value = _of_header(parse_json(header, "The value"), numbers)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StorageError(f"The value is damaged: {error!r}.") from error
-        if len(numbers) % _SIZES[value.dtype] or not value.history:
+        if not numbers or len(numbers) % _SIZES[value.dtype] or not value.history:
             raise StorageError("The value is damaged: it is not of whole numbers.")
         return value
 
