@@ -97,7 +97,7 @@ class ValueCache:
     ) -> list[StoredValue | FactlabError | None]:
         """For each its value, if it is there."""
         clamp, keys = recipe.plan.value.clamp_factor, [recipe.key(each) for each in asked]
-        if not self.path.exists():
+        if file_id(self.path) is None:
             return [None] * len(keys)
         names = [name for key in keys for name in (key, _bounded(key, clamp))]
         found: dict[str, StoredValue] = {}
