@@ -23,7 +23,8 @@ from factlab.editing.closed_form.experts import (
 )
 from factlab.editing.closed_form.lookup import KeysAndOutputs, mean_keys
 from factlab.editing.closed_form.rank_one import rank_one_factors
-from factlab.editing.closed_form.value import DEFAULT_CLAMP, OptimisedValue, optimise_values
+from factlab.editing.closed_form.value import DEFAULT_CLAMP, OptimisedValue
+from factlab.editing.closed_form.values import values_of
 from factlab.editing.configs import RomeConfig
 from factlab.editing.contexts import context_weights
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
@@ -31,9 +32,9 @@ from factlab.editing.method import Settled
 from factlab.editing.methods import METHODS
 from factlab.editing.presets import one_layer, preset_of
 from factlab.editing.requests import value_requests
+from factlab.editing.values.recipe import ValuePlan
 from factlab.errors import EditError, FactlabError
 from factlab.facts import Fact
-from factlab.hooks import Site, Stream
 from factlab.models.changes.change import Change
 from factlab.models.changes.update import LowRankUpdate
 from factlab.models.language_model import LanguageModel
@@ -128,8 +129,8 @@ def compute(
     shared = config.experts == "shared" and lm.layers.is_mixed(layer)
     moment = background.second_moments(lm, [layer], config.stats, progress, shared)[layer]
     contexts = background.contexts(lm, config.contexts)
-    requests, site = value_requests(lm, facts, config.erase), Site(layer, Stream.MLP)
-    values = optimise_values(lm, requests, contexts, site, config.value, progress, config.lookup)
+    requests, plan = value_requests(lm, facts, config.erase), ValuePlan.of(config)
+    values = values_of(lm, requests, plan, contexts, background.values, progress)
     written = [
         fact for fact, value in zip(facts, values, strict=True) if isinstance(value, OptimisedValue)
     ]
