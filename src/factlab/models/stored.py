@@ -58,8 +58,10 @@ def _elsewhere(modules: Iterable[tuple[str, nn.Module]]) -> dict[str, Tensor | O
     found: dict[str, Tensor | OnDisk] = {}
     for path, module in modules:
         for hook in _offloading(module):
-            tensors = [*module.named_parameters(path, recurse=hook.place_submodules)]
-            tensors += module.named_buffers(path, recurse=hook.place_submodules)
+            tensors: list[tuple[str, Tensor]] = [
+                *module.named_parameters(path, recurse=hook.place_submodules),
+                *module.named_buffers(path, recurse=hook.place_submodules),
+            ]
             for name, tensor in tensors:
                 key = name.removeprefix(f"{path}.") if path else name
                 if tensor.is_meta and key in _Keys(hook.weights_map):
