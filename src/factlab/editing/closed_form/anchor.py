@@ -9,14 +9,15 @@ v₀ is what the MLP of the layer gives at the lookup token of the bare prompt; 
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from factlab.editing.closed_form.lookup import keys_and_outputs, prompt_rows
-from factlab.editing.remembered import Remembered
+from factlab.editing.remembered import remembered_on
 from factlab.facts import Fact, LookupToken
 from factlab.models.language_model import LanguageModel
 
@@ -24,20 +25,20 @@ from factlab.models.language_model import LanguageModel
 TOO_LONG = 2.0
 
 
-class Anchored(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Anchored:
     """Values of one length.
 
     Attributes:
-        deltas: δ after scaling; of a fact that is not written 0.
-        anchor: m.
-        skipped: places of the facts that are not written.
-        ratios: how many times m each value was, before.
+        deltas: δ of every fact; 0 of one that is not written.
+        notes: for the edit's diagnostics: the anchor, how many times as long each value was, and
+            the places of the facts that are not written.
+        left: for later edits of a sequence.
     """
 
     deltas: Float[Tensor, "fact d_model"]
-    anchor: float
-    skipped: tuple[int, ...]
-    ratios: tuple[float, ...]
+    notes: dict[str, Any] = field(default_factory=dict[str, Any])
+    left: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 def anchored(
@@ -45,7 +46,7 @@ def anchored(
     facts: Sequence[Fact],
     deltas: Float[Tensor, "fact d_model"],
     layer: int,
-    anchor: float | None,
+    anchor: float | Literal["first"] | None,
     lookup: LookupToken = "last",
 ) -> Anchored:
     """Bring values to the length of the anchor.
@@ -55,31 +56,28 @@ def anchored(
         facts: whose values they are.
         deltas: δ of each, in float64.
         layer: 0-based; whose MLP gives v₀.
-        anchor: m; None for the mean over these values.
+        anchor: m; "first" for the mean length of the first edit's values, which are these if no
+            edit on the model has an anchor; None to leave values as they are.
         lookup: which token of a prompt is looked up.
     """
+    if anchor is None:
+        return Anchored(deltas)
+    name = f"anchor.{layer}"
     rows = [row for fact in facts for row in prompt_rows(lm, fact, [""], lookup)]
     initial = keys_and_outputs(lm, rows, layer).outputs.cpu().double()
-    values = initial + deltas
-    lengths = values.norm(dim=1)
-    found = float(lengths.mean()) if anchor is None else anchor
-    ratios = lengths / found
-    scaled = values / ratios.clamp(min=1e-12)[:, None] - initial
+    lengths = (initial + deltas).norm(dim=1).clamp(min=1e-30)
+    if anchor == "first":
+        known = (b.tensors[name] for b in remembered_on(lm) if name in b.tensors)
+        anchor = float(next(known, lengths.mean()))
+    ratios = lengths / anchor
     is_skipped = ratios > TOO_LONG
+    scaled = (initial + deltas) / ratios[:, None] - initial
     return Anchored(
         torch.where(is_skipped[:, None], 0.0, scaled),
-        found,
-        tuple(torch.nonzero(is_skipped).flatten().tolist()),
-        tuple(ratios.tolist()),
+        {
+            "norm_anchor": anchor,
+            "value_ratios": ratios.tolist(),
+            "skipped": torch.nonzero(is_skipped).flatten().tolist(),
+        },
+        {name: torch.tensor(anchor, dtype=torch.float64, device="cpu")},
     )
-
-
-def anchor_name(layer: int) -> str:
-    """What the anchor of values at a layer is called among what an edit leaves."""
-    return f"anchor.{layer}"
-
-
-def remembered_anchor(past: Sequence[Remembered], layer: int) -> float | None:
-    """The anchor of the first edit that has one; None if there is none."""
-    name = anchor_name(layer)
-    return next((float(block.tensors[name]) for block in past if name in block.tensors), None)

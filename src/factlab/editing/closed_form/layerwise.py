@@ -30,6 +30,7 @@ from torch import Tensor
 
 from factlab.data.fact_files import check_conflicts
 from factlab.editing.background import Background
+from factlab.editing.closed_form.anchor import anchored
 from factlab.editing.closed_form.experts import update_of_experts
 from factlab.editing.closed_form.value import DEFAULT_CLAMP, OptimisedValue
 from factlab.editing.closed_form.values import values_of
@@ -255,12 +256,13 @@ class _Writer:
         layers = self.config.edited_layers
         weights = context_weights(self.config.contexts, len(self.contexts))
         deltas = torch.stack([value.delta.cpu().double() for value in values])
+        found = anchored(self.lm, facts, deltas, layers[-1], self.config.norm_anchor)
         with torch.no_grad(), self.lm.frozen():
             rows = WaitingFacts(self.lm, facts, self.contexts, weights, layers[0])
         # A fact that is written anew is not protected from it.
         duals = partial(self.closed_form.duals, questions=[fact.question for fact in facts])
-        written = _write(self.lm, rows, deltas, layers, duals)
-        kept = Remembered(tuple(facts), written.keys)
+        written = _write(self.lm, rows, found.deltas, layers, duals)
+        left = found.left | (written.keys if self.config.remember else {})
         return Edit(
             method=self.method,
             facts=tuple(facts),
@@ -273,9 +275,10 @@ class _Writer:
                 "update_norms": [update.norm for update in written.updates],
                 "missing_shares": written.missing_shares,
                 **_of_values(values),
+                **found.notes,
             },
             versions=current_versions(),
-            remembered=(kept,) if self.config.remember else (),
+            remembered=(Remembered(tuple(facts), left),) if left else (),
         )
 
 
