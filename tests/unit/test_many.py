@@ -1,14 +1,18 @@
 """Many facts: each alone, together, in sequence."""
 
+import json
+from dataclasses import replace
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import factlab as fl
 from factlab.editing import methods
 from factlab.editing.configs import ValueConfig
-from factlab.editing.contexts import context_weights
+from factlab.editing.methods import METHODS
 from factlab.editing.runs import EditSequence
-from factlab.errors import EditError, InvalidRequestError, TokenizationError
+from factlab.errors import EditError, InvalidRequestError, StorageError, TokenizationError
 from factlab.models.answers import answers
 from factlab.stats.corpus import corpus_from_texts
 
@@ -64,7 +68,7 @@ def test_a_sequence_stacks(lm, background):
     first, second, third = run.edits
     assert first.base.on_top_of == ()
     assert list(second.base.on_top_of) == digests(first)
-    assert list(third.base.on_top_of) == digests(first) + digests(second)
+    assert list(third.base.on_top_of) == digests(second)  # which names the first
     # The second was computed on the model with the first.
     with first.applied(lm):
         again = fl.rome(lm, FACTS[1], CONFIG, background)
@@ -88,29 +92,79 @@ def test_batches_of_a_sequence(lm, background):
     config = fl.editing.MemitConfig(
         layers=(0,), value=ValueConfig(steps=2), contexts=CONFIG.contexts
     )
-    run = fl.edit_sequence(lm, FACTS, "memit", config, background, batch_size=2)
+    run = fl.edit_sequence(lm, FACTS, "memit", config, background, turn=2)
     assert [len(edit.facts) for edit in run.edits] == [2, 1]
     assert len(run.right_after) == len(run.at_end) == 3
     with pytest.raises(InvalidRequestError, match="cannot write 2 facts"):
-        fl.edit_sequence(lm, FACTS, "rome", CONFIG, background, batch_size=2)
+        fl.edit_sequence(lm, FACTS, "rome", CONFIG, background, turn=2)
 
 
-def test_alphaedit_protects_what_a_sequence_wrote(lm, background):
-    config = fl.editing.AlphaEditConfig(
-        layers=(0,), value=ValueConfig(steps=3), contexts=CONFIG.contexts, null_share=1.0
+REMEMBERING = {
+    "memit": fl.editing.MemitConfig(second_moment_weight=0.05),
+    "emmet": fl.editing.EmmetConfig(second_moment_weight=0.05),
+    "alphaedit": fl.editing.AlphaEditConfig(null_share=1.0),
+}
+
+
+@pytest.mark.parametrize("method", [*REMEMBERING])
+def test_a_sequence_protects_what_it_wrote(lm, background, method):
+    config = REMEMBERING[method].model_copy(
+        update={"layers": (0,), "value": ValueConfig(steps=3), "contexts": CONFIG.contexts}
     )
-    alone = fl.editing.alphaedit(lm, FACTS[1:2], config, background)
-    after = fl.editing.alphaedit(lm, FACTS[1:2], config, background.after(FACTS[:1]))
-    contexts = background.contexts(lm, config.contexts)
-    from factlab.editing.closed_form.lookup import mean_keys
+    compute, forgetful = METHODS[method].each, config.model_copy(update={"remember": False})
+    (first,) = compute(lm, FACTS[:1], config, background)
+    (old,) = first.remembered[0].tensors["keys.0"].double()
+    (alone,) = compute(lm, FACTS[1:2], config, background)
+    with replace(first, updates=_nothing(first)).applied(lm):
+        (protected,) = compute(lm, FACTS[1:2], config, background)
+        (forgetting,) = compute(lm, FACTS[1:2], forgetful, background)
+        # Who writes the same fact anew must not be kept from it.
+        (anew,) = compute(lm, FACTS[:1], config, background)
+    assert _touched(protected, old) < 0.5 * _touched(alone, old)
+    assert _touched(forgetting, old) == pytest.approx(_touched(alone, old), rel=1e-5)
+    assert torch.allclose(anew.updates[0].left, first.updates[0].left, rtol=1e-4)
 
-    weights = context_weights(config.contexts, len(contexts))
-    old = mean_keys(lm, FACTS[:1], contexts, 0, weights).keys[0]
-    cpu = torch.device("cpu")
-    touched = [
-        float((e.updates[0].matrix(torch.float64, cpu) @ old).norm()) for e in (alone, after)
+
+def _nothing(edit: fl.Edit):
+    """Updates of the same weights that change nothing: what is left is what is remembered."""
+    return tuple(replace(each, left=0 * each.left) for each in edit.updates)
+
+
+def _touched(edit: fl.Edit, key: torch.Tensor) -> float:
+    """How far an edit moves the output of a key."""
+    change = edit.updates[0].matrix(torch.float64, torch.device("cpu"))
+    return float((change @ key).norm())
+
+
+def test_what_is_remembered_is_saved(lm, background, tmp_path):
+    config = REMEMBERING["memit"].model_copy(
+        update={"layers": (0, 1), "value": ValueConfig(steps=2), "contexts": CONFIG.contexts}
+    )
+    run = fl.edit_sequence(lm, FACTS, "memit", config, background, turn=2)
+    run.combined().save(tmp_path / "all")
+    loaded = fl.Edit.load(tmp_path / "all")
+    assert loaded == run.combined()
+    assert [block.facts for block in loaded.remembered] == [tuple(FACTS[:2]), (FACTS[2],)]
+    new = [fl.Fact("{} speaks", "New York", "Dutch")]
+    with loaded.applied(lm):
+        one = fl.memit(lm, new, config, background)
+    with run.edits[0].applied(lm), run.edits[1].applied(lm):
+        other = fl.memit(lm, new, config, background)
+    for a, b in zip(one.updates, other.updates, strict=True):
+        assert torch.allclose(a.right, b.right, atol=1e-6)
+
+
+def test_edits_that_leave_nothing_stand_among_those_that_do(lm, background):
+    settings = {"layers": (0,), "value": ValueConfig(steps=2), "contexts": CONFIG.contexts}
+    memit = fl.memit(lm, FACTS[:1], fl.editing.MemitConfig(**settings), background)
+    with memit.applied(lm):
+        rome = fl.rome(lm, FACTS[1], CONFIG, background)
+    both = fl.editing.combine([memit, rome])
+    assert [(block.facts, [*block.tensors]) for block in both.remembered] == [
+        ((FACTS[0],), ["keys.0"]),
+        ((FACTS[1],), []),
     ]
-    assert touched[1] < 0.5 * touched[0]
+    assert fl.editing.combine([rome]).remembered == ()
 
 
 def test_one_fact_methods_do_not_write_many_at_once(lm):
@@ -302,3 +356,25 @@ def test_without_a_start_token_contexts_can_be_left_out(fact):
     assert fl.rome(lm, fact, none, known).updates
     with pytest.raises(TokenizationError, match=r"text corpus .* ContextConfig\(groups=\(\)\)"):
         fl.rome(lm, fact, plain, known)
+
+
+def test_a_damaged_memory_is_noticed(lm, background, tmp_path):
+    config = REMEMBERING["memit"].model_copy(
+        update={"layers": (0,), "value": ValueConfig(steps=2), "contexts": CONFIG.contexts}
+    )
+    fl.memit(lm, FACTS[:2], config, background).save(tmp_path / "edit")
+    path, good = tmp_path / "edit" / "edit.safetensors", {}
+    good |= load_file(path)
+    for other in (good["remembered.0.keys.0"] + 1, good["remembered.0.keys.0"][:1].clone()):
+        save_file(good | {"remembered.0.keys.0": other}, path)
+        with pytest.raises(StorageError, match="damaged: what it remembers of its facts"):
+            fl.Edit.load(tmp_path / "edit")
+    save_file({n: t for n, t in good.items() if "keys" not in n}, path)
+    with pytest.raises(StorageError, match=r"tensor 'remembered.0.keys.0' is missing"):
+        fl.Edit.load(tmp_path / "edit")
+    save_file(good, path)
+    document = json.loads((tmp_path / "edit" / "edit.json").read_text())
+    document["remembered"][0]["n_facts"] = 1
+    (tmp_path / "edit" / "edit.json").write_text(json.dumps(document))
+    with pytest.raises(StorageError, match="remembers 1 fact and writes 2"):
+        fl.Edit.load(tmp_path / "edit")

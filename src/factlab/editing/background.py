@@ -1,14 +1,14 @@
 """What methods need of a model besides facts, worked out once and used for all of them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from factlab.editing.configs import ContextConfig, Needs
 from factlab.editing.contexts import sample_contexts
+from factlab.editing.protection import Protection
 from factlab.editing.values.cache import ValueCache
 from factlab.editing.values.source import ValueSource
 from factlab.errors import InvalidRequestError
-from factlab.facts import Fact
 from factlab.models.identity.identity import Identity
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
@@ -28,7 +28,7 @@ class Background:
     Attributes:
         moments: second moments at hand, by layer; others are collected when they are asked for.
         shared: the same of mixtures of experts, for the one that every token goes through.
-        past_facts: what earlier edits of a sequence wrote, for methods that protect it.
+        protection: of keys that edits on the model wrote at, kept from one edit to the next.
         given: layers of moments that someone gave: an edit elsewhere is a mistake.
         values: where values that were optimised before come from: the cache, or `load_values` of a
             folder; None for nowhere.
@@ -36,7 +36,7 @@ class Background:
 
     moments: dict[int, Moment] = field(default_factory=dict[int, Moment])
     shared: dict[int, Moment] = field(default_factory=dict[int, Moment])
-    past_facts: tuple[Fact, ...] = ()
+    protection: Protection = field(default_factory=Protection)
     given: frozenset[int] = frozenset()
     values: ValueSource | None = field(default_factory=ValueCache.default)
     _contexts: dict[tuple[Identity, ContextConfig], list[str]] = field(
@@ -104,7 +104,3 @@ class Background:
             self.second_moments(lm, needs.layers, needs.stats, progress, shared)
         if needs.contexts is not None:
             self.contexts(lm, needs.contexts)
-
-    def after(self, facts: Sequence[Fact]) -> "Background":
-        """The same for the next edit of a sequence."""
-        return replace(self, past_facts=(*self.past_facts, *facts))

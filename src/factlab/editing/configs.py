@@ -49,6 +49,8 @@ class ValueConfig(Config):
             method's (4; 0.75 for MEMIT and AlphaEdit).
         stop_loss: stop when the total loss is below this.
         stop_nll: stop when the target's NLL is below this in the mean over contexts.
+        stop_when_said: stop one step after greedy decoding first writes the target behind every
+            context (MPES, arXiv 2502.01636).
     """
 
     steps: PositiveInt = 20
@@ -62,6 +64,7 @@ class ValueConfig(Config):
     clamp_factor: PositiveFloat | None = None
     stop_loss: NonNegativeFloat = 0.05
     stop_nll: NonNegativeFloat = 0.1
+    stop_when_said: bool = False
 
     def clamped(self, factor: float) -> "ValueConfig":
         """With this `clamp_factor`, unless one is set."""
@@ -238,6 +241,7 @@ class LayerwiseConfig(ErasingConfig):
         contexts: texts before the prompt.
         stats: how much text to collect C from, if it is not at hand.
         erase: make the true targets improbable instead of new ones probable.
+        remember: in a sequence, keep away from the keys that earlier edits wrote at.
     """
 
     layer_setting: ClassVar[Literal["layer", "layers"] | None] = "layers"
@@ -246,6 +250,7 @@ class LayerwiseConfig(ErasingConfig):
     value: ValueConfig = ValueConfig()
     contexts: ContextConfig = ContextConfig()
     stats: StatsConfig = StatsConfig()
+    remember: bool = True
 
     @property
     def edited_layers(self) -> tuple[int, ...]:
@@ -275,8 +280,11 @@ class EmmetConfig(LayerwiseConfig):
     Attributes:
         damping: added to the diagonal of K₁ᵀC⁻¹K₁, as a share of its mean. 0 stores every pair to
             the last digit.
+        second_moment_weight: λ, how much ordinary keys count against one that an earlier edit of
+            the sequence wrote at; without such edits it makes no difference.
     """
 
+    second_moment_weight: PositiveFloat = 15_000.0
     damping: NonNegativeFloat = 0.01
 
 
@@ -285,7 +293,8 @@ class AlphaEditConfig(LayerwiseConfig):
 
     Attributes:
         null_share: how much of C, as a share of its trace, the directions hold that may change.
-        ridge: ε, as a share of the mean squared length of the projected keys.
+        ridge: ε, as a share of the mean squared length of the projected keys; in a sequence, of the
+            first edit's.
     """
 
     null_share: float = Field(default=0.2, gt=0, le=1)

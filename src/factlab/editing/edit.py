@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from factlab.destinations import check_new_folder
+from factlab.editing.remembered import Remembered
 from factlab.editing.shipping.adapter import ExportedAdapter, read_adapter, write_adapter
 from factlab.editing.shipping.checkpoint import write_checkpoint
 from factlab.editing.shipping.document import (
@@ -16,6 +17,7 @@ from factlab.editing.shipping.document import (
     EditDocument,
     FactEntry,
     edit_digest,
+    lacks_edits,
     read_edit,
     write_edit,
 )
@@ -45,6 +47,8 @@ class Edit(Tabular):
         config: the method's settings, as JSON.
         diagnostics: what the method measured on its way, as JSON.
         versions: of factlab, torch and transformers.
+        remembered: what the method leaves to later edits of a sequence, such as the keys that it
+            wrote at: nothing, or blocks that cover all facts in their order.
     """
 
     method: str
@@ -54,11 +58,12 @@ class Edit(Tabular):
     config: dict[str, Any]
     diagnostics: dict[str, Any]
     versions: dict[str, str]
+    remembered: tuple[Remembered, ...] = ()
 
     @property
     def digest(self) -> str:
         """SHA-256 of all that is saved."""
-        return edit_digest(self._document(), self.updates)
+        return edit_digest(self._document(), self.updates, self.remembered)
 
     def __repr__(self) -> str:
         written = [f"{fact.prompt} -> {fact.target_new or '(erased)'}" for fact in self.facts]
@@ -134,7 +139,7 @@ class Edit(Tabular):
         """
         if not force:
             self.check_model(lm)
-        return lm.patches.applied(self.updates)
+        return lm.patches.applied(self.updates, self)
 
     def apply_(self, lm: LanguageModel, force: bool = False) -> Callable[[], None]:
         """Change the model's weights: all that the edit changes, or in an error none.
@@ -157,7 +162,7 @@ class Edit(Tabular):
         with lm.lock:
             if not force:
                 self.check_model(lm)
-            return partial(lm.patches.remove, lm.patches.add(self.updates))
+            return partial(lm.patches.remove, lm.patches.add(self.updates, self))
 
     def check_model(self, lm: LanguageModel) -> None:
         """Refuse a model that the edit was not made for.
@@ -172,7 +177,7 @@ class Edit(Tabular):
                 f"{self.base.fingerprint[:12]}), not for {lm.name} ({lm.fingerprint[:12]}). "
                 "Load that model, or apply with force if you know that it fits."
             )
-        if not _active_digests(lm).issuperset(self.base.on_top_of):
+        if lacks_edits(lm, self.base):
             raise WrongModelError(
                 "This edit was computed on a model that already carried other edits. Apply those "
                 "first, in the same order, or apply with force."
@@ -198,7 +203,7 @@ class Edit(Tabular):
             True
         """
         check_destination(Path(folder), overwrite)
-        write_edit(Path(folder), self._document(), self.updates)
+        write_edit(Path(folder), self._document(), self.updates, self.remembered)
 
     def _document(self) -> EditDocument:
         return EditDocument(
@@ -217,15 +222,17 @@ class Edit(Tabular):
         Raises:
             StorageError: the folder is not an edit, is damaged, or is of a newer schema.
         """
-        document, updates = read_edit(Path(folder))
+        saved = read_edit(Path(folder))
+        document = saved.document
         return cls(
             method=document.method,
             facts=document.checked_facts(),
-            updates=updates,
+            updates=saved.updates,
             base=document.base,
             config=document.config,
             diagnostics=document.diagnostics,
             versions=document.versions,
+            remembered=saved.remembered,
         )
 
     # -- for others -------------------------------------------------------------------------

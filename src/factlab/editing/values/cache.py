@@ -141,7 +141,7 @@ class ValueCache:
         file = file_id(self.path)
         try:
             with closing(sqlite3.connect(self.path, _PATIENCE_S, isolation_level=None)) as database:
-                # A power cut may damage the file, which is not worth waiting for the disk each time.
+                # A power cut may damage the file; that is not worth waiting for the disk each time.
                 database.execute("PRAGMA synchronous = OFF")
                 return act(database)
         except sqlite3.Error as error:
