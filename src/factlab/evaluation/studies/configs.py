@@ -271,9 +271,7 @@ class ScalingConfig(Config):
         """The numbers of facts, ascending: in a sequence those above a turn as multiples of it."""
         if self.mode == "together":
             return tuple(sorted(set(self.numbers)))
-        whole = {
-            n if n <= self.turn else self.turn * round(n / self.turn) for n in self.numbers
-        }
+        whole = {n if n <= self.turn else self.turn * round(n / self.turn) for n in self.numbers}
         return tuple(sorted(whole))
 
     def chosen(self, records: Sequence[Record]) -> tuple[Record, ...]:

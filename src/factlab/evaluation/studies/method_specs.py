@@ -49,7 +49,7 @@ class StudiedMethod(Config):
     @property
     def folder(self) -> str:
         """Its label as the name of a folder."""
-        return re.sub(r"[^\w.=+-]+", "-", self.label).strip("-")
+        return re.sub(r"[^\w.=+]+", "-", self.label).replace("=-", "=").strip("-")
 
 
 def methods_listed(value: Any) -> Any:

@@ -1,0 +1,145 @@
+"""What the pictures of studies have in common."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from matplotlib.axes import Axes
+
+from factlab.data.records import Benchmark
+from factlab.estimate import Estimate
+from factlab.evaluation.scoring.scores import METRICS, SCORE, SCORE_PARTS
+from factlab.evaluation.studies.tables import TITLES, n_records
+from factlab.figures import SCORE_COLOURS, Picture, clear_spines, footnote, printable
+
+if TYPE_CHECKING:
+    from factlab.evaluation.studies.result import Study
+
+UNEDITED = "0.55"
+# What the scores are, in the figure itself.
+MEANINGS: Mapping[str, str] = {
+    SCORE: "S: harmonic mean of the three",
+    "rewrite_success": "ES: the edited prompt",
+    "paraphrase_success": "PS: its paraphrases",
+    "neighborhood_success": "NS: other subjects",
+    "efficacy": "Efficacy: the edited question",
+    "paraphrase": "Paraphrase: asked otherwise",
+    "specificity": "Specificity: other questions",
+    "entropy_bits": "GE: fluency of texts, bits",
+    "consistency": "RS: likeness to references",
+    "essence": "Ess: what was known of the subject",
+    "perplexity": "Perplexity on ordinary text",
+    "drift_kl_nats": "KL on ordinary text, nats",
+}
+
+
+class Curve(NamedTuple):
+    """A line with its intervals.
+
+    Attributes:
+        label: at its end, or in a legend.
+        xs: ascending.
+        estimates: as measured.
+        colour: of the line.
+        style: of the line, as matplotlib writes it.
+        width: of the line, in points.
+    """
+
+    label: str
+    xs: Sequence[float]
+    estimates: Sequence[Estimate]
+    colour: str
+    style: str = "-"
+    width: float = 1.6
+
+
+def score_colours(benchmark: Benchmark) -> dict[str, str]:
+    """The colour of S and of each of its parts."""
+    return dict(zip((SCORE, *SCORE_PARTS[benchmark]), SCORE_COLOURS, strict=True))
+
+
+def scale_of(benchmark: Benchmark, name: str) -> float:
+    """What pictures multiply a score by."""
+    return 100.0 if name == SCORE else METRICS[benchmark][name].scale
+
+
+def draw_curve(panel: Axes, curve: Curve, scale: float) -> None:
+    """A line with dots, and its intervals as a band."""
+    means = [scale * estimate.mean for estimate in curve.estimates]
+    panel.plot(
+        curve.xs, means, curve.style, color=curve.colour, linewidth=curve.width, marker="o",
+        markersize=3.2, label=curve.label, solid_capstyle="round", clip_on=False, zorder=3,
+    )  # fmt: skip
+    ends = [
+        [scale * (estimate.mean if math.isnan(end) else end) for end in estimate.interval]
+        for estimate in curve.estimates
+    ]
+    panel.fill_between(
+        curve.xs, [low for low, _ in ends], [high for _, high in ends], color=curve.colour,
+        alpha=0.13, linewidth=0,
+    )  # fmt: skip
+
+
+def label_ends(panel: Axes, curves: Sequence[Curve], scale: float, apart: float) -> None:
+    """The name of each curve at its right end, moved up or down until none covers another.
+
+    Args:
+        panel: with the curves; its limits must be set.
+        curves: in the panel.
+        scale: of their values.
+        apart: the least distance of two names, as a share of the panel's height.
+    """
+    low, high = panel.get_ylim()
+    ends = [
+        (scale * known[-1] if known else (low + high) / 2, curve)
+        for curve in curves
+        for known in [[e.mean for e in curve.estimates if not math.isnan(e.mean)]]
+    ]
+    ends.sort(key=lambda end: end[0])
+    places = _spread([(end - low) / (high - low) for end, _ in ends], apart)
+    right = max(x for curve in curves for x in curve.xs)
+    for place, (_, curve) in zip(places, ends, strict=True):
+        panel.annotate(
+            printable(curve.label), (right, place), xycoords=("data", "axes fraction"),
+            xytext=(6, 0), textcoords="offset points", color=curve.colour, fontsize=8, va="center",
+            parse_math=False, annotation_clip=False,
+        )  # fmt: skip
+
+
+def _spread(places: Sequence[float], apart: float) -> list[float]:
+    """Ascending places moved apart, as a whole between 0 and 1 if there is room."""
+    moved = [*places]
+    for _ in range(50):
+        for i in range(len(moved) - 1):
+            lack = apart - (moved[i + 1] - moved[i])
+            if lack > 0:
+                moved[i] -= lack / 2
+                moved[i + 1] += lack / 2
+        if moved and moved[-1] > 1:
+            moved[-1] = 1.0
+        if moved and moved[0] < 0:
+            moved[0] = 0.0
+    return moved
+
+
+def draw_unedited(panel: Axes, level: float) -> None:
+    """A dotted line for the unedited model."""
+    if not math.isnan(level):
+        panel.axhline(level, color=UNEDITED, linewidth=1.0, linestyle=(0, (1, 2)), zorder=1)
+
+
+def finish_panel(panel: Axes, title: str, label: str = "") -> None:
+    """Title, label, thin lines; no frame."""
+    panel.set_title(title, fontsize=9.5, loc="left")
+    clear_spines(panel)
+    panel.grid(color="0.92", linewidth=0.6)
+    panel.set_axisbelow(True)
+    if label:
+        panel.set_xlabel(label, fontsize=9)
+
+
+def caption(figure: Picture, study: "Study", more: str) -> None:
+    """The title above a figure; model, data, method, how many records and what lines are below."""
+    figure.suptitle(TITLES[study.kind], fontsize=12, x=0.01, ha="left")
+    where = f"{study.model} on {study.data} · {study.method} · {n_records(study)}"
+    footnote(figure, f"{where}\n{more}")
