@@ -5,7 +5,7 @@ import torch
 
 import factlab as fl
 from conftest import FAMILIES, SINGLE_INSIDE
-from factlab.editing.closed_form.alphaedit import null_space, null_space_duals
+from factlab.editing.closed_form.alphaedit import NullSpace, null_space
 from factlab.editing.closed_form.emmet import equality_duals
 from factlab.editing.closed_form.lookup import keys_and_outputs, mean_keys, prompt_rows
 from factlab.editing.closed_form.memit import least_squares_duals
@@ -14,6 +14,9 @@ from factlab.editing.closed_form.value import optimise_values
 from factlab.editing.configs import ContextConfig, ValueConfig
 from factlab.editing.contexts import context_weights
 from factlab.editing.methods import METHODS
+from factlab.editing.metric import OrdinaryKeys
+from factlab.editing.protection import Protected, keys_name
+from factlab.editing.remembered import Remembered
 from factlab.editing.requests import ValueRequest
 from factlab.errors import InvalidRequestError
 
@@ -43,6 +46,15 @@ def background(lm) -> fl.editing.Background:
     )
 
 
+def remembered(keys: torch.Tensor, first: int = 0) -> Remembered:
+    facts = tuple(fl.Fact("{} is", f"subject {first + i}", "it") for i in range(len(keys)))
+    return Remembered(facts, {keys_name(0): keys})
+
+
+def protected(base, past: torch.Tensor):
+    return Protected(base, 0, past.shape[1]).hold([remembered(past)])
+
+
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -51,7 +63,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_memit_solves_the_least_squares_problem(n_facts):
     width, out, weight = 12, 7, 3.0
     c, keys, residuals = moment(width), random(n_facts, width), random(n_facts, out, seed=1)
-    change = residuals.T @ least_squares_duals(keys, c, weight)
+    change = residuals.T @ least_squares_duals(keys, OrdinaryKeys(c, weight))
     # Minimise Σ‖Δ k − r‖² + λ tr(Δ C Δᵀ) as one tall least-squares problem.
     root = torch.linalg.cholesky(weight * c.matrix).T
     tall = torch.cat([keys, root])
@@ -63,7 +75,7 @@ def test_memit_solves_the_least_squares_problem(n_facts):
 def test_emmet_stores_every_pair_by_the_smallest_change():
     width, out, n_facts = 12, 7, 5
     c, keys, residuals = moment(width), random(n_facts, width), random(n_facts, out, seed=1)
-    change = residuals.T @ equality_duals(keys, c, 0.0)
+    change = residuals.T @ equality_duals(keys, OrdinaryKeys(c, 1.0), 0.0)
     assert torch.allclose(change @ keys.T, residuals.T, atol=1e-10)
     # KKT system of: minimise d C dᵀ subject to d·kᵢ = rᵢ.
     kkt = torch.zeros(width + n_facts, width + n_facts, dtype=torch.float64)
@@ -75,7 +87,9 @@ def test_emmet_stores_every_pair_by_the_smallest_change():
 def test_emmet_of_one_fact_is_rome():
     c, key, value = moment(12), random(12), random(7, seed=1)
     left, right = rank_one_factors(key, value, torch.zeros(7), c.solve(key[None])[0])
-    assert torch.allclose(value[:, None] @ equality_duals(key[None], c, 0.0), left @ right)
+    assert torch.allclose(
+        value[:, None] @ equality_duals(key[None], OrdinaryKeys(c, 1.0), 0.0), left @ right
+    )
 
 
 @pytest.mark.parametrize("n_past", [0, 3])
@@ -86,10 +100,9 @@ def test_alphaedit_solves_the_published_equation(n_past):
     basis = null_space(c, 0.6)
     assert 0 < basis.shape[1] < width
     projector = basis @ basis.T
-    ridge = 0.2
-    every = torch.cat([keys, past])
-    change = residuals.T @ null_space_duals(every, basis, ridge)[:n_facts]
-    epsilon = ridge * (every @ projector @ every.T).diagonal().mean()
+    epsilon = 0.2
+    metric = protected(NullSpace(basis, epsilon), past)
+    change = residuals.T @ least_squares_duals(keys, metric)
     middle = projector @ (keys.T @ keys + past.T @ past) + epsilon * torch.eye(width).double()
     expected = torch.linalg.solve(middle, projector @ keys.T @ residuals).T
     assert torch.allclose(change, expected, atol=1e-10)
@@ -147,7 +160,7 @@ def test_memit_against_algorithm_1_step_by_step(make_model, family):
     for layer, left in ((0, 2), (1, 1)):
         keys = mean_keys(lm, FACTS, contexts, layer, weights).keys
         residuals = (start + deltas - outputs()) / left
-        duals = least_squares_duals(keys, known.moments[layer], 0.5)
+        duals = least_squares_duals(keys, OrdinaryKeys(known.moments[layer], 0.5))
         tolerance = 1e-3 if family in SINGLE_INSIDE else 1e-8
         update = edit.updates[layer]
         expected = residuals.T @ duals

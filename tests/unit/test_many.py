@@ -1,14 +1,17 @@
 """Many facts: each alone, together, in sequence."""
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import factlab as fl
 from factlab.editing import methods
 from factlab.editing.configs import ValueConfig
-from factlab.editing.contexts import context_weights
+from factlab.editing.methods import METHODS
 from factlab.editing.runs import EditSequence
-from factlab.errors import EditError, InvalidRequestError, TokenizationError
+from factlab.errors import EditError, InvalidRequestError, StorageError, TokenizationError
 from factlab.models.answers import answers
 from factlab.stats.corpus import corpus_from_texts
 
@@ -95,22 +98,65 @@ def test_batches_of_a_sequence(lm, background):
         fl.edit_sequence(lm, FACTS, "rome", CONFIG, background, batch_size=2)
 
 
-def test_alphaedit_protects_what_a_sequence_wrote(lm, background):
-    config = fl.editing.AlphaEditConfig(
-        layers=(0,), value=ValueConfig(steps=3), contexts=CONFIG.contexts, null_share=1.0
-    )
-    alone = fl.editing.alphaedit(lm, FACTS[1:2], config, background)
-    after = fl.editing.alphaedit(lm, FACTS[1:2], config, background.after(FACTS[:1]))
-    contexts = background.contexts(lm, config.contexts)
-    from factlab.editing.closed_form.lookup import mean_keys
+REMEMBERING = {
+    "memit": fl.editing.MemitConfig(second_moment_weight=0.05),
+    "emmet": fl.editing.EmmetConfig(second_moment_weight=0.05),
+    "alphaedit": fl.editing.AlphaEditConfig(null_share=1.0),
+}
 
-    weights = context_weights(config.contexts, len(contexts))
-    old = mean_keys(lm, FACTS[:1], contexts, 0, weights).keys[0]
+
+@pytest.mark.parametrize("method", [*REMEMBERING])
+def test_a_sequence_protects_what_it_wrote(lm, background, method):
+    config = REMEMBERING[method].model_copy(
+        update={"layers": (0,), "value": ValueConfig(steps=3), "contexts": CONFIG.contexts}
+    )
+    (first,) = METHODS[method].each(lm, FACTS[:1], config, background)
+    after = background.after(first)
+    forgetful = config.model_copy(update={"remember": False})
+    (old,) = first.remembered[0].tensors["keys.0"].double()
     cpu = torch.device("cpu")
-    touched = [
-        float((e.updates[0].matrix(torch.float64, cpu) @ old).norm()) for e in (alone, after)
+    alone, protected, forgetting = (
+        float((edit.updates[0].matrix(torch.float64, cpu) @ old).norm())
+        for edit in (
+            METHODS[method].each(lm, FACTS[1:2], settings, known)[0]
+            for settings, known in ((config, background), (config, after), (forgetful, after))
+        )
+    )
+    assert protected < 0.5 * alone
+    assert forgetting == alone
+    # Who writes the same fact anew must not be kept from it.
+    anew = METHODS[method].each(lm, FACTS[:1], config, after)[0]
+    again = METHODS[method].each(lm, FACTS[:1], config, background)[0]
+    assert torch.allclose(anew.updates[0].left, again.updates[0].left, rtol=1e-4)
+
+
+def test_what_is_remembered_is_saved(lm, background, tmp_path):
+    config = REMEMBERING["memit"].model_copy(
+        update={"layers": (0, 1), "value": ValueConfig(steps=2), "contexts": CONFIG.contexts}
+    )
+    run = fl.edit_sequence(lm, FACTS, "memit", config, background, batch_size=2)
+    run.combined().save(tmp_path / "all")
+    loaded = fl.Edit.load(tmp_path / "all")
+    assert loaded == run.combined()
+    assert [block.facts for block in loaded.remembered] == [tuple(FACTS[:2]), (FACTS[2],)]
+    whole, parts = background.after(loaded), background.after(run.edits[0]).after(run.edits[1])
+    new = [fl.Fact("{} speaks", "New York", "Dutch")]
+    one, other = (METHODS["memit"].each(lm, new, config, known)[0] for known in (whole, parts))
+    for a, b in zip(one.updates, other.updates, strict=True):
+        assert torch.equal(a.right, b.right)
+
+
+def test_edits_that_leave_nothing_stand_among_those_that_do(lm, background):
+    settings = {"layers": (0,), "value": ValueConfig(steps=2), "contexts": CONFIG.contexts}
+    memit = fl.memit(lm, FACTS[:1], fl.editing.MemitConfig(**settings), background)
+    with memit.applied(lm):
+        rome = fl.rome(lm, FACTS[1], CONFIG, background)
+    both = fl.editing.combine([memit, rome])
+    assert [(block.facts, [*block.tensors]) for block in both.remembered] == [
+        ((FACTS[0],), ["keys.0"]),
+        ((FACTS[1],), []),
     ]
-    assert touched[1] < 0.5 * touched[0]
+    assert fl.editing.combine([rome]).remembered == ()
 
 
 def test_one_fact_methods_do_not_write_many_at_once(lm):
@@ -302,3 +348,25 @@ def test_without_a_start_token_contexts_can_be_left_out(fact):
     assert fl.rome(lm, fact, none, known).updates
     with pytest.raises(TokenizationError, match=r"text corpus .* ContextConfig\(groups=\(\)\)"):
         fl.rome(lm, fact, plain, known)
+
+
+def test_a_damaged_memory_is_noticed(lm, background, tmp_path):
+    config = REMEMBERING["memit"].model_copy(
+        update={"layers": (0,), "value": ValueConfig(steps=2), "contexts": CONFIG.contexts}
+    )
+    fl.memit(lm, FACTS[:2], config, background).save(tmp_path / "edit")
+    path, good = tmp_path / "edit" / "edit.safetensors", {}
+    good |= load_file(path)
+    for other in (good["remembered.0.keys.0"] + 1, good["remembered.0.keys.0"][:1].clone()):
+        save_file(good | {"remembered.0.keys.0": other}, path)
+        with pytest.raises(StorageError, match="damaged: what it remembers of its facts"):
+            fl.Edit.load(tmp_path / "edit")
+    save_file({n: t for n, t in good.items() if "keys" not in n}, path)
+    with pytest.raises(StorageError, match=r"tensor 'remembered.0.keys.0' is missing"):
+        fl.Edit.load(tmp_path / "edit")
+    save_file(good, path)
+    document = json.loads((tmp_path / "edit" / "edit.json").read_text())
+    document["remembered"][0]["n_facts"] = 1
+    (tmp_path / "edit" / "edit.json").write_text(json.dumps(document))
+    with pytest.raises(StorageError, match="remembers 1 fact and writes 2"):
+        fl.Edit.load(tmp_path / "edit")

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field, replace
 
 from factlab.editing.configs import ContextConfig, Needs
 from factlab.editing.contexts import sample_contexts
+from factlab.editing.edit import Edit
+from factlab.editing.protection import Protection
+from factlab.editing.remembered import Remembered
 from factlab.errors import InvalidRequestError
-from factlab.facts import Fact
 from factlab.models.identity.identity import Identity
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
@@ -26,13 +28,15 @@ class Background:
     Attributes:
         moments: second moments at hand, by layer; others are collected when they are asked for.
         shared: the same of mixtures of experts, for the one that every token goes through.
-        past_facts: what earlier edits of a sequence wrote, for methods that protect it.
+        past: what edits that are on the model left, in their order, for methods that go on from it.
+        protection: of the keys among that, kept from one edit to the next.
         given: layers of moments that someone gave: an edit elsewhere is a mistake.
     """
 
     moments: dict[int, Moment] = field(default_factory=dict[int, Moment])
     shared: dict[int, Moment] = field(default_factory=dict[int, Moment])
-    past_facts: tuple[Fact, ...] = ()
+    past: tuple[Remembered, ...] = ()
+    protection: Protection = field(default_factory=Protection)
     given: frozenset[int] = frozenset()
     _contexts: dict[tuple[Identity, ContextConfig], list[str]] = field(
         default_factory=dict[tuple[Identity, ContextConfig], list[str]]
@@ -99,6 +103,6 @@ class Background:
         if needs.contexts is not None:
             self.contexts(lm, needs.contexts)
 
-    def after(self, facts: Sequence[Fact]) -> "Background":
+    def after(self, edit: Edit) -> "Background":
         """The same for the next edit of a sequence."""
-        return replace(self, past_facts=(*self.past_facts, *facts))
+        return replace(self, past=(*self.past, *edit.remembered))

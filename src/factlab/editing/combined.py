@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from factlab.arguments import checked
 from factlab.editing.edit import Edit, current_versions
+from factlab.editing.remembered import of_all
 from factlab.errors import EditError, InvalidRequestError, WrongModelError
 
 
@@ -44,6 +45,7 @@ def combine(edits: Sequence[Edit]) -> Edit:
         config={"edits": [edit.config for edit in edits]},
         diagnostics={"edits": [edit.diagnostics for edit in edits]},
         versions=current_versions(),
+        remembered=of_all([(edit.facts, edit.remembered) for edit in edits]),
     )
 
 

@@ -238,6 +238,7 @@ class LayerwiseConfig(ErasingConfig):
         contexts: texts before the prompt.
         stats: how much text to collect C from, if it is not at hand.
         erase: make the true targets improbable instead of new ones probable.
+        remember: in a sequence, keep away from the keys that earlier edits wrote at.
     """
 
     layer_setting: ClassVar[Literal["layer", "layers"] | None] = "layers"
@@ -246,6 +247,7 @@ class LayerwiseConfig(ErasingConfig):
     value: ValueConfig = ValueConfig()
     contexts: ContextConfig = ContextConfig()
     stats: StatsConfig = StatsConfig()
+    remember: bool = True
 
     @property
     def edited_layers(self) -> tuple[int, ...]:
@@ -275,8 +277,11 @@ class EmmetConfig(LayerwiseConfig):
     Attributes:
         damping: added to the diagonal of K₁ᵀC⁻¹K₁, as a share of its mean. 0 stores every pair to
             the last digit.
+        second_moment_weight: λ, how much ordinary keys count against one that an earlier edit of
+            the sequence wrote at; without such edits it makes no difference.
     """
 
+    second_moment_weight: PositiveFloat = 15_000.0
     damping: NonNegativeFloat = 0.01
 
 
@@ -285,7 +290,8 @@ class AlphaEditConfig(LayerwiseConfig):
 
     Attributes:
         null_share: how much of C, as a share of its trace, the directions hold that may change.
-        ridge: ε, as a share of the mean squared length of the projected keys.
+        ridge: ε, as a share of the mean squared length of the projected keys; in a sequence, of the
+            first edit's.
     """
 
     null_share: float = Field(default=0.2, gt=0, le=1)

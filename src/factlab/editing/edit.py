@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from factlab.destinations import check_new_folder
+from factlab.editing.remembered import Remembered
 from factlab.editing.shipping.adapter import ExportedAdapter, read_adapter, write_adapter
 from factlab.editing.shipping.checkpoint import write_checkpoint
 from factlab.editing.shipping.document import (
@@ -45,6 +46,8 @@ class Edit(Tabular):
         config: the method's settings, as JSON.
         diagnostics: what the method measured on its way, as JSON.
         versions: of factlab, torch and transformers.
+        remembered: what the method leaves to later edits of a sequence, such as the keys that it
+            wrote at: nothing, or blocks that cover all facts in their order.
     """
 
     method: str
@@ -54,11 +57,12 @@ class Edit(Tabular):
     config: dict[str, Any]
     diagnostics: dict[str, Any]
     versions: dict[str, str]
+    remembered: tuple[Remembered, ...] = ()
 
     @property
     def digest(self) -> str:
         """SHA-256 of all that is saved."""
-        return edit_digest(self._document(), self.updates)
+        return edit_digest(self._document(), self.updates, self.remembered)
 
     def __repr__(self) -> str:
         written = [f"{fact.prompt} -> {fact.target_new or '(erased)'}" for fact in self.facts]
@@ -198,7 +202,7 @@ class Edit(Tabular):
             True
         """
         check_destination(Path(folder), overwrite)
-        write_edit(Path(folder), self._document(), self.updates)
+        write_edit(Path(folder), self._document(), self.updates, self.remembered)
 
     def _document(self) -> EditDocument:
         return EditDocument(
@@ -217,15 +221,17 @@ class Edit(Tabular):
         Raises:
             StorageError: the folder is not an edit, is damaged, or is of a newer schema.
         """
-        document, updates = read_edit(Path(folder))
+        saved = read_edit(Path(folder))
+        document = saved.document
         return cls(
             method=document.method,
             facts=document.checked_facts(),
-            updates=updates,
+            updates=saved.updates,
             base=document.base,
             config=document.config,
             diagnostics=document.diagnostics,
             versions=document.versions,
+            remembered=saved.remembered,
         )
 
     # -- for others -------------------------------------------------------------------------

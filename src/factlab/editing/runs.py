@@ -240,4 +240,4 @@ class EditSequence:
         edit.check_model(self._lm)
         self._pile.add(edit.updates)
         self.edits.append(edit)
-        self._background = self._background.after(edit.facts)
+        self._background = self._background.after(edit)

@@ -150,6 +150,14 @@ class SecondMoment(Result, EqualByContent):
         """
         return torch.cholesky_solve(keys.cpu().double().T, self._cholesky).T
 
+    def inverse(self) -> Float[Tensor, "d_mlp d_mlp"]:
+        """C⁻¹ itself.
+
+        Raises:
+            StatisticsError: C is not positive definite: there were too few independent keys.
+        """
+        return torch.cholesky_inverse(self._cholesky)
+
     def check_model(self, lm: LanguageModel) -> None:
         """Refuse statistics of another model. Those of the model before its edits will do.
 

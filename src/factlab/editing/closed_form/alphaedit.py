@@ -6,22 +6,24 @@ their outputs stay what they are; keys of earlier edits are protected by name:
     ΔW = R K₁ᵀ P (K₁ K₁ᵀ P + K_p K_pᵀ P + ε I)⁻¹
 
 P projects onto the eigenvectors of C with the smallest eigenvalues. The original code keeps those
-below 0.02 whatever the model; here they are the ones that together hold a given share of C.
+below 0.02 whatever the model; here they are the ones that together hold a given share of C. With
+M = P / ε in place of (λC)⁻¹ this is MEMIT's formula.
 """
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from factlab.arguments import checked, listed
 from factlab.editing.background import Background
-from factlab.editing.closed_form.layerwise import DualKeys, Keys, LayerwiseMethod
+from factlab.editing.closed_form.layerwise import LayerwiseMethod
+from factlab.editing.closed_form.memit import least_squares_duals
 from factlab.editing.configs import AlphaEditConfig
 from factlab.editing.edit import Edit
 from factlab.editing.methods import METHODS
+from factlab.editing.metric import Keys, Metric
 from factlab.errors import InvalidRequestError
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
@@ -38,10 +40,7 @@ def alphaedit(
     background: Background | None = None,
     progress: ProgressCallback = silent,
 ) -> Edit:
-    """Compute one edit that writes all facts; arguments and errors as for `memit`.
-
-    The keys of `background.past_facts` are looked up again and left alone.
-    """
+    """Compute one edit that writes all facts; arguments and errors as for `memit`."""
     return METHODS["alphaedit"].together(lm, listed(facts), config, background, progress)
 
 
@@ -69,25 +68,42 @@ def null_space(second_moment: SecondMoment, share: float) -> Float[Tensor, "d_ml
     return vectors[:, : max(1, int((held <= share).sum()))]
 
 
-def null_space_duals(keys: Keys, basis: Float[Tensor, "d_mlp free"], ridge: float) -> Keys:
-    """(G + εI)⁻¹ K P with G = K P Kᵀ; the keys to protect are rows of K like the new ones."""
-    projected = keys @ basis
-    gram = projected @ projected.T
-    gram = gram + ridge * gram.diagonal().mean() * torch.eye(
-        len(gram), dtype=torch.float64, device="cpu"
-    )
-    return torch.linalg.solve(gram, projected) @ basis.T
+@dataclass(frozen=True, slots=True)
+class NullSpace:
+    """M = P / ε: directions in the null space may change, at a price of ε, and no others.
+
+    Attributes:
+        basis: of the null space.
+        price: ε.
+    """
+
+    basis: Float[Tensor, "d_mlp free"]
+    price: float
+
+    def solve(self, keys: Keys) -> Keys:
+        """M k of every key."""
+        return keys @ self.basis @ self.basis.T / self.price
+
+    def inverse(self) -> Float[Tensor, "d_mlp d_mlp"]:
+        """M itself."""
+        return self.basis @ self.basis.T / self.price
 
 
-def _duals(second_moment: Moment, config: AlphaEditConfig) -> DualKeys:
-    if not isinstance(second_moment, SecondMoment):
+def null_space_metric(moment: Moment, config: AlphaEditConfig, first_keys: Keys) -> NullSpace:
+    """The null space of C, with ε as a share of the projected keys' mean squared length."""
+    if not isinstance(moment, SecondMoment):
         raise InvalidRequestError(
-            f"AlphaEdit does not write to experts, and layer {second_moment.layer} has "
-            f"{second_moment.n_experts}: which directions an expert never uses is not told by the "
+            f"AlphaEdit does not write to experts, and layer {moment.layer} has "
+            f"{moment.n_experts}: which directions an expert never uses is not told by the "
             "few tokens that it gets. Use MEMIT, EMMET or ROME there, or another layer."
         )
-    basis = null_space(second_moment, config.null_share)
-    return partial(null_space_duals, basis=basis, ridge=config.ridge)
+    basis = null_space(moment, config.null_share)
+    return NullSpace(basis, config.ridge * float((first_keys @ basis).square().sum(1).mean()))
 
 
-ALPHAEDIT = LayerwiseMethod("alphaedit", AlphaEditConfig, _duals, protects=True)
+def _duals(keys: Keys, metric: Metric, config: AlphaEditConfig) -> Keys:
+    del config
+    return least_squares_duals(keys, metric)
+
+
+ALPHAEDIT = LayerwiseMethod("alphaedit", AlphaEditConfig, null_space_metric, _duals)

@@ -6,26 +6,27 @@ them exactly,
     minimise ‖Ŵ K₀ − W K₀‖²  subject to  Ŵ kᵢ = vᵢ
     ΔW = R (K₁ᵀ C⁻¹ K₁)⁻¹ K₁ᵀ C⁻¹
 
-For one fact this is ROME's update. Keys that are alike make the matrix in the middle
+For one fact this is ROME's update. In a sequence C is λC + K_p K_pᵀ, with the keys of earlier edits
+(`protection`); alone, λ cancels. Keys that are alike make the matrix in the middle
 ill-conditioned; a little damping keeps the change small there.
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 
 from factlab.arguments import checked, listed
 from factlab.editing.background import Background
-from factlab.editing.closed_form.layerwise import DualKeys, Keys, LayerwiseMethod
+from factlab.editing.closed_form.layerwise import LayerwiseMethod
+from factlab.editing.closed_form.memit import ordinary_keys
 from factlab.editing.configs import EmmetConfig
 from factlab.editing.edit import Edit
 from factlab.editing.methods import METHODS
+from factlab.editing.metric import Keys, Metric
 from factlab.errors import EditError
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
-from factlab.stats.expert_moments import Moment
 
 
 @checked()
@@ -52,14 +53,14 @@ def emmet_each(
     return METHODS["emmet"].each(lm, listed(facts), config, background, progress)
 
 
-def equality_duals(keys: Keys, second_moment: Moment, damping: float) -> Keys:
-    """D = (K C⁻¹ Kᵀ + εI)⁻¹ K C⁻¹, rows being facts; D Kᵀ = I without damping.
+def equality_duals(keys: Keys, metric: Metric, damping: float) -> Keys:
+    """D = (K M Kᵀ + εI)⁻¹ K M, rows being facts; D Kᵀ = I without damping.
 
     Raises:
         StatisticsError: C is singular.
         EditError: two keys are the same, and there is no damping.
     """
-    directions = second_moment.solve(keys)
+    directions = metric.solve(keys)
     middle = directions @ keys.T
     middle = middle + damping * middle.diagonal().mean() * torch.eye(
         len(keys), dtype=torch.float64, device="cpu"
@@ -73,8 +74,8 @@ def equality_duals(keys: Keys, second_moment: Moment, damping: float) -> Keys:
     return duals
 
 
-def _duals(second_moment: Moment, config: EmmetConfig) -> DualKeys:
-    return partial(equality_duals, second_moment=second_moment, damping=config.damping)
+def _duals(keys: Keys, metric: Metric, config: EmmetConfig) -> Keys:
+    return equality_duals(keys, metric, config.damping)
 
 
-EMMET = LayerwiseMethod("emmet", EmmetConfig, _duals, default_layers="one")
+EMMET = LayerwiseMethod("emmet", EmmetConfig, ordinary_keys, _duals, default_layers="one")

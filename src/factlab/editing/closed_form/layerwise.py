@@ -7,9 +7,10 @@ missing, as a change of its MLP output projection,
     R_l = (z − h^L) / (number of layers left),     ΔW_l = R_lᵀ D_l
 
 where the rows of R and D belong to facts. The *dual keys* D decide what else changes: D kᵢ should
-be 1 at the fact's own entry. How they are found is what MEMIT, EMMET and AlphaEdit differ in: a
-function from keys to dual keys, and a file, for each. Keys and h^L are taken anew at every layer,
-on the model as changed so far.
+be 1 at the fact's own entry. How they are found is what MEMIT, EMMET and AlphaEdit differ in: by
+what a change is measured (`metric`), and how dual keys follow from keys and that. Keys and h^L are
+taken anew at every layer, on the model as changed so far. The keys stay with the edit, for later
+edits of a sequence to leave alone (`protection`).
 
 | paper | here |
 |---|---|
@@ -21,7 +22,7 @@ on the model as changed so far.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -30,15 +31,17 @@ from torch import Tensor
 from factlab.data.fact_files import check_conflicts
 from factlab.editing.background import Background
 from factlab.editing.closed_form.experts import update_of_experts
-from factlab.editing.closed_form.lookup import mean_keys
 from factlab.editing.closed_form.value import DEFAULT_CLAMP, OptimisedValue, optimise_values
 from factlab.editing.closed_form.waiting import WaitingFacts
 from factlab.editing.configs import LayerwiseConfig
 from factlab.editing.contexts import context_weights
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.method import FAULTS, Settled
+from factlab.editing.metric import Keys, Metric
 from factlab.editing.preset_table import Preset
 from factlab.editing.presets import one_layer, preset_of, several_layers
+from factlab.editing.protection import Protection, Question, keys_name
+from factlab.editing.remembered import Remembered
 from factlab.editing.requests import value_requests
 from factlab.errors import FactlabError
 from factlab.facts import Fact
@@ -50,10 +53,6 @@ from factlab.models.language_model import LanguageModel
 from factlab.precision import wide
 from factlab.progress import ProgressCallback
 from factlab.stats.expert_moments import Moment
-
-Keys = Float[Tensor, "fact d_mlp"]
-# From keys, of facts to write and then of facts to protect, to their dual keys.
-DualKeys = Callable[[Keys], Keys]
 
 # ‖δ‖ at a layer's output is kept below this share of the state's norm (MEMIT's code).
 LAYER_CLAMP = 0.75
@@ -74,19 +73,19 @@ class LayerwiseMethod(Generic[Config]):
     Attributes:
         name: of the method.
         config: its settings.
-        duals: from the second moment of a layer's keys and the settings, the function from keys
-            there to dual keys; called once for a layer.
+        metric: from the second moment of a layer's keys, the settings, and the keys that the first
+            edit of a sequence writes at, by what changes of the layer are measured.
+        duals: from keys, metric and settings to dual keys.
         default_layers: where to edit if nobody says: several layers, as MEMIT does, or ROME's one.
         completed: fills in settings of its own that the preset has.
-        protects: whether keys of the facts that a sequence wrote before are given to `duals` too.
     """
 
     name: str
     config: type[Config]
-    duals: Callable[[Moment, Config], DualKeys]
+    metric: Callable[[Moment, Config, Keys], Metric]
+    duals: Callable[[Keys, Metric, Config], Keys]
     default_layers: Literal["several", "one"] = "several"
     completed: Callable[[Config, Preset | None], Config] = as_it_is
-    protects: bool = False
 
     def settle(
         self,
@@ -177,10 +176,43 @@ class LayerwiseMethod(Generic[Config]):
             config=config,
             source=settled.source,
             contexts=background.contexts(lm, config.contexts),
-            duals={layer: self.duals(moment, config) for layer, moment in moments.items()},
-            past=background.past_facts if self.protects else (),
+            closed_form=_ClosedForm(
+                self, config, moments,
+                background.past if config.remember else (), background.protection,
+            ),
             progress=progress,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _ClosedForm:
+    """From keys at a layer to dual keys.
+
+    Attributes:
+        method: whose closed form it is.
+        config: with nothing left open.
+        moments: C of each layer.
+        past: what earlier edits left.
+        protection: of the keys among that.
+    """
+
+    method: LayerwiseMethod[Any]
+    config: LayerwiseConfig
+    moments: Mapping[int, Moment]
+    past: Sequence[Remembered]
+    protection: Protection
+
+    def duals(self, layer: int, keys: Keys, questions: Sequence[Question]) -> Keys:
+        """Dual keys of the facts that answer some questions."""
+        base = partial(self.method.metric, self.moments[layer], self.config)
+        metric = (
+            self.protection.metric(
+                (self.method.name, self.config), layer, base, keys, self.past, questions
+            )
+            if self.past
+            else base(keys)
         )
+        return self.method.duals(keys, metric, self.config)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,8 +226,7 @@ class _Writer:
         config: with nothing left open.
         source: where the layers are from.
         contexts: texts before the prompts.
-        duals: the closed form at each layer.
-        past: facts to protect.
+        closed_form: from keys to dual keys.
         progress: told what is going on.
     """
 
@@ -205,8 +236,7 @@ class _Writer:
     config: LayerwiseConfig
     source: str
     contexts: Sequence[str]
-    duals: Mapping[int, DualKeys]
-    past: Sequence[Fact]
+    closed_form: _ClosedForm
     progress: ProgressCallback
 
     def values(self, facts: Sequence[Fact]) -> list[OptimisedValue | FactlabError]:
@@ -225,35 +255,25 @@ class _Writer:
         with torch.no_grad(), self.lm.frozen():
             rows = WaitingFacts(self.lm, facts, self.contexts, weights, layers[0])
         # A fact that is written anew is not protected from it.
-        replaced = {fact.question for fact in facts}
-        past = [fact for fact in self.past if fact.question not in replaced]
-        protected = partial(_keys_of, self.lm, past, self.contexts, weights) if past else None
-        updates, shares = _write(self.lm, rows, deltas, layers, self.duals, protected)
+        duals = partial(self.closed_form.duals, questions=[fact.question for fact in facts])
+        written = _write(self.lm, rows, deltas, layers, duals)
+        kept = Remembered(tuple(facts), written.keys)
         return Edit(
             method=self.method,
             facts=tuple(facts),
-            updates=tuple(updates),
+            updates=tuple(written.updates),
             base=self.base,
             config=self.config.model_dump(mode="json"),
             diagnostics={
                 "layers": [*layers],
                 "layer_source": self.source,
-                "update_norms": [update.norm for update in updates],
-                "missing_shares": shares,
+                "update_norms": [update.norm for update in written.updates],
+                "missing_shares": written.missing_shares,
                 **_of_values(values),
             },
             versions=current_versions(),
+            remembered=(kept,) if self.config.remember else (),
         )
-
-
-def _keys_of(
-    lm: LanguageModel,
-    facts: Sequence[Fact],
-    contexts: Sequence[str],
-    weights: Float[Tensor, " context"],
-    layer: int,
-) -> Keys:
-    return mean_keys(lm, facts, contexts, layer, weights).keys
 
 
 def _of_values(values: Sequence[OptimisedValue]) -> dict[str, Any]:
@@ -266,37 +286,48 @@ def _of_values(values: Sequence[OptimisedValue]) -> dict[str, Any]:
     }
 
 
+class _Written(NamedTuple):
+    """What was done to the layers.
+
+    Attributes:
+        updates: of the layers.
+        missing_shares: how much of δ was missing before each of them, and at the end.
+        keys: that the facts were written at, as they are remembered.
+    """
+
+    updates: list[Change]
+    missing_shares: list[float]
+    keys: dict[str, Tensor]
+
+
 @torch.no_grad()
 def _write(
     lm: LanguageModel,
     rows: WaitingFacts,
     deltas: Float[Tensor, "fact d_model"],
     layers: Sequence[int],
-    duals: Mapping[int, DualKeys],
-    protected: Callable[[int], Keys] | None = None,
-) -> tuple[list[Change], list[float]]:
-    """The updates, layer by layer, and how much of δ was missing before each and at the end."""
-    updates: list[Change] = []
+    duals: Callable[[int, Keys], Keys],
+) -> _Written:
+    """Bring δ about, layer by layer."""
+    written = _Written([], [1.0], {})
     changed: dict[str, Carried] = {}
     with lm.frozen():
         start = rows.outputs(layers[-1])
         missing = deltas
-        shares = [1.0]
         for done, layer in enumerate(layers):
             residuals = missing / (len(layers) - done)
             with carrying(lm, changed, None):
                 keys = rows.keys()
-                if protected is not None:
-                    keys = torch.cat([keys, protected(layer)])
-            update = _update(lm, layer, residuals, duals[layer](keys)[: len(deltas)])
-            updates.append(update)
+            update = _update(lm, layer, residuals, duals(layer, keys))
+            written.updates.append(update)
+            written.keys[keys_name(layer)] = keys.to(wide(lm.dtype))
             changed[update.weight_name] = as_changed(lm, update)
             with carrying(lm, changed, None):
                 missing = start + deltas - rows.outputs(layers[-1])
                 if layer != layers[-1]:
                     rows.advance(layers[done + 1])
-            shares.append(float(missing.norm() / deltas.norm().clamp(min=1e-30)))
-    return updates, shares
+            written.missing_shares.append(float(missing.norm() / deltas.norm().clamp(min=1e-30)))
+    return written
 
 
 def _update(

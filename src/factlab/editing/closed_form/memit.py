@@ -6,25 +6,28 @@ Of all changes of a linear memory W, the one that stores new pairs best without 
     minimise  Σ_new ‖Ŵ kᵢ − mᵢ‖²  +  λ Σ_old ‖Ŵ k − W k‖²
     ΔW = R K₁ᵀ (C₀ + K₁ K₁ᵀ)⁻¹,     C₀ = λ E[k kᵀ]
 
-How the facts are spread over layers is told in `layerwise`.
+How the facts are spread over layers is told in `layerwise`, and how the keys of earlier edits are
+added to the old ones in `protection`.
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from factlab.arguments import checked, listed
 from factlab.editing.background import Background
-from factlab.editing.closed_form.layerwise import DualKeys, Keys, LayerwiseMethod
-from factlab.editing.configs import MemitConfig
+from factlab.editing.closed_form.layerwise import LayerwiseMethod
+from factlab.editing.configs import EmmetConfig, MemitConfig
 from factlab.editing.edit import Edit
 from factlab.editing.methods import METHODS
+from factlab.editing.metric import Keys, Metric, OrdinaryKeys
 from factlab.editing.preset_table import Preset
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
-from factlab.stats.expert_moments import ExpertMoments, Moment
+from factlab.stats.expert_moments import Moment
 
 
 @checked()
@@ -76,28 +79,37 @@ def memit_each(
     return METHODS["memit"].each(lm, listed(facts), config, background, progress)
 
 
-def least_squares_duals(keys: Keys, second_moment: Moment, weight: float) -> Keys:
-    """D = K (λC + KᵀK)⁻¹, rows being facts.
+def least_squares_duals(keys: Keys, metric: Metric) -> Keys:
+    """D = K (A + KᵀK)⁻¹, rows being facts; A⁻¹ = M is the metric.
 
-    With fewer facts than dimensions the same by Woodbury's identity:
-    (I + K (λC)⁻¹ Kᵀ)⁻¹ K (λC)⁻¹.
+    With fewer facts than dimensions by Woodbury's identity: (I + K M Kᵀ)⁻¹ K M.
 
     Raises:
-        StatisticsError: C is singular.
+        StatisticsError: A is singular.
     """
     n_facts, width = keys.shape
-    if n_facts < width or isinstance(second_moment, ExpertMoments):  # no one matrix
-        weighted = second_moment.solve(keys) / weight
-        return torch.linalg.solve(
-            torch.eye(n_facts, dtype=torch.float64, device="cpu") + weighted @ keys.T, weighted
-        )
-    return torch.linalg.solve(weight * second_moment.matrix + keys.T @ keys, keys.T).T
+    inverse = metric.inverse() if n_facts >= width else None
+    if inverse is None:
+        solved = metric.solve(keys)
+        return torch.linalg.solve(_eye(n_facts) + solved @ keys.T, solved)
+    return torch.linalg.solve(_eye(width) + inverse @ (keys.T @ keys), inverse @ keys.T).T
 
 
-def _duals(second_moment: Moment, config: MemitConfig) -> DualKeys:
-    return partial(
-        least_squares_duals, second_moment=second_moment, weight=config.second_moment_weight
-    )
+def _eye(size: int) -> Float[Tensor, "size size"]:
+    return torch.eye(size, dtype=torch.float64, device="cpu")
+
+
+def ordinary_keys(
+    moment: Moment, config: MemitConfig | EmmetConfig, first_keys: Keys
+) -> OrdinaryKeys:
+    """λC, whatever keys are written."""
+    del first_keys
+    return OrdinaryKeys(moment, config.second_moment_weight)
+
+
+def _duals(keys: Keys, metric: Metric, config: MemitConfig) -> Keys:
+    del config
+    return least_squares_duals(keys, metric)
 
 
 def _with_weight(config: MemitConfig, preset: Preset | None) -> MemitConfig:
@@ -107,4 +119,4 @@ def _with_weight(config: MemitConfig, preset: Preset | None) -> MemitConfig:
     return config.model_copy(update={"second_moment_weight": preset.memit_weight})
 
 
-MEMIT = LayerwiseMethod("memit", MemitConfig, _duals, completed=_with_weight)
+MEMIT = LayerwiseMethod("memit", MemitConfig, ordinary_keys, _duals, completed=_with_weight)

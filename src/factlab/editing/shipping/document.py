@@ -10,12 +10,13 @@ import contextlib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from torch import Tensor
 
 from factlab.documents import check_version, described, validated
+from factlab.editing.remembered import Remembered
 from factlab.editing.shipping.folders import JSON, NEW_TENSORS, TENSORS, check_saved_edit
 from factlab.errors import EditError, FactlabError, StorageError, counted
 from factlab.facts import Fact
@@ -32,8 +33,9 @@ from factlab.storage import (
     write_tensors,
 )
 
-# 1 knew low-rank updates only; 2 says of each update which kind it is; 3 has their digests.
-_SCHEMA = 3
+# 1 knew low-rank updates only; 2 says of each update which kind it is; 3 has their digests; 4 has
+# what is remembered.
+_SCHEMA = 4
 _ADVICE = "Make the edit again."
 
 
@@ -85,6 +87,15 @@ class _UpdateEntry(BaseModel):
     sha256: str | None = None
 
 
+class _RememberedEntry(BaseModel):
+    """A block of what is remembered: of how many facts, and the digests of its tensors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    n_facts: NonNegativeInt
+    sha256: dict[str, str]
+
+
 class EditDocument(BaseModel):
     """`edit.json`, but for the list of updates, which goes with the tensors.
 
@@ -118,15 +129,39 @@ class EditDocument(BaseModel):
 class _EditFile(EditDocument):
     schema_version: int = _SCHEMA
     updates: list[_UpdateEntry]
+    remembered: list[_RememberedEntry] = []
 
 
-def edit_digest(document: EditDocument, updates: tuple[Change, ...]) -> str:
+class SavedEdit(NamedTuple):
+    """What is read of an edit.
+
+    Attributes:
+        document: all but the numbers.
+        updates: the changes.
+        remembered: what it leaves to later edits.
+    """
+
+    document: EditDocument
+    updates: tuple[Change, ...]
+    remembered: tuple[Remembered, ...]
+
+
+def edit_digest(
+    document: EditDocument, updates: tuple[Change, ...], remembered: tuple[Remembered, ...]
+) -> str:
     """SHA-256 of all that is saved of an edit."""
-    content = [document.model_dump(mode="json"), [update.digest for update in updates]]
+    content: list[Any] = [document.model_dump(mode="json"), [update.digest for update in updates]]
+    if remembered:  # earlier versions had nothing, and an edit keeps its digest
+        content.append([[len(block.facts), block.digests()] for block in remembered])
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def write_edit(folder: Path, document: EditDocument, updates: tuple[Change, ...]) -> None:
+def write_edit(
+    folder: Path,
+    document: EditDocument,
+    updates: tuple[Change, ...],
+    remembered: tuple[Remembered, ...],
+) -> None:
     """Write both files: all of it or nothing. An edit that was in the folder is gone then.
 
     Raises:
@@ -145,7 +180,12 @@ def write_edit(folder: Path, document: EditDocument, updates: tuple[Change, ...]
                 sha256=update.digest,
             )
         )
-    file = _EditFile(**dict(document), updates=entries).model_dump(mode="json")
+    for i, block in enumerate(remembered):
+        tensors |= {_key(i, name): tensor.clone() for name, tensor in block.tensors.items()}
+    left = [
+        _RememberedEntry(n_facts=len(block.facts), sha256=block.digests()) for block in remembered
+    ]
+    file = _EditFile(**dict(document), updates=entries, remembered=left).model_dump(mode="json")
     if (folder / JSON).exists():
         _finish_replacing(folder)
         write_tensors(folder / NEW_TENSORS, tensors)
@@ -166,7 +206,7 @@ def _finish_replacing(folder: Path) -> None:
     with contextlib.suppress(FactlabError, KeyError):
         file = _read_file(folder)
         if any(entry.sha256 for entry in file.updates):
-            _updates(file, new)
+            _numbers(file, new)
             is_meant = True
     if is_meant:
         rename(new, folder / TENSORS)
@@ -174,7 +214,7 @@ def _finish_replacing(folder: Path) -> None:
         new.unlink()
 
 
-def read_edit(folder: Path) -> tuple[EditDocument, tuple[Change, ...]]:
+def read_edit(folder: Path) -> SavedEdit:
     """Read what `write_edit` wrote, or an older factlab.
 
     Raises:
@@ -183,13 +223,12 @@ def read_edit(folder: Path) -> tuple[EditDocument, tuple[Change, ...]]:
     check_saved_edit(folder)
     file = _read_file(folder)
     try:
-        file.checked_facts()
         try:
-            return file, _updates(file, folder / TENSORS)
+            return _numbers(file, folder / TENSORS)
         except (KeyError, FactlabError):
             if not (folder / NEW_TENSORS).exists():
                 raise
-        return file, _updates(file, folder / NEW_TENSORS)  # a kill kept it from being renamed
+        return _numbers(file, folder / NEW_TENSORS)  # a kill kept it from being renamed
     except (KeyError, FactlabError) as error:
         reason = f"tensor {error} is missing" if isinstance(error, KeyError) else described(error)
         raise StorageError(f"The edit in '{folder}' is damaged: {reason}. {_ADVICE}") from error
@@ -201,15 +240,23 @@ def _read_file(folder: Path) -> _EditFile:
     return validated(_EditFile, data, where, _ADVICE)
 
 
-def _updates(file: _EditFile, path: Path) -> tuple[Change, ...]:
+def _key(block: int, name: str) -> str:
+    """What a tensor of a remembered block is called in the file."""
+    return f"remembered.{block}.{name}"
+
+
+def _numbers(file: _EditFile, path: Path) -> SavedEdit:
+    """The document, with the numbers of a file that must be its own."""
     tensors, _ = read_tensors(path)
     updates = tuple(_update(entry, i, tensors) for i, entry in enumerate(file.updates))
+    remembered = _remembered(file, tensors)
     n_used = sum(len(update.parts) for update in updates)
+    n_used += sum(len(block.tensors) for block in remembered)
     if n_used != len(tensors):
         raise EditError(
             f"{path.name} holds {counted(len(tensors), 'tensor')}, and {JSON} lists {n_used}"
         )
-    return updates
+    return SavedEdit(file, updates, remembered)
 
 
 def _update(entry: _UpdateEntry, number: int, tensors: dict[str, Tensor]) -> Change:
@@ -219,3 +266,20 @@ def _update(entry: _UpdateEntry, number: int, tensors: dict[str, Tensor]) -> Cha
     if entry.sha256 not in (None, made.digest):
         raise EditError(f"the change of '{entry.weight_name}' is not the one that {JSON} describes")
     return made
+
+
+def _remembered(file: _EditFile, tensors: dict[str, Tensor]) -> tuple[Remembered, ...]:
+    facts, at = file.checked_facts(), 0
+    blocks: list[Remembered] = []
+    for i, entry in enumerate(file.remembered):
+        own = {name: tensors[_key(i, name)] for name in entry.sha256}
+        block = Remembered(facts[at : at + entry.n_facts], own)
+        at += entry.n_facts
+        if block.digests() != entry.sha256:
+            raise EditError(f"what it remembers of its facts is not what {JSON} describes")
+        blocks.append(block)
+    if blocks and at != len(facts):
+        raise EditError(
+            f"it remembers {counted(at, 'fact')} and writes {len(facts)}, which must be the same"
+        )
+    return tuple(blocks)
