@@ -194,7 +194,7 @@ def evaluate(
     names = [*dict.fromkeys(method or ["rome"])]
     request = validated(
         EvaluationRequest,
-        records=picked.of(data, limit, measured.references),
+        records=picked.of(data, limit, measured.references, picked.one_per_subject),
         methods=_methods(names, more),
         mode=mode,
         measure=measure,

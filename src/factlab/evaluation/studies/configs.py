@@ -283,6 +283,9 @@ class ScalingConfig(Config):
         return first_records(records, self.rounded()[-1])
 
 
+StudyConfig = RelationsConfig | MixtureConfig | LayersConfig | ScalingConfig
+
+
 # -- records -----------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from factlab.data.records import Benchmark
 from factlab.estimate import Estimate
 from factlab.evaluation.scoring.scores import METRICS, SCORE, SCORE_PARTS
-from factlab.evaluation.studies.tables import TITLES, n_records
+from factlab.evaluation.studies.tables import n_records
 from factlab.figures import SCORE_COLOURS, Picture, clear_spines, footnote, printable
 
 if TYPE_CHECKING:
@@ -139,7 +139,6 @@ def finish_panel(panel: Axes, title: str, label: str = "") -> None:
 
 
 def caption(figure: Picture, study: "Study", more: str) -> None:
-    """The title above a figure; model, data, method, how many records and what lines are below."""
-    figure.suptitle(TITLES[study.kind], fontsize=12, x=0.01, ha="left")
+    """What was measured, on how many records, and what marks mean, in small print."""
     where = f"{study.model} on {study.data} · {study.method} · {n_records(study)}"
     footnote(figure, f"{where}\n{more}")

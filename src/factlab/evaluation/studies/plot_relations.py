@@ -35,12 +35,12 @@ def draw_relations(study: "Study") -> Picture:
             panel.axhline(line, color="0.94", linewidth=0.7, zorder=0)
         left.plot(
             [100 * point.unedited[SCORE].mean], [line], "o", markersize=5, markerfacecolor="white",
-            markeredgecolor=UNEDITED, zorder=2,
+            markeredgecolor=UNEDITED, zorder=2, clip_on=False,
         )  # fmt: skip
         _dot(left, point.scores[SCORE], line, colours[SCORE], 6.0)
         for number, name in enumerate(SCORE_PARTS[study.benchmark]):
             _dot(right, point.scores[name], line + (number - 1) * _BESIDE, colours[name], 4.0)
-    names = [f"{relation_label(str(p.place['relation']))} · {p.n}" for p in points]
+    names = [f"{relation_label(str(p.place['relation']))}, n = {p.n}" for p in points]
     left.set_yticks(range(len(points)), labels=names, parse_math=False)
     left.set_ylim(len(points) - 0.4, -0.6)
     finish_panel(left, MEANINGS[SCORE], "score × 100")
@@ -48,8 +48,9 @@ def draw_relations(study: "Study") -> Picture:
     for panel in (left, right):
         panel.grid(visible=False, axis="y")
         panel.set_xlim(0, 101)
+    right.tick_params(left=False)
     _explain(figure, study)
-    caption(figure, study, "Behind the name: records, all in one edit. Bars: 95 % intervals.")
+    caption(figure, study, "All n facts of a relation in one edit. Bars: 95 % intervals.")
     return figure
 
 
