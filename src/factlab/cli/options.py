@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from factlab.cli.registration import CORRUPTION, METHOD, RECORDS, RESTORED
+from factlab.cli.registration import CORRUPTION, MEASURED, METHOD, RECORDS, RESTORED
 from factlab.cli.session import validated
 from factlab.settings import read_settings
 
@@ -110,6 +110,24 @@ class RecordOptions(PartOptions):
         ),
     ] = False
 
+
+ReferencesOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Texts to compare written ones with: builtin, attribute-snippets (900 MB), or a file.",
+        show_default="those that come with the data",
+        rich_help_panel=MEASURED,
+    ),
+]
+TextSeedOption = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=2**32 - 1,
+        help="Seed of the texts that are written.",
+        rich_help_panel=MEASURED,
+    ),
+]
 
 # -- settings --------------------------------------------------------------------------------------
 

@@ -12,9 +12,11 @@ from factlab.cli.options import (
     DataOption,
     MethodSettings,
     PartOptions,
+    ReferencesOption,
     ResumeOption,
     Settings,
     ShuffleOption,
+    TextSeedOption,
 )
 from factlab.cli.registration import MEASURE, MEASURED, METHOD, RECORDS, Commands, command
 from factlab.cli.session import Session, validated
@@ -64,7 +66,7 @@ _NFacts = Annotated[
 _Methods = Annotated[
     list[str] | None,
     typer.Option(
-        help="With settings behind a colon: memit:second_moment_weight=5000,value.steps=10. May "
+        help="With settings behind a colon: memit:remember=false,value.steps=10. May "
         "be given several times, also one method with several settings.",
         show_default="memit",
         rich_help_panel=METHOD,
@@ -110,13 +112,8 @@ class _Measured:
             rich_help_panel=MEASURED,
         ),
     ] = 0
-    text_seed: Annotated[
-        int,
-        typer.Option(
-            min=0, max=2**32 - 1, help="Seed of the texts that are written.",
-            rich_help_panel=MEASURED,
-        ),
-    ] = 0  # fmt: skip
+    text_seed: TextSeedOption = 0
+    references: ReferencesOption = None
 
     def config(self) -> "MeasureConfig":
         """What these options ask for."""
@@ -162,13 +159,13 @@ class _Picked(PartOptions):
         ),
     ] = False
 
-    def first(self, source: str, limit: int) -> "RecordsRequest":
-        """So many of them.
+    def first(self, source: str, limit: int, references: str | None) -> "RecordsRequest":
+        """So many of them, with the texts to compare with.
 
         Raises:
             InvalidRequestError: an option makes no sense.
         """
-        return self.of(source, limit, one_per_subject=not self.every_fact)
+        return self.of(source, limit, references, not self.every_fact)
 
 
 def register(app: typer.Typer) -> None:
@@ -181,7 +178,7 @@ def register(app: typer.Typer) -> None:
         study, scaling, "scaling", takes=takes,
         examples=(
             "factlab study scaling --method memit --method alphaedit --out scaling",
-            "factlab study scaling --method memit --method memit:second_moment_weight=500 \\\n"
+            "factlab study scaling --method memit --method memit:remember=false \\\n"
             "      --numbers 1,10,100,300 --turn 1 --generate 0 --out scaling",
         ),
     )  # fmt: skip
@@ -227,7 +224,7 @@ def scaling(
         ScalingConfig, {"methods": "--method"}, methods=method or ["memit"], numbers=numbers,
         mode=mode, turn=turn, measure=measured.config(),
     )  # fmt: skip
-    wanted = picked.first(data, config.rounded()[-1])
+    wanted = picked.first(data, config.rounded()[-1], measured.references)
     _study(session, "scaling", out, config, wanted, batch_size, resume)
 
 
@@ -256,7 +253,7 @@ def relations(
         RelationsConfig, method=more.of(method), measure=measured.config(), relations=relations,
         least=least, per_relation=per_relation,
     )  # fmt: skip
-    wanted = PartOptions(seed=seed).of(data, None)
+    wanted = PartOptions(seed=seed).of(data, None, measured.references)
     _study(session, "relations", out, config, wanted, batch_size, resume)
 
 
@@ -287,7 +284,8 @@ def layers(
         method=MethodRequest(name=method, settings=more.values()), measure=measured.config(),
         counts=counts, tops=top, n_facts=facts,
     )  # fmt: skip
-    _study(session, "layers", out, config, picked.first(data, facts), batch_size, resume)
+    wanted = picked.first(data, facts, measured.references)
+    _study(session, "layers", out, config, wanted, batch_size, resume)
 
 
 def mixture(
@@ -314,7 +312,7 @@ def mixture(
         MixtureConfig, method=more.of(method), measure=measured.config(), pairs=pairs,
         numbers=numbers,
     )  # fmt: skip
-    wanted = PartOptions(seed=seed).of(data, None)
+    wanted = PartOptions(seed=seed).of(data, None, measured.references)
     _study(session, "mixture", out, config, wanted, batch_size, resume)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib.axes import Axes
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from factlab.evaluation.studies.result import Study
 
 UNEDITED = "0.55"
+_APART = 0.3  # of the distance of two places, over which curves stand beside each other
+_LABELS_END = 0.93  # of the height of a panel: its title is above
 # What the scores are, in the figure itself.
 MEANINGS: Mapping[str, str] = {
     SCORE: "S: harmonic mean of the three",
@@ -37,7 +40,7 @@ class Curve(NamedTuple):
     """A line with its intervals.
 
     Attributes:
-        label: at its end, or in a legend.
+        label: at its end.
         xs: ascending.
         estimates: as measured.
         colour: of the line.
@@ -63,21 +66,33 @@ def scale_of(benchmark: Benchmark, name: str) -> float:
     return 100.0 if name == SCORE else METRICS[benchmark][name].scale
 
 
-def draw_curve(panel: Axes, curve: Curve, scale: float) -> None:
-    """A line with dots, and its intervals as a band."""
-    means = [scale * estimate.mean for estimate in curve.estimates]
-    panel.plot(
-        curve.xs, means, curve.style, color=curve.colour, linewidth=curve.width, marker="o",
-        markersize=3.2, label=curve.label, solid_capstyle="round", clip_on=False, zorder=3,
-    )  # fmt: skip
-    ends = [
-        [scale * (estimate.mean if math.isnan(end) else end) for end in estimate.interval]
-        for estimate in curve.estimates
-    ]
-    panel.fill_between(
-        curve.xs, [low for low, _ in ends], [high for _, high in ends], color=curve.colour,
-        alpha=0.13, linewidth=0,
-    )  # fmt: skip
+def draw_curves(panel: Axes, curves: Sequence[Curve], scale: float, is_log: bool = False) -> None:
+    """Lines with dots, and their intervals as thin bars, beside each other where they share an x.
+
+    Args:
+        panel: to draw in.
+        curves: at least one.
+        scale: what to multiply their values by.
+        is_log: whether the axis will be logarithmic.
+    """
+    every = sorted({x for curve in curves for x in curve.xs})
+    steps = [b / a if is_log else b - a for a, b in pairwise(every)]
+    step = min(steps, default=1.0)
+    for number, curve in enumerate(curves):
+        share = (number - (len(curves) - 1) / 2) * _APART / max(1, len(curves) - 1)
+        xs = [x * step**share if is_log else x + share * step for x in curve.xs]
+        means = [scale * estimate.mean for estimate in curve.estimates]
+        panel.plot(
+            xs, means, curve.style, color=curve.colour, linewidth=curve.width, marker="o",
+            markersize=3.2, solid_capstyle="round", zorder=3,
+        )  # fmt: skip
+        for x, estimate in zip(xs, curve.estimates, strict=True):
+            if estimate.has_interval:
+                low, high = estimate.interval
+                panel.plot(
+                    [x, x], [scale * low, scale * high], color=curve.colour, linewidth=0.8,
+                    alpha=0.55, zorder=2,
+                )  # fmt: skip
 
 
 def label_ends(panel: Axes, curves: Sequence[Curve], scale: float, apart: float) -> None:
@@ -97,17 +112,16 @@ def label_ends(panel: Axes, curves: Sequence[Curve], scale: float, apart: float)
     ]
     ends.sort(key=lambda end: end[0])
     places = _spread([(end - low) / (high - low) for end, _ in ends], apart)
-    right = max(x for curve in curves for x in curve.xs)
     for place, (_, curve) in zip(places, ends, strict=True):
         panel.annotate(
-            printable(curve.label), (right, place), xycoords=("data", "axes fraction"),
-            xytext=(6, 0), textcoords="offset points", color=curve.colour, fontsize=8, va="center",
+            printable(curve.label), (1.0, place), xycoords="axes fraction",
+            xytext=(3, 0), textcoords="offset points", color=curve.colour, fontsize=8, va="center",
             parse_math=False, annotation_clip=False,
         )  # fmt: skip
 
 
 def _spread(places: Sequence[float], apart: float) -> list[float]:
-    """Ascending places moved apart, as a whole between 0 and 1 if there is room."""
+    """Ascending places moved apart, between 0 and `_LABELS_END` if there is room."""
     moved = [*places]
     for _ in range(50):
         for i in range(len(moved) - 1):
@@ -115,8 +129,8 @@ def _spread(places: Sequence[float], apart: float) -> list[float]:
             if lack > 0:
                 moved[i] -= lack / 2
                 moved[i + 1] += lack / 2
-        if moved and moved[-1] > 1:
-            moved[-1] = 1.0
+        if moved and moved[-1] > _LABELS_END:
+            moved[-1] = _LABELS_END
         if moved and moved[0] < 0:
             moved[0] = 0.0
     return moved

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator
 
 from factlab.errors import counted
 from factlab.evaluation.scoring.scores import SCORE, SCORE_PARTS
@@ -12,7 +12,7 @@ from factlab.evaluation.studies.drawing import (
     MEANINGS,
     Curve,
     caption,
-    draw_curve,
+    draw_curves,
     draw_unedited,
     finish_panel,
     label_ends,
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 def draw_layers(study: "Study") -> Picture:
     """Four panels: S and its parts."""
     names = (SCORE, *SCORE_PARTS[study.benchmark])
+    tops = sorted({int(point.place["top"]) for point in study.points})
     figure = new_picture(9.0, 6.4)
     panels = figure.subplots(2, 2, sharex=True)
     for panel, name in zip(panels.flat, names, strict=True):
         curves = _curves(study, name)
-        for curve in curves:
-            draw_curve(panel, curve, 100.0)
+        draw_curves(panel, curves, 100.0)
         draw_unedited(panel, 100 * study.points[0].unedited[name].mean)
         panel.set_ylim(top=min(panel.get_ylim()[1], 102))
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.xaxis.set_major_locator(FixedLocator(tops))
         finish_panel(panel, MEANINGS[name])
     for panel in panels[:, 0]:
         panel.set_ylabel("score × 100", fontsize=9)
     for panel in panels[-1]:
         panel.set_xlabel("top edited layer", fontsize=9)
-    label_ends(panels[0, 1], _curves(study, names[1]), 100.0, 0.08)
-    caption(figure, study, "Dotted: the unedited model. Bands: 95 % intervals.")
+    label_ends(panels[1, 1], _curves(study, names[-1]), 100.0, 0.08)
+    caption(figure, study, "Dotted: the unedited model. Bars: 95 % intervals.")
     return figure
 
 

@@ -9,7 +9,7 @@ from factlab.evaluation.studies.drawing import (
     MEANINGS,
     Curve,
     caption,
-    draw_curve,
+    draw_curves,
     finish_panel,
     label_ends,
 )
@@ -30,8 +30,7 @@ def draw_mixture(study: "Study") -> Picture:
         curves = {name: _curves(study, pair, name) for name in names}
         for line, name in enumerate(names):
             panel = panels[line, column]
-            for curve in curves[name]:
-                draw_curve(panel, curve, 100.0)
+            draw_curves(panel, curves[name], 100.0)
             finish_panel(panel, "")
             panel.xaxis.set_major_locator(FixedLocator(curves[name][0].xs))
         panels[0, column].set_title(pair_name(pair), fontsize=10, loc="left")
@@ -43,7 +42,7 @@ def draw_mixture(study: "Study") -> Picture:
     for column, pair in enumerate(pairs):
         label_ends(panels[0, column], _curves(study, pair, SCORE), 100.0, 0.13)
     meanings = " · ".join(MEANINGS[name] for name in names)
-    caption(figure, study, f"{meanings}\nBands: 95 % intervals.")
+    caption(figure, study, f"{meanings}\nBars: 95 % intervals.")
     return figure
 
 

@@ -54,7 +54,7 @@ def draw_relations(study: "Study") -> Picture:
     return figure
 
 
-def _dot(panel: Axes, estimate: Estimate, line: float, colour: str, size: float) -> None:
+def _dot(panel: Axes, estimate: Estimate, line: int | float, colour: str, size: float) -> None:
     if math.isnan(estimate.mean):
         return
     if estimate.has_interval:

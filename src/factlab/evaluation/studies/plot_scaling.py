@@ -1,6 +1,7 @@
 """The picture of scaling: scores against the number of facts, and what is forgotten."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
@@ -14,7 +15,7 @@ from factlab.evaluation.studies.drawing import (
     UNEDITED,
     Curve,
     caption,
-    draw_curve,
+    draw_curves,
     draw_unedited,
     finish_panel,
     scale_of,
@@ -31,7 +32,7 @@ _STEEP = 20.0  # times as much as the least, from where on an axis of perplexity
 
 
 def draw_scaling(study: "Study") -> Picture:
-    """A panel for each score; then the first facts as others follow, and all turns at the end."""
+    """A panel for each score; then the first facts as others follow, and all at the end."""
     names = [SCORE, *SCORE_PARTS[study.benchmark]]
     names += [name for name in _SHOWN_BESIDE if name in study.columns]
     parted = any(point.place["measured"] != "all" for point in study.points)
@@ -47,60 +48,67 @@ def draw_scaling(study: "Study") -> Picture:
     for panel in panels[n_panels:]:
         panel.set_axis_off()
     _explain(figure, study)
-    caption(figure, study, "Bands: 95 % intervals. Logarithmic axes of facts.")
+    caption(figure, study, "Bars: 95 % intervals. All × 100 but perplexity.")
     return figure
 
 
 def _draw_score(panel: Axes, study: "Study", name: str) -> None:
-    scale, scored = scale_of(study.benchmark, name), False
-    for label, colour in _colours(study).items():
-        points = _of(study, label, "all")
-        xs = [float(point.place["written"]) for point in points]
-        draw_curve(panel, Curve(label, xs, [p.scores[name] for p in points], colour), scale)
-        scored = scored or bool(points)
-    largest = max(study.points, key=lambda point: int(point.place["written"]))
+    scale = scale_of(study.benchmark, name)
+    points = [point for point in study.points if point.place["measured"] == "all"]
+    curves = _curves(study, points, name, "written")
+    draw_curves(panel, curves, scale, is_log=True)
+    largest = max(points, key=lambda point: int(point.place["written"]))
     draw_unedited(panel, scale * largest.unedited[name].mean)
     finish_panel(panel, MEANINGS[name], "facts in the model")
-    _log_axis(panel, [p for p in study.points if p.place["measured"] == "all"])
+    _log_axis(panel, points)
     if name == SCORE or name in SCORE_PARTS[study.benchmark]:
         panel.set_ylim(0, 102)
     elif name == "perplexity":
-        values = [p.scores[name].mean for p in study.points if p.scores[name].mean > 0]
+        values = [p.scores[name].mean for p in points if p.scores[name].mean > 0]
         if values and max(values) > _STEEP * min(values):
             panel.set_yscale("log")
 
 
 def _draw_first(panel: Axes, study: "Study") -> None:
-    """The facts of the first turn, right after it and while others are written."""
-    ends: list[int] = []
-    for label, colour in _colours(study).items():
-        points = [
-            point
-            for measured in ("right after", "later", "at the end")
-            for point in _of(study, label, measured)
-            if point.place["first"] == 1
-        ]
-        ends += [int(point.place["last"]) for point in points]
-        xs = [float(point.place["written"]) for point in points]
-        draw_curve(panel, Curve(label, xs, [p.scores[SCORE] for p in points], colour), 100.0)
-    first = f"1–{ends[0]:,}" if len(set(ends)) == 1 else "of the first turns"
-    finish_panel(panel, f"S of facts {first}, as more follow", "facts in the model")
-    _log_axis(panel, [p for p in study.points if p.place["first"] == 1])
+    """The facts of the first turns, right after them and while others are written."""
+    points = [
+        point
+        for point in study.points
+        if point.place["measured"] != "all" and point.place["first"] == 1
+    ]
+    draw_curves(panel, _curves(study, points, SCORE, "written"), 100.0, is_log=True)
+    lasts = {int(point.place["last"]) for point in points}
+    first = f"facts 1–{max(lasts):,}" if len(lasts) == 1 else "the first facts"
+    finish_panel(panel, f"S of {first}, as more follow", "facts in the model")
+    _log_axis(panel, points)
     panel.set_ylim(0, 102)
 
 
 def _draw_end(panel: Axes, study: "Study") -> None:
     """The facts of each turn right after it, and at the end."""
-    for label, colour in _colours(study).items():
-        for measured, style in (("right after", ":"), ("at the end", "-")):
-            points = _of(study, label, measured)
-            xs = [(int(p.place["first"]) + int(p.place["last"])) / 2 for p in points]
-            estimates = [p.scores[SCORE] for p in points]
-            if measured == "right after":
-                estimates = [Estimate(e.mean, math.nan) for e in estimates]
-            draw_curve(panel, Curve(label, xs, estimates, colour, style), 100.0)
-    finish_panel(panel, "S at the end (dotted: right after)", "place of the fact in the sequence")
+    for measured, style in (("right after", ":"), ("at the end", "-")):
+        points = [point for point in study.points if point.place["measured"] == measured]
+        curves = _curves(study, points, SCORE, "last")
+        if measured == "right after":
+            bare = [[Estimate(e.mean, math.nan) for e in curve.estimates] for curve in curves]
+            curves = [
+                curve._replace(estimates=own, style=style, width=1.0)
+                for curve, own in zip(curves, bare, strict=True)
+            ]
+        draw_curves(panel, curves, 100.0)
+    finish_panel(panel, "S at the end (dotted: right after)", "last fact of each group")
     panel.set_ylim(0, 102)
+
+
+def _curves(study: "Study", points: Sequence[Point], name: str, x: str) -> list[Curve]:
+    """A curve for each method, of some points."""
+    found: list[Curve] = []
+    for label, colour in _colours(study).items():
+        own = [point for point in points if point.place["method"] == label]
+        own.sort(key=lambda point: int(point.place[x]))
+        xs = [float(point.place[x]) for point in own]
+        found.append(Curve(label, xs, [point.scores[name] for point in own], colour))
+    return found
 
 
 def _colours(study: "Study") -> dict[str, str]:
@@ -108,16 +116,7 @@ def _colours(study: "Study") -> dict[str, str]:
     return {label: LINE_COLOURS[number % len(LINE_COLOURS)] for number, label in enumerate(labels)}
 
 
-def _of(study: "Study", label: str, measured: str) -> list[Point]:
-    found = [
-        point
-        for point in study.points
-        if point.place["method"] == label and point.place["measured"] == measured
-    ]
-    return sorted(found, key=lambda point: (int(point.place["written"]), int(point.place["last"])))
-
-
-def _log_axis(panel: Axes, points: "list[Point]") -> None:
+def _log_axis(panel: Axes, points: Sequence[Point]) -> None:
     numbers = sorted({int(point.place["written"]) for point in points})
     panel.set_xscale("log")
     panel.xaxis.set_major_locator(FixedLocator(numbers))
