@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -118,6 +119,9 @@ class _ManyFacts:
     sequence: Annotated[
         bool, typer.Option(help="One edit on top of the other.", rich_help_panel=MANY)
     ] = False
+    turn: Annotated[
+        int, typer.Option(min=1, help="With --sequence: facts of one edit.", rich_help_panel=MANY)
+    ] = 1
 
     def mode(self) -> "Mode":
         """How they go together.
@@ -129,6 +133,8 @@ class _ManyFacts:
             raise InvalidRequestError("Choose one of --each, --together and --sequence.")
         if self.facts is None and (self.together or self.sequence):
             raise InvalidRequestError("--together and --sequence are for many facts: give --facts.")
+        if self.turn != 1 and not self.sequence:
+            raise InvalidRequestError("--turn is for edits on top of each other: add --sequence.")
         if self.sequence:
             return "sequence"
         return "each" if self.each or self.facts is None else "together"
@@ -165,8 +171,8 @@ def edit(
     """Edit facts, show the effect, and save the edit. The model's files stay as they are."""
     from factlab.editing.shipping.folders import check_edits_destination
 
-    wanted = _facts(one, many.facts, erase)
     mode, has_many = many.mode(), many.facts is not None
+    wanted = _facts(one, many.facts, erase)
     chosen = more.of(method or ("memit" if has_many and mode != "each" else "rome"), erase).chosen()
     if out is not None:
         check_edits_destination(out, mode == "each" and has_many, overwrite)
@@ -178,7 +184,7 @@ def edit(
     background = Background.of([load_moment(stats)] if stats is not None else [])
     lm = session.load_model()
     if has_many:
-        _edit_many(session, lm, wanted, mode, chosen, background, out, overwrite)
+        _edit_many(session, lm, wanted, mode, many.turn, chosen, background, out, overwrite)
     else:
         _edit_one(session, lm, wanted[0], chosen, background, out, overwrite)
 
@@ -229,6 +235,7 @@ def _edit_many(
     lm: "LanguageModel",
     facts: "Sequence[Fact]",
     mode: "Mode",
+    turn: int,
     chosen: "MethodChoice",
     background: "Background",
     out: Path | None,
@@ -236,7 +243,8 @@ def _edit_many(
 ) -> None:
     from factlab.editing.runs import edit_each, edit_sequence, edit_together
 
-    do = {"each": edit_each, "together": edit_together, "sequence": edit_sequence}[mode]
+    in_turns = partial(edit_sequence, turn=turn)
+    do = {"each": edit_each, "together": edit_together, "sequence": in_turns}[mode]
     with session.progress() as report:
         run = do(lm, facts, chosen.method, chosen.config, background, report)
     folders = [] if out is None else run.save(out, overwrite)

@@ -49,6 +49,14 @@ _Mode = Annotated[
         "edit after the other in one model.",
     ),
 ]
+_Turn = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        rich_help_panel=METHOD,
+        help="With --mode sequence: facts that one edit writes.",
+    ),
+]
 _HeldOut = Annotated[
     bool,
     typer.Option(
@@ -97,6 +105,15 @@ class _Measured:
             rich_help_panel=MEASURED,
         ),
     ] = False
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            help="With --mode sequence: after how many facts to ask all records so far, such as "
+            "10,100, and to measure the drift.",
+            show_default="at the end only",
+            rich_help_panel=MEASURED,
+        ),
+    ] = None
     drift: Annotated[
         int,
         typer.Option(
@@ -122,6 +139,7 @@ class _Measured:
             seed=self.text_seed,
             essence=self.essence,
             drift_tokens=self.drift,
+            checkpoints=self.checkpoints or (),
         )
 
 
@@ -157,6 +175,7 @@ def evaluate(
     data: DataOption = "builtin",
     method: _Methods = None,
     mode: _Mode = "each",
+    turn: _Turn = 1,
     limit: LimitOption = None,
     picked: RecordOptions,
     held_out: _HeldOut = False,
@@ -183,6 +202,7 @@ def evaluate(
         records=picked.of(data, limit, measured.references, picked.one_per_subject),
         methods=_methods(names, more),
         mode=mode,
+        turn=turn,
         measure=measure,
         held_out=held_out,
     )

@@ -1,13 +1,11 @@
 """What methods need of a model besides facts, worked out once and used for all of them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from factlab.editing.configs import ContextConfig, Needs
 from factlab.editing.contexts import sample_contexts
-from factlab.editing.edit import Edit
 from factlab.editing.protection import Protection
-from factlab.editing.remembered import Remembered
 from factlab.errors import InvalidRequestError
 from factlab.models.identity.identity import Identity
 from factlab.models.language_model import LanguageModel
@@ -28,14 +26,12 @@ class Background:
     Attributes:
         moments: second moments at hand, by layer; others are collected when they are asked for.
         shared: the same of mixtures of experts, for the one that every token goes through.
-        past: what edits that are on the model left, in their order, for methods that go on from it.
-        protection: of the keys among that, kept from one edit to the next.
+        protection: of keys that edits on the model wrote at, kept from one edit to the next.
         given: layers of moments that someone gave: an edit elsewhere is a mistake.
     """
 
     moments: dict[int, Moment] = field(default_factory=dict[int, Moment])
     shared: dict[int, Moment] = field(default_factory=dict[int, Moment])
-    past: tuple[Remembered, ...] = ()
     protection: Protection = field(default_factory=Protection)
     given: frozenset[int] = frozenset()
     _contexts: dict[tuple[Identity, ContextConfig], list[str]] = field(
@@ -102,7 +98,3 @@ class Background:
             self.second_moments(lm, needs.layers, needs.stats, progress, shared)
         if needs.contexts is not None:
             self.contexts(lm, needs.contexts)
-
-    def after(self, edit: Edit) -> "Background":
-        """The same for the next edit of a sequence."""
-        return replace(self, past=(*self.past, *edit.remembered))

@@ -17,6 +17,7 @@ from factlab.editing.shipping.document import (
     EditDocument,
     FactEntry,
     edit_digest,
+    lacks_edits,
     read_edit,
     write_edit,
 )
@@ -138,7 +139,7 @@ class Edit(Tabular):
         """
         if not force:
             self.check_model(lm)
-        return lm.patches.applied(self.updates)
+        return lm.patches.applied(self.updates, self)
 
     def apply_(self, lm: LanguageModel, force: bool = False) -> Callable[[], None]:
         """Change the model's weights: all that the edit changes, or in an error none.
@@ -161,7 +162,7 @@ class Edit(Tabular):
         with lm.lock:
             if not force:
                 self.check_model(lm)
-            return partial(lm.patches.remove, lm.patches.add(self.updates))
+            return partial(lm.patches.remove, lm.patches.add(self.updates, self))
 
     def check_model(self, lm: LanguageModel) -> None:
         """Refuse a model that the edit was not made for.
@@ -176,7 +177,7 @@ class Edit(Tabular):
                 f"{self.base.fingerprint[:12]}), not for {lm.name} ({lm.fingerprint[:12]}). "
                 "Load that model, or apply with force if you know that it fits."
             )
-        if not _active_digests(lm).issuperset(self.base.on_top_of):
+        if lacks_edits(lm, self.base):
             raise WrongModelError(
                 "This edit was computed on a model that already carried other edits. Apply those "
                 "first, in the same order, or apply with force."

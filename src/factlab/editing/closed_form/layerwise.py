@@ -41,7 +41,7 @@ from factlab.editing.metric import Keys, Metric
 from factlab.editing.preset_table import Preset
 from factlab.editing.presets import one_layer, preset_of, several_layers
 from factlab.editing.protection import Protection, Question, keys_name
-from factlab.editing.remembered import Remembered
+from factlab.editing.remembered import Remembered, remembered_on
 from factlab.editing.requests import value_requests
 from factlab.errors import FactlabError
 from factlab.facts import Fact
@@ -178,7 +178,7 @@ class LayerwiseMethod(Generic[Config]):
             contexts=background.contexts(lm, config.contexts),
             closed_form=_ClosedForm(
                 self, config, moments,
-                background.past if config.remember else (), background.protection,
+                remembered_on(lm) if config.remember else (), background.protection,
             ),
             progress=progress,
         )  # fmt: skip

@@ -90,6 +90,11 @@ class Drift(BaseModel):
     kl: float
     nll: float
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether neither is NaN or infinite, as they are of a broken model."""
+        return math.isfinite(self.kl) and math.isfinite(self.nll)
+
 
 class Measurement(BaseModel):
     """One record on one model.

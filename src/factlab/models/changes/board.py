@@ -27,6 +27,7 @@ import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import torch
@@ -43,9 +44,17 @@ _KEPT_BYTES, _LEAST_KEPT, _MOST_KEPT = 2**25, 2, 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Application:
-    """One time that a change was put on. The same change may be on several times."""
+    """One time that a change was put on. The same change may be on several times.
+
+    Attributes:
+        patch: the change.
+        source: what it is a part of, such as an edit; None if nobody said.
+        number: of the time, counted from 0.
+    """
 
     patch: Change
+    source: object = None
+    number: int = 0
 
     @property
     def weight_name(self) -> str:
@@ -125,11 +134,19 @@ class PatchBoard:
         self._model = model
         self._position = _Position()
         self._lock = lock or threading.RLock()
+        self._times = count()
 
     @property
     def active(self) -> list[Change]:
         """All changes that are on, weight by weight."""
         return [each.patch for entry in self._weights.values() for each in entry.active]
+
+    @property
+    def sources(self) -> list[object]:
+        """What the changes that are on are parts of, in the order in which it was put on."""
+        every = [each for entry in self._weights.values() for each in entry.active]
+        by_time = {each.number: each.source for each in every if each.source is not None}
+        return [by_time[number] for number in sorted(by_time)]
 
     def originals(self) -> dict[str, Tensor]:
         """The unchanged values of the weights that are changed now."""
@@ -146,8 +163,12 @@ class PatchBoard:
 
     # -- on and off -------------------------------------------------------------------------
 
-    def add(self, patches: Sequence[Change]) -> list[Application]:
+    def add(self, patches: Sequence[Change], source: object = None) -> list[Application]:
         """Put changes on: all of them, or none if one does not fit.
+
+        Args:
+            patches: the changes.
+            source: what they are parts of.
 
         Returns:
             What `remove` takes to take off these, and not the same changes put on at another time.
@@ -157,7 +178,7 @@ class PatchBoard:
         """
         applied: list[Application] = []
         with self._lock:
-            self._put(patches, applied)
+            self._put(patches, applied, source)
         return applied
 
     def remove(self, patches: Sequence[Change | Application]) -> None:
@@ -191,11 +212,17 @@ class PatchBoard:
         self._set(planned)
 
     @contextmanager
-    def applied(self, patches: Sequence[Change] = ()) -> Generator["Pile", None, None]:
+    def applied(
+        self, patches: Sequence[Change] = (), source: object = None
+    ) -> Generator["Pile", None, None]:
         """Put changes on inside the block and take them off after it, whatever happens inside.
 
         An interrupt at any moment leaves the weights without them. Other threads wait for the end
         of the block.
+
+        Args:
+            patches: the changes.
+            source: what they are parts of.
 
         Yields:
             A pile, to which more can be added; they are all taken off together.
@@ -207,7 +234,7 @@ class PatchBoard:
             pile = Pile(self)
             try:
                 try:
-                    self._put(patches, pile.applications)
+                    self._put(patches, pile.applications, source)
                     yield pile
                 except Exception:  # of any kind; an interrupt is met below, wherever it comes
                     self.remove(pile.applications)
@@ -252,9 +279,10 @@ class PatchBoard:
         self._recover()
         return self._position.weights
 
-    def _put(self, patches: Sequence[Change], applied: list[Application]) -> None:
+    def _put(self, patches: Sequence[Change], applied: list[Application], source: object) -> None:
         """Put changes on; noted in the list first, so that whoever is interrupted knows them."""
-        new = [Application(patch) for patch in patches]
+        number = next(self._times)
+        new = [Application(patch, source, number) for patch in patches]
         planned: dict[str, list[Application]] = {}
         for each in new:
             name = each.weight_name
@@ -381,9 +409,9 @@ class Pile:
         self._board = board
         self.applications: list[Application] = []
 
-    def add(self, patches: Sequence[Change]) -> None:
+    def add(self, patches: Sequence[Change], source: object = None) -> None:
         """Put more changes on; see `PatchBoard.add`."""
-        self._board._put(patches, self.applications)
+        self._board._put(patches, self.applications, source)
 
 
 def _tensors(every: Mapping[str, Tensor | Ride]) -> dict[str, Tensor]:
