@@ -3,9 +3,10 @@
 import csv
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
+from saved_rows import make_row, measured, save_run
 from tiny_records import LIKELIHOODS, PASSAGES, background, make_record
 
 import factlab as fl
@@ -24,11 +25,10 @@ from factlab.evaluation import (
     study_relations,
     study_scaling,
 )
-from factlab.evaluation.measuring.rows import Drift, Row
-from factlab.evaluation.running.saved_run import Run, load_run
+from factlab.evaluation.running.saved_run import load_run
 from factlab.evaluation.scoring.scores import SCORE, score_row, summarise
+from factlab.evaluation.studies.forgetting import forgetting_points
 from factlab.evaluation.studies.mixture import mean_of_two
-from factlab.evaluation.sweeping import grid as grid_module
 
 # MEMIT of a toy, as a person writes it.
 TINY = {"layers": [0, 1], "value": {"steps": 2}, "contexts": {"groups": [[1, 3]]}}
@@ -68,22 +68,6 @@ def moments(monkeypatch):
         "factlab.editing.background.second_moments",
         lambda lm, layers, *_, **__: {i: background(lm).moments[i] for i in layers},
     )
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What an evaluation says of a sequence on the way."""
-
-    n: int
-    drift: Drift | None
-    rows: tuple[Row, ...]
-
-
-@dataclass(frozen=True)
-class InTurns(Run):
-    """A sequence that was measured on the way."""
-
-    checkpoints: tuple[Checkpoint, ...] = ()
 
 
 # -- every study, small -----------------------------------------------------------------------
@@ -300,56 +284,46 @@ def test_points_are_runs_of_the_first_facts(lm, tmp_path):
     )
 
 
-@pytest.fixture
-def in_turns(monkeypatch, tmp_path):
-    """Evaluations that measure a sequence on the way, made of others: one for each station."""
-    real, told = grid_module.evaluate, []
-
-    def evaluate(lm, records, method, out, turn=1, checkpoints=(), **more):
-        told.append((len(records), turn, checkpoints))
-        run = real(lm, records, method, out, **more)
-        found = []
-        for n in checkpoints:
-            other = real(lm, records[:n], method, tmp_path / f"{out.parent.name}-{n}", **more)
-            drift = other.rows[0].after.drift
-            rows = [
-                row.model_copy(update={"after": row.after.model_copy(update={"drift": None})})
-                for row in other.rows
-            ]
-            found.append(Checkpoint(n, drift, tuple(rows)))
-        values = {name: getattr(run, name) for name in Run.__dataclass_fields__}
-        return InTurns(**values, checkpoints=tuple(found))
-
-    monkeypatch.setattr(grid_module, "evaluate", evaluate)
-    return told
+def in_turns(lm, records, folder, turn, config=None):
+    """A sequence of FT that ends there."""
+    return fl.evaluate(
+        lm, records, "ft", folder, fl.editing.FineTuneConfig(layer=1, steps=2), "sequence", turn,
+        LIKELIHOODS if config is None else config.measure, ordinary_text=PASSAGES,
+    )  # fmt: skip
 
 
-def test_a_sequence_is_measured_on_the_way(lm, tmp_path, in_turns):
+def test_a_sequence_is_measured_on_the_way(lm, tmp_path):
     measure = fl.evaluation.MeasureConfig(n_generated=0, drift_tokens=20)
     config = ScalingConfig(
         methods=["ft:layer=1,steps=2"], numbers="1,3,12", turn=2, measure=measure
     )
     assert config.rounded() == (1, 4, 12)
-    study = study_scaling(lm, differing(12), tmp_path / "s", config, ordinary_text=PASSAGES)
-    assert in_turns == [(1, 2, ()), (12, 2, (4,))]
+    records = differing(12)
+    study = study_scaling(lm, records, tmp_path / "s", config, ordinary_text=PASSAGES)
+    assert sorted(path.name for path in (tmp_path / "s").glob("*/*")) == ["n-1", "n-12"]
     every = [point for point in study.points if point.place["measured"] == "all"]
     assert [(p.place["written"], p.n) for p in every] == [(1, 1), (4, 4), (12, 12)]
-    for point, folder in zip(every, ("s/ft-layer=1-steps=2/n-1", "ft-layer=1-steps=2-4",
-                                     "s/ft-layer=1-steps=2/n-12"), strict=True):  # fmt: skip
-        wanted = scores_of(tmp_path / folder)
-        assert_same(point.scores[SCORE], wanted[SCORE])
-        assert point.scores["perplexity"].mean == pytest.approx(wanted["perplexity"].mean)
-        assert math.isnan(point.scores["perplexity"].half_width)
-        unedited = scores_of(tmp_path / folder, "before")
-        assert point.unedited["perplexity"].mean == pytest.approx(unedited["perplexity"].mean)
+    for point in every:
+        folder = tmp_path / f"{point.n}"
+        in_turns(lm, records[: point.n], folder, 2, config)
+        for stage, scores in (("after", point.scores), ("before", point.unedited)):
+            wanted = scores_of(folder, stage)
+            assert_same(scores[SCORE], wanted[SCORE])
+            assert scores["perplexity"].mean == pytest.approx(wanted["perplexity"].mean)
+            assert scores["drift_kl_nats"].mean == pytest.approx(wanted["drift_kl_nats"].mean)
+            assert math.isnan(scores["perplexity"].half_width)
     table = study.table()
     assert table[0].keys() == table[-1].keys()
     assert "in turns of 2" in study.method
-    figure = study.plot()
-    assert [axis.get_xscale() for axis in figure.axes[:5]] == ["log"] * 5
+    assert [panel.get_xscale() for panel in study.plot().axes[:5]] == ["log"] * 5
+    # The same from runs of their own.
+    apart = config.model_copy(update={"separate": True})
+    again = study_scaling(lm, records, tmp_path / "t", apart, ordinary_text=PASSAGES)
+    assert sorted(path.name for path in (tmp_path / "t").glob("*/*")) == ["n-1", "n-12", "n-4"]
+    assert again == study
 
 
-def test_what_is_forgotten(lm, tmp_path, in_turns):
+def test_what_is_forgotten(lm, tmp_path):
     config = ScalingConfig(
         methods=["ft:layer=1,steps=2"], numbers="4,12", turn=2, measure=LIKELIHOODS
     )
@@ -357,7 +331,8 @@ def test_what_is_forgotten(lm, tmp_path, in_turns):
     study = study_scaling(lm, records, tmp_path / "s", config)
     run = load_run(tmp_path / "s" / "ft-layer=1-steps=2" / "n-12")
     by_case = {row.case_id: row for row in run.rows}
-    on_the_way = {row.case_id: row for row in load_run(tmp_path / "ft-layer=1-steps=2-4").rows}
+    in_turns(lm, records[:4], tmp_path / "4", 2)
+    on_the_way = {row.case_id: row for row in load_run(tmp_path / "4").rows}
     parted = [point for point in study.points if point.place["measured"] != "all"]
     assert {(p.place["first"], p.place["last"]) for p in parted} == {
         (first, first + 1) for first in range(1, 13, 2)
@@ -373,8 +348,9 @@ def test_what_is_forgotten(lm, tmp_path, in_turns):
     ):
         found = summarise([score_row(rows[case], stage) for case in own], "counterfact")
         assert point.n == 2
-        assert_same(point.scores["rewrite_success"], found.metrics["rewrite_success"].estimate)
-        assert_same(point.scores[SCORE], found.metrics[SCORE].estimate)
+        for name in ("rewrite_success", "neighborhood_magnitude", SCORE):
+            if name in point.scores:
+                assert_same(point.scores[name], found.metrics[name].estimate)
     # The last turn has nothing after it.
     last = [point.place["measured"] for point in parted if point.place["last"] == 12]
     assert last == ["right after", "at the end"]
@@ -382,13 +358,41 @@ def test_what_is_forgotten(lm, tmp_path, in_turns):
     assert "S of facts 1–2, as more follow" in titles
 
 
-def test_methods_that_write_one_fact_at_a_time_take_turns_of_one(lm, tmp_path, in_turns):
+def test_many_turns_are_grouped(tmp_path):
+    rows = [
+        make_row(i, (True, True, False), right_after=measured((True, True, True)))
+        for i in range(25)
+    ]
+    records = [
+        make_record(i, fact=fl.Fact("{} is in", f"S{i}", "Rome", "Paris")) for i in range(25)
+    ]
+    run = load_run(save_run(tmp_path / "run", rows, mode="sequence"))
+    points = [*forgetting_points("a", run, records, 1)]
+    groups = [(p.place["first"], p.place["last"]) for p in points if p.place["measured"] != "later"]
+    assert groups[::2] == [
+        (1, 3),
+        (4, 6),
+        (7, 9),
+        (10, 12),
+        (13, 15),
+        (16, 18),
+        (19, 21),
+        (22, 24),
+        (25, 25),
+    ]
+    assert points[0].scores["neighborhood_success"].mean == 1
+    assert points[1].scores["neighborhood_success"].mean == 0
+
+
+def test_methods_that_write_one_fact_at_a_time_take_turns_of_one(lm, tmp_path):
     config = ScalingConfig(
         methods=["rome:layer=0,value.steps=2,contexts.groups=[[1,3]]"], numbers="1,4", turn=4,
         measure=LIKELIHOODS,
     )  # fmt: skip
     study_scaling(lm, related(), tmp_path / "s", config)
-    assert in_turns == [(4, 1, (1,))]
+    (folder,) = (tmp_path / "s").glob("*/*")
+    run = load_run(folder)
+    assert (folder.name, run.request.turn, run.request.checkpoints) == ("n-4", 1, (1,))
 
 
 # -- methods in a word ------------------------------------------------------------------------
@@ -426,13 +430,13 @@ FEW = related(3)
         (lambda: MixtureConfig(pairs="P19:P27").chosen(FEW), "'P19' has 3 records, and 30 are"),
         (lambda: MixtureConfig().chosen(FEW), "not two relations with 30 records"),
         (lambda: MixtureConfig(numbers="1,4"), "1 facts cannot be mixed"),
-        (lambda: LayersConfig(counts="0"), "0 layers cannot be edited"),
+        (lambda: LayersConfig(counts="0"), "greater than 0"),
         (lambda: LayersConfig(n_facts=10).chosen(FEW), "There are 9 records, and 10 are needed"),
         (lambda: LayersConfig(counts="5", tops="1,2").cells(3), "no 5 layers up to layer 2"),
         (lambda: LayersConfig(method={"name": "ft"}).choice(), "'ft' does not edit several"),
         (lambda: RelationsConfig(method={"name": "rome"}).choice(), "writes one fact at a time"),
         (lambda: ScalingConfig(numbers="10").chosen(FEW), "There are 9 records, and 10 are"),
-        (lambda: ScalingConfig(numbers="0,1"), "0 facts cannot be written"),
+        (lambda: ScalingConfig(numbers="0,1"), "greater than 0"),
         (lambda: ScalingConfig(methods=["memit:"]), "'memit:' is not understood"),
         (lambda: ScalingConfig(methods=["memit:layers"]), "is not understood"),
         (lambda: ScalingConfig(methods=[":x=1"]), "is not understood"),

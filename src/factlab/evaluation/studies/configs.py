@@ -15,7 +15,7 @@ from factlab.editing.method_choice import MethodChoice, MethodRequest
 from factlab.errors import InvalidRequestError, counted, nearest
 from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.studies.method_specs import StudiedMethod, methods_listed
-from factlab.words import NumberList
+from factlab.words import CountList, NumberList
 
 StudyKind = Literal["scaling", "relations", "layers", "mixture"]
 
@@ -99,7 +99,7 @@ class MixtureConfig(OneMethodConfig):
     """
 
     pairs: tuple[tuple[str, str], ...] = ()
-    numbers: NumberList = Field(default=(4, 10, 20, 30), min_length=1)
+    numbers: CountList = Field(default=(4, 10, 20, 30), min_length=1)
     n_pairs: PositiveInt = 3
 
     @field_validator("pairs", mode="before")
@@ -162,17 +162,11 @@ class LayersConfig(OneMethodConfig):
         n_facts: written in each edit.
     """
 
-    counts: NumberList = Field(default=(1, 2, 3, 5), min_length=1)
+    counts: CountList = Field(default=(1, 2, 3, 5), min_length=1)
     tops: NumberList | None = Field(default=None, min_length=1)
     n_facts: PositiveInt = 100
 
     N_TOPS: ClassVar[int] = 10
-
-    @model_validator(mode="after")
-    def _of_layers(self) -> "LayersConfig":
-        if min(self.counts) < 1:
-            raise InvalidRequestError("0 layers cannot be edited. Give counts of 1 or more.")
-        return self
 
     def choice(self) -> MethodChoice:
         """The method with its settings; errors as of any study, and if it edits one layer."""
@@ -228,13 +222,16 @@ class ScalingConfig(Config):
             one edit for each number.
         turn: in a sequence, how many facts an edit writes. Numbers above it are rounded to its
             multiples. Methods that write one fact at a time take turns of one.
+        separate: in a sequence, make a run of its own for each number, not only for those below a
+            turn. That takes longer, and texts are written for each: on the way there are none.
         measure: what to measure beside likelihoods.
     """
 
     methods: tuple[StudiedMethod, ...] = (StudiedMethod.parse("memit"),)
-    numbers: NumberList = Field(default=(1, 3, 10, 32, 100, 316, 1000), min_length=1)
+    numbers: CountList = Field(default=(1, 3, 10, 32, 100, 316, 1000), min_length=1)
     mode: Literal["sequence", "together"] = "sequence"
     turn: PositiveInt = 100
+    separate: bool = False
     measure: MeasureConfig = MeasureConfig(n_generated=20, drift_tokens=2000)
 
     @field_validator("methods", mode="before")
@@ -249,8 +246,6 @@ class ScalingConfig(Config):
         label, times = Counter(one.label for one in self.methods).most_common(1)[0]
         if times > 1:
             raise InvalidRequestError(f"Method '{label}' is named twice. Give each once.")
-        if min(self.numbers) < 1:
-            raise InvalidRequestError("0 facts cannot be written. Give numbers of 1 or more.")
         return self
 
     def choices(self) -> list[MethodChoice]:

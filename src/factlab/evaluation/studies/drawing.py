@@ -82,9 +82,11 @@ def draw_curves(panel: Axes, curves: Sequence[Curve], scale: float, is_log: bool
         share = (number - (len(curves) - 1) / 2) * _APART / max(1, len(curves) - 1)
         xs = [x * step**share if is_log else x + share * step for x in curve.xs]
         means = [scale * estimate.mean for estimate in curve.estimates]
+        measured = [place for place in zip(xs, means, strict=True) if not math.isnan(place[1])]
         panel.plot(
-            xs, means, curve.style, color=curve.colour, linewidth=curve.width, marker="o",
-            markersize=3.2, solid_capstyle="round", zorder=3,
+            [x for x, _ in measured], [mean for _, mean in measured], curve.style,
+            color=curve.colour, linewidth=curve.width, marker="o", markersize=3.2,
+            solid_capstyle="round", zorder=3,
         )  # fmt: skip
         for x, estimate in zip(xs, curve.estimates, strict=True):
             if estimate.has_interval:

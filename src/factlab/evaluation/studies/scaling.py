@@ -45,9 +45,9 @@ def study_scaling(
 ) -> Study:
     """Write more and more facts with several methods, and score them.
 
-    In mode `sequence` one run of the largest number of facts is measured on the way, and a small
-    run of its own is made for each number below a turn. Of the facts of each turn it is told how
-    they score right after it, later and at the end: what is forgotten.
+    In mode `sequence` one run of the largest number of facts is measured on the way, where no texts
+    are written, and a small run of its own is made for each number below a turn. Of the facts of
+    each turn it is told how they score right after it, later and at the end: what is forgotten.
 
     What is in the folder already is gone on with, so that a killed study loses nothing.
 
@@ -120,22 +120,21 @@ def _runs(config: ScalingConfig, turn: int) -> list[tuple[int, tuple[int, ...]]]
         return [(n, ()) for n in numbers]
     *smaller, largest = numbers
     on_the_way = tuple(n for n in smaller if n >= turn)
-    return [*((n, ()) for n in smaller if n < turn), (largest, on_the_way)]
+    own = [n for n in smaller if config.separate or n < turn]
+    return [*((n, ()) for n in own), (largest, on_the_way)]
 
 
 def _points(label: str, runs: Sequence[Run]) -> list[Point]:
     """Scores of all facts that are written so far, by how many they are."""
-    return [
-        station.point(
-            {
+    found: dict[int, Point] = {}
+    for run in runs:
+        for station in stations_of(run):
+            place = {
                 "method": label, "written": station.n, "first": 1, "last": station.n,
                 "measured": "all",
-            },
-            station.rows,
-        )
-        for run in runs
-        for station in stations_of(run)
-    ]  # fmt: skip
+            }  # fmt: skip
+            found.setdefault(station.n, station.point(place, station.rows))
+    return list(found.values())
 
 
 def _methods(methods: Sequence[StudiedMethod], config: ScalingConfig) -> str:

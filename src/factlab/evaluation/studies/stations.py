@@ -52,10 +52,7 @@ class Station:
 def stations_of(run: Run) -> list[Station]:
     """Where a run was measured, ascending; the end only if it was reached."""
     benchmark, names = run.request.data.benchmark, every_score(run)
-    found = [
-        Station(one.n, one.rows, benchmark, names, one.drift)
-        for one in getattr(run, "checkpoints", ())
-    ]
+    found = [Station(one.n, one.rows, benchmark, names, one.drift) for one in run.checkpoints]
     if run.rows and not run.n_missing:
         found.append(Station(run.n_cases, run.rows, benchmark, names))
     return found

@@ -142,10 +142,11 @@ def evaluate_grid(
         try:
             run = evaluate(
                 lm, records if cell.records is None else cell.records, cell.method,
-                Path(out) / cell.name, config=cell.config, mode=mode, measure=measure,
-                references=references, ordinary_text=ordinary_text, data_name=data_name,
-                background=background, batch_size=batch_size, resume=True, cache=cache,
-                should_stop=should_stop, **_in_turns(cell),
+                Path(out) / cell.name, config=cell.config, mode=mode, turn=cell.turn,
+                measure=_measured(cell, measure), references=references,
+                ordinary_text=ordinary_text, data_name=data_name, background=background,
+                batch_size=batch_size, resume=True, cache=cache,
+                should_stop=should_stop,
             )  # fmt: skip
         except WrongModelError:
             raise
@@ -164,7 +165,8 @@ def evaluate_grid(
     return Grid(runs, impossible)
 
 
-def _in_turns(cell: GridCell) -> dict[str, Any]:
-    """What `evaluate` is told of the turns of a sequence, where they are not its own."""
-    asked: dict[str, Any] = {"turn": cell.turn, "checkpoints": cell.checkpoints}
-    return {name: value for name, value in asked.items() if value not in (1, ())}
+def _measured(cell: GridCell, measure: MeasureConfig | None) -> MeasureConfig | None:
+    """What is measured in a cell."""
+    if not cell.checkpoints:
+        return measure
+    return (measure or MeasureConfig()).model_copy(update={"checkpoints": cell.checkpoints})
