@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -504,6 +505,21 @@ def test_a_command_makes_a_study(kind, run, records_file, tmp_path):
     code, again, _ = run(*asked, "--resume", "--json")
     assert code == 0
     assert json.loads(again) == study.to_json()
+
+
+def test_a_command_can_be_stopped(run, records_file, tmp_path, monkeypatch):
+    asked = [
+        "study", "relations", "--model", "tiny:gpt2", "--data", records_file, "--out",
+        tmp_path / "out", *COMMANDS["relations"],
+    ]  # fmt: skip
+    with monkeypatch.context() as patch:
+        at_once = lambda _session: nullcontext(lambda: True)  # noqa: E731
+        patch.setattr("factlab.cli.study.finishing_on_interrupt", at_once)
+        code, out, _ = run(*asked)
+    assert code == 130
+    assert "Go on with --resume" in out
+    assert not (tmp_path / "out" / "relations.json").exists()
+    assert run(*asked, "--resume")[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from factlab.cli.options import (
 from factlab.cli.registration import MEASURE, MEASURED, METHOD, RECORDS, Commands, command
 from factlab.cli.session import Session, validated
 from factlab.cli.tables import table
+from factlab.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from factlab.data.selection import RecordsRequest
@@ -348,12 +349,17 @@ def _study(
 
     make: Callable[..., Study] = getattr(evaluation, f"study_{kind}")
     with session.progress() as report, finishing_on_interrupt(session) as should_stop:
-        found = make(
-            lm, material.records, out, config, references=material.references,
-            ordinary_text=material.passages, data_name=wanted.name, batch_size=batch_size,
-            should_stop=should_stop, progress=report,
-        )  # fmt: skip
-    if should_stop():
+        try:
+            found = make(
+                lm, material.records, out, config, references=material.references,
+                ordinary_text=material.passages, data_name=wanted.name, batch_size=batch_size,
+                should_stop=should_stop, progress=report,
+            )  # fmt: skip
+        except InvalidRequestError:
+            if not should_stop():
+                raise
+            found = None  # stopped before anything was measured
+    if should_stop() or found is None:
         session.say("Stopped. Go on with --resume.")
         raise typer.Exit(130)
     files = found.save(out)

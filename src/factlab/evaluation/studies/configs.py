@@ -154,7 +154,7 @@ class MixtureConfig(OneMethodConfig):
 
 
 class LayersConfig(OneMethodConfig):
-    """Which layers to edit: so many, up to a top one.
+    """Which layers to edit: so many, up to a top one; those of the method's settings are replaced.
 
     Attributes:
         counts: numbers of edited layers.

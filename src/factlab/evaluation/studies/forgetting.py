@@ -39,14 +39,10 @@ def forgetting_points(
         yield end.point(place | {"measured": "right after"}, group, "right_after")
         for station in stations:
             if station.n > last or station is end:
-                yield station.point(
-                    place
-                    | {
-                        "written": station.n,
-                        "measured": "at the end" if station is end else "later",
-                    },
-                    _of_same_records(station, group),
-                )
+                when = {
+                    "written": station.n, "measured": "at the end" if station is end else "later",
+                }  # fmt: skip
+                yield station.point(place | when, _of_same_records(station, group))
 
 
 def _in_order(rows: Sequence[Row], records: Sequence[Record]) -> list[Row]:

@@ -55,7 +55,7 @@ def study_layers(
 
     Raises:
         InvalidRequestError: the method does not edit several layers, a layer is not in the model,
-            or there are too few records.
+            there are too few records, or it was stopped before anything was measured.
         EditError: no fact can be written.
         StorageError: the folder belongs to another study, or cannot be written.
 

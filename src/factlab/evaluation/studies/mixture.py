@@ -62,7 +62,8 @@ def study_mixture(
         For each pair and number: the mixture, each alone, and the mean of these two.
 
     Raises:
-        InvalidRequestError: see `MixtureConfig.chosen`; or the method writes one fact at a time.
+        InvalidRequestError: see `MixtureConfig.chosen`; the method writes one fact at a
+            time; or it was stopped before anything was measured.
         EditError: no fact can be written.
         StorageError: the folder belongs to another study, or cannot be written.
 

@@ -59,7 +59,8 @@ def study_relations(
         The relations that were begun, the one with the largest S first.
 
     Raises:
-        InvalidRequestError: see `RelationsConfig.chosen`; or the method writes one fact at a time.
+        InvalidRequestError: see `RelationsConfig.chosen`; the method writes one fact at a
+            time; or it was stopped before anything was measured.
         EditError: no fact can be written.
         StorageError: the folder belongs to another study, or cannot be written.
 
@@ -75,20 +76,18 @@ def study_relations(
     """
     config = config or RelationsConfig()
     choice, chosen = config.choice(), config.chosen(as_records(records))
-    cells = {
-        folder_name(relation): GridCell(
-            folder_name(relation), choice.method, choice.config, records=own
-        )
+    plan = {
+        relation: GridCell(folder_name(relation), choice.method, choice.config, records=own)
         for relation, own in chosen.items()
     }
     grid = evaluate_grid(
-        lm, records, out, [*cells.values()], "together", config.measure, background, references,
+        lm, records, out, [*plan.values()], "together", config.measure, background, references,
         ordinary_text, data_name, batch_size, cache, should_stop, progress,
     )  # fmt: skip
     points = [
         point_of(run, {"relation": relation})
-        for relation, name in zip(chosen, cells, strict=True)
-        if (run := grid.runs.get(name)) is not None and run.rows
+        for relation, cell in plan.items()
+        if (run := grid.runs.get(cell.name)) is not None and run.rows
     ]
     points.sort(key=_from_best)
     return Study.of(

@@ -66,7 +66,8 @@ def study_scaling(
         progress: True for a bar, or a function that is called with runs done and in all.
 
     Raises:
-        InvalidRequestError: there are too few records, or a method cannot be used so.
+        InvalidRequestError: there are too few records, a method cannot be used so, or the study was
+            stopped before anything was measured.
         EditError: no fact can be written.
         StorageError: the folder belongs to another study, or cannot be written.
 

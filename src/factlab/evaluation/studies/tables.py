@@ -143,7 +143,7 @@ def summary(study: "Study") -> list[str]:
     if not scored:
         return ["no record has a score S"]
     ordered = sorted(scored, key=lambda point: point.scores[SCORE].mean)
-    shown = ((("highest"), ordered[-1]), ("lowest", ordered[0]))
+    shown = (("highest", ordered[-1]), ("lowest", ordered[0]))
     return [
         f"{word} S: {score_cell(study.benchmark, SCORE, point.scores[SCORE])} "
         f"({', '.join(place_cells(study, point))})"

@@ -6,6 +6,7 @@ folder/
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,8 @@ def evaluate_grid(
         batch_size: see `evaluate`.
         cache: see `evaluate`.
         should_stop: asked after every block of records.
-        progress: True for a bar, or a function that is called with cells done and in all.
+        progress: True for a bar, or a function that is called with cells done and in all, and
+            with what is done inside a cell.
 
     Raises:
         InvalidRequestError: there are no cells, two have one name, or as `evaluate`.
@@ -146,7 +148,7 @@ def evaluate_grid(
                 measure=_measured(cell, measure), references=references,
                 ordinary_text=ordinary_text, data_name=data_name, background=background,
                 batch_size=batch_size, resume=True, cache=cache,
-                should_stop=should_stop,
+                should_stop=should_stop, progress=partial(_inside, progress, cell.name),
             )  # fmt: skip
         except WrongModelError:
             raise
@@ -163,6 +165,11 @@ def evaluate_grid(
     if not runs:
         raise EditError(f"Nothing could be evaluated. The first reason: {impossible[names[0]]}")
     return Grid(runs, impossible)
+
+
+def _inside(progress: ProgressCallback, name: str, label: str, done: int, total: int) -> None:
+    """Tell what is done inside a cell."""
+    progress(f"{name}: {label}", done, total)
 
 
 def _measured(cell: GridCell, measure: MeasureConfig | None) -> MeasureConfig | None:
