@@ -106,7 +106,7 @@ def some_facts(count: int) -> list[fl.Fact]:
 
 
 def compare(lm, args, requests, site, old, new, by_torch: float, by_ours: float) -> None:
-    background = fl.editing.Background()
+    background = fl.editing.Background(values=None)
     contexts = background.contexts(lm, old.contexts)
     few = background.contexts(lm, new.contexts)
     optimise_values(lm, requests[:1], few, site, new.value.model_copy(update={"steps": 2}))
@@ -223,7 +223,7 @@ def straightforward(
 
 def spread(lm, requests: list[ValueRequest], layers: range, config: fl.editing.MemitConfig) -> None:
     """MEMIT after its values: keys, and how long the solves take."""
-    background = fl.editing.Background()
+    background = fl.editing.Background(values=None)
     contexts = background.contexts(lm, config.contexts)
     solving = 0.0
     if lm.name.startswith("random"):

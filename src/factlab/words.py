@@ -47,6 +47,6 @@ def _listed(value: object) -> object:
     return numbers_listed(value) if isinstance(value, str) else value
 
 
-# A setting that is a list of numbers, as a list or as a person writes it; or of how many of a thing.
+# A setting that is a list of numbers, from 0 or from 1, as a list or as a person writes it.
 NumberList = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_listed)]
 CountList = Annotated[tuple[PositiveInt, ...], BeforeValidator(_listed)]

@@ -16,13 +16,13 @@ from factlab.cli.tables import table
 from factlab.errors import counted
 
 COMMANDS = """
-demo; ask; trace; trace-average; trace-merge; layers; neurons; edit; train; show; export; diff;
-eval; eval-merge; report; sweep; study scaling; study relations; study layers; study mixture;
-methods; models; stats; data stats; data show; data build; knowns build
+demo; ask; trace; trace-average; trace-merge; layers; neurons; edit; values; values-merge; train;
+show; export; diff; eval; eval-merge; report; sweep; study scaling; study relations; study layers;
+study mixture; methods; models; stats; data stats; data show; data build; knowns build
 """
 NAMES = [name.strip() for name in COMMANDS.split(";")]
-WITHOUT_MODEL = ["show", "report", "eval-merge", "trace-merge", "methods", "data show",
-                 "data build"]  # fmt: skip
+WITHOUT_MODEL = ["show", "report", "eval-merge", "trace-merge", "values-merge", "methods",
+                 "data show", "data build"]  # fmt: skip
 
 
 @pytest.fixture

@@ -258,7 +258,7 @@ def test_equal_keys_need_damping(lm, background):
 
 
 def test_nothing_is_computed_for_requests_that_cannot_end_well(lm, monkeypatch):
-    monkeypatch.setattr("factlab.editing.closed_form.rome.optimise_values", None)
+    monkeypatch.setattr("factlab.editing.closed_form.values.optimise_values", None)
     endless = fl.Fact("{} is", "Rome", "Paris", "Berlin " * 300)
     for run in (fl.edit_each, fl.edit_sequence):
         with pytest.raises(InvalidRequestError, match="Shorten it"):

@@ -79,6 +79,11 @@ REFUSED = {
     "to resume no study": (["study", "layers", "--out", "full", "--resume"], "is not empty"),
     "a run to report": (["report", "full"], "holds no run"),
     "a trace to put beside": (["sweep", "--out", "new", "--trace", "full"], "holds no run"),
+    "values of a method": (["values", "facts.csv", "--method", "ft", "--out", "new"], "optimises no values"),
+    "where values go": (["values", "facts.csv", "--out", "full"], "is not empty"),
+    "values of ruins": (["edit", "--facts", "facts.csv", "--values", "run"], "damaged"),
+    "values of nothing": (["edit", "--facts", "facts.csv", "--values", "full"], "holds no run"),
+    "values to merge": (["values-merge", "full", "--out", "new"], "holds no run"),
     "two layers in a file": (["stats", "--layer", "1", "--layer", "2", "--out", "a.st"], "one layer"),
 }  # fmt: skip
 

@@ -42,6 +42,7 @@ def build_app() -> typer.Typer:
         trace,
         trace_average,
         train,
+        values,
     )
 
     app = typer.Typer(
@@ -54,7 +55,7 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_root)
     for module in (
-        demo, ask, trace, trace_average, layers, neurons, edit, train, show, export, diff,
+        demo, ask, trace, trace_average, layers, neurons, edit, values, train, show, export, diff,
         evaluate, report, sweep, study, methods, models, data, knowns, stats,
     ):  # fmt: skip
         module.register(app)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from factlab.editing.configs import Mode
     from factlab.editing.edit_run import EditRun
     from factlab.editing.method_choice import MethodChoice
+    from factlab.editing.values.folder import SavedValues
     from factlab.facts import Fact
     from factlab.models.language_model import LanguageModel
 
@@ -45,6 +46,14 @@ _Stats = Annotated[
     typer.Option(
         help="Statistics saved by 'factlab stats --out'.",
         show_default="collected, once for each model",
+        rich_help_panel=METHOD,
+    ),
+]
+_Values = Annotated[
+    Path | None,
+    typer.Option(
+        help="Values that 'factlab values --out' optimised.",
+        show_default="optimised now, or from the cache",
         rich_help_panel=METHOD,
     ),
 ]
@@ -151,6 +160,7 @@ def register(app: typer.Typer) -> None:
             'factlab edit "{} is located in the city of" --subject "The Eiffel Tower" \\\n'
             "      --target Rome --out eiffel-in-rome",
             "factlab edit --facts facts.csv --method memit --out many",
+            "factlab edit --facts facts.csv --together --values values",
             'factlab edit "{} is in" --subject Rome --target Spain --set value.steps=40',
         ),
     )
@@ -165,6 +175,7 @@ def edit(
     more: MethodSettings,
     erase: _Erase = False,
     stats: _Stats = None,
+    values: _Values = None,
     out: _Out = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an edit that is there.")] = False,
 ) -> None:
@@ -178,11 +189,16 @@ def edit(
         check_edits_destination(out, mode == "each" and has_many, overwrite)
     if stats is not None:
         check_readable(stats)
+    saved = None if values is None else _saved_values(session, values, mode, wanted, chosen)
     from factlab.editing.background import Background
     from factlab.stats.expert_moments import load_moment
 
     background = Background.of([load_moment(stats)] if stats is not None else [])
+    if saved is not None:
+        background.values = saved
     lm = session.load_model()
+    if saved is not None:
+        saved.check_model(lm)
     if has_many:
         _edit_many(session, lm, wanted, mode, many.turn, chosen, background, out, overwrite)
     else:
@@ -197,6 +213,26 @@ def _facts(one: _OneFact, file: Path | None, erase: bool) -> "Sequence[Fact]":
     if one != _OneFact():
         raise InvalidRequestError("Give one fact by its options, or many by --facts, not both.")
     return load_facts(file)
+
+
+def _saved_values(
+    session: Session,
+    folder: Path,
+    mode: "Mode",
+    facts: "Sequence[Fact]",
+    chosen: "MethodChoice",
+) -> "SavedValues":
+    """Values of a folder, if these facts can be written with them."""
+    from factlab.editing.values.folder import load_values
+
+    if mode == "sequence" or session.edits:
+        raise InvalidRequestError(
+            "Values of a folder are of the model without edits: --values does not go with "
+            f"{'--sequence' if mode == 'sequence' else '--edit'}."
+        )
+    saved = load_values(folder)
+    saved.check(facts, chosen.method.name, chosen.config)
+    return saved
 
 
 # -- doing it ---------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from factlab.editing.configs import ContextConfig, Needs
 from factlab.editing.contexts import sample_contexts
 from factlab.editing.protection import Protection
+from factlab.editing.values.cache import ValueCache
+from factlab.editing.values.source import ValueSource
 from factlab.errors import InvalidRequestError
 from factlab.models.identity.identity import Identity
 from factlab.models.language_model import LanguageModel
@@ -28,12 +30,15 @@ class Background:
         shared: the same of mixtures of experts, for the one that every token goes through.
         protection: of keys that edits on the model wrote at, kept from one edit to the next.
         given: layers of moments that someone gave: an edit elsewhere is a mistake.
+        values: where values that were optimised before come from: the cache, or `load_values` of a
+            folder; None for nowhere.
     """
 
     moments: dict[int, Moment] = field(default_factory=dict[int, Moment])
     shared: dict[int, Moment] = field(default_factory=dict[int, Moment])
     protection: Protection = field(default_factory=Protection)
     given: frozenset[int] = frozenset()
+    values: ValueSource | None = field(default_factory=ValueCache.default)
     _contexts: dict[tuple[Identity, ContextConfig], list[str]] = field(
         default_factory=dict[tuple[Identity, ContextConfig], list[str]]
     )
@@ -53,7 +58,8 @@ class Background:
         """Texts to put before prompts; the first is empty."""
         key = lm.identity.now(), config  # of the model before its edits, which sequences share
         if key not in self._contexts:
-            self._contexts[key] = sample_contexts(lm, config)
+            given = None if self.values is None else self.values.contexts(lm, config)
+            self._contexts[key] = given or sample_contexts(lm, config)
         return self._contexts[key]
 
     def second_moments(
