@@ -117,8 +117,8 @@ def title(study: "Study") -> str:
 
 
 def n_records(study: "Study") -> str:
-    """How many records are behind a point: `30 records`, or `25–41 records`."""
-    numbers = sorted({point.n for point in study.points})
+    """How many records an evaluation has: `30 records`, or `25–41 records`."""
+    numbers = sorted({point.n for point in study.points if point.place.get("of") != "mean"})
     most = counted(numbers[-1], "record")
     return most if len(numbers) == 1 else f"{numbers[0]:,}–{most}"
 
