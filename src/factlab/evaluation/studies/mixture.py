@@ -1,4 +1,4 @@
-"""Two relations mixed, beside each of them alone (MEMIT paper, section 5.4).
+"""Two relations mixed, beside each of them alone (MEMIT paper, figure 7).
 
 folder/
     P19-30/         the evaluation of so many facts of a relation

@@ -4,7 +4,7 @@ folder/
     memit/n-10/         the first ten facts in one edit
     memit/n-1000/       all, in turns, measured on the way
 
-After figures 4 and 5 of the MEMIT paper, and the curves of early edits at the end that papers on
+After figure 5 of the MEMIT paper, and the curves of early edits at the end that papers on
 lifelong editing show.
 """
 

@@ -34,8 +34,8 @@ _HEADS = {
 }
 _NOTES = {
     "relations": "For each relation, n of its facts were written in one edit and measured.",
-    "mixture": "The mixture has every other fact of either relation; its bar is the mean of the "
-    "two alone, with as many facts each.",
+    "mixture": "Mixed, every other fact is of either relation. What stands beside it are as many "
+    "facts of each alone, and the mean of these two.",
     "layers": "All facts were written in one edit of these layers.",
     "scaling": "written: how many facts were in the model. facts: which of them were measured. "
     "right after: each with its own edit as the last one.",
@@ -83,7 +83,7 @@ def place_cells(study: "Study", point: Point) -> list[str]:
         case "scaling":
             return [
                 str(place["method"]), f"{place['written']:,}",
-                f"{place['first']}–{place['last']}", str(place["measured"]),
+                f"{place['first']:,}–{place['last']:,}", str(place["measured"]),
             ]  # fmt: skip
 
 
