@@ -288,8 +288,9 @@ def test_points_are_runs_of_the_first_facts(lm, tmp_path):
 def in_turns(lm, records, folder, turn, config=None):
     """A sequence of FT that ends there."""
     return fl.evaluate(
-        lm, records, "ft", folder, fl.editing.FineTuneConfig(layer=1, steps=2), "sequence", turn,
-        LIKELIHOODS if config is None else config.measure, ordinary_text=PASSAGES,
+        lm, records, "ft", folder, fl.editing.FineTuneConfig(layer=1, steps=2), mode="sequence",
+        turn=turn, measure=LIKELIHOODS if config is None else config.measure,
+        ordinary_text=PASSAGES,
     )  # fmt: skip
 
 
