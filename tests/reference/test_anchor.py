@@ -77,6 +77,11 @@ def test_a_value_that_explodes_is_skipped_and_named(lm, background, monkeypatch)
     monkeypatch.setattr(layerwise, "values_of", exploding(layerwise.values_of, 2))
     edit = fl.memit(lm, FACTS, config, background)
     assert edit.diagnostics["skipped"] == [2]
+    assert edit.skipped == (FACTS[2],)
+    assert "not written, its value exploded: the Space Needle was made by" in repr(edit)
+    both = fl.editing.combine([good, edit])
+    assert both.skipped == (FACTS[2],)
+    assert both.diagnostics["skipped"] == [6]
     assert edit.diagnostics["value_ratios"][2] > 2
     without_anchor = fl.memit(
         lm, FACTS, config.model_copy(update={"norm_anchor": None}), background
@@ -104,6 +109,23 @@ def test_the_first_edit_of_a_sequence_sets_the_anchor(lm, background, tmp_path, 
     assert again.diagnostics["norm_anchor"] == mean
     alone = fl.editing.METHODS[method].each(lm, FACTS[turn : turn + 1], config, background)[0]
     assert alone.diagnostics["value_ratios"] == [1.0]
+
+
+@pytest.mark.parametrize("mode", ["each", "together", "sequence"])
+def test_a_report_names_them(lm, background, tmp_path, monkeypatch, mode):
+    module, method = (rome, "rome") if mode == "each" else (layerwise, "memit")
+    monkeypatch.setattr(module, "values_of", exploding(module.values_of, 1))
+    config = (ROME if mode == "each" else MEMIT).model_copy(update={"norm_anchor": 50.0})
+    measure = fl.evaluation.MeasureConfig(n_generated=0)
+    run = fl.evaluate(
+        lm, FACTS[:2], method, tmp_path / "run", config, mode, background=background,
+        measure=measure, turn=2 if mode == "sequence" else 1,
+    )  # fmt: skip
+    assert [row.skipped for row in run.rows] == [False, True]
+    assert run.rows[1].after is not None
+    said = str(fl.report([run]).to_json())
+    assert "1 of 2 facts were not written" in said
+    assert "case 1" in said
 
 
 def test_rome_skips_too(lm, background, monkeypatch):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from factlab.editing.configs import ContextConfig, Needs
 from factlab.editing.contexts import sample_contexts
@@ -9,7 +10,6 @@ from factlab.editing.protection import Protection
 from factlab.editing.values.cache import ValueCache
 from factlab.editing.values.source import ValueSource
 from factlab.errors import InvalidRequestError
-from factlab.models.identity.identity import Identity
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.stats.configs import StatsConfig
@@ -39,9 +39,6 @@ class Background:
     protection: Protection = field(default_factory=Protection)
     given: frozenset[int] = frozenset()
     values: ValueSource | None = field(default_factory=ValueCache.default)
-    _contexts: dict[tuple[Identity, ContextConfig], list[str]] = field(
-        default_factory=dict[tuple[Identity, ContextConfig], list[str]]
-    )
     _weighed: set[tuple[int, bool]] = field(default_factory=set[tuple[int, bool]])
 
     @classmethod
@@ -55,12 +52,15 @@ class Background:
         return cls(by_layer, shared, given=frozenset({*by_layer, *shared}))
 
     def contexts(self, lm: LanguageModel, config: ContextConfig) -> list[str]:
-        """Texts to put before prompts; the first is empty."""
-        key = lm.identity.now(), config  # of the model before its edits, which sequences share
-        if key not in self._contexts:
-            given = None if self.values is None else self.values.contexts(lm, config)
-            self._contexts[key] = given or sample_contexts(lm, config)
-        return self._contexts[key]
+        """Texts to put before prompts; the first is empty.
+
+        They are the model's own without its edits, and sampled once.
+        """
+        given = None if self.values is None else self.values.contexts(lm, config)
+        if given is not None:
+            return given
+        question = "contexts", config
+        return lm.recall.of(question, lm.identity.now(), partial(_sampled, lm, config))
 
     def second_moments(
         self,
@@ -104,3 +104,8 @@ class Background:
             self.second_moments(lm, needs.layers, needs.stats, progress, shared)
         if needs.contexts is not None:
             self.contexts(lm, needs.contexts)
+
+
+def _sampled(lm: LanguageModel, config: ContextConfig) -> list[str]:
+    with lm.patches.lifted():
+        return sample_contexts(lm, config)

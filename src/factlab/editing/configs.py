@@ -201,9 +201,9 @@ class RomeConfig(ErasingConfig):
             to, each by its share (`factlab.models.experts`); only the "top" one of these, with the
             largest share; or only the "shared" one beside them, which every token goes through, if
             the model has one. No matter at other layers.
-        norm_anchor: length that every value v* is brought to, to keep long sequences from growing
-            (NAS, arXiv 2602.02543), or "first" for the mean of the first edit's; a fact whose value
-            is more than twice as long is not written, and the edit's diagnostics name it.
+        norm_anchor: length that every value v* is brought to, so that long sequences do not grow
+            (NAS, `closed_form.anchor`); "first" for the mean of the first edit's. A fact whose
+            value is more than twice as long is not written, and the diagnostics name it.
     """
 
     layer_setting: ClassVar[Literal["layer", "layers"] | None] = "layer"
@@ -246,9 +246,7 @@ class LayerwiseConfig(ErasingConfig):
         stats: how much text to collect C from, if it is not at hand.
         erase: make the true targets improbable instead of new ones probable.
         remember: in a sequence, keep away from the keys that earlier edits wrote at.
-        norm_anchor: length that every value v* is brought to, to keep long sequences from growing
-            (NAS, arXiv 2602.02543), or "first" for the mean of the first edit's; a fact whose value
-            is more than twice as long is not written, and the edit's diagnostics name it.
+        norm_anchor: as in `RomeConfig`.
     """
 
     layer_setting: ClassVar[Literal["layer", "layers"] | None] = "layers"

@@ -29,6 +29,8 @@ from factlab.models.changes.change import Change
 from factlab.models.language_model import LanguageModel
 from factlab.results import Tabular
 
+# Under which diagnostics say which facts, by their places, were left out.
+SKIPPED = "skipped"
 _FACTS_SHOWN, _UPDATES_SHOWN = 3, 5
 
 
@@ -65,6 +67,11 @@ class Edit(Tabular):
         """SHA-256 of all that is saved."""
         return edit_digest(self._document(), self.updates, self.remembered)
 
+    @property
+    def skipped(self) -> tuple[Fact, ...]:
+        """Facts that were not written because their value had exploded; see `norm_anchor`."""
+        return tuple(self.facts[place] for place in self.diagnostics.get(SKIPPED, ()))
+
     def __repr__(self) -> str:
         written = [f"{fact.prompt} -> {fact.target_new or '(erased)'}" for fact in self.facts]
         more = len(self.updates) - _UPDATES_SHOWN
@@ -73,6 +80,7 @@ class Edit(Tabular):
                 f"Edit by {self.method} of {self.base.name} ({self.base.fingerprint[:12]})",
                 *(f"  {fact}" for fact in written[:_FACTS_SHOWN]),
                 *([f"  and {len(written) - _FACTS_SHOWN} more"] if written[_FACTS_SHOWN:] else []),
+                *(f"  not written, its value exploded: {fact.prompt}" for fact in self.skipped),
                 *(
                     f"  {row['weight']}: {_rank_in_words(row)}, norm of the change "
                     f"{row['norm']:.3g}"

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from factlab.editing.closed_form.lookup import keys_and_outputs, prompt_rows
+from factlab.editing.edit import SKIPPED
 from factlab.editing.remembered import remembered_on
 from factlab.facts import Fact, LookupToken
 from factlab.models.language_model import LanguageModel
@@ -77,7 +78,7 @@ def anchored(
         {
             "norm_anchor": anchor,
             "value_ratios": ratios.tolist(),
-            "skipped": torch.nonzero(is_skipped).flatten().tolist(),
+            SKIPPED: torch.nonzero(is_skipped).flatten().tolist(),
         },
         {name: torch.tensor(anchor, dtype=torch.float64, device="cpu")},
     )

@@ -189,10 +189,11 @@ class ValueBatch:
 
     def _said(self, logits: Float[Tensor, "read vocab"]) -> Bool[Tensor, " fact"]:
         """Whether each token of a target that is written is the most probable one, everywhere."""
-        missed = (logits.argmax(-1).cpu() != self._reads.ids).double()
+        is_missed = logits.argmax(-1).cpu() != self._reads.ids
         facts = self._reads.rows // self._rows_per_fact
-        n_missed = torch.zeros(self.n_facts, dtype=torch.float64, device="cpu")
-        return (n_missed.index_add_(0, facts, missed) == 0) & ~self._erased
+        said = ~self._erased
+        said[facts[is_missed]] = False
+        return said
 
     def gradient(
         self, loss: Float[Tensor, ""], deltas: Float[Tensor, "fact d_model"]

@@ -30,6 +30,7 @@ class Outcome:
         after: on the edited model; None if the edit failed.
         right_after: in a sequence, with the record's own edit as the last one.
         failed: why the edit failed.
+        skipped: whether the edit left the fact out, its value having exploded.
         edit_s: seconds the edit took, a batch's time shared equally.
         measure_s: seconds that measuring took, likewise.
     """
@@ -37,6 +38,7 @@ class Outcome:
     after: Measurement | None
     right_after: Measurement | None = None
     failed: str = ""
+    skipped: bool = False
     edit_s: float = 0.0
     measure_s: float = 0.0
 
@@ -113,7 +115,7 @@ class EditedEach(Edited):
         return [
             Outcome(None, failed=str(attempt), edit_s=edit_s)
             if isinstance(attempt, FactlabError)
-            else replace(by_place[i], edit_s=edit_s)
+            else replace(by_place[i], edit_s=edit_s, skipped=bool(attempt.skipped))
             for i, attempt in enumerate(attempts)
         ]
 
@@ -123,6 +125,7 @@ class EditedTogether(Edited):
 
     _applied: AbstractContextManager[object] | None = None
     _edit_s: float = 0.0
+    _skipped: frozenset[int] = frozenset()
 
     def prepare(self, progress: ProgressCallback) -> bool:
         """Compute the edit, unless another process of this run has."""
@@ -137,6 +140,10 @@ class EditedTogether(Edited):
                 edit.save(path)
         edit = Edit.load(path)
         self._edit_s = float(edit.diagnostics.get("seconds_per_fact", 0.0))
+        left_out = {fact.question for fact in edit.skipped}
+        self._skipped = frozenset(
+            case for case in self.cases if self.records[case].fact.question in left_out
+        )
         applied = edit.applied(self.lm)
         applied.__enter__()
         self._applied = applied
@@ -145,7 +152,10 @@ class EditedTogether(Edited):
     def outcomes(self, block: Sequence[int], generated: Sequence[bool]) -> list[Outcome]:
         """Measure some cases."""
         found = self._measured(block, None, generated)
-        return [replace(outcome, edit_s=self._edit_s) for outcome in found]
+        return [
+            replace(outcome, edit_s=self._edit_s, skipped=case in self._skipped)
+            for case, outcome in zip(block, found, strict=True)
+        ]
 
     def __exit__(self, *reason: Any) -> None:
         """Take the edit off."""

@@ -46,7 +46,6 @@ def evaluate(
     out: str | Path,
     config: MethodConfig | None = None,
     mode: Mode = "each",
-    turn: int = 1,
     measure: MeasureConfig | None = None,
     references: References | None = None,
     ordinary_text: Sequence[str] = (),
@@ -56,6 +55,7 @@ def evaluate(
     shard: Shard | None = None,
     resume: bool = False,
     cache: str | Path | None = None,
+    turn: int = 1,
     should_stop: Callable[[], bool] = lambda: False,
     progress: ProgressCallback = silent,
 ) -> Run:
@@ -71,7 +71,6 @@ def evaluate(
         mode: `each`: every record is measured on a model with its own edit only. `together` and
             `sequence`: all are measured on one model with all edits, written in one edit or one
             after the other; in a sequence each also right after its own.
-        turn: in a sequence, facts of one edit.
         measure: what to measure; see `MeasureConfig`.
         references: texts to compare generated ones with; see `load_references`.
         ordinary_text: passages for the drift.
@@ -84,6 +83,7 @@ def evaluate(
         resume: go on with what is in the folder. A run in mode `each` of the first of these
             records becomes one of all of them.
         cache: folder for measurements of the unedited model; factlab's cache by default.
+        turn: in a sequence, facts of one edit.
         should_stop: asked after every block, and between the edits of a sequence; the run can be
             resumed after it stopped.
         progress: True for a bar, or a function that is called with records done and in all.

@@ -114,7 +114,11 @@ class EditedSequence(Edited):
         edit_s = (perf_counter() - began) / len(turn)
         edit.save(path, overwrite=True)  # a kill may have left one whose record is missing
         measured = self._asked(turn, with_drift=not self.yardstick.config.checkpoints)
-        return [replace(outcome, edit_s=edit_s) for outcome in measured]
+        left_out = {fact.question for fact in edit.skipped}
+        return [
+            replace(outcome, edit_s=edit_s, skipped=self.records[case].fact.question in left_out)
+            for case, outcome in zip(turn, measured, strict=True)
+        ]
 
     def _asked(self, cases: Sequence[int], with_drift: bool) -> list[Outcome]:
         """What records say now."""
@@ -148,6 +152,7 @@ class EditedSequence(Edited):
                 after=None if own.failed else now.after,
                 right_after=own.after,
                 failed=own.failed,
+                skipped=own.skipped,
                 edit_s=own.edit_s,
             )
             for now, own in zip(found, (self._right_after[case] for case in block), strict=True)
@@ -164,6 +169,7 @@ def _to_json(outcome: Outcome) -> Line:
     return {
         "after": None if after is None else after.model_dump(mode="json"),
         "failed": outcome.failed,
+        "skipped": outcome.skipped,
         "edit_s": outcome.edit_s,
     }
 
@@ -174,6 +180,7 @@ def _from_json(record: Line, folder: Path) -> Outcome:
         return Outcome(
             None if after is None else Measurement.model_validate(after),
             failed=str(record["failed"]),
+            skipped=bool(record.get("skipped", False)),
             edit_s=float(str(record["edit_s"])),
         )
     except (KeyError, ValueError) as error:

@@ -140,6 +140,7 @@ def _row(record: Record, before: Measurement, outcome: Outcome, seed: int) -> Ro
         right_after=outcome.right_after,
         after=after,
         failed=failed,
+        skipped=outcome.skipped,
         edit_s=outcome.edit_s,
         measure_s=outcome.measure_s,
         seed=seed,

@@ -35,76 +35,8 @@ from torch import Tensor, nn
 
 from factlab.errors import EditError
 from factlab.models.changes.change import Change
-from factlab.models.changes.ride import Ride, changed
-
-# States of a weight that are kept, beside its original and what is written: as many as take so many
-# bytes, within these bounds.
-_KEPT_BYTES, _LEAST_KEPT, _MOST_KEPT = 2**25, 2, 16
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Application:
-    """One time that a change was put on. The same change may be on several times.
-
-    Attributes:
-        patch: the change.
-        source: what it is a part of, such as an edit; None if nobody said.
-        number: of the time, counted from 0.
-    """
-
-    patch: Change
-    source: object = None
-    number: int = 0
-
-    @property
-    def weight_name(self) -> str:
-        """Parameter name in the model."""
-        return self.patch.weight_name
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Patched:
-    """A changed weight.
-
-    Attributes:
-        original: without changes.
-        active: the changes, in order.
-        states: the weight after some numbers of changes, at least after all of them.
-    """
-
-    original: Tensor | Ride
-    active: tuple[Application, ...] = ()
-    states: Mapping[int, Tensor | Ride] = field(default_factory=dict[int, Tensor | Ride])
-
-    @property
-    def written(self) -> Tensor | Ride:
-        """What the live weight is to the bit."""
-        return self.states[len(self.active)] if self.active else self.original
-
-    def having(self, active: tuple[Application, ...], model: nn.Module) -> "_Patched":
-        """The same weight with other changes on it; made from the last state that both share."""
-        pairs = enumerate(zip(self.active, active, strict=False))
-        shared = next((i for i, (one, other) in pairs if one is not other), None)
-        shared = min(len(self.active), len(active)) if shared is None else shared
-        states = {n: state for n, state in self.states.items() if n <= shared}
-        begin = max(states, default=0)
-        weight = states.get(begin, self.original)
-        for number, application in enumerate(active[begin:], begin + 1):
-            weight = changed(weight, application.patch, model)
-            states[number] = weight
-            _forget_some(states)
-        return _Patched(self.original, active, states)
-
-
-def _forget_some(states: dict[int, Tensor | Ride]) -> None:
-    """Of the states before the last keep a few, closer together the later they are."""
-    size = states[max(states)].nbytes
-    kept = min(_MOST_KEPT, max(_LEAST_KEPT, _KEPT_BYTES // max(1, size)))
-    while len(states) > kept + 1:
-        *earlier, last = sorted(states)
-        pairs = zip([0, *earlier], earlier, [*earlier[1:], last], strict=False)
-        gaps = {at: (above - below) / (last - at) for below, at, above in pairs}
-        del states[min(gaps, key=gaps.__getitem__)]
+from factlab.models.changes.patched import Application, Patched
+from factlab.models.changes.ride import Ride
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,7 +48,7 @@ class _Position:
         before: while weights are being written, what they were.
     """
 
-    weights: Mapping[str, _Patched] = field(default_factory=dict[str, _Patched])
+    weights: Mapping[str, Patched] = field(default_factory=dict[str, Patched])
     before: Mapping[str, Tensor | Ride] = field(default_factory=dict[str, Tensor | Ride])
 
 
@@ -275,7 +207,7 @@ class PatchBoard:
     # -- inside -----------------------------------------------------------------------------
 
     @property
-    def _weights(self) -> Mapping[str, _Patched]:
+    def _weights(self) -> Mapping[str, Patched]:
         self._recover()
         return self._position.weights
 
@@ -304,7 +236,7 @@ class PatchBoard:
         entry = self._weights.get(application.weight_name)
         return entry is not None and application in entry.active
 
-    def _put_back(self, lifted: Mapping[str, _Patched]) -> None:
+    def _put_back(self, lifted: Mapping[str, Patched]) -> None:
         """Put what was lifted below what is on now, unless it is there already."""
         weights = dict(self._weights)
         written: dict[str, Tensor | Ride] = {}
@@ -350,7 +282,7 @@ class PatchBoard:
         written: dict[str, Tensor | Ride] = {}
         with torch.inference_mode(False):  # originals must be tensors whose changes are counted
             for name, active in planned.items():
-                entry = weights.get(name) or _Patched(
+                entry = weights.get(name) or Patched(
                     Ride.on(self._model, name) or self._parameter(name).detach().clone()
                 )
                 entry = _finite(name, entry.having(tuple(active), self._model))
@@ -361,7 +293,7 @@ class PatchBoard:
                     weights.pop(name, None)
         self._write(written, weights)
 
-    def _write(self, written: Mapping[str, Tensor | Ride], weights: Mapping[str, _Patched]) -> None:
+    def _write(self, written: Mapping[str, Tensor | Ride], weights: Mapping[str, Patched]) -> None:
         """Write weights and note what is on them then: all of it or nothing."""
         old = self._position.weights
         before = {
@@ -418,7 +350,7 @@ def _tensors(every: Mapping[str, Tensor | Ride]) -> dict[str, Tensor]:
     return {name: each for name, each in every.items() if isinstance(each, Tensor)}
 
 
-def _finite(name: str, entry: _Patched) -> _Patched:
+def _finite(name: str, entry: Patched) -> Patched:
     written = entry.written
     if isinstance(written, Tensor) and not all(map(torch.isfinite, torch.aminmax(written))):
         raise EditError(f"The edited weight '{name}' has NaN or infinite entries.")
