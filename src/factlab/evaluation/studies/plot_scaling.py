@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _PER_LINE = 3
 _SHOWN_BESIDE = ("entropy_bits", "consistency", "perplexity")
+_SHARES = (-2, 102)  # a dot at 0 is whole
 _STEEP = 20.0  # times as much as the least, from where on an axis of perplexity is logarithmic
 
 
@@ -62,11 +63,13 @@ def _draw_score(panel: Axes, study: "Study", name: str) -> None:
     finish_panel(panel, MEANINGS[name], "facts in the model")
     _log_axis(panel, points)
     if name == SCORE or name in SCORE_PARTS[study.benchmark]:
-        panel.set_ylim(0, 102)
+        panel.set_ylim(*_SHARES)
     elif name == "perplexity":
         values = [p.scores[name].mean for p in points if p.scores[name].mean > 0]
         if values and max(values) > _STEEP * min(values):
             panel.set_yscale("log")
+    else:  # of few texts, intervals reach below what there can be
+        panel.set_ylim(bottom=max(0.0, panel.get_ylim()[0]))
 
 
 def _draw_first(panel: Axes, study: "Study") -> None:
@@ -81,7 +84,7 @@ def _draw_first(panel: Axes, study: "Study") -> None:
     first = f"facts 1–{max(lasts):,}" if len(lasts) == 1 else "the first facts"
     finish_panel(panel, f"S of {first}, as more follow", "facts in the model")
     _log_axis(panel, points)
-    panel.set_ylim(0, 102)
+    panel.set_ylim(*_SHARES)
 
 
 def _draw_end(panel: Axes, study: "Study") -> None:
@@ -97,7 +100,7 @@ def _draw_end(panel: Axes, study: "Study") -> None:
             ]
         draw_curves(panel, curves, 100.0)
     finish_panel(panel, "S at the end (dotted: right after)", "last fact of each group")
-    panel.set_ylim(0, 102)
+    panel.set_ylim(*_SHARES)
 
 
 def _curves(study: "Study", points: Sequence[Point], name: str, x: str) -> list[Curve]:
