@@ -37,6 +37,7 @@ def build_app() -> typer.Typer:
         report,
         show,
         stats,
+        study,
         sweep,
         trace,
         trace_average,
@@ -55,7 +56,7 @@ def build_app() -> typer.Typer:
     app.callback()(_root)
     for module in (
         demo, ask, trace, trace_average, layers, neurons, edit, values, train, show, export, diff,
-        evaluate, report, sweep, methods, models, data, knowns, stats,
+        evaluate, report, sweep, study, methods, models, data, knowns, stats,
     ):  # fmt: skip
         module.register(app)
     return app

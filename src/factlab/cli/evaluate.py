@@ -12,8 +12,10 @@ from factlab.cli.options import (
     LimitOption,
     MethodSettings,
     RecordOptions,
+    ReferencesOption,
     ResumeOption,
     ShardOption,
+    TextSeedOption,
 )
 from factlab.cli.registration import MEASURE, MEASURED, METHOD, NO_MODEL, RECORDS, command
 from factlab.cli.report import show_report
@@ -93,24 +95,8 @@ class _Measured:
             rich_help_panel=MEASURED,
         ),
     ] = None
-    text_seed: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=2**32 - 1,
-            help="Seed of the texts that are written.",
-            rich_help_panel=MEASURED,
-        ),
-    ] = 0
-    references: Annotated[
-        str | None,
-        typer.Option(
-            help="Texts to compare written ones with: builtin, attribute-snippets (900 MB), or a "
-            "file.",
-            show_default="those that come with the data",
-            rich_help_panel=MEASURED,
-        ),
-    ] = None
+    text_seed: TextSeedOption = 0
+    references: ReferencesOption = None
     essence: Annotated[
         bool,
         typer.Option(
@@ -213,7 +199,7 @@ def evaluate(
     names = [*dict.fromkeys(method or ["rome"])]
     request = validated(
         EvaluationRequest,
-        records=picked.of(data, limit, measured.references),
+        records=picked.of(data, limit, measured.references, picked.one_per_subject),
         methods=_methods(names, more),
         mode=mode,
         turn=turn,

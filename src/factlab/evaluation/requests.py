@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_
 from factlab.config import Config
 from factlab.data.records import Record, References
 from factlab.data.selection import RecordsRequest
-from factlab.data.shipped import Shipped
+from factlab.data.shipped import ordinary_passages
 from factlab.editing.configs import LOOKUP_TOKENS, LookupToken, Mode, RomeConfig
 from factlab.editing.method_choice import MethodChoice, MethodRequest
 from factlab.editing.trained.configs import TrainedEditConfig
@@ -106,7 +106,7 @@ class EvaluationMaterial:
             if choice.editor is not None and not allowed:
                 choice.editor.check_unseen([record.fact for record in records])
         has_drift = request.measure.drift_tokens > 0
-        passages = tuple(Shipped.load().about.values()) if has_drift else ()
+        passages = ordinary_passages() if has_drift else ()
         return cls(records, references, passages, choices)
 
 
