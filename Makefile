@@ -66,6 +66,7 @@ test-newest: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/trace.py
 	$(BIN)/python benchmarks/edit.py
+	$(BIN)/python benchmarks/sequence.py
 	$(BIN)/python benchmarks/evaluate.py
 	$(BIN)/python benchmarks/neurons.py
 	$(BIN)/python benchmarks/train.py

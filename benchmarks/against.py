@@ -73,9 +73,10 @@ class Worker:
 
 
 def _environment() -> dict[str, str]:
-    return {
+    passed_on = {
         name: os.environ[name] for name in ("HOME", "PATH", "OMP_NUM_THREADS") if name in os.environ
     }
+    return {**passed_on, "FACTLAB_VALUES_MIB": "0"}  # values are optimised each time
 
 
 def work() -> None:

@@ -25,13 +25,15 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, GPTJConfig,
 
 import factlab as fl
 from factlab.data.well_known import WELL_KNOWN
-from factlab.editing.closed_form.layerwise import _Rows, _write
+from factlab.editing.closed_form.layerwise import _write
 from factlab.editing.closed_form.lookup import prompt_rows, target_rows
 from factlab.editing.closed_form.memit import least_squares_duals
 from factlab.editing.closed_form.value import DEFAULT_CLAMP, OptimisedValue, optimise_values
 from factlab.editing.closed_form.value_batch import prepare_requests
+from factlab.editing.closed_form.waiting import WaitingFacts
 from factlab.editing.configs import ValueConfig
 from factlab.editing.contexts import context_weights
+from factlab.editing.metric import OrdinaryKeys
 from factlab.editing.requests import ValueRequest
 from factlab.stats.collect import collect_second_moments
 from factlab.stats.corpus import Corpus
@@ -106,7 +108,7 @@ def some_facts(count: int) -> list[fl.Fact]:
 
 
 def compare(lm, args, requests, site, old, new, by_torch: float, by_ours: float) -> None:
-    background = fl.editing.Background()
+    background = fl.editing.Background(values=None)
     contexts = background.contexts(lm, old.contexts)
     few = background.contexts(lm, new.contexts)
     optimise_values(lm, requests[:1], few, site, new.value.model_copy(update={"steps": 2}))
@@ -223,7 +225,7 @@ def straightforward(
 
 def spread(lm, requests: list[ValueRequest], layers: range, config: fl.editing.MemitConfig) -> None:
     """MEMIT after its values: keys, and how long the solves take."""
-    background = fl.editing.Background()
+    background = fl.editing.Background(values=None)
     contexts = background.contexts(lm, config.contexts)
     solving = 0.0
     if lm.name.startswith("random"):
@@ -235,7 +237,8 @@ def spread(lm, requests: list[ValueRequest], layers: range, config: fl.editing.M
     def solve(layer, keys):
         nonlocal solving
         began = time.perf_counter()
-        found = least_squares_duals(keys, moments[layer], config.second_moment_weight)
+        metric = OrdinaryKeys(moments[layer], config.second_moment_weight)
+        found = least_squares_duals(keys, metric)
         solving += time.perf_counter() - began
         return found
 
@@ -247,10 +250,10 @@ def spread(lm, requests: list[ValueRequest], layers: range, config: fl.editing.M
     def write():
         facts = [request.fact for request in requests]
         weights = context_weights(config.contexts, len(contexts))
-        rows = _Rows(lm, facts, contexts, weights, layers[0])
+        with torch.no_grad(), lm.frozen():
+            rows = WaitingFacts(lm, facts, contexts, weights, layers[0])
         deltas = torch.stack([value.delta.double() for value in values])
-        duals = {layer: partial(solve, layer) for layer in layers}
-        return _write(lm, rows, deltas, list(layers), duals)[0]
+        return _write(lm, rows, deltas, list(layers), solve)
 
     write_s, _ = timed(lm, write)
     total = values_s + write_s

@@ -66,6 +66,7 @@ def main() -> None:
         background = Background.of(
             [fl.stats.SecondMoment(torch.eye(lm.d_mlp).double(), 17, 1, "identity", lm.fingerprint)]
         )
+    background.values = None  # optimised each time
     rome = method_named("rome").each
     facts = [record.fact for record in records]
     rome(lm, facts[:1], config, background, lambda *_: None)  # statistics, contexts, warming up

@@ -106,9 +106,11 @@ def record(number: int) -> Record:
 
 def background_of(lm: fl.LanguageModel) -> Background:
     keys = torch.randn(4 * lm.d_mlp, lm.d_mlp, dtype=torch.float64)
-    return Background.of(
+    background = Background.of(
         [SecondMoment(keys.T @ keys / len(keys), 1, len(keys), "noise", lm.fingerprint)]
     )
+    background.values = None  # optimised each time
+    return background
 
 
 if __name__ == "__main__":

@@ -53,6 +53,12 @@ def private_cache(request: pytest.FixtureRequest, tmp_path, monkeypatch) -> None
         monkeypatch.setenv("FACTLAB_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.fixture(autouse=True)
+def no_kept_values(monkeypatch) -> None:
+    """Values are optimised whenever they are asked for: tests compare ways to optimise them."""
+    monkeypatch.setenv("FACTLAB_VALUES_MIB", "0")
+
+
 def _state_of(lm: fl.LanguageModel) -> tuple[object, ...]:
     modules = list(lm.model.modules())
     return (

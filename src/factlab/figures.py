@@ -46,6 +46,12 @@ def as_html(figure: Picture) -> str:
 # -- look --------------------------------------------------------------------------------------
 
 
+# Told apart by the colour-blind too: S, then its three parts.
+SCORE_COLOURS = ("0.35", "#0072b2", "#009e73", "#e69f00")
+# Of lines beside each other.
+LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "0.2", "#999933")
+
+
 def clear_spines(panel: Axes) -> None:
     """Small ticks and no frame."""
     panel.tick_params(labelsize=8, length=2)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Annotated
 
-from pydantic import BeforeValidator, NonNegativeInt
+from pydantic import BeforeValidator, NonNegativeInt, PositiveInt
 
 _PART = re.compile(r"([0-9]{1,6})(?:-([0-9]{1,6})(?::([0-9]{1,6}))?)?")
 
@@ -47,5 +47,6 @@ def _listed(value: object) -> object:
     return numbers_listed(value) if isinstance(value, str) else value
 
 
-# A setting that is a list of numbers, as a list or as a person writes it.
+# A setting that is a list of numbers, from 0 or from 1, as a list or as a person writes it.
 NumberList = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_listed)]
+CountList = Annotated[tuple[PositiveInt, ...], BeforeValidator(_listed)]

@@ -364,3 +364,50 @@ def test_a_zero_key_is_refused():
     zero, value = torch.zeros(3), torch.ones(3)
     with pytest.raises(EditError, match="has no component"):
         rank_one_factors(zero, value, zero, value)
+
+
+def _said_everywhere(lm, fact: fl.Fact, layer: int, delta: Tensor) -> bool:
+    """By full forward passes with a plain hook: is every token of the target the most probable?"""
+    target = [*lm.tokenizer(" " + fact.target_new, add_special_tokens=False)["input_ids"]]
+    said = []
+    for row in prompt_rows(lm, fact, CONTEXTS):
+
+        def add(_module, _args, out, place=row.lookup):
+            out = out.clone()
+            out[0, place] += delta
+            return out
+
+        memory = lm.model.get_submodule(lm.layers.memory_name(layer).removesuffix(".weight"))
+        handle = memory.register_forward_hook(add)
+        ids = [*row.ids, *target]
+        logits = lm.model(torch.tensor([ids])).logits[0, len(row.ids) - 1 : -1]
+        handle.remove()
+        said.append(logits.argmax(-1).tolist() == target)
+    return all(said)
+
+
+def test_one_step_after_the_target_is_said(make_model):
+    lm = make_model("llama", dtype=torch.float64)
+    site = Site(1, Stream.MLP)
+    free = ValueConfig(
+        steps=12, stop_nll=0, stop_loss=0, clamp_factor=500, kl_factor=0, largest_step=1.0
+    )
+    facts = [fl.Fact("We saw {}", "Rome", "the"), fl.Fact("People of {}", "New York", "people")]
+    requests = [ValueRequest(fact, fact.target_new) for fact in facts]
+    # To be said is no reason to stop taking it out.
+    requests.append(ValueRequest(facts[0], lm.top_tokens("We saw Rome", 1)[0][0], erase=True))
+    stopping = free.model_copy(update={"stop_when_said": True})
+    *written, erased = optimise_values(lm, requests, CONTEXTS, site, stopping)
+    assert len(erased.history) == free.steps
+    assert len(written[0].history) != len(written[1].history)
+    for fact, value in zip(facts, written, strict=True):
+        # δ that is evaluated in step n is where a descent of n steps ends.
+        deltas = [
+            optimise_value(
+                lm, fact, fact.target_new, CONTEXTS, site, free.model_copy(update={"steps": n})
+            ).delta
+            for n in range(1, len(value.history) + 1)
+        ]
+        said = [_said_everywhere(lm, fact, site.layer, delta) for delta in deltas]
+        assert said.index(True) == len(said) - 2
+        assert torch.allclose(value.delta, deltas[-1], atol=1e-9)

@@ -119,7 +119,7 @@ COUNTS: list = []
 
 @pytest.mark.parametrize("kept", [2, 16])
 def test_what_it_costs_and_holds(monkeypatch, kept):
-    monkeypatch.setattr("factlab.models.changes.board._MOST_KEPT", kept)
+    monkeypatch.setattr("factlab.models.changes.patched._MOST_KEPT", kept)
     model, n = Model(torch.float32), 100
     board, applied = PatchBoard(model), []
     thin = [change(i).thin for i in range(n)]

@@ -16,13 +16,13 @@ from factlab.cli.tables import table
 from factlab.errors import counted
 
 COMMANDS = """
-demo; ask; trace; trace-average; trace-merge; layers; neurons; edit; train; show; export; diff;
-eval; eval-merge; report; sweep; methods; models; stats; data stats; data show; data build;
-knowns build
+demo; ask; trace; trace-average; trace-merge; layers; neurons; edit; values; values-merge; train;
+show; export; diff; eval; eval-merge; report; sweep; study scaling; study relations; study layers;
+study mixture; methods; models; stats; data stats; data show; data build; knowns build
 """
 NAMES = [name.strip() for name in COMMANDS.split(";")]
-WITHOUT_MODEL = ["show", "report", "eval-merge", "trace-merge", "methods", "data show",
-                 "data build"]  # fmt: skip
+WITHOUT_MODEL = ["show", "report", "eval-merge", "trace-merge", "values-merge", "methods",
+                 "data show", "data build"]  # fmt: skip
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_options_of_a_model_are_where_a_model_is(help_of, name):
 def test_no_command_is_forgotten(help_of):
     listed = re.findall(r"^│ ([a-z][a-z-]*) ", help_of(), re.MULTILINE)
     assert {name.split()[0] for name in NAMES} == {*listed}
-    inside = [f"{group} {name}" for group in ("data", "knowns")
+    inside = [f"{group} {name}" for group in ("data", "knowns", "study")
               for name in re.findall(r"^│ ([a-z][a-z-]*) ", help_of(group), re.MULTILINE)]  # fmt: skip
     assert {name for name in NAMES if " " in name} == {*inside}
 

@@ -15,6 +15,7 @@ from factlab.data.reference_files import (
     reference_key,
     save_references,
 )
+from factlab.data.selection import RecordsRequest
 from factlab.errors import InvalidRequestError, StorageError
 from factlab.facts import Fact
 
@@ -96,6 +97,20 @@ def test_shuffling(path):
     assert ids(load_records(path, seed=1)) == whole
     assert ids(load_records(path, seed=2)) != whole
     assert ids(load_records(path, seed=1, offset=3, limit=4)) == whole[3:7]
+
+
+def test_of_each_subject_one_record():
+    every = load_records("builtin")
+    found = load_records("builtin", one_per_subject=True)
+    subjects = [record.fact.subject for record in found]
+    assert len(subjects) == len({*subjects}) == len({record.fact.subject for record in every})
+    first = {record.fact.subject: record for record in reversed(every)}
+    assert all(first[record.fact.subject] == record for record in found)
+    assert load_records("builtin", 5, 7, one_per_subject=True) == found[5:12]
+    request = RecordsRequest(one_per_subject=True, limit=3)
+    assert (request.load(), request.every()) == (found[:3], found)
+    with pytest.raises(InvalidRequestError, match="one record of each subject"):
+        load_records("builtin", len(found), one_per_subject=True)
 
 
 def test_reading_stops_early(tmp_path):

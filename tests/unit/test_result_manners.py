@@ -16,7 +16,7 @@ FACTS = [fl.Fact("{} is in the", subject, "Seattle", "Rome") for subject in ("Pa
 FEW = fl.tracing.TraceConfig(samples=2, window=2)
 NAMES = (
     "trace", "average", "layers", "attribution", "neurons", "edit", "edited fact", "edit run",
-    "run", "report", "grid", "sweep", "diff", "editor", "training", "moment",
+    "run", "report", "grid", "sweep", "study", "diff", "editor", "training", "moment",
 )  # fmt: skip
 
 
@@ -70,6 +70,14 @@ def made(name, make_model, folder):
         case "sweep":
             swept = fl.sweep(lm, make_records(1), folder / "s", [0], ["last"], ROME)
             return swept, fl.evaluation.Sweep.load(folder / "s")
+        case "study":
+            config = fl.evaluation.LayersConfig(
+                method={"name": "memit", "settings": {"value": {"steps": 1}}},
+                counts=[1], tops=[0], n_facts=1,
+            )  # fmt: skip
+            study = fl.evaluation.study_layers(lm, make_records(1), folder / "s", config)
+            study.save(folder / "saved")
+            return study, fl.evaluation.Study.load(folder / "saved" / "layers.json")
         case "diff":
             other = make_model("gpt2", seed=3)
             return tuple(fl.editing.compare(lm, other, ["Rome"]) for _ in "ab")

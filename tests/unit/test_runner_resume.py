@@ -206,9 +206,9 @@ def test_full_blocks_are_not_done_again(lm, tmp_path, monkeypatch):
     asked = []
     measure = Yardstick.measure
 
-    def counting(self, records, edits, generated):
+    def counting(self, records, *more):
         asked.append([record.case_id for record in records])
-        return measure(self, records, edits, generated)
+        return measure(self, records, *more)
 
     monkeypatch.setattr(Yardstick, "measure", counting)
     start(lm, tmp_path / "run")

@@ -37,10 +37,12 @@ def build_app() -> typer.Typer:
         report,
         show,
         stats,
+        study,
         sweep,
         trace,
         trace_average,
         train,
+        values,
     )
 
     app = typer.Typer(
@@ -53,8 +55,8 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_root)
     for module in (
-        demo, ask, trace, trace_average, layers, neurons, edit, train, show, export, diff,
-        evaluate, report, sweep, methods, models, data, knowns, stats,
+        demo, ask, trace, trace_average, layers, neurons, edit, values, train, show, export, diff,
+        evaluate, report, sweep, study, methods, models, data, knowns, stats,
     ):  # fmt: skip
         module.register(app)
     return app

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from factlab.editing.configs import Mode
     from factlab.editing.edit_run import EditRun
     from factlab.editing.method_choice import MethodChoice
+    from factlab.editing.values.folder import SavedValues
     from factlab.facts import Fact
     from factlab.models.language_model import LanguageModel
 
@@ -44,6 +46,14 @@ _Stats = Annotated[
     typer.Option(
         help="Statistics saved by 'factlab stats --out'.",
         show_default="collected, once for each model",
+        rich_help_panel=METHOD,
+    ),
+]
+_Values = Annotated[
+    Path | None,
+    typer.Option(
+        help="Values that 'factlab values --out' optimised.",
+        show_default="optimised now, or from the cache",
         rich_help_panel=METHOD,
     ),
 ]
@@ -124,6 +134,9 @@ class _ManyFacts:
     sequence: Annotated[
         bool, typer.Option(help="One edit on top of the other.", rich_help_panel=MANY)
     ] = False
+    turn: Annotated[
+        int, typer.Option(min=1, help="With --sequence: facts of one edit.", rich_help_panel=MANY)
+    ] = 1
 
     def mode(self) -> "Mode":
         """How they go together.
@@ -135,6 +148,8 @@ class _ManyFacts:
             raise InvalidRequestError("Choose one of --each, --together and --sequence.")
         if self.facts is None and (self.together or self.sequence):
             raise InvalidRequestError("--together and --sequence are for many facts: give --facts.")
+        if self.turn != 1 and not self.sequence:
+            raise InvalidRequestError("--turn is for edits on top of each other: add --sequence.")
         if self.sequence:
             return "sequence"
         return "each" if self.each or self.facts is None else "together"
@@ -151,6 +166,7 @@ def register(app: typer.Typer) -> None:
             'factlab edit "{} is located in the city of" --subject "The Eiffel Tower" \\\n'
             "      --target Rome --out eiffel-in-rome",
             "factlab edit --facts facts.csv --method memit --out many",
+            "factlab edit --facts facts.csv --together --values values",
             'factlab edit "{} is in" --subject Rome --target Spain --set value.steps=40',
             'factlab edit "Who wrote Hamlet? Answer:" --target Marlowe --method ultraedit',
         ),
@@ -166,27 +182,33 @@ def edit(
     more: MethodSettings,
     erase: _Erase = False,
     stats: _Stats = None,
+    values: _Values = None,
     out: _Out = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an edit that is there.")] = False,
 ) -> None:
     """Edit facts, show the effect, and save the edit. The model's files stay as they are."""
     from factlab.editing.shipping.folders import check_edits_destination
 
-    wanted = _facts(one, many.facts, erase)
     mode, has_many = many.mode(), many.facts is not None
+    wanted = _facts(one, many.facts, erase)
     chosen = more.of(method or ("memit" if has_many and mode != "each" else "rome"), erase).chosen()
     chosen.method.check_subjects(wanted)
     if out is not None:
         check_edits_destination(out, mode == "each" and has_many, overwrite)
     if stats is not None:
         check_readable(stats)
+    saved = None if values is None else _saved_values(session, values, mode, wanted, chosen)
     from factlab.editing.background import Background
     from factlab.stats.expert_moments import load_moment
 
     background = Background.of([load_moment(stats)] if stats is not None else [])
+    if saved is not None:
+        background.values = saved
     lm = session.load_model()
+    if saved is not None:
+        saved.check_model(lm)
     if has_many:
-        _edit_many(session, lm, wanted, mode, chosen, background, out, overwrite)
+        _edit_many(session, lm, wanted, mode, many.turn, chosen, background, out, overwrite)
     else:
         _edit_one(session, lm, wanted[0], chosen, background, out, overwrite)
 
@@ -199,6 +221,26 @@ def _facts(one: _OneFact, file: Path | None, erase: bool) -> "Sequence[Fact]":
     if one != _OneFact():
         raise InvalidRequestError("Give one fact by its options, or many by --facts, not both.")
     return load_facts(file)
+
+
+def _saved_values(
+    session: Session,
+    folder: Path,
+    mode: "Mode",
+    facts: "Sequence[Fact]",
+    chosen: "MethodChoice",
+) -> "SavedValues":
+    """Values of a folder, if these facts can be written with them."""
+    from factlab.editing.values.folder import load_values
+
+    if mode == "sequence" or session.edits:
+        raise InvalidRequestError(
+            "Values of a folder are of the model without edits: --values does not go with "
+            f"{'--sequence' if mode == 'sequence' else '--edit'}."
+        )
+    saved = load_values(folder)
+    saved.check(facts, chosen.method.name, chosen.config)
+    return saved
 
 
 # -- doing it ---------------------------------------------------------------------------------
@@ -237,6 +279,7 @@ def _edit_many(
     lm: "LanguageModel",
     facts: "Sequence[Fact]",
     mode: "Mode",
+    turn: int,
     chosen: "MethodChoice",
     background: "Background",
     out: Path | None,
@@ -244,7 +287,8 @@ def _edit_many(
 ) -> None:
     from factlab.editing.runs import edit_each, edit_sequence, edit_together
 
-    do = {"each": edit_each, "together": edit_together, "sequence": edit_sequence}[mode]
+    in_turns = partial(edit_sequence, turn=turn)
+    do = {"each": edit_each, "together": edit_together, "sequence": in_turns}[mode]
     with session.progress() as report:
         run = do(lm, facts, chosen.method, chosen.config, background, report)
     folders = [] if out is None else run.save(out, overwrite)

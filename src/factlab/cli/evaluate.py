@@ -12,8 +12,10 @@ from factlab.cli.options import (
     LimitOption,
     MethodSettings,
     RecordOptions,
+    ReferencesOption,
     ResumeOption,
     ShardOption,
+    TextSeedOption,
 )
 from factlab.cli.registration import MEASURE, MEASURED, METHOD, NO_MODEL, RECORDS, command
 from factlab.cli.report import show_report
@@ -45,6 +47,14 @@ _Mode = Annotated[
         rich_help_panel=METHOD,
         help="each: every fact in a model of its own. together: all in one edit. sequence: one "
         "edit after the other in one model.",
+    ),
+]
+_Turn = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        rich_help_panel=METHOD,
+        help="With --mode sequence: facts that one edit writes.",
     ),
 ]
 _HeldOut = Annotated[
@@ -85,24 +95,8 @@ class _Measured:
             rich_help_panel=MEASURED,
         ),
     ] = None
-    text_seed: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=2**32 - 1,
-            help="Seed of the texts that are written.",
-            rich_help_panel=MEASURED,
-        ),
-    ] = 0
-    references: Annotated[
-        str | None,
-        typer.Option(
-            help="Texts to compare written ones with: builtin, attribute-snippets (900 MB), or a "
-            "file.",
-            show_default="those that come with the data",
-            rich_help_panel=MEASURED,
-        ),
-    ] = None
+    text_seed: TextSeedOption = 0
+    references: ReferencesOption = None
     essence: Annotated[
         bool,
         typer.Option(
@@ -111,6 +105,15 @@ class _Measured:
             rich_help_panel=MEASURED,
         ),
     ] = False
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            help="With --mode sequence: after how many facts to ask all records so far, such as "
+            "10,100, and to measure the drift.",
+            show_default="at the end only",
+            rich_help_panel=MEASURED,
+        ),
+    ] = None
     drift: Annotated[
         int,
         typer.Option(
@@ -136,6 +139,7 @@ class _Measured:
             seed=self.text_seed,
             essence=self.essence,
             drift_tokens=self.drift,
+            checkpoints=self.checkpoints or (),
         )
 
 
@@ -171,6 +175,7 @@ def evaluate(
     data: DataOption = "builtin",
     method: _Methods = None,
     mode: _Mode = "each",
+    turn: _Turn = 1,
     limit: LimitOption = None,
     picked: RecordOptions,
     held_out: _HeldOut = False,
@@ -194,9 +199,10 @@ def evaluate(
     names = [*dict.fromkeys(method or ["rome"])]
     request = validated(
         EvaluationRequest,
-        records=picked.of(data, limit, measured.references),
+        records=picked.of(data, limit, measured.references, picked.one_per_subject),
         methods=_methods(names, more),
         mode=mode,
+        turn=turn,
         measure=measure,
         held_out=held_out,
     )

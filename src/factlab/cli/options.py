@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from factlab.cli.registration import CORRUPTION, METHOD, RECORDS, RESTORED
+from factlab.cli.registration import CORRUPTION, MEASURED, METHOD, RECORDS, RESTORED
 from factlab.cli.session import validated
 from factlab.settings import read_settings
 
@@ -68,14 +68,20 @@ ShuffleOption = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecordOptions:
+class PartOptions:
     """Which part of some records."""
 
     offset: OffsetOption = 0
     relation: RelationOption = None
     seed: ShuffleOption = None
 
-    def of(self, source: str, limit: int | None, references: str | None = None) -> "RecordsRequest":
+    def of(
+        self,
+        source: str,
+        limit: int | None,
+        references: str | None = None,
+        one_per_subject: bool = False,
+    ) -> "RecordsRequest":
         """That part of a source.
 
         Raises:
@@ -86,8 +92,42 @@ class RecordOptions:
         return validated(
             RecordsRequest, source=source, offset=self.offset, limit=limit,
             relation=self.relation, seed=self.seed, references=references,
+            one_per_subject=one_per_subject,
         )  # fmt: skip
 
+
+@dataclass(frozen=True, kw_only=True)
+class RecordOptions(PartOptions):
+    """The same, of which every subject may be left one record."""
+
+    one_per_subject: Annotated[
+        bool,
+        typer.Option(
+            "--one-per-subject",
+            help="Of each subject its first record only, before --offset and --limit are counted "
+            "off.",
+            rich_help_panel=RECORDS,
+        ),
+    ] = False
+
+
+ReferencesOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Texts to compare written ones with: builtin, attribute-snippets (900 MB), or a file.",
+        show_default="those that come with the data",
+        rich_help_panel=MEASURED,
+    ),
+]
+TextSeedOption = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=2**32 - 1,
+        help="Seed of the texts that are written.",
+        rich_help_panel=MEASURED,
+    ),
+]
 
 # -- settings --------------------------------------------------------------------------------------
 

@@ -89,7 +89,7 @@ def sweep(
 
     request = validated(
         SweepRequest,
-        records=picked.of(data, records),
+        records=picked.of(data, records, one_per_subject=picked.one_per_subject),
         layers=layers,
         tokens=tokens,
         config=made_of(RomeConfig, more.values()),

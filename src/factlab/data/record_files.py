@@ -36,6 +36,7 @@ def load_records(
     relation: str | None = None,
     seed: int | None = None,
     progress: ProgressCallback = silent,
+    one_per_subject: bool = False,
 ) -> list[Record]:
     """Records of a benchmark: those of a relation, shuffled, from an offset, up to a limit.
 
@@ -51,6 +52,8 @@ def load_records(
         relation: those of this relation only, such as P36.
         seed: shuffle before `offset` and `limit` are counted.
         progress: True for a bar, or a function that is called while a file is downloaded.
+        one_per_subject: leave out all records about a subject but the first, before `offset` and
+            `limit` are counted: of several facts about one subject the keys are much alike.
 
     Raises:
         InvalidRequestError: there is no such source, a number is out of range, or nothing is left;
@@ -72,9 +75,11 @@ def load_records(
         wanted = _of_relation(records, relation, seen)
         if seed is not None:
             wanted = _shuffled(wanted, seed)
+        if one_per_subject:
+            wanted = _one_per_subject(wanted)
         kept = list(islice(wanted, offset, None if limit is None else offset + limit))
     if not kept:
-        raise InvalidRequestError(_why_empty(source, relation, offset, seen))
+        raise InvalidRequestError(_why_empty(source, relation, offset, seen, one_per_subject))
     return kept
 
 
@@ -188,7 +193,21 @@ def _shuffled(records: Iterator[Record], seed: int) -> Iterator[Record]:
     return iter(order)
 
 
-def _why_empty(source: str | Path, relation: str | None, offset: int, seen: Counter[str]) -> str:
+def _one_per_subject(records: Iterator[Record]) -> Iterator[Record]:
+    seen: set[str] = set()
+    for record in records:
+        if record.fact.subject not in seen:
+            seen.add(record.fact.subject)
+            yield record
+
+
+def _why_empty(
+    source: str | Path,
+    relation: str | None,
+    offset: int,
+    seen: Counter[str],
+    one_per_subject: bool,
+) -> str:
     total = seen.total()
     if not total:
         return f"'{source}' holds no records."
@@ -201,6 +220,11 @@ def _why_empty(source: str | Path, relation: str | None, offset: int, seen: Coun
         )
     left = total if relation is None else seen[relation]
     of = "" if relation is None else f" with relation '{relation}'"
+    if one_per_subject:
+        return (
+            f"Offset {offset} leaves nothing of '{source}'{of}, one record of each subject. "
+            "Choose a smaller offset."
+        )
     return (
         f"Offset {offset} leaves nothing of the {counted(left, 'record')} of '{source}'{of}. "
         f"Choose an offset below {left}."

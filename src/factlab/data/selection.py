@@ -21,6 +21,7 @@ class RecordsRequest(Config):
         limit: no more than this many.
         relation: of this relation only, such as P36.
         seed: shuffle before offset and limit are counted.
+        one_per_subject: of each subject the first record only.
         references: texts to compare written ones with: `builtin`, `attribute-snippets` or a file;
             by default those that come with the records.
     """
@@ -30,6 +31,7 @@ class RecordsRequest(Config):
     limit: PositiveInt | None = None
     relation: str | None = None
     seed: int | None = None
+    one_per_subject: bool = False
     references: str | None = None
 
     @property
@@ -44,13 +46,17 @@ class RecordsRequest(Config):
             InvalidRequestError: there is no such source, or nothing is left of it.
             StorageError: it cannot be read, or a record in it is wrong.
         """
-        return load_records(
-            self.source, self.offset, self.limit, self.relation, self.seed, progress
-        )
+        return self._loaded(self.offset, self.limit, progress)
 
     def every(self, progress: ProgressCallback = silent) -> list[Record]:
         """The records before any are counted off; errors as for `load`."""
-        return load_records(self.source, 0, None, self.relation, self.seed, progress)
+        return self._loaded(0, None, progress)
+
+    def _loaded(self, offset: int, limit: int | None, progress: ProgressCallback) -> list[Record]:
+        return load_records(
+            self.source, offset, limit, self.relation, self.seed, progress,
+            one_per_subject=self.one_per_subject,
+        )  # fmt: skip
 
     def load_references(
         self, records: Sequence[Record], progress: ProgressCallback = silent

@@ -18,6 +18,11 @@ BUILTIN_SEED = 0
 FOLDER = Path(__file__).parent / "builtin"
 
 
+def ordinary_passages() -> tuple[str, ...]:
+    """Ordinary text: a few sentences about each of many things."""
+    return tuple(Shipped.load().about.values())
+
+
 @dataclass(frozen=True, slots=True)
 class Shipped:
     """What records are compiled of.

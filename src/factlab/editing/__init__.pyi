@@ -53,3 +53,7 @@ from .trained.examples import examples_of_text as examples_of_text
 from .trained.store import load_editor as load_editor
 from .trained.training import train_editor as train_editor
 from .ultraedit_config import UltraEditConfig as UltraEditConfig
+from .value_run import compute_values as compute_values
+from .values.cache import ValueCache as ValueCache
+from .values.folder import SavedValues as SavedValues
+from .values.folder import load_values as load_values

@@ -1,15 +1,15 @@
 """What methods need of a model besides facts, worked out once and used for all of them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 
 from factlab.editing.configs import ContextConfig, Needs
 from factlab.editing.contexts import sample_contexts
-from factlab.editing.edit import Edit
 from factlab.editing.protection import Protection
-from factlab.editing.remembered import Remembered
+from factlab.editing.values.cache import ValueCache
+from factlab.editing.values.source import ValueSource
 from factlab.errors import InvalidRequestError
-from factlab.models.identity.identity import Identity
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.stats.configs import StatsConfig
@@ -28,19 +28,17 @@ class Background:
     Attributes:
         moments: second moments at hand, by layer; others are collected when they are asked for.
         shared: the same of mixtures of experts, for the one that every token goes through.
-        past: what edits that are on the model left, in their order, for methods that go on from it.
-        protection: of the keys among that, kept from one edit to the next.
+        protection: of keys that edits on the model wrote at, kept from one edit to the next.
         given: layers of moments that someone gave: an edit elsewhere is a mistake.
+        values: where values that were optimised before come from: the cache, or `load_values` of a
+            folder; None for nowhere.
     """
 
     moments: dict[int, Moment] = field(default_factory=dict[int, Moment])
     shared: dict[int, Moment] = field(default_factory=dict[int, Moment])
-    past: tuple[Remembered, ...] = ()
     protection: Protection = field(default_factory=Protection)
     given: frozenset[int] = frozenset()
-    _contexts: dict[tuple[Identity, ContextConfig], list[str]] = field(
-        default_factory=dict[tuple[Identity, ContextConfig], list[str]]
-    )
+    values: ValueSource | None = field(default_factory=ValueCache.default)
     _weighed: set[tuple[int, bool]] = field(default_factory=set[tuple[int, bool]])
 
     @classmethod
@@ -54,11 +52,15 @@ class Background:
         return cls(by_layer, shared, given=frozenset({*by_layer, *shared}))
 
     def contexts(self, lm: LanguageModel, config: ContextConfig) -> list[str]:
-        """Texts to put before prompts; the first is empty."""
-        key = lm.identity.now(), config  # of the model before its edits, which sequences share
-        if key not in self._contexts:
-            self._contexts[key] = sample_contexts(lm, config)
-        return self._contexts[key]
+        """Texts to put before prompts; the first is empty.
+
+        They are the model's own without its edits, and sampled once.
+        """
+        given = None if self.values is None else self.values.contexts(lm, config)
+        if given is not None:
+            return given
+        question = "contexts", config
+        return lm.recall.of(question, lm.identity.now(), partial(_sampled, lm, config))
 
     def second_moments(
         self,
@@ -103,6 +105,7 @@ class Background:
         if needs.contexts is not None:
             self.contexts(lm, needs.contexts)
 
-    def after(self, edit: Edit) -> "Background":
-        """The same for the next edit of a sequence."""
-        return replace(self, past=(*self.past, *edit.remembered))
+
+def _sampled(lm: LanguageModel, config: ContextConfig) -> list[str]:
+    with lm.patches.lifted():
+        return sample_contexts(lm, config)

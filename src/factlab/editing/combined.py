@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from factlab.arguments import checked
-from factlab.editing.edit import Edit, current_versions
+from factlab.editing.edit import SKIPPED, Edit, current_versions
 from factlab.editing.remembered import of_all
 from factlab.errors import EditError, InvalidRequestError, WrongModelError
 
@@ -43,10 +43,20 @@ def combine(edits: Sequence[Edit]) -> Edit:
         updates=tuple(update for edit in edits for update in edit.updates),
         base=base.model_copy(update={"on_top_of": _still_needed(edits)}),
         config={"edits": [edit.config for edit in edits]},
-        diagnostics={"edits": [edit.diagnostics for edit in edits]},
+        diagnostics={"edits": [edit.diagnostics for edit in edits], **_skipped(edits)},
         versions=current_versions(),
         remembered=of_all([(edit.facts, edit.remembered) for edit in edits]),
     )
+
+
+def _skipped(edits: Sequence[Edit]) -> dict[str, list[int]]:
+    """The places of facts that were left out, among the facts of all edits."""
+    places: list[int] = []
+    at = 0
+    for edit in edits:
+        places += [at + place for place in edit.diagnostics.get(SKIPPED, ())]
+        at += len(edit.facts)
+    return {SKIPPED: places} if places else {}
 
 
 def _still_needed(edits: Sequence[Edit]) -> tuple[str, ...]:

@@ -49,6 +49,8 @@ class ValueConfig(Config):
             method's (4; 0.75 for MEMIT and AlphaEdit).
         stop_loss: stop when the total loss is below this.
         stop_nll: stop when the target's NLL is below this in the mean over contexts.
+        stop_when_said: stop one step after greedy decoding first writes the target behind every
+            context (MPES, arXiv 2502.01636).
     """
 
     steps: PositiveInt = 20
@@ -62,6 +64,7 @@ class ValueConfig(Config):
     clamp_factor: PositiveFloat | None = None
     stop_loss: NonNegativeFloat = 0.05
     stop_nll: NonNegativeFloat = 0.1
+    stop_when_said: bool = False
 
     def clamped(self, factor: float) -> "ValueConfig":
         """With this `clamp_factor`, unless one is set."""
@@ -198,6 +201,9 @@ class RomeConfig(ErasingConfig):
             to, each by its share (`factlab.models.experts`); only the "top" one of these, with the
             largest share; or only the "shared" one beside them, which every token goes through, if
             the model has one. No matter at other layers.
+        norm_anchor: length that every value v* is brought to, so that long sequences do not grow
+            (NAS, `closed_form.anchor`); "first" for the mean of the first edit's. A fact whose
+            value is more than twice as long is not written, and the diagnostics name it.
     """
 
     layer_setting: ClassVar[Literal["layer", "layers"] | None] = "layer"
@@ -210,6 +216,7 @@ class RomeConfig(ErasingConfig):
     legacy: bool = False
     lookup: LookupToken = "last"
     experts: Literal["active", "top", "shared"] = "active"
+    norm_anchor: PositiveFloat | Literal["first"] | None = None
 
     @property
     def edited_layers(self) -> tuple[int, ...]:
@@ -239,6 +246,7 @@ class LayerwiseConfig(ErasingConfig):
         stats: how much text to collect C from, if it is not at hand.
         erase: make the true targets improbable instead of new ones probable.
         remember: in a sequence, keep away from the keys that earlier edits wrote at.
+        norm_anchor: as in `RomeConfig`.
     """
 
     layer_setting: ClassVar[Literal["layer", "layers"] | None] = "layers"
@@ -248,6 +256,7 @@ class LayerwiseConfig(ErasingConfig):
     contexts: ContextConfig = ContextConfig()
     stats: StatsConfig = StatsConfig()
     remember: bool = True
+    norm_anchor: PositiveFloat | Literal["first"] | None = None
 
     @property
     def edited_layers(self) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from factlab.editing.shipping.document import (
     EditDocument,
     FactEntry,
     edit_digest,
+    lacks_edits,
     read_edit,
     write_edit,
 )
@@ -28,6 +29,8 @@ from factlab.models.changes.change import Change
 from factlab.models.language_model import LanguageModel
 from factlab.results import Tabular
 
+# Under which diagnostics say which facts, by their places, were left out.
+SKIPPED = "skipped"
 _FACTS_SHOWN, _UPDATES_SHOWN = 3, 5
 
 
@@ -64,6 +67,11 @@ class Edit(Tabular):
         """SHA-256 of all that is saved."""
         return edit_digest(self._document(), self.updates, self.remembered)
 
+    @property
+    def skipped(self) -> tuple[Fact, ...]:
+        """Facts that were not written because their value had exploded; see `norm_anchor`."""
+        return tuple(self.facts[place] for place in self.diagnostics.get(SKIPPED, ()))
+
     def __repr__(self) -> str:
         written = [f"{fact.prompt} -> {fact.target_new or '(erased)'}" for fact in self.facts]
         more = len(self.updates) - _UPDATES_SHOWN
@@ -72,6 +80,7 @@ class Edit(Tabular):
                 f"Edit by {self.method} of {self.base.name} ({self.base.fingerprint[:12]})",
                 *(f"  {fact}" for fact in written[:_FACTS_SHOWN]),
                 *([f"  and {len(written) - _FACTS_SHOWN} more"] if written[_FACTS_SHOWN:] else []),
+                *(f"  not written, its value exploded: {fact.prompt}" for fact in self.skipped),
                 *(
                     f"  {row['weight']}: {_rank_in_words(row)}, norm of the change "
                     f"{row['norm']:.3g}"
@@ -138,7 +147,7 @@ class Edit(Tabular):
         """
         if not force:
             self.check_model(lm)
-        return lm.patches.applied(self.updates)
+        return lm.patches.applied(self.updates, self)
 
     def apply_(self, lm: LanguageModel, force: bool = False) -> Callable[[], None]:
         """Change the model's weights: all that the edit changes, or in an error none.
@@ -161,7 +170,7 @@ class Edit(Tabular):
         with lm.lock:
             if not force:
                 self.check_model(lm)
-            return partial(lm.patches.remove, lm.patches.add(self.updates))
+            return partial(lm.patches.remove, lm.patches.add(self.updates, self))
 
     def check_model(self, lm: LanguageModel) -> None:
         """Refuse a model that the edit was not made for.
@@ -176,7 +185,7 @@ class Edit(Tabular):
                 f"{self.base.fingerprint[:12]}), not for {lm.name} ({lm.fingerprint[:12]}). "
                 "Load that model, or apply with force if you know that it fits."
             )
-        if not _active_digests(lm).issuperset(self.base.on_top_of):
+        if lacks_edits(lm, self.base):
             raise WrongModelError(
                 "This edit was computed on a model that already carried other edits. Apply those "
                 "first, in the same order, or apply with force."

@@ -31,6 +31,7 @@ Key = Float[Tensor, " d_mlp"]
 Question = tuple[str, str]
 
 _AT_ONCE = 1024  # keys that come or go in one step
+_FEW = 32  # keys that are not worth the inverse
 
 
 def keys_name(layer: int) -> str:
@@ -158,8 +159,8 @@ class Protected:
         if self._inverse is None:
             if not self._held:
                 return self._base
-            inverse = self._base.inverse()
-            if inverse is None:  # too large: keys are held one by one
+            inverse = self._base.inverse() if len(self._held) > _FEW else None
+            if inverse is None:
                 return _Beside(self._base, torch.stack([*self._held.values()]))
             self._inverse = inverse.clone()
             come, gone = [*self._held.values()], []
@@ -198,7 +199,7 @@ class _Inverse:
 
 @dataclass(frozen=True, slots=True)
 class _Beside:
-    """A metric too large for a matrix, with keys beside it; it takes longer the more there are.
+    """A metric with keys beside it, one by one: for few keys, or where a matrix is too large.
 
     Attributes:
         base: A without the keys.
@@ -215,5 +216,10 @@ class _Beside:
         solved = self.base.solve(keys)
         return solved - solved @ self.held.T @ torch.linalg.solve(middle, held)
 
-    def inverse(self) -> None:
-        """It is never a matrix."""
+    def inverse(self) -> Float[Tensor, "d_mlp d_mlp"] | None:
+        """M itself; None where it is too large."""
+        inverse = self.base.inverse()
+        if inverse is not None:
+            inverse = inverse.clone()
+            add_keys_(inverse, self.held, torch.ones(len(self.held), dtype=torch.float64))
+        return inverse

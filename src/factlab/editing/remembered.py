@@ -9,11 +9,13 @@ interrupted.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from factlab.facts import Fact
+from factlab.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,6 +33,19 @@ class Remembered:
     def digests(self) -> dict[str, str]:
         """SHA-256 of every tensor: of its type, shape and numbers."""
         return {name: _digest(tensor) for name, tensor in self.tensors.items()}
+
+
+@runtime_checkable
+class Leaving(Protocol):
+    """What leaves something: an edit."""
+
+    remembered: tuple[Remembered, ...]
+
+
+def remembered_on(lm: LanguageModel) -> list[Remembered]:
+    """What the edits that are on a model left, in the order in which they were put on."""
+    edits = [source for source in lm.patches.sources if isinstance(source, Leaving)]
+    return [block for edit in edits for block in edit.remembered]
 
 
 def of_all(

@@ -4,7 +4,7 @@
 |---|---|---|
 | `edit_each` | one per fact, measured alone, as in the papers' tables | the model as it is |
 | `edit_together` | one with all facts | the model as it is |
-| `edit_sequence` | one per fact (or per `batch_size`), stacked | the model with all before |
+| `edit_sequence` | one per fact (or per `turn`), stacked | the model with all before |
 
 All three tell how the model answers before, right after each edit, and after the last one.
 """
@@ -111,7 +111,7 @@ def edit_sequence(
     config: MethodConfig | None = None,
     background: Background | None = None,
     progress: ProgressCallback = silent,
-    batch_size: int = 1,
+    turn: int = 1,
 ) -> EditRun:
     """One edit after another, each computed on the model with all before it.
 
@@ -124,7 +124,7 @@ def edit_sequence(
         config: of that method.
         background: statistics and contexts that are at hand.
         progress: True for a bar, or a function that is called with facts done and in all.
-        batch_size: facts per edit.
+        turn: facts per edit.
 
     Raises:
         InvalidRequestError: as for `edit_each`, or the method cannot write so many at once.
@@ -141,25 +141,36 @@ def edit_sequence(
     facts = listed(facts)
     chosen = method_named(method)
     chosen.admitted(lm, facts, config)
-    if batch_size < 1 or (batch_size > 1 and not chosen.writes_many):
-        raise InvalidRequestError(
-            f"Method '{chosen.name}' cannot write {batch_size} facts at a time."
-        )
-    for start in range(0, len(facts), batch_size):
-        check_conflicts(facts[start : start + batch_size])
+    check_turn(turn, chosen)
+    for start in range(0, len(facts), turn):
+        check_conflicts(facts[start : start + turn])
     before = answers(lm, facts)
     right_after: list[Answer] = []
     with EditSequence(lm, chosen, config, background) as sequence:
         sequence.prepare(facts, progress)
-        for start in range(0, len(facts), batch_size):
+        for start in range(0, len(facts), turn):
             progress("editing in sequence", start, len(facts))
-            some = facts[start : start + batch_size]
+            some = facts[start : start + turn]
             sequence.write(some)
             right_after += answers(lm, some)
         progress("editing in sequence", len(facts), len(facts))
         at_end = answers(lm, facts)
     edits = tuple(sequence.edits)
     return EditRun("sequence", tuple(facts), edits, before, tuple(right_after), at_end)
+
+
+def check_turn(turn: int, method: Method) -> None:
+    """Refuse edits of more facts than a method can write in one, or of none.
+
+    Raises:
+        InvalidRequestError: so many cannot be written at a time.
+    """
+    if turn < 1:
+        raise InvalidRequestError(f"turn={turn}: an edit of a sequence writes at least one fact.")
+    if turn > 1 and not method.writes_many:
+        raise InvalidRequestError(
+            f"Method '{method.name}' cannot write {turn} facts at a time. Leave the turn at 1."
+        )
 
 
 class EditSequence:
@@ -232,12 +243,14 @@ class EditSequence:
             if len(facts) == 1
             else self._method.together(*arguments)
         )
-        self.put(edit)
+        self._put(edit)
         return edit
 
     def put(self, edit: Edit) -> None:
         """Apply an edit that is the next of this sequence and was computed earlier."""
         edit.check_model(self._lm)
-        self._pile.add(edit.updates)
+        self._put(edit)
+
+    def _put(self, edit: Edit) -> None:
+        self._pile.add(edit.updates, edit)
         self.edits.append(edit)
-        self._background = self._background.after(edit)

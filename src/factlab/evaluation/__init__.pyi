@@ -7,6 +7,16 @@ from .running.run import evaluate as evaluate
 from .running.saved_run import Run as Run
 from .running.saved_run import load_run as load_run
 from .running.several import evaluate_methods as evaluate_methods
+from .studies.configs import LayersConfig as LayersConfig
+from .studies.configs import MixtureConfig as MixtureConfig
+from .studies.configs import RelationsConfig as RelationsConfig
+from .studies.configs import ScalingConfig as ScalingConfig
+from .studies.layers import study_layers as study_layers
+from .studies.method_specs import StudiedMethod as StudiedMethod
+from .studies.mixture import study_mixture as study_mixture
+from .studies.relations import study_relations as study_relations
+from .studies.result import Study as Study
+from .studies.scaling import study_scaling as study_scaling
 from .sweeping.grid import Grid as Grid
 from .sweeping.grid import GridCell as GridCell
 from .sweeping.grid import evaluate_grid as evaluate_grid

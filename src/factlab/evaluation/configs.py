@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from factlab.config import Config
+from factlab.words import CountList
 
 
 class MeasureConfig(Config):
@@ -15,6 +16,8 @@ class MeasureConfig(Config):
         seed: of the generated texts.
         essence: whether to measure how probable reference texts about the subject stay.
         drift_tokens: of ordinary text on which to compare the edited with the unedited model.
+        checkpoints: in a sequence, after how many facts to ask all records so far, and to measure
+            the drift; one inside a turn is taken at its end.
     """
 
     n_generated: int | None = Field(default=None, ge=0)
@@ -23,3 +26,4 @@ class MeasureConfig(Config):
     seed: int = Field(default=0, ge=0, lt=2**32)
     essence: bool = False
     drift_tokens: int = Field(default=0, ge=0)
+    checkpoints: CountList = ()

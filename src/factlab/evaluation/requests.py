@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, NonNegativeInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from factlab.config import Config
 from factlab.data.records import Record, References
 from factlab.data.selection import RecordsRequest
-from factlab.data.shipped import Shipped
+from factlab.data.shipped import ordinary_passages
 from factlab.editing.configs import LOOKUP_TOKENS, LookupToken, Mode, RomeConfig
 from factlab.editing.method_choice import MethodChoice, MethodRequest
 from factlab.editing.trained.configs import TrainedEditConfig
@@ -30,6 +30,7 @@ class EvaluationRequest(Config):
         records: which records, and the texts that go with them.
         methods: with their settings; each gets a run of its own.
         mode: a model of its own for each record, or one for all; see `evaluate`.
+        turn: in a sequence, facts of one edit.
         measure: what to measure.
         held_out: leave out records about subjects that a trained editor has seen, before any are
             counted off.
@@ -38,6 +39,7 @@ class EvaluationRequest(Config):
     records: RecordsRequest = RecordsRequest()
     methods: tuple[MethodRequest, ...] = Field(default=(MethodRequest(),), min_length=1)
     mode: Mode = "each"
+    turn: PositiveInt = 1
     measure: MeasureConfig = MeasureConfig()
     held_out: bool = False
 
@@ -47,6 +49,10 @@ class EvaluationRequest(Config):
         if len({*names}) < len(names):
             raise InvalidRequestError(
                 f"Method '{max(names, key=names.count)}' is named twice. Give each method once."
+            )
+        if self.mode != "sequence" and (self.turn != 1 or self.measure.checkpoints):
+            raise InvalidRequestError(
+                "--turn and --checkpoints are of a sequence: add --mode sequence."
             )
         if self.held_out and all(method.editor is None for method in self.methods):
             raise InvalidRequestError("--held-out needs --editor: other methods are not trained.")
@@ -101,7 +107,7 @@ class EvaluationMaterial:
             if choice.editor is not None and not allowed:
                 choice.editor.check_unseen([record.fact for record in records])
         has_drift = request.measure.drift_tokens > 0
-        passages = tuple(Shipped.load().about.values()) if has_drift else ()
+        passages = ordinary_passages() if has_drift else ()
         return cls(records, references, passages, choices)
 
 

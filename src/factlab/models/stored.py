@@ -8,7 +8,7 @@ runs: accelerate puts it in place then, from memory or from disk, and a tensor w
 know of any of this.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,17 @@ class OnDisk:
 
 def offloaded(model: nn.Module) -> dict[str, Tensor | OnDisk]:
     """What accelerate puts in place of tensors without numbers, by name."""
+    return _elsewhere(model.named_modules())
+
+
+def _elsewhere(modules: Iterable[tuple[str, nn.Module]]) -> dict[str, Tensor | OnDisk]:
     found: dict[str, Tensor | OnDisk] = {}
-    for path, module in model.named_modules():
+    for path, module in modules:
         for hook in _offloading(module):
-            tensors = [*module.named_parameters(path, recurse=hook.place_submodules)]
-            tensors += module.named_buffers(path, recurse=hook.place_submodules)
+            tensors: list[tuple[str, Tensor]] = [
+                *module.named_parameters(path, recurse=hook.place_submodules),
+                *module.named_buffers(path, recurse=hook.place_submodules),
+            ]
             for name, tensor in tensors:
                 key = name.removeprefix(f"{path}.") if path else name
                 if tensor.is_meta and key in _Keys(hook.weights_map):
@@ -102,7 +108,8 @@ def tensor_of(module: Any) -> Tensor:
     return kept.detach().as_subclass(Tensor)
 
 
-# Attributes of these types hold no tensors of weights.
+# Attributes of all modules, and those of these types, hold no tensors of weights.
+_OF_ALL = frozenset(vars(nn.Module()))
 _SIMPLE = frozenset({bool, int, float, str, tuple, list, dict, type(None)})
 
 
@@ -114,15 +121,16 @@ def stored(model: nn.Module) -> dict[str, Tensor | OnDisk]:
     Raises:
         UnsupportedModelError: a weight shows none of what it is made of.
     """
-    elsewhere = offloaded(model)
+    modules = [*model.named_modules()]  # walked once: this is done at every check of a model
+    elsewhere = _elsewhere(modules)
     found: dict[str, Tensor | OnDisk] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in _parameters(modules):
         if parameter.is_meta and (there := elsewhere.get(name)) is not None:
             if not _is_tied(model, name, found):
                 found[name] = there
         else:
             found.update(_inside(name, parameter))
-    for path, module in model.named_modules():
+    for path, module in modules:
         if is_packed(module):
             for name, tensor in _of_packed(path, module):
                 source = elsewhere.get(name, tensor) if tensor.is_meta else tensor
@@ -136,10 +144,10 @@ def stored(model: nn.Module) -> dict[str, Tensor | OnDisk]:
 
 def is_packed(module: nn.Module) -> bool:
     """Whether a module's own tensors are not plain floats, or stand beside ones that are not."""
-    own = [p for p in module._parameters.values() if p is not None]
-    if any(type(p.data) not in _PLAIN or p.dtype not in FLOATS for p in own):
-        return True
-    if any(type(p) not in _PLAIN for p in own) or any(_objects(module)):
+    for each in module._parameters.values():
+        if each is not None and not _is_plain(each):
+            return True
+    if any(_objects(module)):
         return True
     # Projections of other libraries keep everything in buffers.
     if not module._buffers or is_projection(module):
@@ -156,6 +164,22 @@ def is_spread(weight: Tensor) -> bool:
     )
 
 
+def _is_plain(weight: Tensor) -> bool:
+    """Whether a weight is a tensor of floats, and not a class of its own outside or inside."""
+    kinds = type(weight), type(weight.data)
+    return kinds[0] in _PLAIN and kinds[1] in _PLAIN and weight.dtype in FLOATS
+
+
+def _parameters(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str, nn.Parameter]]:
+    """Every parameter once, under its first name."""
+    seen: set[int] = set()
+    for path, module in modules:
+        for key, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield f"{path}.{key}" if path else key, parameter
+
+
 class _Keys:
     """What a map of accelerate holds: those that put a prefix before keys list others."""
 
@@ -169,7 +193,9 @@ class _Keys:
 
 def _offloading(module: nn.Module) -> Iterator[Any]:
     """Hooks of accelerate that put weights in place while a module runs."""
-    hook = getattr(module, "_hf_hook", None)
+    hook = vars(module).get("_hf_hook")
+    if hook is None:
+        return
     for each in getattr(hook, "hooks", (hook,)):
         if getattr(each, "offload", False) and getattr(each, "weights_map", None) is not None:
             yield each
@@ -242,7 +268,9 @@ def _objects(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     Their kernels' own class holds the numbers as `storage.data`.
     """
     for name, value in vars(module).items():
-        if type(value) in _SIMPLE or name.startswith("_") or isinstance(value, Tensor | nn.Module):
+        if name in _OF_ALL or type(value) in _SIMPLE or name.startswith("_"):
+            continue
+        if isinstance(value, Tensor | nn.Module):
             continue
         data = getattr(getattr(value, "storage", None), "data", None)
         if isinstance(data, Tensor):

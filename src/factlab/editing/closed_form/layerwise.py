@@ -30,8 +30,10 @@ from torch import Tensor
 
 from factlab.data.fact_files import check_conflicts
 from factlab.editing.background import Background
+from factlab.editing.closed_form.anchor import anchored
 from factlab.editing.closed_form.experts import update_of_experts
-from factlab.editing.closed_form.value import DEFAULT_CLAMP, OptimisedValue, optimise_values
+from factlab.editing.closed_form.value import DEFAULT_CLAMP, OptimisedValue
+from factlab.editing.closed_form.values import values_of
 from factlab.editing.closed_form.waiting import WaitingFacts
 from factlab.editing.configs import LayerwiseConfig
 from factlab.editing.contexts import context_weights
@@ -41,11 +43,12 @@ from factlab.editing.metric import Keys, Metric
 from factlab.editing.preset_table import Preset
 from factlab.editing.presets import one_layer, preset_of, several_layers
 from factlab.editing.protection import Protection, Question, keys_name
-from factlab.editing.remembered import Remembered
+from factlab.editing.remembered import Remembered, remembered_on
 from factlab.editing.requests import value_requests
+from factlab.editing.values.recipe import ValuePlan
+from factlab.editing.values.source import ValueSource
 from factlab.errors import FactlabError
 from factlab.facts import Fact
-from factlab.hooks import Site, Stream
 from factlab.models.changes.carried import Carried, as_changed, carrying
 from factlab.models.changes.change import Change
 from factlab.models.changes.update import DenseUpdate, LowRankUpdate
@@ -178,8 +181,9 @@ class LayerwiseMethod(Generic[Config]):
             contexts=background.contexts(lm, config.contexts),
             closed_form=_ClosedForm(
                 self, config, moments,
-                background.past if config.remember else (), background.protection,
+                remembered_on(lm) if config.remember else (), background.protection,
             ),
+            values_from=background.values,
             progress=progress,
         )  # fmt: skip
 
@@ -227,6 +231,7 @@ class _Writer:
         source: where the layers are from.
         contexts: texts before the prompts.
         closed_form: from keys to dual keys.
+        values_from: where values that were optimised before come from.
         progress: told what is going on.
     """
 
@@ -237,27 +242,27 @@ class _Writer:
     source: str
     contexts: Sequence[str]
     closed_form: _ClosedForm
+    values_from: ValueSource | None
     progress: ProgressCallback
 
     def values(self, facts: Sequence[Fact]) -> list[OptimisedValue | FactlabError]:
         """δ of every fact at the output of the top layer."""
         requests = value_requests(self.lm, facts, self.config.erase)
-        top = Site(self.config.edited_layers[-1], Stream.BLOCK)
-        return optimise_values(
-            self.lm, requests, self.contexts, top, self.config.value, self.progress
-        )
+        plan = ValuePlan.of(self.config)
+        return values_of(self.lm, requests, plan, self.contexts, self.values_from, self.progress)
 
     def edit(self, facts: Sequence[Fact], values: Sequence[OptimisedValue]) -> Edit:
         """One edit with some facts."""
         layers = self.config.edited_layers
         weights = context_weights(self.config.contexts, len(self.contexts))
         deltas = torch.stack([value.delta.cpu().double() for value in values])
+        found = anchored(self.lm, facts, deltas, layers[-1], self.config.norm_anchor)
         with torch.no_grad(), self.lm.frozen():
             rows = WaitingFacts(self.lm, facts, self.contexts, weights, layers[0])
         # A fact that is written anew is not protected from it.
         duals = partial(self.closed_form.duals, questions=[fact.question for fact in facts])
-        written = _write(self.lm, rows, deltas, layers, duals)
-        kept = Remembered(tuple(facts), written.keys)
+        written = _write(self.lm, rows, found.deltas, layers, duals)
+        left = found.left | (written.keys if self.config.remember else {})
         return Edit(
             method=self.method,
             facts=tuple(facts),
@@ -270,9 +275,10 @@ class _Writer:
                 "update_norms": [update.norm for update in written.updates],
                 "missing_shares": written.missing_shares,
                 **_of_values(values),
+                **found.notes,
             },
             versions=current_versions(),
-            remembered=(kept,) if self.config.remember else (),
+            remembered=(Remembered(tuple(facts), left),) if left else (),
         )
 
 

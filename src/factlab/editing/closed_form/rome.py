@@ -16,6 +16,7 @@ import torch
 
 from factlab.arguments import checked, listed
 from factlab.editing.background import Background
+from factlab.editing.closed_form.anchor import anchored
 from factlab.editing.closed_form.experts import (
     only_largest,
     told_of_experts,
@@ -23,17 +24,19 @@ from factlab.editing.closed_form.experts import (
 )
 from factlab.editing.closed_form.lookup import KeysAndOutputs, mean_keys
 from factlab.editing.closed_form.rank_one import rank_one_factors
-from factlab.editing.closed_form.value import DEFAULT_CLAMP, OptimisedValue, optimise_values
+from factlab.editing.closed_form.value import DEFAULT_CLAMP, OptimisedValue
+from factlab.editing.closed_form.values import values_of
 from factlab.editing.configs import RomeConfig
 from factlab.editing.contexts import context_weights
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.method import Settled
 from factlab.editing.methods import METHODS
 from factlab.editing.presets import one_layer, preset_of
+from factlab.editing.remembered import Remembered
 from factlab.editing.requests import value_requests
+from factlab.editing.values.recipe import ValuePlan
 from factlab.errors import EditError, FactlabError
 from factlab.facts import Fact
-from factlab.hooks import Site, Stream
 from factlab.models.changes.change import Change
 from factlab.models.changes.update import LowRankUpdate
 from factlab.models.language_model import LanguageModel
@@ -128,8 +131,8 @@ def compute(
     shared = config.experts == "shared" and lm.layers.is_mixed(layer)
     moment = background.second_moments(lm, [layer], config.stats, progress, shared)[layer]
     contexts = background.contexts(lm, config.contexts)
-    requests, site = value_requests(lm, facts, config.erase), Site(layer, Stream.MLP)
-    values = optimise_values(lm, requests, contexts, site, config.value, progress, config.lookup)
+    requests, plan = value_requests(lm, facts, config.erase), ValuePlan.of(config)
+    values = values_of(lm, requests, plan, contexts, background.values, progress)
     written = [
         fact for fact, value in zip(facts, values, strict=True) if isinstance(value, OptimisedValue)
     ]
@@ -203,20 +206,25 @@ class _Memory:
             EditError: no finite change does.
             StatisticsError: C is singular.
         """
-        lm, moment = self.lm, self.moment
+        lm, moment, config = self.lm, self.moment, self.settled.config
         key, output = self.lookups.keys[row], self.lookups.outputs[row]
+        found = anchored(
+            lm, [fact], value.delta.cpu().double()[None], moment.layer, config.norm_anchor,
+            config.lookup,
+        )  # fmt: skip
+        target = output + found.deltas[0]
         direction = moment.solve(self.means.keys[row : row + 1])[0]
         mixture, told = lm.layers.mixture(moment.layer), dict[str, Any]()
         if isinstance(moment, SecondMoment):
             mixture = None  # of a plain MLP, or the expert that every token goes through
         if mixture is not None:
-            if self.settled.config.experts == "top":
+            if config.experts == "top":
                 direction = only_largest(mixture, key, direction)
             weights = self.means.weights
             told["experts"] = told_of_experts(
                 mixture, key, direction, None if weights is None else weights[row]
             )
-        left, right = rank_one_factors(key, output + value.delta, output, direction)
+        left, right = rank_one_factors(key, target, output, direction)
         name, precision = self.name, wide(lm.dtype)
         update: Change = (
             LowRankUpdate(name, lm.layers.layout(name), left.to(precision), right.to(precision))
@@ -228,17 +236,19 @@ class _Memory:
             facts=(fact,),
             updates=(update,),
             base=self.base,
-            config=self.settled.config.model_dump(mode="json"),
+            config=config.model_dump(mode="json"),
             diagnostics={
                 "layer": moment.layer,
                 "layer_source": self.settled.source,
                 "statistics": f"{moment.n_tokens} tokens, {moment.source}",
                 "key_norm": float(key.norm()),
-                "value_norm": float((output + value.delta).norm()),
+                "value_norm": float(target.norm()),
                 "update_norm": update.norm,
                 "weight_norm": self.weight_norm,
                 **told,
                 **value.to_json(),
+                **found.notes,
             },
             versions=current_versions(),
+            remembered=(Remembered((fact,), found.left),) if found.left else (),
         )

@@ -51,6 +51,7 @@ def places(lm: LanguageModel, config: UltraEditConfig) -> Matrices:
     if config.weights is not None:
         return _listed(lm, config.weights, config.layers)
     preset = ultraedit_preset_of(lm)
+    by_part: dict[MlpPart, tuple[int, ...]]
     if config.layers is not None:
         wanted: Sequence[MlpPart] = config.parts or [*(preset or _BUNDLED).layers]
         layers = tuple(sorted(set(config.layers)))
@@ -70,7 +71,7 @@ def places(lm: LanguageModel, config: UltraEditConfig) -> Matrices:
     names: list[str] = []
     layers = tuple(sorted({i for some in by_part.values() for i in some}))
     for layer in layers:
-        here = tuple(part for part, some in by_part.items() if layer in some)
+        here: list[MlpPart] = [part for part, some in by_part.items() if layer in some]
         names += _projections(lm, layer, here, bool(config.parts) or preset is not None)
     return Matrices(tuple(names), layers, source)
 

@@ -163,6 +163,7 @@ class _Values:
         self._lm, self._batch, self._group, self._config = lm, batch, group, config
         self._norms = batch.initial_norms
         self._longest = (config.clamp_factor or DEFAULT_CLAMP) * batch.initial_norms
+        self._was_said = [False] * batch.n_facts
 
     def optimised(self, begin: Callable[[int], None]) -> list[OptimisedValue | EditError]:
         """δ of every fact, or why there is none."""
@@ -187,7 +188,7 @@ class _Values:
         config, norms = self._config, self._norms
         self._deltas = deltas = stacks[0].detach().requires_grad_(not is_last)
         with torch.set_grad_enabled(not is_last):
-            losses = self._batch.losses(deltas)
+            losses = self._batch.losses(deltas, config.stop_when_said)
             nll, kl = losses.nll.mean(1), losses.kl
             decay = config.weight_decay * deltas.norm(dim=1) / norms**2
             self._loss = nll + config.kl_factor * kl + decay.to(nll.device)
@@ -198,8 +199,11 @@ class _Values:
             for values in zip(*(term.tolist() for term in noted), strict=True)
         ]
         is_done = [
-            term["loss"] < config.stop_loss or term["nll"] < config.stop_nll for term in terms
+            term["loss"] < config.stop_loss or term["nll"] < config.stop_nll or was_said
+            for term, was_said in zip(terms, self._was_said, strict=True)
         ]
+        if losses.is_said is not None:
+            self._was_said = losses.is_said.tolist()
         return Evaluation(loss, terms, is_done)
 
     def gradients(self) -> list[Deltas]:
@@ -211,6 +215,7 @@ class _Values:
         chosen = torch.tensor(problems, device=self._norms.device)
         self._batch.keep(problems)
         self._norms, self._longest = self._norms[chosen], self._longest[chosen]
+        self._was_said = [self._was_said[problem] for problem in problems]
 
     def bound(self, stacks: Sequence[Deltas]) -> None:
         """Keep ‖δ‖ below the clamp."""

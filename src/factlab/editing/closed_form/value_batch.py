@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from factlab.continuations import Continuation
@@ -43,11 +43,14 @@ class Losses(NamedTuple):
         nll: of the target, mean over its tokens; for erasure −log(1 − P(target)).
         kl: of the essence.
         target_prob: length-normalised, mean over contexts.
+        is_said: whether greedy decoding writes the target, behind every context; None if that was
+            not asked for.
     """
 
     nll: Float[Tensor, "fact context"]
     kl: Float[Tensor, " fact"]
     target_prob: Float[Tensor, " fact"]
+    is_said: Bool[Tensor, " fact"] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +164,11 @@ class ValueBatch:
         ]  # fmt: skip
         self._erased = torch.tensor([p.request.erase for p in self._prepared], device="cpu")
 
-    def losses(self, deltas: Float[Tensor, "fact d_model"]) -> Losses:
-        """The loss terms with δ added. Call it first with δ = 0: the essence is measured then."""
+    def losses(self, deltas: Float[Tensor, "fact d_model"], is_said: bool = False) -> Losses:
+        """The loss terms with δ added, and whether targets are said, if that is asked for.
+
+        Call it first with δ = 0: the essence is measured then.
+        """
         is_whole = len(self._parts) == 1
         with torch.set_grad_enabled(is_whole and torch.is_grad_enabled()):
             read = [self._read(place, deltas) for place in range(len(self._parts))]
@@ -178,7 +184,16 @@ class ValueBatch:
         if self._essence_logprobs is None:
             self._essence_logprobs = of_essence.detach()
         kl = (of_essence.exp() * (of_essence - self._essence_logprobs)).sum(1)
-        return Losses(nll, kl, (totals / counts).detach().exp().mean(1))
+        said = self._said(of_target.detach()) if is_said else None
+        return Losses(nll, kl, (totals / counts).detach().exp().mean(1), said)
+
+    def _said(self, logits: Float[Tensor, "read vocab"]) -> Bool[Tensor, " fact"]:
+        """Whether each token of a target that is written is the most probable one, everywhere."""
+        is_missed = logits.argmax(-1).cpu() != self._reads.ids
+        facts = self._reads.rows // self._rows_per_fact
+        said = ~self._erased
+        said[facts[is_missed]] = False
+        return said
 
     def gradient(
         self, loss: Float[Tensor, ""], deltas: Float[Tensor, "fact d_model"]

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from torch import Tensor
@@ -46,7 +46,8 @@ class BaseModelInfo(BaseModel):
         name: as it was loaded.
         family: its architecture.
         fingerprint: of its weights without edits.
-        on_top_of: digests of the updates that were applied when the edit was computed.
+        on_top_of: digests of the updates that were applied when the edit was computed, but for
+            those that others of them were computed on top of in turn.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,8 +64,47 @@ class BaseModelInfo(BaseModel):
             name=lm.name,
             family=lm.family,
             fingerprint=lm.fingerprint,
-            on_top_of=tuple(change.digest for change in lm.patches.active),
+            on_top_of=_uncovered(lm),
         )
+
+
+@runtime_checkable
+class _Based(Protocol):
+    """What says which model it is for, and what it changes: an edit."""
+
+    base: BaseModelInfo
+    updates: tuple[Change, ...]
+
+
+def _edits_on(lm: LanguageModel) -> list[_Based]:
+    return [source for source in lm.patches.sources if isinstance(source, _Based)]
+
+
+def _uncovered(lm: LanguageModel) -> tuple[str, ...]:
+    """Digests of the updates on a model that no edit on it was computed on top of.
+
+    An edit that is the thousandth of a sequence thus names the one before it, not all.
+    """
+    covered = {digest for edit in _edits_on(lm) for digest in edit.base.on_top_of}
+    active = dict.fromkeys(change.digest for change in lm.patches.active)
+    return tuple(digest for digest in active if digest not in covered)
+
+
+def lacks_edits(lm: LanguageModel, base: BaseModelInfo) -> bool:
+    """Whether a model lacks what an edit was computed on top of, or what that was in turn."""
+    active = {change.digest for change in lm.patches.active}
+    below = {
+        update.digest: edit.base.on_top_of for edit in _edits_on(lm) for update in edit.updates
+    }
+    needed, seen = [*base.on_top_of], set[str]()
+    while needed:
+        digest = needed.pop()
+        if digest not in active:
+            return True
+        if digest not in seen:
+            seen.add(digest)
+            needed += below.get(digest, ())
+    return False
 
 
 class FactEntry(BaseModel):

@@ -114,7 +114,7 @@ class States:
         lm, states = self._lm, dict[Continuation, State]()
         costs = [len(text.inputs) for text in texts]
         with lm.frozen():
-            for numbers in groups(costs, lm.budget.pass_tokens()):
+            for numbers in groups(costs, lm.budget.pass_tokens(), lm.budget.enough_tokens):
                 batch = [texts[i] for i in numbers]
                 frame = lm.frame(pad([text.inputs for text in batch], lm.device))
                 entry = lm.run(frame, stop=self._first)

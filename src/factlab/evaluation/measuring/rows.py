@@ -90,6 +90,11 @@ class Drift(BaseModel):
     kl: float
     nll: float
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether neither is NaN or infinite, as they are of a broken model."""
+        return math.isfinite(self.kl) and math.isfinite(self.nll)
+
 
 class Measurement(BaseModel):
     """One record on one model.
@@ -129,6 +134,8 @@ class Row(BaseModel):
         right_after: with the record's own edit as the last one of a sequence; None in other modes.
         after: with the edit, or with all edits that go into one model.
         failed: why the method could not write this fact; then nothing was measured after it.
+        skipped: whether the edit left this fact out, its value having exploded (`norm_anchor`);
+            what was measured is of the model without it.
         edit_s: seconds that the edit took, a batch's time shared equally.
         measure_s: seconds that measuring the edited model took, likewise.
         seed: of the generated texts.
@@ -147,6 +154,7 @@ class Row(BaseModel):
     right_after: Measurement | None = None
     after: Measurement | None
     failed: str = ""
+    skipped: bool = False
     edit_s: float
     measure_s: float
     seed: int

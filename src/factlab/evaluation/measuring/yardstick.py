@@ -61,7 +61,11 @@ class Yardstick:
         )
 
     def measure(
-        self, records: Sequence[Record], edits: Sequence[Edit] | None, generated: Sequence[bool]
+        self,
+        records: Sequence[Record],
+        edits: Sequence[Edit] | None,
+        generated: Sequence[bool],
+        with_drift: bool = True,
     ) -> list[Measurement]:
         """Measure each record on its own edited model.
 
@@ -69,13 +73,14 @@ class Yardstick:
             records: what to ask.
             edits: one for each record; None for the model as it is, for all.
             generated: for which records to generate texts.
+            with_drift: whether to measure the drift, if it was asked for.
 
         Raises:
             TokenizationError: a prompt is too long, or a target makes no token of its own.
             MemoryLimitError: memory ran out.
         """
         if edits is None:
-            return self._measured(records, [0] * len(records), generated, {})
+            return self._measured(records, [0] * len(records), generated, {}, with_drift)
         found: list[Measurement] = []
         for part in carried_together(self.lm, [edit.updates for edit in edits]):
             changes = row_changes(self.lm, [edits[i].updates for i in part])
@@ -84,6 +89,7 @@ class Yardstick:
                 range(len(part)),
                 [generated[i] for i in part],
                 changes,
+                with_drift,
             )
         return found
 
@@ -93,11 +99,12 @@ class Yardstick:
         owners: Sequence[int],
         generated: Sequence[bool],
         changes: Mapping[str, Carried],
+        with_drift: bool,
     ) -> list[Measurement]:
         asked = self._ask(records, owners, changes)
         written = self._write(records, owners, generated, changes)
         essence = self._essence(records, owners, changes)
-        drifts = self._drifts(records, changes)
+        drifts = self._drifts(records, changes) if with_drift else [None] * len(records)
         return [
             Measurement(
                 rewrite=tuple(a for group, a in own if group == "rewrite"),
@@ -109,6 +116,10 @@ class Yardstick:
             )
             for i, own in enumerate(asked)
         ]
+
+    def drift(self) -> Drift | None:
+        """Of the model as it is, if it was asked for."""
+        return None if self._ordinary is None else self._ordinary.drift(1, {})[0]
 
     def _ask(
         self, records: Sequence[Record], owners: Sequence[int], changes: Mapping[str, Carried]
@@ -222,8 +233,8 @@ def is_finite(found: Measurement) -> bool:
     values = [value for each in scores for value in each.logprobs]
     if found.essence_nll is not None:
         values.append(found.essence_nll)
-    if found.drift is not None:
-        values += [found.drift.kl, found.drift.nll]
+    if found.drift is not None and not found.drift.is_finite:
+        return False
     return all(math.isfinite(value) for value in values)
 
 

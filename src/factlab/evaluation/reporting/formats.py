@@ -40,7 +40,7 @@ def table_title(table: ReportTable) -> str:
 def header(table: ReportTable) -> list[str]:
     """Headings: the line's name, records without those that failed, metrics, seconds if any."""
     seconds = [_SECONDS[name] for name in _seconds(table)]
-    return ["", "n", *(_column(table.benchmark, name) for name in table.columns), *seconds]
+    return ["", "n", *(score_heading(table.benchmark, name) for name in table.columns), *seconds]
 
 
 def cells(table: ReportTable, row: ReportRow) -> list[str]:
@@ -51,12 +51,20 @@ def cells(table: ReportTable, row: ReportRow) -> list[str]:
         if name not in row.summary.metrics:
             made.append("—")
             continue
-        scale, digits = (100.0, 1) if name == SCORE else _scale(table.benchmark, name)
-        cell = estimate_cell(row.summary.metrics[name].estimate, scale, digits)
+        cell = score_cell(table.benchmark, name, row.summary.metrics[name].estimate)
         made.append(cell + ("*" if row.differs(name) else ""))
     for name in _seconds(table):
         made.append(estimate_cell(row.seconds[name], 1.0, 2) if name in row.seconds else "—")
     return made
+
+
+def score_cell(benchmark: Benchmark, name: str, estimate: Estimate) -> str:
+    """A score of some name, multiplied and rounded as its tables have it."""
+    scale, digits = (100.0, 1)
+    if name != SCORE:
+        metric = METRICS[benchmark][name]
+        scale, digits = metric.scale, metric.digits
+    return estimate_cell(estimate, scale, digits)
 
 
 def estimate_cell(estimate: Estimate, scale: float, digits: int) -> str:
@@ -81,13 +89,9 @@ def _rounded(value: float, digits: int) -> str:
     return rounded.removeprefix("-") if float(rounded) == 0 else rounded
 
 
-def _column(benchmark: Benchmark, name: str) -> str:
+def score_heading(benchmark: Benchmark, name: str) -> str:
+    """Short name of a score, for the head of a column."""
     return "S" if name == SCORE else METRICS[benchmark][name].column
-
-
-def _scale(benchmark: Benchmark, name: str) -> tuple[float, int]:
-    metric = METRICS[benchmark][name]
-    return metric.scale, metric.digits
 
 
 def _seconds(table: ReportTable) -> list[str]:
@@ -102,26 +106,27 @@ def to_markdown(report: "EvalReport") -> str:
     parts: list[str] = []
     for table in report.tables:
         columns = header(table)
-        lines = [f"## {_plain(table_title(table))}", "", _line(columns)]
-        lines.append(_line(["---", *["---:"] * (len(columns) - 1)]))
-        lines += [_line(cells(table, row)) for row in table.rows]
+        lines = [f"## {plain(table_title(table))}", "", markdown_line(columns)]
+        lines.append(markdown_line(["---", *["---:"] * (len(columns) - 1)]))
+        lines += [markdown_line(cells(table, row)) for row in table.rows]
         lines += [
             "",
-            *(f"- {_plain(note)}" for note in [*notes(table), *legend(table, report.form)]),
+            *(f"- {plain(note)}" for note in [*notes(table), *legend(table, report.form)]),
         ]
         for case in table.cases:
-            lines += ["", f"### Case {case.case_id}: {_plain(case.statement)}", ""]
-            lines += [_line(["model", "text"]), _line(["---", "---"])]
-            lines += [_line(pair) for pair in case.lines()]
+            lines += ["", f"### Case {case.case_id}: {plain(case.statement)}", ""]
+            lines += [markdown_line(["model", "text"]), markdown_line(["---", "---"])]
+            lines += [markdown_line(pair) for pair in case.lines()]
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 
 
-def _line(values: Sequence[str]) -> str:
-    return "| " + " | ".join(map(_plain, values)) + " |"
+def markdown_line(values: Sequence[str]) -> str:
+    """Cells as a line of a table."""
+    return "| " + " | ".join(map(plain, values)) + " |"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that Markdown shows as it is."""
     for sign in "\\|*_`<[":
         text = text.replace(sign, f"\\{sign}")

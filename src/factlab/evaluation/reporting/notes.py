@@ -115,6 +115,13 @@ def _progress(label: str, run: Run) -> list[str]:
         more = len(failed) - _FAILURES_SHOWN
         rest = f"; and {more} more" if more > 0 else ""
         lines.append(f"{label}: {len(failed)} of {len(run.rows)} edits failed: {shown}{rest}")
+    skipped = [str(row.case_id) for row in run.rows if row.skipped]
+    if skipped:
+        lines.append(
+            f"{label}: {len(skipped)} of {len(run.rows)} facts were not written, since their "
+            f"values had exploded (norm_anchor): case {', '.join(skipped)}. They are scored as "
+            "they are without it."
+        )
     return lines
 
 

@@ -14,13 +14,19 @@ from factlab.data.relation_names import relation_label
 from factlab.errors import InvalidRequestError, counted, nearest
 from factlab.evaluation.reporting.tables import FigureName, ReportRow, ReportTable
 from factlab.evaluation.scoring.scores import SCORE, SCORE_PARTS
-from factlab.figures import Picture, clear_spines, footnote, new_picture, save_picture
+from factlab.figures import (
+    LINE_COLOURS,
+    SCORE_COLOURS,
+    Picture,
+    clear_spines,
+    footnote,
+    new_picture,
+    save_picture,
+)
 
 if TYPE_CHECKING:
     from factlab.evaluation.reporting.eval_report import EvalReport
 
-_BARS = ("0.35", "#0072b2", "#009e73", "#e69f00")  # told apart by the colour-blind too
-_LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _BAR = 0.2  # of the height of a group
 # What S and its parts are, in the figure itself.
 _MEANINGS: Mapping[Benchmark, tuple[str, str, str, str]] = {
@@ -96,7 +102,7 @@ def _bars(table: ReportTable) -> Picture | None:
     figure = new_picture(6.8, 1.7 + 0.62 * len(rows))
     panel = figure.subplots()
     places = np.arange(len(rows))
-    for i, (name, colour) in enumerate(zip(names, _BARS, strict=True)):
+    for i, (name, colour) in enumerate(zip(names, SCORE_COLOURS, strict=True)):
         means, distances = _percent(rows, name)
         beside = places + (i - 1.5) * _BAR
         panel.barh(beside, means, _BAR, color=colour, label=_MEANINGS[table.benchmark][i])
@@ -132,7 +138,7 @@ def _by_edits(table: ReportTable) -> Picture | None:
         means, distances = _percent(rows, SCORE)
         panel.errorbar(
             [_n_edits(row) for row in rows], means, distances, label=name, capsize=2, marker="o",
-            markersize=4, linewidth=1.5, color=_LINES[i % len(_LINES)],
+            markersize=4, linewidth=1.5, color=LINE_COLOURS[i % len(LINE_COLOURS)],
             linestyle="--" if rows[0].kind == "right_after" else "-",
         )  # fmt: skip
     unedited = [row for row in _measured(table) if row.kind == "unedited"]

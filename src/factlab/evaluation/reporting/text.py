@@ -39,29 +39,36 @@ def summary(report: "EvalReport") -> str:
     )
 
 
-def _table_text(table: ReportTable) -> str:
-    lines = _lines(table)
+def aligned_lines(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of cells, lined up by spaces: the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    aligned = [
+    return [
         "  ".join([
             line[0].ljust(widths[0]),
             *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
         ]).rstrip()
         for line in lines
     ]  # fmt: skip
+
+
+def html_table(title: str, lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells as a table of HTML, the first as its head."""
+    heads, *rows = lines
+    body = [_row_html("th", heads), *(_row_html("td", row) for row in rows)]
+    return f"<table><caption>{html.escape(title)}</caption>{''.join(body)}</table>"
+
+
+def _table_text(table: ReportTable) -> str:
     said = [textwrap.fill(note, _WIDTH) for note in notes(table)]
     for case in table.cases:
         said += [f"\nCase {case.case_id}: {case.statement}"]
         said += [f"  {label}: {text}" for label, text in case.lines()]
-    return "\n".join([table_title(table), *aligned, *said])
+    return "\n".join([table_title(table), *aligned_lines(_lines(table)), *said])
 
 
 def _table_html(table: ReportTable) -> str:
-    heads, *rows = _lines(table)
-    body = [_row_html("th", heads), *(_row_html("td", row) for row in rows)]
     said = "".join(f"<p><small>{html.escape(note)}</small></p>" for note in notes(table))
-    title = f"<caption>{html.escape(table_title(table))}</caption>"
-    return f"<table>{title}{''.join(body)}</table>{said}"
+    return html_table(table_title(table), _lines(table)) + said
 
 
 def _row_html(tag: str, values: Sequence[str]) -> str:

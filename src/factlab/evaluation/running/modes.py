@@ -1,12 +1,11 @@
-"""Edited models to measure: one per record, one with all facts, or one that grows fact by fact."""
+"""Edited models to measure: one per record, or one with all facts (`sequence` has a third kind)."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from types import MappingProxyType
 from typing import Any
 
 from filelock import FileLock
@@ -15,12 +14,10 @@ from factlab.data.records import Record
 from factlab.editing.background import Background
 from factlab.editing.configs import MethodConfig
 from factlab.editing.edit import Edit
-from factlab.editing.method import FAULTS, Method
-from factlab.editing.runs import EditSequence
-from factlab.errors import FactlabError, StorageError
+from factlab.editing.method import Method
+from factlab.errors import FactlabError
 from factlab.evaluation.measuring.rows import Measurement
-from factlab.evaluation.measuring.yardstick import Yardstick, is_finite
-from factlab.journal import Journal, Line, Shard
+from factlab.evaluation.measuring.yardstick import Yardstick
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback
 
@@ -33,6 +30,7 @@ class Outcome:
         after: on the edited model; None if the edit failed.
         right_after: in a sequence, with the record's own edit as the last one.
         failed: why the edit failed.
+        skipped: whether the edit left the fact out, its value having exploded.
         edit_s: seconds the edit took, a batch's time shared equally.
         measure_s: seconds that measuring took, likewise.
     """
@@ -40,6 +38,7 @@ class Outcome:
     after: Measurement | None
     right_after: Measurement | None = None
     failed: str = ""
+    skipped: bool = False
     edit_s: float = 0.0
     measure_s: float = 0.0
 
@@ -57,6 +56,7 @@ class Edited(AbstractContextManager["Edited"]):
         background: statistics and contexts.
         yardstick: measures.
         folder: of the run; edits that take long are kept in it.
+        turn: facts that a sequence writes in one edit.
         should_stop: asked between edits where there are many to make before the first record.
     """
 
@@ -68,6 +68,7 @@ class Edited(AbstractContextManager["Edited"]):
     background: Background
     yardstick: Yardstick
     folder: Path
+    turn: int
     should_stop: Callable[[], bool]
 
     def prepare(self, progress: ProgressCallback) -> bool:
@@ -83,12 +84,16 @@ class Edited(AbstractContextManager["Edited"]):
         """Take edits off."""
 
     def _measured(
-        self, cases: Sequence[int], edits: Sequence[Edit] | None, generated: Sequence[bool]
+        self,
+        cases: Sequence[int],
+        edits: Sequence[Edit] | None,
+        generated: Sequence[bool],
+        with_drift: bool = True,
     ) -> list[Outcome]:
         """Measurements of cases, and the time they took."""
         began = perf_counter()
         records = [self.records[case] for case in cases]
-        found = self.yardstick.measure(records, edits, generated)
+        found = self.yardstick.measure(records, edits, generated, with_drift)
         measure_s = (perf_counter() - began) / max(1, len(cases))
         return [Outcome(measurement, measure_s=measure_s) for measurement in found]
 
@@ -110,7 +115,7 @@ class EditedEach(Edited):
         return [
             Outcome(None, failed=str(attempt), edit_s=edit_s)
             if isinstance(attempt, FactlabError)
-            else replace(by_place[i], edit_s=edit_s)
+            else replace(by_place[i], edit_s=edit_s, skipped=bool(attempt.skipped))
             for i, attempt in enumerate(attempts)
         ]
 
@@ -120,6 +125,7 @@ class EditedTogether(Edited):
 
     _applied: AbstractContextManager[object] | None = None
     _edit_s: float = 0.0
+    _skipped: frozenset[int] = frozenset()
 
     def prepare(self, progress: ProgressCallback) -> bool:
         """Compute the edit, unless another process of this run has."""
@@ -134,6 +140,10 @@ class EditedTogether(Edited):
                 edit.save(path)
         edit = Edit.load(path)
         self._edit_s = float(edit.diagnostics.get("seconds_per_fact", 0.0))
+        left_out = {fact.question for fact in edit.skipped}
+        self._skipped = frozenset(
+            case for case in self.cases if self.records[case].fact.question in left_out
+        )
         applied = edit.applied(self.lm)
         applied.__enter__()
         self._applied = applied
@@ -142,102 +152,12 @@ class EditedTogether(Edited):
     def outcomes(self, block: Sequence[int], generated: Sequence[bool]) -> list[Outcome]:
         """Measure some cases."""
         found = self._measured(block, None, generated)
-        return [replace(outcome, edit_s=self._edit_s) for outcome in found]
+        return [
+            replace(outcome, edit_s=self._edit_s, skipped=case in self._skipped)
+            for case, outcome in zip(block, found, strict=True)
+        ]
 
     def __exit__(self, *reason: Any) -> None:
         """Take the edit off."""
         if self._applied is not None:
             self._applied.__exit__(*reason)
-
-
-class EditedSequence(Edited):
-    """One model with all facts, written one after the other.
-
-    Edits are kept in the folder `edits`, and what each record says right after its own edit in a
-    journal in `right-after`, so that a killed run goes on with the next fact.
-    """
-
-    _sequence: EditSequence | None = None
-    _right_after: Mapping[int, Outcome] = MappingProxyType({})
-
-    def prepare(self, progress: ProgressCallback) -> bool:
-        """Write all facts, asking each right after its own edit; whether that was finished."""
-        folder = self.folder / "right-after"
-        sequence = EditSequence(self.lm, self.method, self.config, self.background)
-        self._sequence = sequence
-        with FileLock(self.folder / ".edit.lock"):
-            journal = Journal.open(folder, {"cases": [*self.cases]}, dict, resume=True)
-            with journal.writing(Shard()) as writer:
-                missing = [case for case in self.cases if case not in journal.records]
-                if missing:
-                    # What they need is that of the model before the first edit.
-                    facts = [self.records[case].fact for case in missing]
-                    sequence.prepare(facts, progress)
-                for done, case in enumerate(self.cases):
-                    if self.should_stop():
-                        return False
-                    progress("editing in sequence", done, len(self.cases))
-                    path = self.folder / "edits" / str(case)
-                    if case not in journal.records:
-                        outcome = self._write(sequence, case, path)
-                        writer.append(case, _to_json(outcome))
-                    elif not journal.records[case]["failed"]:
-                        sequence.put(Edit.load(path))
-        self._right_after = {
-            case: _from_json(record, folder) for case, record in journal.records.items()
-        }
-        return True
-
-    def _write(self, sequence: EditSequence, case: int, path: Path) -> Outcome:
-        began = perf_counter()
-        try:
-            edit = sequence.write([self.records[case].fact])
-        except FAULTS as error:
-            return Outcome(None, failed=str(error), edit_s=perf_counter() - began)
-        edit_s = perf_counter() - began
-        edit.save(path, overwrite=True)  # a kill may have left one whose record is missing
-        (outcome,) = self._measured([case], None, [False])
-        if outcome.after is not None and not is_finite(outcome.after):
-            # The edit stays on, as in any sequence; JSON has no NaN.
-            outcome = replace(outcome, after=None)
-        return replace(outcome, edit_s=edit_s)
-
-    def outcomes(self, block: Sequence[int], generated: Sequence[bool]) -> list[Outcome]:
-        """Measure some cases with all edits applied."""
-        found = self._measured(block, None, generated)
-        return [
-            replace(
-                now,
-                after=None if own.failed else now.after,
-                right_after=own.after,
-                failed=own.failed,
-                edit_s=own.edit_s,
-            )
-            for now, own in zip(found, (self._right_after[case] for case in block), strict=True)
-        ]
-
-    def __exit__(self, *reason: Any) -> None:
-        """Take the edits off."""
-        if self._sequence is not None:
-            self._sequence.__exit__(*reason)
-
-
-def _to_json(outcome: Outcome) -> Line:
-    after = outcome.after
-    return {
-        "after": None if after is None else after.model_dump(mode="json"),
-        "failed": outcome.failed,
-        "edit_s": outcome.edit_s,
-    }
-
-
-def _from_json(record: Line, folder: Path) -> Outcome:
-    try:
-        after = record["after"]
-        return Outcome(
-            None if after is None else Measurement.model_validate(after),
-            failed=str(record["failed"]),
-            edit_s=float(str(record["edit_s"])),
-        )
-    except (KeyError, ValueError) as error:
-        raise StorageError(f"A record of '{folder}' is damaged: {error!r}.") from error

@@ -17,6 +17,7 @@ from factlab.editing.background import Background
 from factlab.editing.configs import MethodConfig, Mode
 from factlab.editing.edit import current_versions
 from factlab.editing.method import Method, Settled
+from factlab.editing.runs import check_turn
 from factlab.errors import FactlabError, InvalidRequestError
 from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.measuring.asked_texts import TokenisedRecords
@@ -43,6 +44,7 @@ class Evaluation:
         references: texts to compare generated ones with.
         ordinary_text: passages for the drift, if that is measured.
         data_name: what to call the records in reports.
+        turn: in a sequence, facts of one edit.
     """
 
     records: Sequence[Record]
@@ -53,6 +55,7 @@ class Evaluation:
     references: References
     ordinary_text: Sequence[str]
     data_name: str
+    turn: int = 1
 
     def admitted(self, lm: LanguageModel) -> "Evaluation":
         """The same with the config as the method admits it.
@@ -74,6 +77,12 @@ class Evaluation:
             )
         if self.mode == "together":
             self.method.check_many()
+        if self.mode == "sequence":
+            check_turn(self.turn, self.method)
+        elif self.turn != 1 or self.measure.checkpoints:
+            raise InvalidRequestError(
+                f"Turns and checkpoints are of a sequence, and the mode is '{self.mode}'."
+            )
         facts = [record.fact for record in self.records if record.fact.target_new is not None]
         if not facts:
             return self
@@ -131,8 +140,9 @@ class Plan(BaseModel):
         if not cases:
             first = unusable["0"]
             raise InvalidRequestError(f"None of the records can be used. The first: {first}")
-        if asked.mode == "together":
-            check_conflicts([asked.records[case].fact for case in cases])
+        size = {"together": len(cases), "sequence": asked.turn}.get(asked.mode, 1)
+        for start in range(0, len(cases), size):
+            check_conflicts([asked.records[case].fact for case in cases[start : start + size]])
         settled = _settled(texts.lm, asked, cases, background or Background(), progress)
         return cls(
             request=request,

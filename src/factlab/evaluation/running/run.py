@@ -55,6 +55,7 @@ def evaluate(
     shard: Shard | None = None,
     resume: bool = False,
     cache: str | Path | None = None,
+    turn: int = 1,
     should_stop: Callable[[], bool] = lambda: False,
     progress: ProgressCallback = silent,
 ) -> Run:
@@ -82,6 +83,7 @@ def evaluate(
         resume: go on with what is in the folder. A run in mode `each` of the first of these
             records becomes one of all of them.
         cache: folder for measurements of the unedited model; factlab's cache by default.
+        turn: in a sequence, facts of one edit.
         should_stop: asked after every block, and between the edits of a sequence; the run can be
             resumed after it stopped.
         progress: True for a bar, or a function that is called with records done and in all.
@@ -90,8 +92,8 @@ def evaluate(
         The run as it lies in the folder.
 
     Raises:
-        InvalidRequestError: there are no records, none can be asked, or something asked for does
-            not exist.
+        InvalidRequestError: there are no records, none can be asked, something asked for does not
+            exist, or facts of one edit contradict each other.
         EditError: no fact can be written, or all together cannot.
         ModelLoadError: the model's own probabilities are NaN or infinite.
         StorageError: the folder is not empty, belongs to another run, or cannot be written.
@@ -106,7 +108,7 @@ def evaluate(
     chosen = method_named(method)
     asked = Evaluation(
         as_records(records), chosen, config, mode, measure or MeasureConfig(), references or {},
-        ordinary_text, data_name,
+        ordinary_text, data_name, turn,
     )  # fmt: skip
     check_batch_size(batch_size)
     asked = asked.admitted(lm)
@@ -139,6 +141,11 @@ def run_request(asked: Evaluation, model: JsonValue) -> Line:
     }
     if any(record.generation_prompts for record in asked.records):
         texts["streams"] = STREAMS
+    sequence: Line = {}  # not of runs that are as they were before there were turns
+    if asked.turn != 1:
+        sequence["turn"] = asked.turn
+    if measure.checkpoints:
+        sequence["checkpoints"] = [*measure.checkpoints]
     return {
         "format": FORMAT,
         "model": model,
@@ -153,6 +160,7 @@ def run_request(asked: Evaluation, model: JsonValue) -> Line:
         "method": asked.method.name,
         "config": None if asked.config is None else asked.config.model_dump(mode="json"),
         "mode": asked.mode,
+        **sequence,
         "generation": None if measure.n_generated == 0 else texts,
         "essence": measure.essence,
         "drift_tokens": drift_tokens,

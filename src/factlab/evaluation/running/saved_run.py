@@ -1,6 +1,6 @@
 """An evaluation as it lies on disk: what was asked for, and one row per record so far."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,8 @@ from factlab.config import without_retired
 from factlab.data.records import Benchmark
 from factlab.data_frames import data_frame
 from factlab.documents import JsonValue, check_format, validated
-from factlab.evaluation.measuring.rows import Row
+from factlab.evaluation.measuring.rows import Drift, Row
+from factlab.evaluation.running.checkpoints import SavedCheckpoint, load_checkpoints
 from factlab.evaluation.scoring.scores import SCORE_PARTS, Stage, score_row
 from factlab.journal import Journal
 from factlab.results import Result, known
@@ -72,6 +73,8 @@ class RunRequest(BaseModel):
         method: what wrote the facts.
         config: of the method; None for its defaults.
         mode: `each` for one edited model per record, `together` or `sequence` for one with all.
+        turn: in a sequence, facts of one edit.
+        checkpoints: after how many facts all records so far were asked.
         generation: settings of the generated texts, if any.
         drift_tokens: of ordinary text on which the drift was measured.
         seed: of everything that is drawn.
@@ -84,9 +87,26 @@ class RunRequest(BaseModel):
     method: str
     config: JsonValue = None
     mode: str = "each"
+    turn: int = 1
+    checkpoints: tuple[int, ...] = ()
     generation: JsonValue = None
     drift_tokens: int = 0
     seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A sequence on its way.
+
+    Attributes:
+        n: facts that had been written.
+        drift: of the model then; None if it was not asked for, or the model was broken.
+        rows: of the records so far, `after` being measured then.
+    """
+
+    n: int
+    drift: Drift | None
+    rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -102,6 +122,7 @@ class Run(Result):
         n_cases: how many records it is about.
         n_unusable: how many more were given that cannot be asked of this model.
         rows: of those that are done, by case.
+        checkpoints: of a sequence, in their order; the end is none of them.
     """
 
     request: RunRequest
@@ -110,6 +131,7 @@ class Run(Result):
     n_cases: int
     n_unusable: int
     rows: tuple[Row, ...]
+    checkpoints: tuple[Checkpoint, ...] = ()
 
     def __repr__(self) -> str:
         asked = self.request
@@ -207,11 +229,11 @@ def load_run(folder: str | Path) -> Run:
     check_format(journal.request.get("format"), FORMAT, where, "of an evaluation")
     request = validated(RunRequest, journal.request, where, ADVICE)
     cases, unusable = journal.cases(request.data.n_records), found.get("unusable")
-    rows = [
-        validated(Row, journal.records[case], f"Case {case} of '{folder}'", ADVICE)
+    by_case = {
+        case: validated(Row, journal.records[case], f"Case {case} of '{folder}'", ADVICE)
         for case in sorted(journal.records)
-    ]
-    rows.sort(key=lambda row: row.case_id)
+    }
+    rows = sorted(by_case.values(), key=_case_id)
     return Run(
         request=request,
         versions=_together(journal.versions),
@@ -219,7 +241,22 @@ def load_run(folder: str | Path) -> Run:
         n_cases=len(cases),
         n_unusable=len(unusable) if isinstance(unusable, dict) else 0,
         rows=tuple(rows),
+        checkpoints=tuple(
+            Checkpoint(n, saved.drift, tuple(sorted(_rows_then(saved, by_case), key=_case_id)))
+            for n, saved in load_checkpoints(folder).items()
+        ),
     )
+
+
+def _case_id(row: Row) -> int:
+    return row.case_id
+
+
+def _rows_then(saved: SavedCheckpoint, by_case: Mapping[int, Row]) -> Iterator[Row]:
+    """Rows of a checkpoint, of the records whose own rows are done."""
+    for case, after in saved.after.items():
+        if case in by_case:
+            yield by_case[case].model_copy(update={"after": after})
 
 
 def _together(sittings: Sequence[Mapping[str, str]]) -> dict[str, str]:

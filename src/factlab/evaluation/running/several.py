@@ -50,11 +50,11 @@ def evaluate_methods(
     runs: list[Run] = []
     for choice, folder in zip(material.choices, request.folders(Path(out)), strict=True):
         done = evaluate(
-            lm, material.records, choice.method, folder, config=choice.config, mode=request.mode,
-            measure=request.measure, references=material.references,
-            ordinary_text=material.passages, data_name=request.records.name,
-            batch_size=batch_size, shard=shard, resume=resume,
-            should_stop=should_stop, progress=progress,
+            lm, material.records, choice.method, folder, config=choice.config,
+            mode=request.mode, turn=request.turn, measure=request.measure,
+            references=material.references, ordinary_text=material.passages,
+            data_name=request.records.name, batch_size=batch_size, shard=shard,
+            resume=resume, should_stop=should_stop, progress=progress,
         )  # fmt: skip
         runs.append(done)
         if should_stop():

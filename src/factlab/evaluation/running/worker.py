@@ -19,11 +19,11 @@ from factlab.evaluation.measuring.yardstick import Yardstick, is_finite
 from factlab.evaluation.running.modes import (
     Edited,
     EditedEach,
-    EditedSequence,
     EditedTogether,
     Outcome,
 )
 from factlab.evaluation.running.planning import Evaluation, Plan
+from factlab.evaluation.running.sequence import EditedSequence
 from factlab.progress import ProgressCallback, silent
 
 _KINDS: dict[Mode, type[Edited]] = {
@@ -69,7 +69,7 @@ class Worker(AbstractContextManager["Worker"]):
             lm=yardstick.lm, records=asked.records, cases=plan.cases, method=asked.method,
             config=asked.method.config.model_validate(plan.config),
             background=background or Background(), yardstick=yardstick, folder=folder,
-            should_stop=should_stop,
+            turn=asked.turn, should_stop=should_stop,
         )  # fmt: skip
 
     def measure_unedited(self, block: Sequence[int]) -> None:
@@ -140,6 +140,7 @@ def _row(record: Record, before: Measurement, outcome: Outcome, seed: int) -> Ro
         right_after=outcome.right_after,
         after=after,
         failed=failed,
+        skipped=outcome.skipped,
         edit_s=outcome.edit_s,
         measure_s=outcome.measure_s,
         seed=seed,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from factlab.arguments import checked
-from factlab.data.records import Record
+from factlab.data.records import Record, References
 from factlab.editing.background import Background
 from factlab.editing.configs import MethodConfig, Mode
 from factlab.editing.method import Method
@@ -37,11 +37,17 @@ class GridCell:
         name: of its folder.
         method: that writes the facts.
         config: of the method; None for its defaults.
+        records: of this cell alone; None for those of the plan.
+        turn: in mode `sequence`, how many facts an edit writes.
+        checkpoints: in mode `sequence`, after how many facts to measure all that are written.
     """
 
     name: str
     method: str | Method
     config: MethodConfig | None = None
+    records: tuple[Record | Fact, ...] | None = None
+    turn: int = 1
+    checkpoints: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -103,6 +109,8 @@ def evaluate_grid(
     mode: Mode = "each",
     measure: MeasureConfig | None = None,
     background: Background | None = None,
+    references: References | None = None,
+    ordinary_text: Sequence[str] = (),
     data_name: str = "records",
     batch_size: int = BATCH_SIZE,
     cache: str | Path | None = None,
@@ -116,17 +124,20 @@ def evaluate_grid(
 
     Args:
         lm: the model, left as it is.
-        records: what to edit and ask.
+        records: what to edit and ask; a cell may have others.
         out: folder of the plan.
         cells: which methods, with which settings.
         mode: see `evaluate`.
         measure: see `evaluate`.
         background: statistics and contexts that are at hand; cells share what is found.
+        references: see `evaluate`.
+        ordinary_text: see `evaluate`.
         data_name: what to call the records.
         batch_size: see `evaluate`.
         cache: see `evaluate`.
         should_stop: asked after every block of records.
-        progress: True for a bar, or a function that is called with cells done and in all.
+        progress: True for a bar, or a function that is called with cells done and in all, and
+            with what is done inside a cell.
 
     Raises:
         InvalidRequestError: there are no cells, two have one name, or as `evaluate`.
@@ -144,10 +155,12 @@ def evaluate_grid(
         progress("evaluating a plan", done, len(cells))
         try:
             run = evaluate(
-                lm, records, cell.method, Path(out) / cell.name, config=cell.config, mode=mode,
-                measure=measure, data_name=data_name, background=background,
+                lm, records if cell.records is None else cell.records, cell.method,
+                Path(out) / cell.name, config=cell.config, mode=mode, turn=cell.turn,
+                measure=_measured(cell, measure), references=references,
+                ordinary_text=ordinary_text, data_name=data_name, background=background,
                 batch_size=batch_size, resume=True, cache=cache,
-                should_stop=should_stop,
+                should_stop=should_stop, progress=partial(_inside, progress, cell.name),
             )  # fmt: skip
         except WrongModelError:
             raise
@@ -164,3 +177,15 @@ def evaluate_grid(
     if not runs:
         raise EditError(f"Nothing could be evaluated. The first reason: {impossible[names[0]]}")
     return Grid(runs, impossible)
+
+
+def _inside(progress: ProgressCallback, name: str, label: str, done: int, total: int) -> None:
+    """Tell what is done inside a cell."""
+    progress(f"{name}: {label}", done, total)
+
+
+def _measured(cell: GridCell, measure: MeasureConfig | None) -> MeasureConfig | None:
+    """What is measured in a cell."""
+    if not cell.checkpoints:
+        return measure
+    return (measure or MeasureConfig()).model_copy(update={"checkpoints": cell.checkpoints})

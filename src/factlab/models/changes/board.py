@@ -27,6 +27,7 @@ import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import torch
@@ -34,68 +35,8 @@ from torch import Tensor, nn
 
 from factlab.errors import EditError
 from factlab.models.changes.change import Change
-from factlab.models.changes.ride import Ride, changed
-
-# States of a weight that are kept, beside its original and what is written: as many as take so many
-# bytes, within these bounds.
-_KEPT_BYTES, _LEAST_KEPT, _MOST_KEPT = 2**25, 2, 16
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Application:
-    """One time that a change was put on. The same change may be on several times."""
-
-    patch: Change
-
-    @property
-    def weight_name(self) -> str:
-        """Parameter name in the model."""
-        return self.patch.weight_name
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Patched:
-    """A changed weight.
-
-    Attributes:
-        original: without changes.
-        active: the changes, in order.
-        states: the weight after some numbers of changes, at least after all of them.
-    """
-
-    original: Tensor | Ride
-    active: tuple[Application, ...] = ()
-    states: Mapping[int, Tensor | Ride] = field(default_factory=dict[int, Tensor | Ride])
-
-    @property
-    def written(self) -> Tensor | Ride:
-        """What the live weight is to the bit."""
-        return self.states[len(self.active)] if self.active else self.original
-
-    def having(self, active: tuple[Application, ...], model: nn.Module) -> "_Patched":
-        """The same weight with other changes on it; made from the last state that both share."""
-        pairs = enumerate(zip(self.active, active, strict=False))
-        shared = next((i for i, (one, other) in pairs if one is not other), None)
-        shared = min(len(self.active), len(active)) if shared is None else shared
-        states = {n: state for n, state in self.states.items() if n <= shared}
-        begin = max(states, default=0)
-        weight = states.get(begin, self.original)
-        for number, application in enumerate(active[begin:], begin + 1):
-            weight = changed(weight, application.patch, model)
-            states[number] = weight
-            _forget_some(states)
-        return _Patched(self.original, active, states)
-
-
-def _forget_some(states: dict[int, Tensor | Ride]) -> None:
-    """Of the states before the last keep a few, closer together the later they are."""
-    size = states[max(states)].nbytes
-    kept = min(_MOST_KEPT, max(_LEAST_KEPT, _KEPT_BYTES // max(1, size)))
-    while len(states) > kept + 1:
-        *earlier, last = sorted(states)
-        pairs = zip([0, *earlier], earlier, [*earlier[1:], last], strict=False)
-        gaps = {at: (above - below) / (last - at) for below, at, above in pairs}
-        del states[min(gaps, key=gaps.__getitem__)]
+from factlab.models.changes.patched import Application, Patched
+from factlab.models.changes.ride import Ride
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,7 +48,7 @@ class _Position:
         before: while weights are being written, what they were.
     """
 
-    weights: Mapping[str, _Patched] = field(default_factory=dict[str, _Patched])
+    weights: Mapping[str, Patched] = field(default_factory=dict[str, Patched])
     before: Mapping[str, Tensor | Ride] = field(default_factory=dict[str, Tensor | Ride])
 
 
@@ -125,11 +66,19 @@ class PatchBoard:
         self._model = model
         self._position = _Position()
         self._lock = lock or threading.RLock()
+        self._times = count()
 
     @property
     def active(self) -> list[Change]:
         """All changes that are on, weight by weight."""
         return [each.patch for entry in self._weights.values() for each in entry.active]
+
+    @property
+    def sources(self) -> list[object]:
+        """What the changes that are on are parts of, in the order in which it was put on."""
+        every = [each for entry in self._weights.values() for each in entry.active]
+        by_time = {each.number: each.source for each in every if each.source is not None}
+        return [by_time[number] for number in sorted(by_time)]
 
     def originals(self) -> dict[str, Tensor]:
         """The unchanged values of the weights that are changed now."""
@@ -146,8 +95,12 @@ class PatchBoard:
 
     # -- on and off -------------------------------------------------------------------------
 
-    def add(self, patches: Sequence[Change]) -> list[Application]:
+    def add(self, patches: Sequence[Change], source: object = None) -> list[Application]:
         """Put changes on: all of them, or none if one does not fit.
+
+        Args:
+            patches: the changes.
+            source: what they are parts of.
 
         Returns:
             What `remove` takes to take off these, and not the same changes put on at another time.
@@ -157,7 +110,7 @@ class PatchBoard:
         """
         applied: list[Application] = []
         with self._lock:
-            self._put(patches, applied)
+            self._put(patches, applied, source)
         return applied
 
     def remove(self, patches: Sequence[Change | Application]) -> None:
@@ -191,11 +144,17 @@ class PatchBoard:
         self._set(planned)
 
     @contextmanager
-    def applied(self, patches: Sequence[Change] = ()) -> Generator["Pile", None, None]:
+    def applied(
+        self, patches: Sequence[Change] = (), source: object = None
+    ) -> Generator["Pile", None, None]:
         """Put changes on inside the block and take them off after it, whatever happens inside.
 
         An interrupt at any moment leaves the weights without them. Other threads wait for the end
         of the block.
+
+        Args:
+            patches: the changes.
+            source: what they are parts of.
 
         Yields:
             A pile, to which more can be added; they are all taken off together.
@@ -207,7 +166,7 @@ class PatchBoard:
             pile = Pile(self)
             try:
                 try:
-                    self._put(patches, pile.applications)
+                    self._put(patches, pile.applications, source)
                     yield pile
                 except Exception:  # of any kind; an interrupt is met below, wherever it comes
                     self.remove(pile.applications)
@@ -248,13 +207,14 @@ class PatchBoard:
     # -- inside -----------------------------------------------------------------------------
 
     @property
-    def _weights(self) -> Mapping[str, _Patched]:
+    def _weights(self) -> Mapping[str, Patched]:
         self._recover()
         return self._position.weights
 
-    def _put(self, patches: Sequence[Change], applied: list[Application]) -> None:
+    def _put(self, patches: Sequence[Change], applied: list[Application], source: object) -> None:
         """Put changes on; noted in the list first, so that whoever is interrupted knows them."""
-        new = [Application(patch) for patch in patches]
+        number = next(self._times)
+        new = [Application(patch, source, number) for patch in patches]
         planned: dict[str, list[Application]] = {}
         for each in new:
             name = each.weight_name
@@ -276,7 +236,7 @@ class PatchBoard:
         entry = self._weights.get(application.weight_name)
         return entry is not None and application in entry.active
 
-    def _put_back(self, lifted: Mapping[str, _Patched]) -> None:
+    def _put_back(self, lifted: Mapping[str, Patched]) -> None:
         """Put what was lifted below what is on now, unless it is there already."""
         weights = dict(self._weights)
         written: dict[str, Tensor | Ride] = {}
@@ -322,7 +282,7 @@ class PatchBoard:
         written: dict[str, Tensor | Ride] = {}
         with torch.inference_mode(False):  # originals must be tensors whose changes are counted
             for name, active in planned.items():
-                entry = weights.get(name) or _Patched(
+                entry = weights.get(name) or Patched(
                     Ride.on(self._model, name) or self._parameter(name).detach().clone()
                 )
                 entry = _finite(name, entry.having(tuple(active), self._model))
@@ -333,7 +293,7 @@ class PatchBoard:
                     weights.pop(name, None)
         self._write(written, weights)
 
-    def _write(self, written: Mapping[str, Tensor | Ride], weights: Mapping[str, _Patched]) -> None:
+    def _write(self, written: Mapping[str, Tensor | Ride], weights: Mapping[str, Patched]) -> None:
         """Write weights and note what is on them then: all of it or nothing."""
         old = self._position.weights
         before = {
@@ -381,16 +341,16 @@ class Pile:
         self._board = board
         self.applications: list[Application] = []
 
-    def add(self, patches: Sequence[Change]) -> None:
+    def add(self, patches: Sequence[Change], source: object = None) -> None:
         """Put more changes on; see `PatchBoard.add`."""
-        self._board._put(patches, self.applications)
+        self._board._put(patches, self.applications, source)
 
 
 def _tensors(every: Mapping[str, Tensor | Ride]) -> dict[str, Tensor]:
     return {name: each for name, each in every.items() if isinstance(each, Tensor)}
 
 
-def _finite(name: str, entry: _Patched) -> _Patched:
+def _finite(name: str, entry: Patched) -> Patched:
     written = entry.written
     if isinstance(written, Tensor) and not all(map(torch.isfinite, torch.aminmax(written))):
         raise EditError(f"The edited weight '{name}' has NaN or infinite entries.")

@@ -207,7 +207,8 @@ def _sample(weight: Tensor) -> Tensor:
 
 def _plainly(weight: Tensor) -> Tensor:
     """The same numbers without a class of their own."""
-    return weight.detach().as_subclass(Tensor)
+    plain = weight.detach()
+    return plain if type(plain) is Tensor else plain.as_subclass(Tensor)
 
 
 def _bytes(weight: Tensor) -> Tensor:

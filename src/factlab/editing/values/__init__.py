@@ -1,0 +1,1 @@
+"""Values that were optimised before: what they depend on, and where they are kept."""
