@@ -284,14 +284,14 @@ def test_what_was_left_is_found_among_what_others_left(make_model):
     n_first, n_last = (sum(len(r.reads) for r in rows_of(lm, f)) for f in (FACTS[:2], FACTS[3:]))
     first = fl.editing.ultraedit(lm, FACTS[:2], CONFIG)
     memit = Remembered(tuple(FACTS[2:3]), {"keys.1": torch.ones(1, 4)})
+    name = "ultraedit.count.model.layers.2.mlp.down_proj.weight"
     for past in (first.remembered, (*first.remembered, memit)):
-        after = fl.editing.ultraedit(lm, FACTS[3:], CONFIG, fl.editing.Background(past=past))
-        name = "ultraedit.count.model.layers.2.mlp.down_proj.weight"
+        with replace(first, remembered=past).applied(lm):
+            after = fl.editing.ultraedit(lm, FACTS[3:], CONFIG)
         assert after.remembered[0].tensors[name] == n_first + n_last
     # Another matrix begins anew.
-    other = fl.editing.ultraedit(
-        lm, FACTS[3:], replace_layers((0, 2)), fl.editing.Background(past=past)
-    )
+    with first.applied(lm):
+        other = fl.editing.ultraedit(lm, FACTS[3:], replace_layers((0, 2)))
     counts = {k: float(v) for k, v in other.remembered[0].tensors.items() if ".count." in k}
     assert {v for k, v in counts.items() if ".0." in k} == {n_last}
     assert {v for k, v in counts.items() if ".2." in k} == {n_first + n_last}
@@ -317,9 +317,10 @@ def test_a_damaged_state_is_refused(make_model, name, damage):
     damaged = damage(block.tensors[key])
     if damaged is not None:
         tensors[key] = damaged
-    background = fl.editing.Background(past=(Remembered(block.facts, tensors),))
-    with pytest.raises(EditError, match=r"remembers of '.*up_proj.weight' are not the mean"):
-        fl.editing.ultraedit(lm, FACTS[3:], CONFIG, background)
+    broken = replace(first, remembered=(Remembered(block.facts, tensors),))
+    refused = pytest.raises(EditError, match=r"remembers of '.*up_proj.weight' are not the mean")
+    with broken.applied(lm), refused:
+        fl.editing.ultraedit(lm, FACTS[3:], CONFIG)
 
 
 def test_gradients_of_a_broken_model_are_refused(make_model):

@@ -50,7 +50,7 @@ from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.gradients import Matrix, TokenStates
 from factlab.editing.method import FAULTS, Settled
 from factlab.editing.methods import METHODS
-from factlab.editing.remembered import Remembered
+from factlab.editing.remembered import Remembered, remembered_on
 from factlab.editing.ultraedit_config import UltraEditConfig
 from factlab.errors import EditError, FactlabError, TokenizationError, counted
 from factlab.facts import Fact
@@ -74,7 +74,7 @@ def ultraedit(
         lm: the model, left as it is.
         facts: with a `target_new` each; they need no subject.
         config: see `UltraEditConfig`.
-        background: what earlier turns left, in a sequence.
+        background: as for other methods; nothing of it is needed.
         progress: True for a bar, or a function that is told what is going on.
 
     Returns:
@@ -140,6 +140,7 @@ def compute(
     progress: ProgressCallback,
 ) -> list[Edit | FactlabError]:
     """One edit per fact, each a turn of its own."""
+    del background  # what earlier turns left is with the edits that are on the model
     results: dict[int, Edit | FactlabError] = {}
     rows: dict[int, Continuation] = {}
     for number, fact in enumerate(facts):
@@ -148,7 +149,7 @@ def compute(
         except FAULTS as error:
             results[number] = error
     if rows:
-        turn = _Turn.of(lm, [*rows.values()], settled, background, progress)
+        turn = _Turn.of(lm, [*rows.values()], settled, progress)
         for place, number in enumerate(rows):
             try:
                 results[number] = turn.edit([facts[number]], place)
@@ -165,9 +166,10 @@ def compute_together(
     progress: ProgressCallback,
 ) -> Edit:
     """One edit with all facts."""
+    del background
     check_conflicts(facts)
     rows = [_row(lm, fact) for fact in facts]
-    return _Turn.of(lm, rows, settled, background, progress).edit(facts)
+    return _Turn.of(lm, rows, settled, progress).edit(facts)
 
 
 def _row(lm: LanguageModel, fact: Fact) -> Continuation:
@@ -203,17 +205,17 @@ class _Turn:
         lm: LanguageModel,
         rows: Sequence[Continuation],
         settled: Settled[UltraEditConfig],
-        background: Background,
         progress: ProgressCallback,
     ) -> "_Turn":
         """Take gradients of some facts' answers."""
         config = settled.config
         matrices = [Matrix.named(lm, name) for name in config.weights or ()]
-        past = {m.weight_name: Normaliser.after(background.past, m) for m in matrices}
+        past = remembered_on(lm)
+        normalisers = {m.weight_name: Normaliser.after(past, m) for m in matrices}
         first = config.edited_layers[0]
         return cls(
             lm=lm, base=BaseModelInfo.of(lm), settled=settled, matrices=matrices,
-            states=AnswerStates(lm, rows, matrices, first, progress), normalisers=past,
+            states=AnswerStates(lm, rows, matrices, first, progress), normalisers=normalisers,
         )  # fmt: skip
 
     def edit(self, facts: Sequence[Fact], place: int | None = None) -> Edit:
