@@ -131,7 +131,8 @@ def _looked_up(
     site = Site(layer, Stream.MLP)
     texts = [up_to_lookup(row) for row in rows]
     with lm.frozen(), record(lm, [site]) as states, recorded_keys(lm, [layer], shared) as recorded:
-        for numbers in groups([len(ids) for ids in texts], batch_tokens(lm, [layer])):
+        lengths, enough = [len(ids) for ids in texts], lm.budget.enough_tokens
+        for numbers in groups(lengths, batch_tokens(lm, [layer]), enough):
             batch = pad([texts[i] for i in numbers], lm.device)
             with torch.no_grad():
                 lm.run(lm.frame(batch), stop=layer + 1)

@@ -118,7 +118,8 @@ class _WaitingRows:
         self._kept: list[_Run] = []
         self._others: list[list[int]] = []
         every = range(layer, lm.n_layers)  # they will wait at others than this too
-        for numbers in groups([len(ids) for ids in self._texts], batch_tokens(lm, every)):
+        lengths, enough = [len(ids) for ids in self._texts], lm.budget.enough_tokens
+        for numbers in groups(lengths, batch_tokens(lm, every), enough):
             n_tokens = len(numbers) * len(self._texts[numbers[-1]])
             if self.n_kept + n_tokens > room:
                 self._others.append(numbers)
