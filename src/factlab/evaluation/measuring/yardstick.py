@@ -59,6 +59,7 @@ class Yardstick:
         self._ordinary = (
             OrdinaryText(lm, ordinary_text, config.drift_tokens) if config.drift_tokens else None
         )
+        self._drift: tuple[tuple[str, ...], Drift] | None = None
 
     def measure(
         self,
@@ -118,8 +119,13 @@ class Yardstick:
         ]
 
     def drift(self) -> Drift | None:
-        """Of the model as it is, if it was asked for."""
-        return None if self._ordinary is None else self._ordinary.drift(1, {})[0]
+        """Of the model as it is, if it was asked for; measured once for the same edits on it."""
+        if self._ordinary is None:
+            return None
+        edits = tuple(change.digest for change in self.lm.patches.active)
+        if self._drift is None or self._drift[0] != edits:
+            self._drift = edits, self._ordinary.drift(1, {})[0]
+        return self._drift[1]
 
     def _ask(
         self, records: Sequence[Record], owners: Sequence[int], changes: Mapping[str, Carried]
@@ -222,7 +228,7 @@ class Yardstick:
         if self._ordinary is None:
             return [None] * len(records)
         if not changes:  # one model for all
-            return self._ordinary.drift(1, changes) * len(records)
+            return [self.drift()] * len(records)
         return self._ordinary.drift(len(records), changes)
 
 
