@@ -178,7 +178,7 @@ def test_what_is_exported_gives_the_same(make_model, tasks, edit_of, tmp_path, k
     import lm_eval
     from lm_eval.tasks import TaskManager
 
-    lm = make_model("llama")
+    lm = make_model("llama", add_bos=kind == "checkpoint")
     edit = edit_of(lm)
     if kind == "peft":
         pytest.importorskip("peft")
@@ -309,6 +309,7 @@ def test_edits_go_on_one_by_one_and_come_off(make_model, fact, stand_in):
         ({"tasks": []}, "The list of tasks is empty"),
         ({"tasks": "cities", "every": 0}, "every=0"),
         ({"tasks": "cities", "batch_size": 0}, "batch_size=0"),
+        ({"tasks": "cities", "batch_size": "large"}, "batch_size='large'.*'auto'"),
         ({"tasks": "cities", "edits": ["a"]}, r"edits\[0\] is a str, not a Edit"),
         ({"tasks": "cities", "model": "hf"}, "'model' cannot be set here"),
         ({"tasks": "city"}, "knows no task 'city'.*'cities'"),

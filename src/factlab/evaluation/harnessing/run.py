@@ -1,6 +1,7 @@
 """One call that has lm_eval measure a model without edits and with them."""
 
 import json
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
@@ -77,7 +78,7 @@ def harness(
                     applied.enter_context(edit.applied(lm))
                 progress("measuring with lm_eval", len(stages), len(due))
                 scores = read_scores(package.simple_evaluate(reader, **given))
-                n_facts = sum(len(edit.facts) for edit in stack[:n_edits])
+                n_facts = sum(len(edit.facts) - len(edit.skipped) for edit in stack[:n_edits])
                 stages.append(HarnessStage(n_edits=n_edits, n_facts=n_facts, scores=scores))
     except MemoryLimitError as error:
         raise MemoryLimitError(
@@ -99,8 +100,9 @@ def _check_numbers(names: Sequence[str], every: int | None, batch_size: int | st
         raise InvalidRequestError("The list of tasks is empty. Give at least one.")
     if every is not None and every < 1:
         raise InvalidRequestError(f"every={every}: measure after at least one edit.")
-    if isinstance(batch_size, int) and batch_size < 1:
-        raise InvalidRequestError(f"batch_size={batch_size} must be at least 1.")
+    is_auto = isinstance(batch_size, str) and re.fullmatch(r"auto(:\d+)?", batch_size)
+    if not is_auto and (isinstance(batch_size, str) or batch_size < 1):
+        raise InvalidRequestError(f"batch_size={batch_size!r} must be at least 1, or 'auto'.")
 
 
 def _due(n_edits: int, every: int | None) -> list[int]:
