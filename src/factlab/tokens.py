@@ -228,6 +228,17 @@ def subject_span(tokens: Tokens, start: int, subject: str) -> TokenSpan:
     return span
 
 
+def special_around(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """How many special tokens a tokenizer puts before a text, and how many behind it.
+
+    Raises:
+        TokenizationError: it does not report character offsets.
+    """
+    _, spans, marks = called(tokenizer, "a")
+    own = [i for i, (a, b) in enumerate(spans) if not marks[i] or b > a]
+    return (own[0], len(marks) - 1 - own[-1]) if own else (len(marks), 0)
+
+
 def start_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens from which a model may begin a text of its own, the best first."""
     ids = (

@@ -1,0 +1,1 @@
+"""General abilities of edited models, by EleutherAI's lm-evaluation-harness."""
