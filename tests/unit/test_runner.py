@@ -26,6 +26,7 @@ import factlab as fl
 from factlab.editing.methods import METHODS, method_named
 from factlab.errors import EditError, InvalidRequestError, StorageError
 from factlab.evaluation.configs import MeasureConfig
+from factlab.evaluation.measuring.ordinary_text import OrdinaryText
 from factlab.evaluation.measuring.rows import Measurement
 from factlab.evaluation.measuring.yardstick import Yardstick
 from factlab.evaluation.running.run import evaluate
@@ -409,3 +410,20 @@ def test_large_case_ids(lm, tmp_path):
     """They are part of the seed of every text."""
     run = start(lm, tmp_path / "run", records=[make_record(10**18)], measure=TEXTS)
     assert math.isfinite(run.rows[0].after.written.entropy)
+
+
+@pytest.mark.parametrize("mode", ["together", "sequence"])
+def test_the_drift_of_one_model_is_measured_once(lm, tmp_path, monkeypatch, mode):
+    """Not again for every block of records; in a sequence each edit makes another model."""
+    asked, drift = [], OrdinaryText.drift
+
+    def counting(self, n_owners, changes):
+        asked.append(n_owners)
+        return drift(self, n_owners, changes)
+
+    monkeypatch.setattr(OrdinaryText, "drift", counting)
+    measure = MeasureConfig(n_generated=0, drift_tokens=20)
+    run = start(lm, tmp_path / "run", mode, measure=measure, ordinary_text=PASSAGES, batch_size=2)
+    assert asked == [1] * {"together": 2, "sequence": 6}[mode]
+    assert len({row.after.drift for row in run.rows}) == 1
+    assert run.rows[0].after.drift != run.rows[0].before.drift
