@@ -9,7 +9,6 @@ interrupted.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -35,17 +34,12 @@ class Remembered:
         return {name: _digest(tensor) for name, tensor in self.tensors.items()}
 
 
-@runtime_checkable
-class Leaving(Protocol):
-    """What leaves something: an edit."""
-
-    remembered: tuple[Remembered, ...]
-
-
 def remembered_on(lm: LanguageModel) -> list[Remembered]:
     """What the edits that are on a model left, in the order in which they were put on."""
-    edits = [source for source in lm.patches.sources if isinstance(source, Leaving)]
-    return [block for edit in edits for block in edit.remembered]
+    left: list[Remembered] = []
+    for source in lm.patches.sources:
+        left += getattr(source, "remembered", ())
+    return left
 
 
 def of_all(

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from torch import Tensor
@@ -68,16 +68,19 @@ class BaseModelInfo(BaseModel):
         )
 
 
-@runtime_checkable
-class _Based(Protocol):
-    """What says which model it is for, and what it changes: an edit."""
+class _OnModel(NamedTuple):
+    """An edit that is on a model: what it is for, and what it changes."""
 
     base: BaseModelInfo
     updates: tuple[Change, ...]
 
 
-def _edits_on(lm: LanguageModel) -> list[_Based]:
-    return [source for source in lm.patches.sources if isinstance(source, _Based)]
+def _edits_on(lm: LanguageModel) -> list[_OnModel]:
+    return [
+        _OnModel(base, getattr(source, "updates", ()))
+        for source in lm.patches.sources
+        if isinstance(base := getattr(source, "base", None), BaseModelInfo)
+    ]
 
 
 def _uncovered(lm: LanguageModel) -> tuple[str, ...]:
