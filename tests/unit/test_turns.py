@@ -147,6 +147,11 @@ def test_what_makes_no_sequence_is_refused(lm, tmp_path, run):
     )
     assert code == 2
     assert "--checkpoints" in err
+    arguments = ["--method", "rome", "--mode", "sequence", "--turn", "2"]
+    code, _, err = run("eval", "--out", tmp_path / "run", *arguments)
+    assert code == 2
+    assert "cannot write 2 facts at a time" in err
+    assert "loading the model" not in err
     code, _, err = run("edit", "--facts", tmp_path / "facts.csv", "--turn", "2")
     assert code == 2
     assert "--sequence" in err

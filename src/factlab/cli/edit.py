@@ -193,6 +193,7 @@ def edit(
     wanted = _facts(one, many.facts, erase)
     chosen = more.of(method or ("memit" if has_many and mode != "each" else "rome"), erase).chosen()
     chosen.method.check_subjects(wanted)
+    chosen.method.check_turn(many.turn)
     if out is not None:
         check_edits_destination(out, mode == "each" and has_many, overwrite)
     if stats is not None:

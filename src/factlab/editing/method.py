@@ -224,6 +224,19 @@ class Method:
                     "method that needs none, such as ultraedit."
                 )
 
+    def check_turn(self, turn: int) -> None:
+        """Refuse edits of a sequence that write more facts than the method can in one, or none.
+
+        Raises:
+            InvalidRequestError: so many cannot be written at a time.
+        """
+        if turn < 1:
+            raise InvalidRequestError(f"turn={turn}: an edit of a sequence writes at least one.")
+        if turn > 1 and not self.writes_many:
+            raise InvalidRequestError(
+                f"Method '{self.name}' cannot write {turn} facts at a time. Leave the turn at 1."
+            )
+
     def check_many(self) -> ComputeTogether:
         """What writes many facts in one edit.
 

@@ -141,7 +141,7 @@ def edit_sequence(
     facts = listed(facts)
     chosen = method_named(method)
     chosen.admitted(lm, facts, config)
-    check_turn(turn, chosen)
+    chosen.check_turn(turn)
     for start in range(0, len(facts), turn):
         check_conflicts(facts[start : start + turn])
     before = answers(lm, facts)
@@ -157,20 +157,6 @@ def edit_sequence(
         at_end = answers(lm, facts)
     edits = tuple(sequence.edits)
     return EditRun("sequence", tuple(facts), edits, before, tuple(right_after), at_end)
-
-
-def check_turn(turn: int, method: Method) -> None:
-    """Refuse edits of more facts than a method can write in one, or of none.
-
-    Raises:
-        InvalidRequestError: so many cannot be written at a time.
-    """
-    if turn < 1:
-        raise InvalidRequestError(f"turn={turn}: an edit of a sequence writes at least one fact.")
-    if turn > 1 and not method.writes_many:
-        raise InvalidRequestError(
-            f"Method '{method.name}' cannot write {turn} facts at a time. Leave the turn at 1."
-        )
 
 
 class EditSequence:

@@ -92,6 +92,8 @@ class EvaluationMaterial:
             StorageError: something cannot be read.
         """
         choices = [method.chosen() for method in request.methods]
+        for choice in choices:
+            choice.method.check_turn(request.turn)
         editor = next((choice.editor for choice in choices if choice.editor is not None), None)
         wanted = request.records
         if editor is None or not request.held_out:

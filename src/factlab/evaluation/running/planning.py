@@ -17,7 +17,6 @@ from factlab.editing.background import Background
 from factlab.editing.configs import MethodConfig, Mode
 from factlab.editing.edit import current_versions
 from factlab.editing.method import Method, Settled
-from factlab.editing.runs import check_turn
 from factlab.errors import FactlabError, InvalidRequestError
 from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.measuring.asked_texts import TokenisedRecords
@@ -78,7 +77,7 @@ class Evaluation:
         if self.mode == "together":
             self.method.check_many()
         if self.mode == "sequence":
-            check_turn(self.turn, self.method)
+            self.method.check_turn(self.turn)
         elif self.turn != 1 or self.measure.checkpoints:
             raise InvalidRequestError(
                 f"Turns and checkpoints are of a sequence, and the mode is '{self.mode}'."
