@@ -144,10 +144,11 @@ class Protected:
                 self._written |= written
                 touched |= dict.fromkeys(written)
         self._seen, self._replaced = tuple(past), tuple(replaced)
+        anew = {*replaced}
         wanted = {
             question: self._written[question]
             for question in touched
-            if question in self._written and question not in replaced
+            if question in self._written and question not in anew
         }
         come = [key for q, key in wanted.items() if self._held.get(q) is not key]
         stale = [q for q in touched if q in self._held and self._held[q] is not wanted.get(q)]
@@ -221,5 +222,6 @@ class _Beside:
         inverse = self.base.inverse()
         if inverse is not None:
             inverse = inverse.clone()
-            add_keys_(inverse, self.held, torch.ones(len(self.held), dtype=torch.float64))
+            ones = torch.ones(len(self.held), dtype=torch.float64, device="cpu")
+            add_keys_(inverse, self.held, ones)
         return inverse
