@@ -155,8 +155,6 @@ def show(
     case: Annotated[int | None, typer.Option(help="case_id; the first record by default.")] = None,
 ) -> None:
     """Lay one record out."""
-    from dataclasses import asdict
-
     from factlab.data.record_files import load_records
 
     with session.progress() as report:
@@ -170,7 +168,7 @@ def show(
         )
     record = found[0]
     session.say(table(["", f"record {record.case_id} of {source}"], _laid_out(record)))
-    session.emit(asdict(record))
+    session.emit(record.to_json())
 
 
 def build(

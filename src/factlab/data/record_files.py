@@ -6,7 +6,6 @@ import random
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
 
@@ -107,7 +106,7 @@ def record_hash(records: Iterable[Record]) -> str:
     """SHA-256 of the records as JSON with sorted keys: the same for the same records in order."""
     digest = hashlib.sha256()
     for record in records:
-        text = json.dumps(asdict(record), sort_keys=True, ensure_ascii=False)
+        text = json.dumps(record.to_json(), sort_keys=True, ensure_ascii=False)
         digest.update(text.encode() + b"\n")
     return digest.hexdigest()
 

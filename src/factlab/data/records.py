@@ -1,9 +1,10 @@
 """`Record`: one case of a benchmark. What is asked of a model before and after an edit."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
+from factlab.data.ripple_query import RippleQuery
 from factlab.errors import InvalidRequestError
 from factlab.facts import Fact
 from factlab.writing import check_texts
@@ -41,6 +42,9 @@ class Record:
         neighborhood_answers: what is right there; empty where that is `fact.target_true`.
         attribute_prompts: about subjects for which the new target is true.
         generation_prompts: beginnings of texts about the subject.
+        question_prompts: questions whose answer the fact is, with a question mark.
+        new_aliases: other names of the new target, as good as `fact.target_new`.
+        ripple: questions beside the fact, whose answers the edit changes or must keep.
 
     Raises:
         InvalidRequestError: `fact` is no `Fact`, or prompts are not a list of texts.
@@ -57,6 +61,9 @@ class Record:
     neighborhood_answers: Sequence[str] = ()
     attribute_prompts: Sequence[str] = ()
     generation_prompts: Sequence[str] = ()
+    question_prompts: Sequence[str] = ()
+    new_aliases: Sequence[str] = ()
+    ripple: Sequence[RippleQuery] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.fact, Fact):
@@ -69,11 +76,24 @@ class Record:
                 prompts = tuple(prompts)  # lists are taken too
                 object.__setattr__(self, name, prompts)
             check_texts(prompts, name)
+        object.__setattr__(self, "ripple", tuple(self.ripple))
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, ready for JSON; of what later versions added, what there is of it.
+
+        So the hash of a record stays what it was when a run was begun.
+        """
+        described = asdict(self)
+        for name in _ADDED:
+            if not described[name]:
+                del described[name]
+        return described
 
 
+_ADDED = ("question_prompts", "new_aliases", "ripple")
 _LISTS = (
     "paraphrase_prompts", "neighborhood_prompts", "neighborhood_answers", "attribute_prompts",
-    "generation_prompts",
+    "generation_prompts", "question_prompts", "new_aliases",
 )  # fmt: skip
 
 

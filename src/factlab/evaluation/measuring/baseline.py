@@ -51,7 +51,7 @@ class Unedited:
             ModelLoadError: the model's own probabilities are NaN or infinite.
         """
         paths = [
-            self._folder / f"{_hash([asdict(record), with_texts])}.json"
+            self._folder / f"{_hash([record.to_json(), with_texts])}.json"
             for record, with_texts in zip(records, generated, strict=True)
         ]
         missing = [i for i, path in enumerate(paths) if not path.exists()]
