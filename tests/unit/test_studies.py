@@ -295,7 +295,7 @@ def in_turns(lm, records, folder, turn, config=None):
 
 
 def test_a_sequence_is_measured_on_the_way(lm, tmp_path):
-    measure = fl.evaluation.MeasureConfig(n_generated=0, drift_tokens=20)
+    measure = fl.evaluation.MeasureConfig(n_generated=2, text_tokens=12, drift_tokens=20)
     config = ScalingConfig(
         methods=["ft:layer=1,steps=2"], numbers="1,3,12", turn=2, measure=measure
     )
@@ -311,6 +311,8 @@ def test_a_sequence_is_measured_on_the_way(lm, tmp_path):
         for stage, scores in (("after", point.scores), ("before", point.unedited)):
             wanted = scores_of(folder, stage)
             assert_same(scores[SCORE], wanted[SCORE])
+            assert_same(scores["entropy_bits"], wanted["entropy_bits"])
+            assert scores["entropy_bits"].mean > 0
             assert scores["perplexity"].mean == pytest.approx(wanted["perplexity"].mean)
             assert scores["drift_kl_nats"].mean == pytest.approx(wanted["drift_kl_nats"].mean)
             assert math.isnan(scores["perplexity"].half_width)
@@ -318,11 +320,6 @@ def test_a_sequence_is_measured_on_the_way(lm, tmp_path):
     assert table[0].keys() == table[-1].keys()
     assert "in turns of 2" in study.method
     assert [panel.get_xscale() for panel in study.plot().axes[:5]] == ["log"] * 5
-    # The same from runs of their own.
-    apart = config.model_copy(update={"separate": True})
-    again = study_scaling(lm, records, tmp_path / "t", apart, ordinary_text=PASSAGES)
-    assert sorted(path.name for path in (tmp_path / "t").glob("*/*")) == ["n-1", "n-12", "n-4"]
-    assert again == study
 
 
 def test_what_is_forgotten(lm, tmp_path):

@@ -92,15 +92,6 @@ _Turn = Annotated[
     ),
 ]
 
-_Separate = Annotated[
-    bool,
-    typer.Option(
-        "--separate",
-        help="In a sequence, a run of its own for each number: longer, with texts for each.",
-        rich_help_panel=METHOD,
-    ),
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Measured:
@@ -220,7 +211,6 @@ def scaling(
     method: _Methods = None,
     mode: _Mode = "sequence",
     turn: _Turn = 100,
-    separate: _Separate = False,
     measured: _AllMeasured,
     batch_size: _BatchSize = 16,
     resume: ResumeOption = False,
@@ -233,7 +223,7 @@ def scaling(
 
     config = validated(
         ScalingConfig, {"methods": "--method"}, methods=method or ["memit"], numbers=numbers,
-        mode=mode, turn=turn, separate=separate, measure=measured.config(),
+        mode=mode, turn=turn, measure=measured.config(),
     )  # fmt: skip
     wanted = picked.first(data, config.rounded()[-1], measured.references)
     _study(session, "scaling", out, config, wanted, batch_size, resume)

@@ -57,6 +57,7 @@ class Edited(AbstractContextManager["Edited"]):
         yardstick: measures.
         folder: of the run; edits that take long are kept in it.
         turn: facts that a sequence writes in one edit.
+        with_texts: cases that texts are generated for, whenever all are measured.
         should_stop: asked between edits where there are many to make before the first record.
     """
 
@@ -69,6 +70,7 @@ class Edited(AbstractContextManager["Edited"]):
     yardstick: Yardstick
     folder: Path
     turn: int
+    with_texts: frozenset[int]
     should_stop: Callable[[], bool]
 
     def prepare(self, progress: ProgressCallback) -> bool:

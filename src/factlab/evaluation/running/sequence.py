@@ -113,19 +113,22 @@ class EditedSequence(Edited):
             return [Outcome(None, failed=str(error), edit_s=edit_s)] * len(turn)
         edit_s = (perf_counter() - began) / len(turn)
         edit.save(path, overwrite=True)  # a kill may have left one whose record is missing
-        measured = self._asked(turn, with_drift=not self.yardstick.config.checkpoints)
+        measured = self._asked(turn, frozenset(), not self.yardstick.config.checkpoints)
         left_out = {fact.question for fact in edit.skipped}
         return [
             replace(outcome, edit_s=edit_s, skipped=self.records[case].fact.question in left_out)
             for case, outcome in zip(turn, measured, strict=True)
         ]
 
-    def _asked(self, cases: Sequence[int], with_drift: bool) -> list[Outcome]:
-        """What records say now."""
+    def _asked(
+        self, cases: Sequence[int], with_texts: frozenset[int], with_drift: bool
+    ) -> list[Outcome]:
+        """What records say now, and what is written about some."""
         found: list[Outcome] = []
         for start in range(0, len(cases), _AT_ONCE):
             some = cases[start : start + _AT_ONCE]
-            found += self._measured(some, None, [False] * len(some), with_drift)
+            generated = [case in with_texts for case in some]
+            found += self._measured(some, None, generated, with_drift)
         # A broken edit stays on, as in any sequence; JSON has no NaN.
         return [
             outcome if outcome.after is None or is_finite(outcome.after)
@@ -136,7 +139,7 @@ class EditedSequence(Edited):
     def _checkpoint(self, cases: Sequence[int], told: Mapping[int, Line]) -> Line:
         """What all records so far say, and the drift."""
         written = [case for case in cases if not told[case]["failed"]]
-        found = self._asked(written, with_drift=False)
+        found = self._asked(written, self.with_texts, with_drift=False)
         after = {case: outcome.after for case, outcome in zip(written, found, strict=True)}
         drift = self.yardstick.drift()
         if drift is not None and not drift.is_finite:

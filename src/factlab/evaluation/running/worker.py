@@ -69,7 +69,7 @@ class Worker(AbstractContextManager["Worker"]):
             lm=yardstick.lm, records=asked.records, cases=plan.cases, method=asked.method,
             config=asked.method.config.model_validate(plan.config),
             background=background or Background(), yardstick=yardstick, folder=folder,
-            turn=asked.turn, should_stop=should_stop,
+            turn=asked.turn, with_texts=plan.with_texts, should_stop=should_stop,
         )  # fmt: skip
 
     def measure_unedited(self, block: Sequence[int]) -> None:

@@ -222,8 +222,6 @@ class ScalingConfig(Config):
             one edit for each number.
         turn: in a sequence, how many facts an edit writes. Numbers above it are rounded to its
             multiples. Methods that write one fact at a time take turns of one.
-        separate: in a sequence, make a run of its own for each number, not only for those below a
-            turn. That takes longer, and texts are written for each: on the way there are none.
         measure: what to measure beside likelihoods.
     """
 
@@ -231,7 +229,6 @@ class ScalingConfig(Config):
     numbers: CountList = Field(default=(1, 3, 10, 32, 100, 316, 1000), min_length=1)
     mode: Literal["sequence", "together"] = "sequence"
     turn: PositiveInt = 100
-    separate: bool = False
     measure: MeasureConfig = MeasureConfig(n_generated=20, drift_tokens=2000)
 
     @field_validator("methods", mode="before")

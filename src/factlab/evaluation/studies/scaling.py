@@ -45,9 +45,9 @@ def study_scaling(
 ) -> Study:
     """Write more and more facts with several methods, and score them.
 
-    In mode `sequence` one run of the largest number of facts is measured on the way, where no texts
-    are written, and a small run of its own is made for each number below a turn. Of the facts of
-    each turn it is told how they score right after it, later and at the end: what is forgotten.
+    In mode `sequence` one run of the largest number of facts is measured on the way, and a small
+    run of its own is made for each number below a turn. Of the facts of each turn it is told how
+    they score right after it, later and at the end: what is forgotten.
 
     What is in the folder already is gone on with, so that a killed study loses nothing.
 
@@ -121,7 +121,7 @@ def _runs(config: ScalingConfig, turn: int) -> list[tuple[int, tuple[int, ...]]]
         return [(n, ()) for n in numbers]
     *smaller, largest = numbers
     on_the_way = tuple(n for n in smaller if n >= turn)
-    own = [n for n in smaller if config.separate or n < turn]
+    own = [n for n in smaller if n < turn]
     return [*((n, ()) for n in own), (largest, on_the_way)]
 
 
