@@ -28,7 +28,7 @@ def slow(lm, facts, names, steps, rate, epsilon) -> tuple[dict[str, torch.Tensor
     start = [weight.detach().clone() for weight in weights]
     optimiser = torch.optim.Adam(weights, lr=rate)
     losses = []
-    for _ in range(steps):
+    for _ in range(steps + 1):
         nlls = []
         for fact in facts:
             whole = encode(lm.tokenizer, fact.prompt, fact.target_new)
@@ -38,7 +38,7 @@ def slow(lm, facts, names, steps, rate, epsilon) -> tuple[dict[str, torch.Tensor
             nlls.append(-sum(logprobs[i - 1, whole.ids[i]] for i in target) / len(target))
         loss = sum(nlls) / len(nlls)
         losses.append(loss.item())
-        if len(losses) == steps:
+        if len(losses) > steps:
             break
         optimiser.zero_grad()
         loss.backward()

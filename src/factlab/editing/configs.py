@@ -313,7 +313,7 @@ class FineTuneConfig(ErasingConfig):
     Attributes:
         layer: 0-based; by default the preset's.
         epsilon: bound on the change of every entry; by default the preset's. FT has none.
-        steps: most evaluations of the loss.
+        steps: most steps of Adam, as in the ROME paper's code; the loss is evaluated once more.
         learning_rate: of Adam; by default 5e-4, and 1e-3 for AttnEdit.
         stop_nll: stop when the target's NLL is below this (0.01 in the code; the paper has 0.03).
         erase: make the true target improbable instead of a new one probable.

@@ -98,7 +98,8 @@ class Tuning:
             weights = [original.expand(n_groups, -1, -1).clone() for original in self._originals]
             rules = [Adam(weight, rate) for weight in weights]
             self._make_batches()
-            return descend(self, weights, rules, self._config.steps, begin)
+            # The loss is evaluated once more, behind the last step.
+            return descend(self, weights, rules, self._config.steps + 1, begin)
 
     def _make_batches(self) -> None:
         """All rows in one batch, or if they share weights in as many as it takes.
