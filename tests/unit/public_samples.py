@@ -45,7 +45,15 @@ AS_READ = {
     "portability_s": None, "locality_rs": [{"prompt": "Moss has a", "ground_truth": ["harbour"]}],
     "locality_f": None,
 }  # fmt: skip
-KNOWEDIT = [WIKI, BIO, ZSRE, AS_READ, WIKI | {"target_new": ""}, WIKI | {"subject": "Bergen"}]
+KNOWEDIT = [
+    WIKI,
+    BIO,
+    ZSRE,
+    AS_READ,
+    WIKI | {"target_new": ""},
+    WIKI | {"subject": "Bergen"},
+    WIKI | {"subject": ""},
+]
 KNOWEDIT_RECORDS = [
     Record(
         case_id=0,
@@ -86,7 +94,7 @@ KNOWEDIT_LEFT = (
     "1 question without a text or an answer (line 1, record 0); "
     "1 list of portability called 'Guessing' (line 1, record 0); "
     "1 record without a new target (line 5, record 4); "
-    "1 record whose subject is not in its prompt (line 6, record 5)"
+    "2 records whose subject is not in their prompt (first in line 6, record 5)"
 )
 
 

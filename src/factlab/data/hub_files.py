@@ -30,7 +30,9 @@ def hub_values(source: str) -> Iterator[tuple[str, object]]:
         )
     if file.endswith(_JSON):
         path = hub_file(name, file)
-        return ((f"Line {line} of '{source}'", value) for line, value in read_values(path, is_entry))
+        return (
+            (f"Line {line} of '{source}'", value) for line, value in read_values(path, is_entry)
+        )
     return _rows(source, name, file)
 
 

@@ -51,7 +51,8 @@ def read_values(
     with _opened(path) as file:
         text = _Text(path, file)
         if is_entry is not None and text.next_sign() == "{" and is_entry(text.first_member()):
-            yield from _members(text, path)
+            while text.next_sign():
+                yield from _members(text, path)
             return
         is_array = text.next_sign() == "["
         if is_array:
@@ -80,8 +81,8 @@ def read_values(
 
 def _members(text: "_Text", path: Path) -> Generator[tuple[int, object], None, None]:
     """The members of an object, one after another."""
+    sign = "," if text.next_sign() == "{" else ""
     text.at += 1
-    sign = ","
     while sign == ",":
         text.next_sign()
         line, name = text.place()[0], text.value()
@@ -93,10 +94,10 @@ def _members(text: "_Text", path: Path) -> Generator[tuple[int, object], None, N
         sign = text.next_sign()
         text.at += sign == ","
     text.at += sign == "}"
-    if sign != "}" or text.next_sign():
+    if sign != "}":
         raise StorageError(
-            f"Line {text.place()[0]} of '{path}': the object is not closed or lacks a comma, or "
-            "something follows it."
+            f"Line {text.place()[0]} of '{path}': an object of entries is not closed, lacks a "
+            "comma, or is followed by something else."
         )
 
 

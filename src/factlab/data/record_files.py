@@ -184,9 +184,7 @@ def _parsed(values: Iterator[tuple[str, object]], source: str | Path) -> Iterato
             _log.warning("Of '%s' was left out: %s.", source, said)
 
 
-def _read(
-    values: Iterator[tuple[str, object]], left_out: LeftOut
-) -> Iterator[tuple[str, Record]]:
+def _read(values: Iterator[tuple[str, object]], left_out: LeftOut) -> Iterator[tuple[str, Record]]:
     first = next(values, None)
     if first is None:
         return

@@ -80,17 +80,24 @@ def _known(value: object) -> Layout | None:
 
 def _whole(
     read: Callable[[object, str, int], Record],
+) -> Callable[[object, str, int, LeftOut], Record]:
+    """Reads a layout of which nothing is left out."""
+    return partial(_read_whole, read)
+
+
+def _read_whole(
+    read: Callable[[object, str, int], Record],
     value: object,
     where: str,
     index: int,
     left_out: LeftOut,
 ) -> Record:
-    """A record of a layout of which nothing is left out."""
     del left_out
     return read(value, where, index)
 
 
 def _has(*fields: str) -> Callable[[Mapping[str, object]], bool]:
+    """Tells values that have all of some fields."""
     return partial(_has_all, {*fields})
 
 
@@ -101,16 +108,16 @@ def _has_all(fields: set[str], value: Mapping[str, object]) -> bool:
 # Those with fields of their own first: a flat record has fields that others have too.
 _LAYOUTS = (
     Layout("a case of MQuAKE", mquake.fits, mquake.from_json),
-    Layout("a CounterFact record", _has("requested_rewrite"), partial(_whole, counterfact.from_json)),
-    Layout("a zsRE record", _has("src", "answers"), partial(_whole, zsre.from_json)),
-    Layout("a fact of one's own", _has("template"), partial(_whole, record_of)),
+    Layout("a CounterFact record", _has("requested_rewrite"), _whole(counterfact.from_json)),
+    Layout("a zsRE record", _has("src", "answers"), _whole(zsre.from_json)),
+    Layout("a fact of one's own", _has("template"), _whole(record_of)),
     Layout("a sample of UniEdit", uniedit.fits, uniedit.from_json),
     Layout("an edit of RippleEdits", ripple_edits.fits, ripple_edits.from_json),
     Layout("a record of WikiBigEdit", wiki_big_edit.fits, wiki_big_edit.from_json),
     Layout("a record of QAEdit", qaedit.fits, qaedit.from_json),
     Layout("a record of KnowEdit", knowedit.fits, knowedit.from_json),
     Layout("a flat record of one edit", flat_edits.fits, flat_edits.from_json),
-)  # fmt: skip
+)
 _OTHERS = {
     ("relation_id", "target_id", "samples"): "reference texts (attribute_snippets.json)",
     ("known_id", "attribute"): "facts that a model knows (known_1000.json)",

@@ -12,7 +12,7 @@ another answer cannot be compared with the new target, and is left out. A record
 from collections.abc import Mapping
 
 from factlab.data.json_fields import Fields
-from factlab.data.layouts.parts import fact_of, questions_among, target_of
+from factlab.data.layouts.parts import fact_of, questions_among, subject_of, target_of
 from factlab.data.left_out import LeftOut
 from factlab.data.records import Record
 from factlab.facts import words_of
@@ -28,7 +28,7 @@ def from_json(value: object, where: str, index: int, left_out: LeftOut) -> Recor
     first = Fields(value, where)
     case_id = first.number("case_id") if first.has("case_id") else index
     record = Fields(value, f"{where}, record {case_id}")
-    prompt, subject = record.text("prompt"), record.text("subject")
+    prompt, subject = record.text("prompt"), subject_of(record, "subject")
     new = target_of(record, "target_new", left_out)
     if new is None:
         return None

@@ -17,7 +17,7 @@ its own.
 from collections.abc import Iterator, Mapping
 
 from factlab.data.json_fields import Fields
-from factlab.data.layouts.parts import answered, fact_of, questions_among, target_of
+from factlab.data.layouts.parts import answered, fact_of, questions_among, subject_of, target_of
 from factlab.data.left_out import LeftOut
 from factlab.data.records import Record
 from factlab.data.ripple_query import Axis, RippleQuery
@@ -51,7 +51,7 @@ def from_json(value: object, where: str, index: int, left_out: LeftOut) -> Recor
     case_id = first.number("case_id") if first.has("case_id") else index
     record = Fields(value, f"{where}, record {case_id}")
     prompt = record.text(record.first_of("prompt", "text"))
-    subject = record.text(record.first_of("subject", "concept"))
+    subject = subject_of(record, record.first_of("subject", "concept"))
     new = target_of(record, record.first_of("target_new", "labels"), left_out)
     if new is None:
         return None

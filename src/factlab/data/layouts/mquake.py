@@ -9,9 +9,10 @@
          "answer": "France", "answer_alias": [...]}, ...]}
 
 A record is a case of one edit; its questions are ripple queries of an axis of composition, each
-asked only of a model that knows the other facts of the new chain. The questions of a case of several
-edits hold only when all are made, so that such cases are left out and counted. `single_hops` and
-`orig` are not read. The published score takes one right wording in three; here each counts.
+asked only of a model that knows the other facts of the new chain. The questions of a case of
+several edits hold only when all are made, so that such cases are left out and counted.
+`single_hops` and `orig` are not read. The published score takes one right wording in three; here
+each counts.
 """
 
 from collections.abc import Mapping

@@ -19,11 +19,16 @@ class Answered(NamedTuple):
 
 def target_of(record: Fields, field: str, left_out: LeftOut) -> str | None:
     """The new target; None, which is counted, where a file has the field and nothing in it."""
-    target = record.text_or_empty(field) if field in record.names else record.text(field)
+    target = _text_or_nothing(record, field)
     if not words_of(target):
         left_out.add("record without a new target", record.where, "records without a new target")
         return None
     return target
+
+
+def subject_of(record: Fields, field: str) -> str:
+    """The subject; empty where a file has the field and nothing in it."""
+    return _text_or_nothing(record, field)
 
 
 def fact_of(
@@ -36,7 +41,7 @@ def fact_of(
     Args:
         record: of which it is.
         prompt: with the subject filled in.
-        subject: as the file has it.
+        subject: as the file has it; one that is empty is not in the prompt.
         targets: the new one, and what it was; the latter is dropped where it is the same.
         left_out: is told of a subject that is not in the prompt.
 
@@ -48,7 +53,7 @@ def fact_of(
         StorageError: they make no fact.
     """
     new, true = targets
-    found = subject if subject in prompt else lookalike(prompt, subject)
+    found = subject if subject and subject in prompt else lookalike(prompt, subject)
     if found is None:
         left_out.add("record whose subject is not in its prompt", record.where,
                      "records whose subject is not in their prompt")  # fmt: skip
@@ -94,3 +99,10 @@ def questions_among(texts: Iterable[str]) -> tuple[str, ...]:
 def as_question(text: str) -> str:
     """A question that may have been written without its question mark."""
     return text if "?" in text.rstrip()[-2:] else f"{text.rstrip().rstrip('.')}?"
+
+
+def _text_or_nothing(record: Fields, field: str) -> str:
+    """A text, or nothing where the field is null or blank; it must be there."""
+    value = record.value.get(field)
+    blank = isinstance(value, str) and not value.strip()
+    return "" if blank or (field in record.names and not record.has(field)) else record.text(field)

@@ -11,7 +11,7 @@ The prompt is the question, and asked as it stands; among `question_prompts` it 
 from collections.abc import Mapping
 
 from factlab.data.json_fields import Fields
-from factlab.data.layouts.parts import answered, as_question, fact_of, target_of
+from factlab.data.layouts.parts import answered, as_question, fact_of, subject_of, target_of
 from factlab.data.left_out import LeftOut
 from factlab.data.records import Record
 
@@ -24,7 +24,7 @@ def fits(value: Mapping[str, object]) -> bool:
 def from_json(value: object, where: str, index: int, left_out: LeftOut) -> Record | None:
     """One record, or None where there is nothing to write; see `knowedit.from_json`."""
     record = Fields(value, f"{where}, record {index}")
-    prompt, subject = record.text("prompt"), record.text("subject")
+    prompt, subject = record.text("prompt"), subject_of(record, "subject")
     new = target_of(record, "target", left_out)
     if new is None:
         return None

@@ -49,6 +49,7 @@ _SUBJECTS = tuple(
         r"The (?:name of the award|number of children) (.+) (?:won|has) is",
     )
 )
+_LONGEST_SENTENCE = 1000  # characters; the published ones have some dozens
 _BEGINNING = re.compile(r"The (?:names? of the )?(.*?) (?:is|are)", re.DOTALL)
 
 
@@ -102,6 +103,8 @@ def _before(fact: Fields, stem: str) -> tuple[str | None, str]:
 def _object_of(sentence: str, name: str) -> tuple[str, str] | None:
     """The sentence up to its object, and the object."""
     said = sentence.strip().removesuffix(".")
+    if len(said) > _LONGEST_SENTENCE:
+        return None
     if name and said.endswith(f" {name}"):
         return said[: -len(name)].rstrip(), name
     found = _SENTENCE.fullmatch(said)

@@ -13,18 +13,25 @@ A file is one object, with an entry for each sample:
                                               "reverse_in_multi_hop": false}, ...]}},
            "locality": {"0": {"path_type": "single", "prompt": "...", "target": "...", ...}}}}
 
-`h_e`, `r_e` and `t_e` are head, relation and tail of the edit; `b` marks a relation that is followed
-backwards. A chain of the edit alone is a paraphrase, a query by another name of the subject
-(`alias`), or the reversed relation (`reversal`); a longer one is of an axis of composition; two
-chains that meet (`double`) are a question to be answered yes or no (`logic`). The other facts of a
-chain are the conditions of its query. Scored as zsRE is.
+`h_e`, `r_e` and `t_e` are head, relation and tail of the edit; `b` marks a relation that is
+followed backwards. A chain of the edit alone is a paraphrase, a query by another name of the
+subject (`alias`), or the reversed relation (`reversal`); a longer one is of an axis of composition;
+two chains that meet (`double`) are a question to be answered yes or no (`logic`). The other facts
+of a chain are the conditions of its query. Scored as zsRE is.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from factlab.data.json_fields import Fields
-from factlab.data.layouts.parts import Answered, answered, fact_of, questions_among, target_of
+from factlab.data.layouts.parts import (
+    Answered,
+    answered,
+    fact_of,
+    questions_among,
+    subject_of,
+    target_of,
+)
 from factlab.data.left_out import LeftOut
 from factlab.data.records import Record
 from factlab.data.ripple_query import Axis, Condition, RippleQuery
@@ -63,7 +70,7 @@ def from_json(value: object, where: str, index: int, left_out: LeftOut) -> Recor
         sample = sample.inner(name)
     sample = Fields(sample.value, f"{where}, record {case_id}")
     edit = sample.inner("edit")
-    prompt, subject = edit.text("prompt"), edit.text("subject")
+    prompt, subject = edit.text("prompt"), subject_of(edit, "subject")
     new = target_of(edit, "target", left_out)
     if new is None:
         return None
@@ -162,6 +169,4 @@ def _query(
         if known is None:
             return None
         conditions.append(Condition(known.prompt, known.answers))
-    return RippleQuery(
-        axis=axis, prompt=asked.prompt, answers=asked.answers, conditions=conditions
-    )
+    return RippleQuery(axis=axis, prompt=asked.prompt, answers=asked.answers, conditions=conditions)

@@ -14,7 +14,7 @@ fields, such as further personas, are not used. Scored as zsRE is.
 from collections.abc import Mapping
 
 from factlab.data.json_fields import Fields
-from factlab.data.layouts.parts import Answered, fact_of, questions_among, target_of
+from factlab.data.layouts.parts import Answered, fact_of, questions_among, subject_of, target_of
 from factlab.data.left_out import LeftOut
 from factlab.data.records import Record
 from factlab.data.ripple_query import RippleQuery
@@ -31,7 +31,8 @@ def fits(value: Mapping[str, object]) -> bool:
 def from_json(value: object, where: str, index: int, left_out: LeftOut) -> Record | None:
     """One record, or None where there is nothing to write; see `knowedit.from_json`."""
     record = Fields(value, f"{where}, record {index}")
-    prompt, subject = record.text(record.first_of("update", "prompt")), record.text("subject")
+    prompt = record.text(record.first_of("update", "prompt"))
+    subject = subject_of(record, "subject")
     new = target_of(record, record.first_of("ans", "target_new"), left_out)
     if new is None:
         return None
