@@ -251,6 +251,11 @@ def test_entries_are_read_one_after_another(tmp_path, monkeypatch, chunk):
         assert list(read_values(lines, is_entry)) == list(read_values(lines))
 
 
+def test_names_that_are_no_numbers_are_numbered_by_their_place(tmp_path):
+    path = written(tmp_path / "x.json", {"9" * 5000: SAMPLE, "art-7": SAMPLE, "12": SAMPLE})
+    assert [record.case_id for record in load_records(path)] == [0, 1, 12]
+
+
 def test_an_object_larger_than_a_value_may_be(tmp_path, monkeypatch):
     monkeypatch.setattr(json_lines, "_LONGEST_VALUE", 3 * len(json.dumps(SAMPLE)))
     monkeypatch.setattr(json_lines, "_CHUNK_BYTES", 1000)

@@ -20,6 +20,7 @@ two chains that meet (`double`) are a question to be answered yes or no (`logic`
 of a chain are the conditions of its query. Scored as zsRE is.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -40,6 +41,7 @@ from factlab.facts import Fact, words_of
 from factlab.writing import short_repr
 
 _EDIT = ["h_e", "r_e", "t_e"]
+_NUMBER = re.compile(r"[0-9]{1,15}")
 _YES_OR_NO = " Answer yes or no:"
 
 
@@ -66,7 +68,7 @@ def from_json(value: object, where: str, index: int, left_out: LeftOut) -> Recor
     sample, case_id = Fields(value, where), index
     if not is_entry(sample.value) and len(sample.names) == 1:
         (name,) = sample.names
-        case_id = int(name) if name.isdecimal() and name.isascii() else index
+        case_id = int(name) if _NUMBER.fullmatch(name) else index
         sample = sample.inner(name)
     sample = Fields(sample.value, f"{where}, record {case_id}")
     edit = sample.inner("edit")
