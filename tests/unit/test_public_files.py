@@ -403,3 +403,12 @@ def test_a_public_file_is_shown_and_evaluated(run, tmp_path, name):
     assert left_out in " ".join(err.split())
     (table,) = json.loads(out)["tables"]
     assert [row["n"] for row in table["rows"]] == [len(records)] * 2
+
+
+def test_questions_and_ripple_queries_are_counted(run, tmp_path):
+    path = written(tmp_path / "x.json", FILES["mquake"][0])
+    code, out, err = run("data", "stats", path, "--json")
+    assert code == 0, err
+    found = {item["item"]: item["total"] for item in json.loads(out)["items"]}
+    assert (found["records"], found["question prompts"], found["ripple queries"]) == (2, 2, 2)
+    assert "ripple queries" not in run("data", "stats", "builtin", "--limit", "3")[1]
