@@ -244,4 +244,11 @@ def _laid_out(record: "Record") -> list[list[str]]:
         rows.append(["right there", "\n".join(record.neighborhood_answers)])
     rows.append(["attribute", "\n".join(record.attribute_prompts) or "—"])
     rows.append(["generation", "\n".join(record.generation_prompts) or "—"])
+    if record.question_prompts:
+        rows.append(["questions", "\n".join(record.question_prompts)])
+    if record.new_aliases:
+        rows.append(["new target is also", "\n".join(record.new_aliases)])
+    if record.ripple:
+        asked = (f"{q.axis}: {q.prompt} → {' | '.join(q.answers)}" for q in record.ripple)
+        rows.append(["ripple", "\n".join(asked)])
     return rows

@@ -17,7 +17,10 @@ _ITEMS: dict[str, Callable[[Record], Iterable[object]]] = {
     "neighborhood prompts": lambda r: r.neighborhood_prompts,
     "attribute prompts": lambda r: r.attribute_prompts,
     "generation prompts": lambda r: r.generation_prompts,
+    "question prompts": lambda r: r.question_prompts,
+    "ripple queries": lambda r: r.ripple,
 }
+_IF_ANY = ("question prompts", "ripple queries")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class Composition:
 
 
 def composition(records: Sequence[Record], known: Sequence[bool] | None = None) -> Composition:
-    """Count what records hold.
+    """Count what records hold; questions and ripple queries where there are any.
 
     Args:
         records: the records.
@@ -86,6 +89,9 @@ def composition(records: Sequence[Record], known: Sequence[bool] | None = None) 
             "Give at least one record, and a flag for each or none at all: "
             f"{counted(len(records), 'record')} and {counted(len(known or ()), 'flag')} were given."
         )
+    counted_items = [
+        item for item in _ITEMS if item not in _IF_ANY or any(map(_ITEMS[item], records))
+    ]
     by_relation: dict[str, list[int]] = defaultdict(list)
     for i, record in enumerate(records):
         by_relation[record.relation_id].append(i)
@@ -93,7 +99,7 @@ def composition(records: Sequence[Record], known: Sequence[bool] | None = None) 
         RelationCount(
             relation_id,
             RELATION_NAMES.get(relation_id, ""),
-            {item: _different(item, [records[i] for i in places]) for item in _ITEMS},
+            {item: _different(item, [records[i] for i in places]) for item in counted_items},
             _share(known, places),
         )
         for relation_id, places in by_relation.items()
@@ -105,7 +111,7 @@ def composition(records: Sequence[Record], known: Sequence[bool] | None = None) 
             sum(relation.counts[item] for relation in relations) / len(relations),
             sum(_different(item, [record]) for record in records) / len(records),
         )
-        for item in _ITEMS
+        for item in counted_items
     ]
     relations.sort(key=lambda relation: (-relation.counts["records"], relation.relation_id))
     return Composition(tuple(items), tuple(relations), _share(known, range(len(records))))

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from factlab.data.json_lines import read_values
+from factlab.data.layouts.uniedit import is_entry
 from factlab.errors import InvalidRequestError, StorageError
 
 PREFIX = "hf:"
@@ -29,7 +30,9 @@ def hub_values(source: str) -> Iterator[tuple[str, object]]:
         )
     if file.endswith(_JSON):
         path = hub_file(name, file)
-        return ((f"Line {line} of '{source}'", value) for line, value in read_values(path))
+        return (
+            (f"Line {line} of '{source}'", value) for line, value in read_values(path, is_entry)
+        )
     return _rows(source, name, file)
 
 

@@ -1,9 +1,11 @@
 """Fields of JSON objects, checked: an error names the place, the field and the value seen."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 
-from factlab.errors import InvalidRequestError, StorageError
+from factlab.errors import InvalidRequestError, StorageError, nearest
 from factlab.writing import check_text, short_repr
+
+_DEEPEST = 2  # lists in lists of answers
 
 
 class Fields:
@@ -27,9 +29,28 @@ class Fields:
         self._value: Mapping[str, object] = value
         self._name = name
 
+    @property
+    def value(self) -> Mapping[str, object]:
+        """The object itself."""
+        return self._value
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What fields there are."""
+        return tuple(self._value)
+
     def has(self, field: str) -> bool:
-        """Whether the field is there; null counts as not."""
-        return self._value.get(field) is not None
+        """Whether the field is there; null counts as not, and NaN, which pandas writes for it."""
+        value = self._value.get(field)
+        return value is not None and value == value  # noqa: PLR0124 - NaN differs from itself
+
+    def is_null(self, field: str) -> bool:
+        """Whether the field is there and holds null."""
+        return field in self._value and self._value[field] is None
+
+    def first_of(self, *fields: str) -> str:
+        """The first of some names that is there; the first of all if none is."""
+        return next((field for field in fields if field in self._value), fields[0])
 
     def inner(self, field: str) -> "Fields":
         """A field that is an object itself."""
@@ -55,6 +76,26 @@ class Fields:
             )
         return tuple(self._text(value, f"{name}[{i}]") for i, value in enumerate(values))
 
+    def answers(self, field: str) -> tuple[str, ...]:
+        """Texts that are each as good as the others, without empty ones and copies.
+
+        A text, a list of texts, or a list of such lists; nothing if the field is null.
+        """
+        if field in self._value and not self.has(field):
+            return ()
+        found = self._answers(self._wanted(field), self._full(field), _DEEPEST)
+        return tuple(dict.fromkeys(found))
+
+    def one_of(self, field: str, words: Collection[str]) -> str:
+        """A text that is one of some words."""
+        word = self.text(field)
+        if word not in words:
+            raise StorageError(
+                f"{self.where}: {self._full(field)} is {short_repr(word)}, none of "
+                f"{', '.join(words)}.{nearest(word, words)}"
+            )
+        return word
+
     def inner_list(self, field: str) -> "list[Fields]":
         """A list of objects."""
         values, name = self._wanted(field), self._full(field)
@@ -63,6 +104,10 @@ class Fields:
                 f"{self.where}: {name} is {short_repr(values)}, not a list of objects."
             )
         return [Fields(value, self.where, f"{name}[{i}]") for i, value in enumerate(values)]
+
+    def inner_list_or_empty(self, field: str) -> "list[Fields]":
+        """A list of objects; a missing one is empty."""
+        return self.inner_list(field) if self.has(field) else []
 
     def number(self, field: str) -> int:
         """A whole number from 0."""
@@ -84,6 +129,13 @@ class Fields:
                 f"{self.where}: field '{self._full(field)}' is missing. Fields there: {there}."
             )
         return self._value[field]
+
+    def _answers(self, value: object, name: str, depth: int) -> Iterator[str]:
+        if isinstance(value, list) and depth:
+            for i, one in enumerate(value):
+                yield from self._answers(one, f"{name}[{i}]", depth - 1)
+        elif value is not None and not (isinstance(value, str) and not value.strip()):
+            yield self._text(value, name)
 
     def _text(self, value: object, name: str) -> str:
         if not isinstance(value, str):

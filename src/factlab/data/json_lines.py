@@ -12,7 +12,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 from factlab.documents import check_unicode, may_have_halves
@@ -24,22 +24,36 @@ _CHUNK_BYTES = 1 << 16
 _CLOSE_TO_THE_END = 12
 # A record has some thousand characters, and all texts of one relation and object some million.
 _LONGEST_VALUE = 1 << 25
+_LONGEST_NAME = 1000
 # Text is packed to a tenth or a thirtieth of its size; beyond the first bytes more is no text.
 _MOST_UNPACKED, _MOST_TIMES = 1 << 26, 200
 _SPACES = re.compile(r"\s*")
+_FIRST_NAME = re.compile(r'\{\s*"(?:[^"\\]|\\.)*"\s*:\s*')
 
 
-def read_values(path: Path) -> Generator[tuple[int, object], None, None]:
+def read_values(
+    path: Path, is_entry: Callable[[object], bool] | None = None
+) -> Generator[tuple[int, object], None, None]:
     """The values of a JSON array, or of a file of JSON values, with the line each begins on.
 
     A file whose name ends with .gz is unpacked on the way. What is wrong with a file is found out
     when it has been read that far.
+
+    Args:
+        path: the file.
+        is_entry: tells the values of a file that is one object with an entry for each name. If the
+            first value of an object at the beginning is one, each entry is given out as an object
+            with this one name.
 
     Raises:
         StorageError: the file is missing, not UTF-8, not JSON, or a damaged .gz; names the line.
     """
     with _opened(path) as file:
         text = _Text(path, file)
+        if is_entry is not None and text.next_sign() == "{" and is_entry(text.first_member()):
+            while text.next_sign():
+                yield from _members(text, path)
+            return
         is_array = text.next_sign() == "["
         if is_array:
             text.at += 1
@@ -63,6 +77,28 @@ def read_values(path: Path) -> Generator[tuple[int, object], None, None]:
                     f"Line {text.place()[0]} of '{path}': a JSON array ends with ']' and nothing "
                     "else."
                 )
+
+
+def _members(text: "_Text", path: Path) -> Generator[tuple[int, object], None, None]:
+    """The members of an object, one after another."""
+    sign = "," if text.next_sign() == "{" else ""
+    text.at += 1
+    while sign == ",":
+        text.next_sign()
+        line, name = text.place()[0], text.value()
+        if not isinstance(name, str) or text.next_sign() != ":":
+            raise StorageError(f"Line {line} of '{path}': an entry begins with a name and ':'.")
+        text.at += 1
+        text.next_sign()
+        yield line, {name: text.value()}
+        sign = text.next_sign()
+        text.at += sign == ","
+    text.at += sign == "}"
+    if sign != "}":
+        raise StorageError(
+            f"Line {text.place()[0]} of '{path}': an object of entries is not closed, lacks a "
+            "comma, or is followed by something else."
+        )
 
 
 class _Text:
@@ -97,6 +133,21 @@ class _Text:
                 return self._read[self.at]
             if self._is_all:
                 return ""
+            self._go_on()
+
+    def first_member(self) -> object:
+        """The first value of the object that begins here; None if there is none. Stays here."""
+        while True:
+            name = _FIRST_NAME.match(self._read, self.at)
+            try:
+                if name is not None:
+                    return self._json.raw_decode(self._read, name.end())[0]
+            except (ValueError, RecursionError) as error:
+                if not self._may_go_on(error):
+                    return None
+            longest = _LONGEST_NAME if name is None else _LONGEST_VALUE
+            if self._is_all or len(self._read) - self.at > longest:
+                return None
             self._go_on()
 
     def value(self) -> object:

@@ -2,22 +2,27 @@
 
 import hashlib
 import json
+import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
+from types import ModuleType
 
 from factlab.arguments import checked
 from factlab.data import counterfact, zsre
-from factlab.data.fact_files import load_fact_records, record_of
+from factlab.data.fact_files import load_fact_records
 from factlab.data.hub_files import PREFIX, hub_values
 from factlab.data.json_lines import read_values
+from factlab.data.layouts.choice import check_same, layout_of
+from factlab.data.layouts.uniedit import is_entry
+from factlab.data.left_out import LeftOut
 from factlab.data.published import published_file
 from factlab.data.records import Record, as_records
 from factlab.data.shipped import Shipped
-from factlab.errors import InvalidRequestError, StorageError, counted, nearest
+from factlab.errors import FactlabError, InvalidRequestError, StorageError, counted, nearest
 from factlab.progress import ProgressCallback, silent
 from factlab.storage import write_text
 
@@ -25,6 +30,8 @@ BUILTIN = ("builtin", "builtin-zsre")
 PUBLISHED_RECORDS = ("counterfact", "multi-counterfact", "zsre")
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".csv", ".tsv", ".toml")
 _TABLES = (".csv", ".tsv", ".toml")
+
+_log = logging.getLogger(__name__)
 
 
 @checked()
@@ -44,8 +51,10 @@ def load_records(
     Args:
         source: `builtin` or `builtin-zsre`; `counterfact`, `multi-counterfact` or `zsre`, which are
             downloaded once; `hf:owner/dataset`, with `:file` if wanted; a file in a published
-            layout (.json, .jsonl, either with .gz); or a file of facts (.csv, .tsv, .toml, .json,
-            .jsonl; see `load_fact_records`).
+            layout (.json, .jsonl, either with .gz), those of KnowEdit, MQuAKE, RippleEdits, QAEdit,
+            WikiBigEdit and UniEdit among them; or a file of facts (.csv, .tsv, .toml, .json,
+            .jsonl; see `load_fact_records`). What of it cannot be a record is left out, and how
+            much that is, and why, is logged.
         offset: leave out so many first.
         limit: no more than this many.
         relation: those of this relation only, such as P36.
@@ -86,6 +95,9 @@ def load_records(
 def save_records(records: Sequence[Record], path: str | Path) -> None:
     """Write records of one benchmark in its published layout, one per line of a JSON array.
 
+    Records that have more than the layout of zsRE holds, such as several paraphrases or ripple
+    queries, are written in that of CounterFact; both say what they add to it.
+
     Raises:
         StorageError: the file cannot be written.
         InvalidRequestError: there are none, they are of two benchmarks, or a record has more than
@@ -97,9 +109,26 @@ def save_records(records: Sequence[Record], path: str | Path) -> None:
         raise InvalidRequestError(
             f"A file holds records of one benchmark; these are of {len(benchmarks)}."
         )
-    layout = zsre if benchmarks == {"zsre"} else counterfact
+    as_zsre = benchmarks == {"zsre"} and all(_is_kept(zsre, record) for record in records)
+    layout = zsre if as_zsre else counterfact
+    if not as_zsre:
+        lost = next((record for record in records if not _is_kept(counterfact, record)), None)
+        if lost is not None:
+            raise InvalidRequestError(
+                f"Record {lost.case_id} would not be read back as it is: a record in a file has a "
+                "new target other than the true one, no empty prompts, and as many answers as "
+                "neighborhood prompts, or none."
+            )
     rows = ",\n".join(json.dumps(layout.to_json(r), ensure_ascii=False) for r in records)
     write_text(Path(path), f"[\n{rows}\n]\n")
+
+
+def _is_kept(layout: ModuleType, record: Record) -> bool:
+    """Whether a record comes back from a layout as it is."""
+    try:
+        return layout.from_json(layout.to_json(record), "") == record
+    except FactlabError:
+        return False
 
 
 def record_hash(records: Iterable[Record]) -> str:
@@ -139,20 +168,41 @@ def _records(source: str | Path, progress: ProgressCallback) -> Generator[Record
 
 
 def _lines(path: Path) -> Iterator[tuple[str, object]]:
-    with closing(read_values(path)) as values:
+    with closing(read_values(path, is_entry)) as values:
         for line, value in values:
             yield f"Line {line} of '{path}'", value
 
 
 def _parsed(values: Iterator[tuple[str, object]], source: str | Path) -> Iterator[Record]:
-    """Records in the layout of the first one."""
+    """Records in the layout of the first one; at the end it is said what was left out of them."""
+    left_out = LeftOut()
+    try:
+        yield from _numbered(_read(values, left_out), source)
+    finally:
+        if left_out:
+            said = str(left_out).replace(f" of '{source}'", "")
+            _log.warning("Of '%s' was left out: %s.", source, said)
+
+
+def _read(values: Iterator[tuple[str, object]], left_out: LeftOut) -> Iterator[tuple[str, Record]]:
     first = next(values, None)
     if first is None:
         return
-    layout = _layout(first[1], first[0])
-    places: dict[int, str] = {}
+    layout = layout_of(first[1], first[0])
     for index, (where, value) in enumerate(chain([first], values)):
-        record = layout(value, where, index)
+        try:
+            record = layout.read(value, where, index, left_out)
+        except StorageError:
+            check_same(value, where, layout)
+            raise
+        if record is not None:
+            yield where, record
+
+
+def _numbered(records: Iterator[tuple[str, Record]], source: str | Path) -> Iterator[Record]:
+    """Records, each with a number of its own."""
+    places: dict[int, str] = {}
+    for where, record in records:
         if record.case_id in places:
             raise StorageError(
                 f"{where}: case_id {record.case_id} was used before: {places[record.case_id]}. "
@@ -160,21 +210,6 @@ def _parsed(values: Iterator[tuple[str, object]], source: str | Path) -> Iterato
             )
         places[record.case_id] = where.removesuffix(f" of '{source}'").lower()
         yield record
-
-
-def _layout(value: object, where: str) -> Callable[[object, str, int], Record]:
-    fields = list(value) if isinstance(value, dict) else []
-    if "requested_rewrite" in fields:
-        return counterfact.from_json
-    if "src" in fields and "answers" in fields:
-        return zsre.from_json
-    if "template" in fields:
-        return record_of
-    what = f"has the fields {', '.join(fields)}" if fields else f"is a {type(value).__name__}"
-    raise StorageError(
-        f"{where}: the first record {what}. A CounterFact record has requested_rewrite, a zsRE "
-        "record src and answers, a fact of one's own template and subject."
-    )
 
 
 def _of_relation(
