@@ -4,13 +4,23 @@ A run keeps the raw numbers, token by token; every score in a report is computed
 """
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from factlab.data.records import Benchmark
+from factlab.evaluation.configs import AnswerForm
 
 Group = Literal["rewrite", "paraphrase", "neighborhood"]
+AnswerGroup = Literal["rewrite", "paraphrase", "question", "neighborhood"]
 
 
 def _of_a_probability(value: float) -> float:
@@ -77,6 +87,34 @@ class Written(BaseModel):
     no_consistency: str = ""
 
 
+class GivenAnswer(BaseModel):
+    """What a model answered in its own words.
+
+    Attributes:
+        group: which of the record's prompts was asked.
+        form: how it was asked.
+        prompt: the prompt, as the record has it.
+        text: the answer, greedy, up to the end of its first sentence or line.
+        right: what would be right after the edit: the new target and its aliases; of a prompt about
+            another subject what is true there.
+        old: what was true of the edited fact before, if that is known.
+        judged: whether a judge takes it for right; None if none has, or none could tell. It is
+            kept beside the run and put in when that is read.
+        unjudged: why a judge that was asked could not tell.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    group: AnswerGroup
+    form: AnswerForm
+    prompt: str
+    text: str
+    right: tuple[str, ...]
+    old: str | None = None
+    judged: bool | None = Field(default=None, exclude=True)
+    unjudged: str = Field(default="", exclude=True)
+
+
 class Drift(BaseModel):
     """How far a model is from the unedited one on ordinary text.
 
@@ -107,6 +145,7 @@ class Measurement(BaseModel):
         essence_nll: mean negative log-probability of texts about the subject, nats per token; None
             if it was not asked for or there are none.
         drift: on ordinary text, if it was asked for.
+        answers: in the model's own words, if they were asked for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -117,6 +156,16 @@ class Measurement(BaseModel):
     written: Written | None = None
     essence_nll: float | None = None
     drift: Drift | None = None
+    answers: tuple[GivenAnswer, ...] | None = None
+
+    @model_serializer(mode="wrap")
+    def _described(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Everything; of what later versions added, what there is of it."""
+        described: dict[str, Any] = handler(self)
+        return {k: v for k, v in described.items() if k not in _ADDED or v is not None}
+
+
+_ADDED = ("answers",)
 
 
 class Row(BaseModel):

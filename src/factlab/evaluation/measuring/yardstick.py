@@ -11,10 +11,18 @@ from factlab.data.reference_files import reference_key
 from factlab.editing.edit import Edit
 from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.measuring.asked_texts import TokenisedRecords
+from factlab.evaluation.measuring.free_answers import free_answers
 from factlab.evaluation.measuring.generated_text import Idf, consistency, weighted_entropy_bits
 from factlab.evaluation.measuring.likelihood import Question, score_targets
 from factlab.evaluation.measuring.ordinary_text import OrdinaryText, text_nlls
-from factlab.evaluation.measuring.rows import Asked, Drift, Group, Measurement, Written
+from factlab.evaluation.measuring.rows import (
+    Asked,
+    Drift,
+    GivenAnswer,
+    Group,
+    Measurement,
+    Written,
+)
 from factlab.models.changes.carried import Carried, carried_together, carrying, row_changes
 from factlab.models.generation import decode_continuation, generate_ids
 from factlab.models.language_model import LanguageModel
@@ -35,8 +43,8 @@ class Yardstick:
         ordinary_text: passages for the drift.
 
     Raises:
-        InvalidRequestError: there is not enough ordinary text, or texts are to be longer than the
-            model can write.
+        InvalidRequestError: there is not enough ordinary text, texts are to be longer than the
+            model can write, or it is to answer as in a chat and has no chat template.
     """
 
     def __init__(
@@ -47,7 +55,7 @@ class Yardstick:
         ordinary_text: Sequence[str] = (),
     ) -> None:
         self.lm, self.config = lm, config
-        self.texts = TokenisedRecords(lm)
+        self.texts = TokenisedRecords(lm, config.answers)
         if config.n_generated != 0:
             check_length(lm, config.text_tokens)
         self._references = references
@@ -67,6 +75,7 @@ class Yardstick:
         edits: Sequence[Edit] | None,
         generated: Sequence[bool],
         with_drift: bool = True,
+        with_answers: bool = True,
     ) -> list[Measurement]:
         """Measure each record on its own edited model.
 
@@ -75,13 +84,15 @@ class Yardstick:
             edits: one for each record; None for the model as it is, for all.
             generated: for which records to generate texts.
             with_drift: whether to measure the drift, if it was asked for.
+            with_answers: whether to have the model answer in its own words, likewise.
 
         Raises:
             TokenizationError: a prompt is too long, or a target makes no token of its own.
             MemoryLimitError: memory ran out.
         """
+        also = (with_drift, with_answers)
         if edits is None:
-            return self._measured(records, [0] * len(records), generated, {}, with_drift)
+            return self._measured(records, [0] * len(records), generated, {}, *also)
         found: list[Measurement] = []
         for part in carried_together(self.lm, [edit.updates for edit in edits]):
             changes = row_changes(self.lm, [edits[i].updates for i in part])
@@ -90,7 +101,7 @@ class Yardstick:
                 range(len(part)),
                 [generated[i] for i in part],
                 changes,
-                with_drift,
+                *also,
             )
         return found
 
@@ -101,11 +112,13 @@ class Yardstick:
         generated: Sequence[bool],
         changes: Mapping[str, Carried],
         with_drift: bool,
+        with_answers: bool,
     ) -> list[Measurement]:
         asked = self._ask(records, owners, changes)
         written = self._write(records, owners, generated, changes)
         essence = self._essence(records, owners, changes)
         drifts = self._drifts(records, changes) if with_drift else [None] * len(records)
+        answers = self._answer(records, owners, changes) if with_answers else [None] * len(records)
         return [
             Measurement(
                 rewrite=tuple(a for group, a in own if group == "rewrite"),
@@ -114,6 +127,7 @@ class Yardstick:
                 written=written.get(i),
                 essence_nll=essence.get(i),
                 drift=drifts[i],
+                answers=answers[i],
             )
             for i, own in enumerate(asked)
         ]
@@ -144,6 +158,15 @@ class Yardstick:
             ]
             for asked in texts
         ]
+
+    def _answer(
+        self, records: Sequence[Record], owners: Sequence[int], changes: Mapping[str, Carried]
+    ) -> Sequence[tuple[GivenAnswer, ...] | None]:
+        """What the models answer in their own words, if that was asked for."""
+        if not self.config.answers:
+            return [None] * len(records)
+        asked = [self.texts.of(record).free for record in records]
+        return free_answers(self.lm, asked, owners, changes, self.config.answer_tokens)
 
     def _write(
         self,

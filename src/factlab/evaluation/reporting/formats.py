@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from factlab.data.records import Benchmark
 from factlab.estimate import Estimate
+from factlab.evaluation.measuring.rows import GivenAnswer
+from factlab.evaluation.reporting.judged import judge_json
 from factlab.evaluation.reporting.notes import legend, notes
 from factlab.evaluation.reporting.tables import Cell, ReportRow, ReportTable
 from factlab.evaluation.scoring.scores import METRICS, SCORE
@@ -114,11 +116,19 @@ def to_markdown(report: "EvalReport") -> str:
             *(f"- {plain(note)}" for note in [*notes(table), *legend(table, report.form)]),
         ]
         for case in table.cases:
-            lines += ["", f"### Case {case.case_id}: {plain(case.statement)}", ""]
-            lines += [markdown_line(["model", "text"]), markdown_line(["---", "---"])]
-            lines += [markdown_line(pair) for pair in case.lines()]
+            lines += ["", f"### Case {case.case_id}: {plain(case.statement)}"]
+            texts, answers = case.lines(), case.answer_lines()
+            lines += _markdown_table([("model", "text"), *texts]) if texts else []
+            lines += _markdown_table(answers) if answers else []
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
+
+
+def _markdown_table(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Lines under the first one, their head, with an empty line before."""
+    head, *rows = lines
+    ruled = [markdown_line(head), markdown_line(["---"] * len(head))]
+    return ["", *ruled, *map(markdown_line, rows)]
 
 
 def markdown_line(values: Sequence[str]) -> str:
@@ -194,7 +204,12 @@ def _table_json(table: ReportTable, report: "EvalReport") -> dict[str, Any]:
                 "target_new": case.target_new,
                 "target_true": case.target_true,
                 "models": [
-                    {"label": m.label, "texts": list(m.texts), "reason": m.reason}
+                    {
+                        "label": m.label,
+                        "texts": list(m.texts),
+                        "reason": m.reason,
+                        **({"answers": [_answer_json(a) for a in m.answers]} if m.answers else {}),
+                    }
                     for m in case.models
                 ],
             }
@@ -203,6 +218,11 @@ def _table_json(table: ReportTable, report: "EvalReport") -> dict[str, Any]:
         "notes": notes(table),
         "legend": legend(table, report.form),
     }
+
+
+def _answer_json(answer: GivenAnswer) -> dict[str, Any]:
+    judged = {} if answer.judged is None else {"judged": answer.judged}
+    return {**answer.model_dump(mode="json"), **judged}
 
 
 def _row_json(row: ReportRow) -> dict[str, Any]:
@@ -244,6 +264,8 @@ def _row_json(row: ReportRow) -> dict[str, Any]:
         }
         for name, metric in row.summary.metrics.items()
     }
+    if (judged := judge_json(row)) is not None:
+        document["judge"] = judged
     if row.seconds:
         document["seconds"] = {name: _estimate(e) for name, e in row.seconds.items()}
     if row.relations:

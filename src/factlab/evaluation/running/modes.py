@@ -89,11 +89,12 @@ class Edited(AbstractContextManager["Edited"]):
         edits: Sequence[Edit] | None,
         generated: Sequence[bool],
         with_drift: bool = True,
+        with_answers: bool = True,
     ) -> list[Outcome]:
         """Measurements of cases, and the time they took."""
         began = perf_counter()
         records = [self.records[case] for case in cases]
-        found = self.yardstick.measure(records, edits, generated, with_drift)
+        found = self.yardstick.measure(records, edits, generated, with_drift, with_answers)
         measure_s = (perf_counter() - began) / max(1, len(cases))
         return [Outcome(measurement, measure_s=measure_s) for measurement in found]
 

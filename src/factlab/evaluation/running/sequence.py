@@ -120,12 +120,14 @@ class EditedSequence(Edited):
             for case, outcome in zip(turn, measured, strict=True)
         ]
 
-    def _asked(self, cases: Sequence[int], with_drift: bool) -> list[Outcome]:
+    def _asked(
+        self, cases: Sequence[int], with_drift: bool, with_answers: bool = True
+    ) -> list[Outcome]:
         """What records say now."""
         found: list[Outcome] = []
         for start in range(0, len(cases), _AT_ONCE):
             some = cases[start : start + _AT_ONCE]
-            found += self._measured(some, None, [False] * len(some), with_drift)
+            found += self._measured(some, None, [False] * len(some), with_drift, with_answers)
         # A broken edit stays on, as in any sequence; JSON has no NaN.
         return [
             outcome if outcome.after is None or is_finite(outcome.after)
@@ -136,7 +138,7 @@ class EditedSequence(Edited):
     def _checkpoint(self, cases: Sequence[int], told: Mapping[int, Line]) -> Line:
         """What all records so far say, and the drift."""
         written = [case for case in cases if not told[case]["failed"]]
-        found = self._asked(written, with_drift=False)
+        found = self._asked(written, with_drift=False, with_answers=False)
         after = {case: outcome.after for case, outcome in zip(written, found, strict=True)}
         drift = self.yardstick.drift()
         if drift is not None and not drift.is_finite:
