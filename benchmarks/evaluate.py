@@ -11,8 +11,8 @@ for both targets, and reads logits where a target token is. Both must find the s
 Useful operations are those of every token that is read, once: Σ over tokens of a layer's operations
 times the layers, and a readout for every token of a target or a text.
 
-Free answers: the prompts of a few records, each on its own edited model, in all forms that the model
-can be asked in; beside one prompt at a time. Both must give the same texts.
+Free answers: the prompts of a few records, each on its own edited model, in all forms that the
+model can be asked in; beside one prompt at a time. Both must give the same texts.
 
 End to end includes the edit: one at a time with the published settings, without reuse, against
 ROME of this library with its defaults, in a batch.
@@ -45,7 +45,7 @@ from factlab.tokens import encode, pad
 LENGTH = 100
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -58,8 +58,11 @@ def main() -> None:
     parser.add_argument("--slow-texts", type=int, default=2, help="records with texts, likewise")
     parser.add_argument("--free-records", type=int, default=3, help="that answer freely")
     parser.add_argument("--memory", type=float, default=1.0)
-    args = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> None:
+    args = arguments()
     fl.models.keep_freed_memory()
     lm = shaped(args) if args.shape else fl.load(device=args.device, dtype=args.dtype)
     by_torch, by_ours = matmul_flops(lm)
@@ -121,8 +124,8 @@ def main() -> None:
         print(f"| {name} | {before:.2f} | {after:.2f} | {before / after:.1f} | {useful} |")
     hourly = [3600 * n / (our_edit_s + seconds) for seconds in (texts_s, ours_s)]
     print(f"\nrecords per hour end to end: {hourly[0]:.0f} with texts, {hourly[1]:.0f} without")
-    report_free_answers(lm, records[: args.free_records], edits)
     print(f"peak memory {peak_gib(lm):.1f} GiB")
+    report_free_answers(lm, records[: args.free_records], edits)
 
 
 def report_free_answers(lm, records: Sequence[Record], edits: Sequence[fl.Edit]) -> None:

@@ -23,7 +23,7 @@ _OPENERS = frozenset({
     "However", "If", "In", "It", "Its", "On", "She", "Since", "That", "The", "Their", "There",
     "These", "They", "This", "Those", "We", "When", "While", "With", "You",
 })  # fmt: skip
-_STOP = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s)|[。！？]+[”’」』）]*")
+_STOP = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s)|[。！？]")
 _LAST_WORD = re.compile(r"[^\W\d_]+(?:\.[^\W\d_]+)*$")
 _NEXT_WORD = re.compile(r"\s+(\w+)(?=\W)")
 _ITEM = re.compile(r"\d{1,2}")

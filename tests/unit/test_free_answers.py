@@ -6,9 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from saved_rows import measured, save_run
 from saved_rows import make_row as saved_row
-from tiny_records import FT, METHOD, PASSAGES, REFERENCES, background, make_record, make_records, make_zsre
+from saved_rows import measured, save_run
+from tiny_records import (
+    FT,
+    METHOD,
+    background,
+    make_record,
+    make_records,
+    make_zsre,
+)
 
 import factlab as fl
 from factlab.data.questions import Questions
@@ -338,7 +345,11 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(lm, tmp_path):
     report = fl.report([whole])
     assert to_markdown(report) == to_markdown(fl.report([again]))
     heads = header(report.tables[0])
-    assert [f"{name} {kind}" in heads for name in ("Bare", "QA", "Chat") for kind in ("exact", "says", "old", "kept")] == [True] * 12
+    assert [
+        f"{name} {kind}" in heads
+        for name in ("Bare", "QA", "Chat")
+        for kind in ("exact", "says", "old", "kept")
+    ] == [True] * 12
     assert "Bare judged" not in heads
     with pytest.raises(StorageError, match=r"belongs to another run: its answers"):
         evaluated(lm, tmp_path / "cut", measure=MeasureConfig(n_generated=0), resume=True)
@@ -378,8 +389,14 @@ def with_answers(row, before: str, after: str):
 
 
 def test_reports_show_answers_side_by_side(tmp_path):
-    first = save_run(tmp_path / "a", [with_answers(saved_row(i, (True,) * 3), "Paris", "Rome") for i in range(2)])
-    second = save_run(tmp_path / "b", [with_answers(saved_row(i, (True,) * 3), "Paris", "A\nB") for i in range(2)], "ft")
+    first = save_run(
+        tmp_path / "a", [with_answers(saved_row(i, (True,) * 3), "Paris", "Rome") for i in range(2)]
+    )
+    second = save_run(
+        tmp_path / "b",
+        [with_answers(saved_row(i, (True,) * 3), "Paris", "A\nB") for i in range(2)],
+        "ft",
+    )
     report = fl.report([fl.evaluation.load_run(path) for path in (first, second)], cases=[1])
     (case,) = report.tables[0].cases
     assert case.lines() == []

@@ -109,7 +109,10 @@ def test_reports_give_the_share_and_its_agreement_with_exact_match(folder):
     unedited, after = table.rows
     assert after.summary.metrics["qa_judged"].estimate.mean == 1
     assert unedited.summary.metrics["qa_judged"].estimate.mean == 0
-    assert (unedited.summary.metrics["qa_judged"].n, after.summary.metrics["qa_judged"].n) == (N - 1, N)
+    assert (unedited.summary.metrics["qa_judged"].n, after.summary.metrics["qa_judged"].n) == (
+        N - 1,
+        N,
+    )
     text = " ".join(str(report).split())
     assert (
         "rome: the judge stub on qa takes 100.0% of 16 answers for right, and agrees with exact "
@@ -136,7 +139,7 @@ def test_reports_give_the_share_and_its_agreement_with_exact_match(folder):
         ((200, {}, b'{"choices": []}'), "its reply holds no message"),
         ((200, {}, b'{"choices": [{"message": {"content": null}}]}'), "its reply holds no message"),
         ((200, {}, b" " * (1 << 21)), "its reply is too long"),
-        ((200, {"Content-Length": "999"}, b"{}"), "no reply within 1 s"),
+        ((200, {"Content-Length": "999"}, b"{}"), "its reply was cut short"),
         ((500, {}, b"oh"), "status 500"),
         ((400, {}, b"too long a text"), "status 400"),
     ],
@@ -175,7 +178,7 @@ def test_one_that_takes_too_long(folder):
 
 @pytest.mark.parametrize("reply", [said("hm"), (500, {}, b""), (200, {}, b"{")])
 def test_failures_in_a_row_end_it(folder, reply):
-    server = Server({n: reply for n in range(3, 99)})
+    server = Server(dict.fromkeys(range(3, 99), reply))
     with serving_posts(server) as url, pytest.raises(StorageError) as problem:
         judge(folder, url, "stub", at_once=1)
     assert f"gave no verdict on {MOST_FAILURES} answers in a row; the last: " in str(problem.value)
@@ -196,7 +199,7 @@ def test_failures_in_a_row_end_it(folder, reply):
     ],
 )
 def test_what_every_answer_would_meet_ends_it_at_once(folder, reply, check):
-    server = Server({n: reply for n in range(99)})
+    server = Server(dict.fromkeys(range(99), reply))
     with serving_posts(server) as url, pytest.raises(StorageError) as problem:
         judge(folder, url, "stub", at_once=1)
     assert check in str(problem.value)
@@ -221,7 +224,9 @@ def test_one_that_is_busy_is_asked_again():
 def test_nobody_there(folder):
     with serving_posts(Server()) as url:
         pass
-    with pytest.raises(StorageError, match=r"in a row; the last: it cannot be reached \(Connection"):
+    with pytest.raises(
+        StorageError, match=r"in a row; the last: it cannot be reached \(Connection"
+    ):
         judge(folder, url, "stub")
 
 
@@ -258,7 +263,7 @@ def test_verdicts_of_two_judges_do_not_mix(folder):
 
 def test_what_cannot_be_judged(folder, tmp_path):
     bare = save_run(tmp_path / "bare", [make_row(0, (True, True, True))])
-    with pytest.raises(InvalidRequestError, match="holds no answers to judge. Evaluate with --ans"):
+    with pytest.raises(InvalidRequestError, match="holds no answers to judge"):
         judge(bare, "http://localhost:1", "stub")
     assert not (bare / "judge").exists()
     for url in ("localhost:8000", "ftp://host/v1", "http://", "http://host:port/v1", "http://[::1"):
@@ -266,7 +271,7 @@ def test_what_cannot_be_judged(folder, tmp_path):
             judge(folder, url, "stub")
     with pytest.raises(InvalidRequestError, match="has no name"):
         judge(folder, "http://localhost:1", " ")
-    with pytest.raises(InvalidRequestError, match="timeout_s=0.0"):
+    with pytest.raises(InvalidRequestError, match=r"timeout_s=0\.0"):
         judge(folder, "http://localhost:1", "stub", timeout_s=0)
     with pytest.raises(InvalidRequestError, match="at_once=0"):
         judge(folder, "http://localhost:1", "stub", at_once=0)

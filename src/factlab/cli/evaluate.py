@@ -126,8 +126,8 @@ class _Measured:
     answers: Annotated[
         str | None,
         typer.Option(
-            help="Have the model answer in its own words: bare (prompts as they are), qa (questions "
-            "between Q: and A:), chat (through its chat template), with commas between.",
+            help="Have the model answer in its own words: bare (prompts as they are), qa "
+            "(questions between Q: and A:), chat (its chat template), with commas between.",
             rich_help_panel=MEASURED,
         ),
     ] = None

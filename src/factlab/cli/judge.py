@@ -33,9 +33,7 @@ def judge(
         str,
         typer.Option(help="Server with OpenAI's interface, such as http://localhost:8000/v1."),
     ],
-    judge_model: Annotated[
-        str, typer.Option("--model", help="What the server calls the judge.")
-    ],
+    judge_model: Annotated[str, typer.Option("--model", help="What the server calls the judge.")],
     no_neighborhood: Annotated[
         bool,
         typer.Option(

@@ -51,7 +51,8 @@ def report(
     ] = False,
     timings: Annotated[bool, typer.Option(help="Add seconds per edit and per record.")] = False,
     case: Annotated[
-        list[int] | None, typer.Option(help="Show what was written and answered for this record; repeatable.")
+        list[int] | None,
+        typer.Option(help="Show what was written and answered for this record; repeatable."),
     ] = None,
     label: Annotated[
         list[str] | None, typer.Option(help="What to call a run; once for each, in their order.")

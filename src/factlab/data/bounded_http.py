@@ -1,4 +1,4 @@
-"""GET and POST with bounds that a server cannot stretch: on the time in all, on the size, and on the hosts.
+"""GET and POST with bounds that a server cannot stretch: on time in all, on size, and on hosts.
 
 `urllib` waits for each piece of an answer as long as for the first, reads on for ever, and goes
 wherever a server sends it.

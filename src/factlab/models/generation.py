@@ -233,7 +233,9 @@ class _Writing:
             tell(step + 1)
             if not self._open:
                 break
-            self._advance(chosen, [place for place, i in enumerate(self._inside) if i in self._open])
+            self._advance(
+                chosen, [place for place, i in enumerate(self._inside) if i in self._open]
+            )
         return self._new
 
     def _takes(self, i: int, token_id: int, drawing: _Drawing) -> bool:

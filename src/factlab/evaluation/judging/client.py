@@ -137,6 +137,8 @@ class Judge:
             raise _NoReplyError(f"no reply within {self._timeout_s:g} s") from error
         except TooLargeError as error:
             raise _NoReplyError("its reply is too long") from error
+        except http.client.IncompleteRead as error:
+            raise _NoReplyError("its reply was cut short") from error
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             if isinstance(reason, TimeoutError):
@@ -145,8 +147,11 @@ class Judge:
 
     def _refused(self, error: urllib.error.HTTPError) -> Exception:
         """What a status says: refused for good, busy, or no reply to this answer."""
-        with error:
-            said = _one_line(error.read(_SHOWN).decode("utf-8", "replace"))
+        try:
+            with error:
+                said = _one_line(error.read(_SHOWN).decode("utf-8", "replace"))
+        except (OSError, http.client.HTTPException):  # the status has come, and the rest has not
+            said = ""
         if error.code in _BUSY:
             wait = error.headers.get("Retry-After", "")
             return _BusyError(f"status {error.code}", float(wait) if wait.isdecimal() else None)

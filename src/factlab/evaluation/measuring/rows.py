@@ -4,6 +4,7 @@ A run keeps the raw numbers, token by token; every score in a report is computed
 """
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -11,7 +12,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
 )
@@ -159,9 +159,9 @@ class Measurement(BaseModel):
     answers: tuple[GivenAnswer, ...] | None = None
 
     @model_serializer(mode="wrap")
-    def _described(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _described(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """Everything; of what later versions added, what there is of it."""
-        described: dict[str, Any] = handler(self)
+        described = handler(self)
         return {k: v for k, v in described.items() if k not in _ADDED or v is not None}
 
 

@@ -30,8 +30,8 @@ _SHORT: tuple[tuple[tuple[str, ...], str], ...] = (
     (("drift_kl_nats",), "KL, PPL: on ordinary text."),
     (
         tuple(ANSWER_METRICS),
-        "Bare, QA, Chat: free answers, so asked, that are exactly the new target, hold (says) it or "
-        "the old one, or are right by a judge; kept: that hold what is true of other subjects.",
+        "Bare, QA, Chat: free answers, so asked, that are exactly the new target, hold (says) it "
+        "or the old one, or are right by a judge; kept: that hold what is true of others.",
     ),
 )
 _FORMS = {
