@@ -114,12 +114,14 @@ def _about_the_fact(
     record: Record, questions: Sequence[str], form: AnswerForm
 ) -> list[tuple[AnswerGroup, str]]:
     """The prompts whose answer the edit changes: bare all of them, else questions if there are."""
-    prompts: list[tuple[AnswerGroup, str]] = [("rewrite", record.fact.prompt)]
-    prompts += [("paraphrase", prompt) for prompt in record.paraphrase_prompts]
-    asked: list[tuple[AnswerGroup, str]] = [("question", question) for question in questions]
-    if form == "bare":
-        return [*prompts, *asked]
-    return asked or prompts
+    groups: dict[AnswerGroup, Sequence[str]] = {
+        "rewrite": (record.fact.prompt,),
+        "paraphrase": record.paraphrase_prompts,
+        "question": questions,
+    }
+    if form != "bare" and questions:
+        groups = {"question": questions}
+    return [(group, prompt) for group, prompts in groups.items() for prompt in prompts]
 
 
 def _about_others(record: Record) -> list[tuple[str, str]]:

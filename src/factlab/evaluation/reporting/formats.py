@@ -13,7 +13,7 @@ from factlab.evaluation.measuring.rows import GivenAnswer
 from factlab.evaluation.reporting.judged import judge_json
 from factlab.evaluation.reporting.notes import legend, notes
 from factlab.evaluation.reporting.tables import Cell, ReportRow, ReportTable
-from factlab.evaluation.scoring.scores import METRICS, SCORE
+from factlab.evaluation.scoring.scores import ANSWER_METRICS, METRICS, SCORE, MetricSummary
 from factlab.storage import write_json, write_text
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def to_rows(report: "EvalReport") -> list[dict[str, Cell]]:
     for table in report.tables:
         for row in table.rows:
             place = (row.model, row.data, table.benchmark, row.label, row.kind)
-            for name, metric in row.summary.metrics.items():
+            for name, metric in _measured(row).items():
                 compared = name in row.p_values
                 p_value = _kept(row.p_values[name]) if compared else None
                 found = (
@@ -168,6 +168,12 @@ def to_rows(report: "EvalReport") -> list[dict[str, Cell]]:
                 found = (*place, name, *_estimate(estimate).values(), n, 0, None, None)
                 rows.append(dict(zip(_CSV_COLUMNS, found, strict=True)))
     return rows
+
+
+def _measured(row: ReportRow) -> dict[str, MetricSummary]:
+    """The scores of a line; those of free answers only where there are any."""
+    metrics = row.summary.metrics
+    return {name: one for name, one in metrics.items() if one.n or name not in ANSWER_METRICS}
 
 
 def to_csv(report: "EvalReport") -> str:
@@ -262,7 +268,7 @@ def _row_json(row: ReportRow) -> dict[str, Any]:
             "unscored": dict(metric.unscored),
             **({"p_value": _kept(row.p_values[name])} if name in row.p_values else {}),
         }
-        for name, metric in row.summary.metrics.items()
+        for name, metric in _measured(row).items()
     }
     if (judged := judge_json(row)) is not None:
         document["judge"] = judged

@@ -21,8 +21,12 @@ def agreements(row: ReportRow) -> dict[AnswerForm, Agreement]:
         if (measured := getattr(one, stage)) is not None
         for answer in measured.answers or ()
     ]
-    found = {form: agreement([a for a in answers if a.form == form]) for form in ANSWER_FORMS}
-    return {form: one for form, one in found.items() if one.n or one.unjudged}
+    found: dict[AnswerForm, Agreement] = {}
+    for form in ANSWER_FORMS:
+        one = agreement([answer for answer in answers if answer.form == form])
+        if one.n or one.unjudged:
+            found[form] = one
+    return found
 
 
 def judge_note(row: ReportRow) -> str:

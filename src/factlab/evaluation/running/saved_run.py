@@ -14,7 +14,7 @@ from factlab.documents import JsonValue, check_format, validated
 from factlab.evaluation.measuring.rows import Drift, Row
 from factlab.evaluation.measuring.verdicts import Verdicts
 from factlab.evaluation.running.checkpoints import SavedCheckpoint, load_checkpoints
-from factlab.evaluation.scoring.scores import SCORE_PARTS, Stage, score_row
+from factlab.evaluation.scoring.scores import ANSWER_METRICS, SCORE_PARTS, Stage, score_row
 from factlab.journal import Journal
 from factlab.results import Result, known
 
@@ -153,7 +153,9 @@ class Run(Result):
         Its keys: case_id, relation, subject, prompt, target_new, target_true, failed (why the edit
         failed), edit_s, measure_s, and for each score NAME (with the edit) and NAME_before
         (without); None where a record has no such score. Scores are as measured, not times 100.
+        Those of free answers are there if these were asked for.
         """
+        hidden = frozenset[str]() if self.request.answers else frozenset(ANSWER_METRICS)
         return [
             {
                 "case_id": row.case_id,
@@ -165,8 +167,8 @@ class Run(Result):
                 "failed": row.failed,
                 "edit_s": row.edit_s,
                 "measure_s": row.measure_s,
-                **_scores(row, "after", ""),
-                **_scores(row, "before", "_before"),
+                **_scores(row, "after", "", hidden),
+                **_scores(row, "before", "_before", hidden),
             }
             for row in self.rows
         ]
@@ -216,10 +218,10 @@ class Run(Result):
         return 1 if self.request.mode == "each" else self.n_cases
 
 
-def _scores(row: Row, stage: Stage, ending: str) -> dict[str, float | None]:
+def _scores(row: Row, stage: Stage, ending: str, hidden: frozenset[str]) -> dict[str, float | None]:
     """The scores of a record; None where there is none."""
-    values = score_row(row, stage).values
-    return {f"{name}{ending}": known(score.value) for name, score in values.items()}
+    values = score_row(row, stage).values.items()
+    return {f"{name}{ending}": known(one.value) for name, one in values if name not in hidden}
 
 
 def load_run(folder: str | Path) -> Run:
