@@ -5,7 +5,7 @@ A run keeps the raw numbers, token by token; every score in a report is computed
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -68,7 +68,23 @@ class Asked(BaseModel):
     true: TargetScore | None = None
 
 
-class Written(BaseModel):
+class _Growing(BaseModel):
+    """What later versions added entries to; they are not written where they are empty.
+
+    Attributes:
+        added: their names.
+    """
+
+    added: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _described(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Everything; of what later versions added, what there is of it."""
+        described = handler(self)
+        return {k: v for k, v in described.items() if k not in self.added or v not in (None, "")}
+
+
+class Written(_Growing):
     """Texts that a model wrote about the subject.
 
     Attributes:
@@ -77,14 +93,18 @@ class Written(BaseModel):
         consistency: RS: cosine between their TF-IDF and that of the references, 0–1; None if
             there are no references.
         no_consistency: why there is none.
+        words: whose words the entropy is of: NLTK's. Rows of earlier versions do not say, and had
+            words of their own: their entropy is worked out again from the texts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    added = ("words",)
 
     texts: tuple[str, ...]
     entropy: float
     consistency: float | None = None
     no_consistency: str = ""
+    words: Literal["", "nltk"] = ""
 
 
 class GivenAnswer(BaseModel):
@@ -134,7 +154,7 @@ class Drift(BaseModel):
         return math.isfinite(self.kl) and math.isfinite(self.nll)
 
 
-class Measurement(BaseModel):
+class Measurement(_Growing):
     """One record on one model.
 
     Attributes:
@@ -149,6 +169,7 @@ class Measurement(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    added = ("answers",)
 
     rewrite: tuple[Asked, ...]
     paraphrase: tuple[Asked, ...]
@@ -157,15 +178,6 @@ class Measurement(BaseModel):
     essence_nll: float | None = None
     drift: Drift | None = None
     answers: tuple[GivenAnswer, ...] | None = None
-
-    @model_serializer(mode="wrap")
-    def _described(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Everything; of what later versions added, what there is of it."""
-        described = handler(self)
-        return {k: v for k, v in described.items() if k not in _ADDED or v is not None}
-
-
-_ADDED = ("answers",)
 
 
 class Row(BaseModel):

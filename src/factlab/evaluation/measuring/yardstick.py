@@ -218,10 +218,9 @@ class Yardstick:
             # Reports count records by reason, so it must not be another for every record.
             which = f" for some objects of relation {key[0]}" if self._references else ""
             reason = f"there are no references{which}"
-            return Written(texts=texts, entropy=entropy, no_consistency=reason)
-        return Written(
-            texts=texts, entropy=entropy, consistency=consistency(self._idf, texts, references)
-        )
+            return Written(texts=texts, entropy=entropy, no_consistency=reason, words="nltk")
+        near = consistency(self._idf, texts, references)
+        return Written(texts=texts, entropy=entropy, consistency=near, words="nltk")
 
     def _essence(
         self, records: Sequence[Record], owners: Sequence[int], changes: Mapping[str, Carried]

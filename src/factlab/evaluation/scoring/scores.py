@@ -18,7 +18,11 @@ from jaxtyping import Float
 from factlab.data.records import Benchmark
 from factlab.estimate import Estimate
 from factlab.evaluation.configs import AnswerForm
-from factlab.evaluation.measuring.generated_text import essence_score, perplexity
+from factlab.evaluation.measuring.generated_text import (
+    essence_score,
+    perplexity,
+    weighted_entropy_bits,
+)
 from factlab.evaluation.measuring.rows import Measurement, Row
 from factlab.evaluation.scoring.free_answers import AnswerKind, answer_score
 from factlab.evaluation.scoring.metrics import (
@@ -69,6 +73,8 @@ class Metric:
 def _entropy(m: Measurement, _: Measurement, __: ProbForm) -> Score:
     if m.written is None:
         return Score(math.nan, "no texts were generated")
+    if m.written.words != "nltk":  # of a version with other words
+        return Score(weighted_entropy_bits(m.written.texts))
     return Score(m.written.entropy)
 
 
