@@ -18,6 +18,7 @@ from tiny_records import (
 )
 
 import factlab as fl
+from factlab.data.phrasing import Phrasing
 from factlab.data.questions import Questions
 from factlab.data.record_files import record_hash
 from factlab.editing.methods import method_named
@@ -178,10 +179,27 @@ def test_built_in_records_get_their_relations_questions_and_keep_their_hash():
     assert record_hash(records) == record_hash(fl.load_records("builtin", limit=40))
     own = replace(records[0], question_prompts=("Which one?",))
     assert questions.of(own) == ("Which one?",)
+    beside = questions.beside(records[0])
+    assert len(beside) == len(records[0].neighborhood_prompts)
+    assert all(each.endswith("?") and records[0].fact.subject not in each for each in beside)
     foreign = replace(records[0], fact=fl.Fact("I think of {} as", "Rome", "a city"))
     assert questions.of(foreign) == ()
+    assert questions.beside(foreign) == foreign.neighborhood_prompts
     zsre = fl.load_records("builtin-zsre", limit=3)
     assert [questions.of(record) for record in zsre] == [()] * 3
+
+
+def test_other_subjects_are_found_in_their_prompts():
+    words = Phrasing(
+        rewrite=("{} is in", "The city of {} is in"), question=("Where is {}?", "What has {}?")
+    )
+    record = make_record(
+        0, relation_id="P1", fact=fl.Fact("{} is in", "Rome", "Asia", "Europe"),
+        neighborhood_prompts=("Paris is in", "The city of Bonn is in", "Oslo lies in", "is in"),
+    )  # fmt: skip
+    assert Questions({"P1": words}).beside(record) == (
+        "Where is Paris?", "What has Bonn?", "Oslo lies in", "is in",
+    )  # fmt: skip
 
 
 def test_what_each_form_asks(lm):

@@ -93,7 +93,10 @@ class FreeQuestions:
         for form in self._forms:
             for group, prompt in _about_the_fact(record, questions, form):
                 yield FreeQuestion(group, form, prompt, self._ids(prompt, form), right, old)
-            for prompt, answer in _about_others(record):
+            asked = (
+                record.neighborhood_prompts if form == "bare" else self._questions.beside(record)
+            )
+            for prompt, answer in _about_others(record, asked):
                 ids = self._ids(prompt, form)
                 yield FreeQuestion("neighborhood", form, prompt, ids, (words_of(answer),), None)
 
@@ -124,13 +127,11 @@ def _about_the_fact(
     return [(group, prompt) for group, prompts in groups.items() for prompt in prompts]
 
 
-def _about_others(record: Record) -> list[tuple[str, str]]:
-    """The prompts about other subjects, of which it is known what is true there."""
+def _about_others(record: Record, asked: Sequence[str]) -> list[tuple[str, str]]:
+    """What is asked about other subjects, and what is true there, if that is known."""
     true = record.fact.target_true
-    answers = record.neighborhood_answers or (
-        [] if true is None else [true] * len(record.neighborhood_prompts)
-    )
-    return list(zip(record.neighborhood_prompts, answers, strict=bool(answers)))
+    answers = record.neighborhood_answers or ([] if true is None else [true] * len(asked))
+    return list(zip(asked, answers, strict=bool(answers)))
 
 
 @torch.no_grad()
