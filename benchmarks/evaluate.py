@@ -11,6 +11,9 @@ for both targets, and reads logits where a target token is. Both must find the s
 Useful operations are those of every token that is read, once: Σ over tokens of a layer's operations
 times the layers, and a readout for every token of a target or a text.
 
+Free answers: the prompts of a few records, each on its own edited model, in all forms that the
+model can be asked in; beside one prompt at a time. Both must give the same texts.
+
 End to end includes the edit: one at a time with the published settings, without reuse, against
 ROME of this library with its defaults, in a batch.
 """
@@ -32,15 +35,17 @@ from factlab.editing.methods import method_named
 from factlab.editing.requests import ValueRequest
 from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.measuring.asked_texts import asks
+from factlab.evaluation.measuring.free_answers import free_answers
 from factlab.evaluation.measuring.likelihood import Question
 from factlab.evaluation.measuring.rows import Measurement
 from factlab.evaluation.measuring.yardstick import Yardstick
+from factlab.models.changes.carried import row_changes
 from factlab.tokens import encode, pad
 
 LENGTH = 100
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -51,9 +56,13 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=32)
     parser.add_argument("--slow-records", type=int, default=6, help="measured one at a time")
     parser.add_argument("--slow-texts", type=int, default=2, help="records with texts, likewise")
+    parser.add_argument("--free-records", type=int, default=3, help="that answer freely")
     parser.add_argument("--memory", type=float, default=1.0)
-    args = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> None:
+    args = arguments()
     fl.models.keep_freed_memory()
     lm = shaped(args) if args.shape else fl.load(device=args.device, dtype=args.dtype)
     by_torch, by_ours = matmul_flops(lm)
@@ -116,6 +125,37 @@ def main() -> None:
     hourly = [3600 * n / (our_edit_s + seconds) for seconds in (texts_s, ours_s)]
     print(f"\nrecords per hour end to end: {hourly[0]:.0f} with texts, {hourly[1]:.0f} without")
     print(f"peak memory {peak_gib(lm):.1f} GiB")
+    report_free_answers(lm, records[: args.free_records], edits)
+
+
+def report_free_answers(lm, records: Sequence[Record], edits: Sequence[fl.Edit]) -> None:
+    """Questions per second, all in one batch and one at a time."""
+    forms = ("bare", "qa", "chat") if lm.tokenizer.chat_template else ("bare", "qa")
+    config = MeasureConfig(n_generated=0, answers=forms)
+    yardstick = Yardstick(lm, config, {})
+    asked = [yardstick.texts.of(record).free for record in records]
+    changes = row_changes(lm, [edit.updates for edit in edits[: len(records)]])
+
+    def batched() -> list[list[str]]:
+        found = free_answers(lm, asked, range(len(records)), changes, config.answer_tokens)
+        return [[answer.text for answer in own] for own in found]
+
+    def alone() -> list[list[str]]:
+        texts: list[list[str]] = []
+        for own, edit in zip(asked, edits, strict=False):
+            with edit.applied(lm):
+                each = [free_answers(lm, [[q]], [0], {}, config.answer_tokens) for q in own]
+            texts.append([found[0][0].text for found in each])
+        return texts
+
+    ours_s, ours = timed(lm, batched)
+    slow_s, slow = timed(lm, alone)
+    n = sum(map(len, asked))
+    n_equal = sum(a == b for one, other in zip(ours, slow, strict=True)
+                  for a, b in zip(one, other, strict=True))  # fmt: skip
+    print(f"\nfree answers, {', '.join(forms)}: {n} questions of {len(records)} records: "
+          f"{n / ours_s:.1f} a second in a batch, {n / slow_s:.1f} one at a time "
+          f"({slow_s / ours_s:.1f} times faster); {n_equal} texts are equal")  # fmt: skip
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Iterator
 
 from factlab.errors import InvalidRequestError
 
@@ -119,15 +120,31 @@ def says(text: str, words: str) -> bool:
     return bool(words) and text.startswith(words) and _ends_before(words, text[len(words) :])
 
 
-def find_words(text: str, words: str) -> int | None:
-    """Where some words first stand in a text as words of their own; None if they do not."""
-    at = text.find(words)
-    while at >= 0:
+def find_words(text: str, words: str, any_case: bool = False) -> int | None:
+    """Where some words first stand in a text as words of their own; None if they do not.
+
+    Args:
+        text: to look in.
+        words: to look for.
+        any_case: whether large and small letters are alike.
+    """
+    for at in _places(text, words, any_case):
         begins = at == 0 or not words[:1].isalnum() or _is_unspaced(words[0])
         if (begins or not _goes_on(text[at - 1])) and _ends_before(words, text[at + len(words) :]):
             return at
-        at = text.find(words, at + 1)
     return None
+
+
+def _places(text: str, words: str, any_case: bool) -> Iterator[int]:
+    """Everywhere that some words stand in a text, as parts of words too."""
+    # Very few letters become two when they are made small; then capitals do matter.
+    lower, wanted = text.lower(), words.lower()
+    if any_case and len(lower) == len(text) and len(wanted) == len(words):
+        text, words = lower, wanted
+    at = text.find(words)
+    while at >= 0:
+        yield at
+        at = text.find(words, at + 1)
 
 
 def _is_unspaced(sign: str) -> bool:

@@ -22,7 +22,7 @@ WON, LOST = asked(0.6, 0.2), asked(0.1, 0.5)
 def measured(won: tuple[bool, bool, bool], text: str = "") -> Measurement:
     """Whether the new target wins on the rewrite, on the paraphrase and beside the subject."""
     rewrite, paraphrase, beside = ((WON,) if each else (LOST,) for each in won)
-    written = Written(texts=(text,), entropy=6.0, consistency=0.25) if text else None
+    written = Written(texts=(text,), entropy=6.0, consistency=0.25, words="nltk") if text else None
     return Measurement(rewrite=rewrite, paraphrase=paraphrase, neighborhood=beside, written=written)
 
 

@@ -76,7 +76,7 @@ def test_texts_essence_and_drift():
     before = measure([LOST], essence_nll=math.log(20), drift=Drift(kl=0.0, nll=math.log(8)))
     after = measure(
         [WON], essence_nll=math.log(22), drift=Drift(kl=0.03, nll=math.log(9)),
-        written=Written(texts=("a b",), entropy=6.2, consistency=0.4),
+        written=Written(texts=("a b",), entropy=6.2, consistency=0.4, words="nltk"),
     )  # fmt: skip
     values = score_row(row(1, after, before=before), "after").values
     assert values["essence"].value == pytest.approx(0.6)
@@ -86,6 +86,15 @@ def test_texts_essence_and_drift():
     assert values["consistency"].value == 0.4
     lonely = measure([WON], written=Written(texts=("a",), entropy=1.0, no_consistency="P1 is new"))
     assert score_row(row(1, lonely), "after").values["consistency"].reason == "P1 is new"
+
+
+def test_fluency_of_earlier_versions_is_worked_out_again():
+    """They had words of their own: here eight words, whose pairs and triples are all different."""
+    old = Written(texts=("He isn't here, she is.",), entropy=9.9, no_consistency="none")
+    pairs, triples = math.log2(7), math.log2(6)  # He is n't here , she is .
+    fluency = score_row(row(1, measure([WON], written=old)), "after").values["entropy_bits"]
+    assert fluency.value == pytest.approx(pairs / 3 + triples * 2 / 3)
+    assert "words" not in old.model_dump(mode="json")
 
 
 def test_a_record_of_zsre():

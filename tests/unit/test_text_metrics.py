@@ -25,14 +25,36 @@ TEXTS = st.lists(WORDS, max_size=30).map(" ".join)
     ("text", "words"),
     [
         ("The Eiffel Tower, in Rome.", ["The", "Eiffel", "Tower", ",", "in", "Rome", "."]),
-        ("It's a well-known 3.14!", ["It's", "a", "well-known", "3.14", "!"]),
+        ("It's a well-known 3.14!", ["It", "'s", "a", "well-known", "3.14", "!"]),
+        ("I don't, I can't", ["I", "do", "n't", ",", "I", "ca", "n't"]),
         ("at 10:30, 1,000 men", ["at", "10:30", ",", "1,000", "men"]),
-        ("naïve São Paulo…", ["naïve", "São", "Paulo", "…"]),
+        ("naïve São Paulo...", ["naïve", "São", "Paulo", "..."]),
+        ("He left. She stayed.", ["He", "left", ".", "She", "stayed", "."]),
+        ("Mr. Smith of the U.S. Navy left.", ["Mr.", "Smith", "of", "the", "U.S.", "Navy", "left", "."]),
+        ("see http://a.org/b?c now", ["see", "http", ":", "//a.org/b", "?", "c", "now"]),
+        ('"Yes," (he) said', ["``", "Yes", ",", "''", "(", "he", ")", "said"]),
         (" \n", []),
     ],
-)
+)  # fmt: skip
 def test_words(text, words):
+    """As NLTK has them, which the published scores are of."""
     assert split_words(text) == words
+
+
+@pytest.mark.parametrize("text", ["It's 3.14 for $5, isn't it?", "Dots... and a@b.org: (so)"])
+def test_a_single_sentence_has_the_words_of_nltks_own_function(text):
+    from nltk.tokenize import word_tokenize
+
+    assert split_words(text) == word_tokenize(text, preserve_line=True)
+
+
+def test_entropy_of_contractions_and_dots_by_hand():
+    """do n't do n't ... : pairs (do n't) twice, (n't do), (n't ...); triples all different."""
+    pairs = 2 / 4 * 1 + 2 * (1 / 4 * 2)
+    triples = math.log2(3)
+    assert ngram_entropy_bits("don't don't ...", 2) == pytest.approx(pairs)
+    assert ngram_entropy_bits("don't don't ...", 3) == pytest.approx(triples)
+    assert weighted_entropy_bits(["don't don't ..."]) == pytest.approx(pairs / 3 + triples * 2 / 3)
 
 
 def test_entropy_of_ngrams():

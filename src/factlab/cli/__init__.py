@@ -29,6 +29,7 @@ def build_app() -> typer.Typer:
         edit,
         evaluate,
         export,
+        judge,
         knowns,
         layers,
         methods,
@@ -56,7 +57,7 @@ def build_app() -> typer.Typer:
     app.callback()(_root)
     for module in (
         demo, ask, trace, trace_average, layers, neurons, edit, values, train, show, export, diff,
-        evaluate, report, sweep, study, methods, models, data, knowns, stats,
+        evaluate, report, judge, sweep, study, methods, models, data, knowns, stats,
     ):  # fmt: skip
         module.register(app)
     return app

@@ -123,6 +123,24 @@ class _Measured:
         ),
     ] = 0
 
+    answers: Annotated[
+        str | None,
+        typer.Option(
+            help="Have the model answer in its own words: bare (prompts as they are), qa "
+            "(questions between Q: and A:), chat (its chat template), with commas between.",
+            rich_help_panel=MEASURED,
+        ),
+    ] = None
+    answer_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Most tokens of such an answer.",
+            show_default="50",
+            rich_help_panel=MEASURED,
+        ),
+    ] = None
+
     def config(self) -> "MeasureConfig":
         """What these options ask for.
 
@@ -140,6 +158,8 @@ class _Measured:
             essence=self.essence,
             drift_tokens=self.drift,
             checkpoints=self.checkpoints or (),
+            answers=self.answers,
+            answer_tokens=self.answer_tokens,
         )
 
 
@@ -154,6 +174,7 @@ def register(app: typer.Typer) -> None:
             "factlab eval --method rome --limit 100 --out runs/rome",
             "factlab eval --method rome --limit 500 --out runs/rome --resume",
             "factlab eval --data facts.csv --method rome --method ft --out runs",
+            "factlab eval --limit 100 --answers bare,qa,chat --out runs/rome",
             "factlab eval --method memit --mode together --limit 1000 \\\n"
             "      --data counterfact --out runs/memit",
         ),

@@ -51,7 +51,8 @@ def report(
     ] = False,
     timings: Annotated[bool, typer.Option(help="Add seconds per edit and per record.")] = False,
     case: Annotated[
-        list[int] | None, typer.Option(help="Show what was written for this record; repeatable.")
+        list[int] | None,
+        typer.Option(help="Show what was written and answered for this record; repeatable."),
     ] = None,
     label: Annotated[
         list[str] | None, typer.Option(help="What to call a run; once for each, in their order.")
@@ -128,7 +129,11 @@ def _show(session: Session, made: "EvalReport") -> None:
         for case in part.cases:
             session.say()
             title = f"Case {case.case_id}: {case.statement}"
-            session.say(table(["model", "text"], case.lines(), title=title))
+            if texts := case.lines():
+                session.say(table(["model", "text"], texts, title=title))
+                title = None
+            if answers := case.answer_lines():
+                session.say(table(answers[0], answers[1:], title=title))
     # A renderable, which is wrapped at words.
     session.say(Text(short_legend(made.tables), style="dim"))
 

@@ -1,4 +1,4 @@
-"""GET with bounds that a server cannot stretch: on the time in all, on the size, and on the hosts.
+"""GET and POST with bounds that a server cannot stretch: on time in all, on size, and on hosts.
 
 `urllib` waits for each piece of an answer as long as for the first, reads on for ever, and goes
 wherever a server sends it.
@@ -37,11 +37,38 @@ def get(url: str, headers: Mapping[str, str], timeout_s: float, most_bytes: int)
         OSError: it cannot be reached.
         http.client.HTTPException: its answer is none, or is cut short.
     """
+    request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310 - http or https
+    return _answer(request, timeout_s, most_bytes)
+
+
+def post(
+    url: str, headers: Mapping[str, str], body: bytes, timeout_s: float, most_bytes: int
+) -> bytes:
+    """What a server answers to something that is sent to it; no other address gets it.
+
+    Args:
+        url: http or https.
+        headers: to send.
+        body: to send.
+        timeout_s: for connecting, sending and the whole answer.
+        most_bytes: of the answer.
+
+    Raises:
+        TooLargeError: the answer is larger.
+        TimeoutError: it is not there in time.
+        urllib.error.HTTPError: the server refuses, or sends us to another address.
+        OSError: it cannot be reached.
+        http.client.HTTPException: its answer is none, or is cut short.
+    """
+    request = urllib.request.Request(url, body, dict(headers), method="POST")  # noqa: S310 - as get
+    return _answer(request, timeout_s, most_bytes)
+
+
+def _answer(request: urllib.request.Request, timeout_s: float, most_bytes: int) -> bytes:
     deadline = time.monotonic() + timeout_s
     opener = urllib.request.build_opener(
-        _Http(deadline), _Https(deadline), _SameHost(urllib.parse.urlsplit(url))
+        _Http(deadline), _Https(deadline), _SameHost(urllib.parse.urlsplit(request.full_url))
     )
-    request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310 - http or https
     answer = io.BytesIO()
     with opener.open(request, timeout=timeout_s) as reply:
         length = reply.headers.get("Content-Length", "")
@@ -113,7 +140,7 @@ class _Https(urllib.request.HTTPSHandler):
 
 
 class _SameHost(urllib.request.HTTPRedirectHandler):
-    """Follows redirects within a host, and from http to https there."""
+    """Follows redirects of a GET within a host, and from http to https there."""
 
     def __init__(self, asked: urllib.parse.SplitResult) -> None:
         self._asked = asked
@@ -124,6 +151,10 @@ class _SameHost(urllib.request.HTTPRedirectHandler):
         new = urllib.parse.urlsplit(newurl)
         secured = (self._asked.scheme, new.scheme) == ("http", "https")
         same = (new.scheme, new.netloc) == (self._asked.scheme, self._asked.netloc)
+        if req.data is not None:
+            raise urllib.error.HTTPError(
+                req.full_url, code, f"it sends us to {newurl[:80]!r}", headers, fp
+            )
         if not same and not (secured and new.hostname == self._asked.hostname):
             raise urllib.error.HTTPError(
                 req.full_url, code, f"it sends us to another host, {newurl[:80]!r}", headers, fp

@@ -23,9 +23,11 @@ from factlab.writing import short_repr
 SUFFIXES = (".toml", ".jsonl", ".json", ".csv", ".tsv")
 _FIELDS: tuple[str, ...] = ("template", "subject", "target_new", "target_true")
 # What a record has beside its fact: lists, of which a table has one column for each text.
-_PROMPTS = ("paraphrase", "neighborhood", "generation")
-_PROMPT_COLUMN = re.compile(rf"({'|'.join(_PROMPTS)})(_prompts|_\d+)?")
-_ALL_FIELDS = (*_FIELDS, "joint", "relation", *(f"{kind}_prompts" for kind in _PROMPTS))
+_PROMPTS = ("paraphrase", "neighborhood", "generation", "question")
+_PROMPT_COLUMN = re.compile(rf"({'|'.join(_PROMPTS)})(_prompts|_\d+)?|new_(alias)(es|_\d+)?")
+_ALL_FIELDS = (
+    *_FIELDS, "joint", "relation", *(f"{kind}_prompts" for kind in _PROMPTS), "new_aliases",
+)  # fmt: skip
 _SHOWN = 5
 _TOML_HEADER = re.compile(r"^[ \t]*\[\[[ \t]*fact[ \t]*\]\]", re.MULTILINE)
 _Row = tuple[str, object]  # where it stands, such as "line 3", and what stands there
@@ -63,9 +65,10 @@ def load_fact_records(path: str | Path) -> list[Record]:
 
     A table may have any number of columns `paraphrase_1`, `paraphrase_2` … (the fact in other
     words; `{}` stands for the subject), `neighborhood_1` … (about other subjects of which
-    `target_true` is true) and `generation_1` … (beginnings of texts), with empty cells where a fact
-    has fewer, and a column `relation`. In JSON and TOML `paraphrase_prompts`,
-    `neighborhood_prompts` and `generation_prompts` are lists of texts.
+    `target_true` is true), `generation_1` … (beginnings of texts), `question_1` … (questions whose
+    answer the fact is) and `new_alias_1` … (other names of `target_new`), with empty cells where a
+    fact has fewer, and a column `relation`. In JSON and TOML `paraphrase_prompts`,
+    `neighborhood_prompts`, `generation_prompts`, `question_prompts` and `new_aliases` are lists.
 
     Returns:
         Records, numbered from 0.
@@ -211,7 +214,8 @@ def _check_columns(columns: list[str], path: Path, separator: str) -> None:
             f"The first line of '{path}' names the columns {', '.join(columns)}. It must name "
             f"template, and subject where a template holds '{SLOT}', and may name target_new, "
             "target_true, joint, relation, and paraphrase_1, paraphrase_2 ..., neighborhood_1 "
-            f"..., generation_1 ..., each once, with {separator} between.{near}"
+            "..., generation_1 ..., question_1 ..., new_alias_1 ..., each once, with "
+            f"{separator} between.{near}"
         )
 
 
@@ -252,7 +256,7 @@ def record_of(row: object, where: str, index: int, unused: dict[str, None] | Non
         name = _plain(given_name)
         column = _PROMPT_COLUMN.fullmatch(name)
         if column is not None:
-            prompts[column[1]] += _texts(value, where, name)
+            prompts[column[1] or column[3]] += _texts(value, where, name)
             continue
         if name not in _ALL_FIELDS:
             if meant := _misspelled(name):
@@ -295,6 +299,8 @@ def record_of(row: object, where: str, index: int, unused: dict[str, None] | Non
         paraphrase_prompts=filled["paraphrase"],
         neighborhood_prompts=filled["neighborhood"],
         generation_prompts=filled["generation"],
+        question_prompts=filled["question"],
+        new_aliases=prompts["alias"],
     )
 
 

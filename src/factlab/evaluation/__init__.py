@@ -3,7 +3,8 @@
 The rooms follow what happens: `measuring` asks an edited model, `running` does that for many
 records and keeps what was measured, `scoring` makes numbers of it, and `reporting` makes tables and
 pictures of them; `sweeping` does all of it for many methods, settings or places. `harnessing` has
-another package ask: lm_eval, for what a model is able to do in general.
+another package ask: lm_eval, for what a model is able to do in general. `judging` has another model
+say which answers are right.
 """
 
 import lazy_loader

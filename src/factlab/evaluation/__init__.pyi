@@ -3,6 +3,7 @@ from .harnessing.result import HarnessResult as HarnessResult
 from .harnessing.result import HarnessStage as HarnessStage
 from .harnessing.run import harness as harness
 from .harnessing.scores import HarnessScore as HarnessScore
+from .judging.run import judge as judge
 from .reporting.eval_report import EvalReport as EvalReport
 from .reporting.report import report as report
 from .requests import EvaluationRequest as EvaluationRequest

@@ -112,6 +112,7 @@ def generate_ids(
     may_end: bool = True,
     streams: Sequence[int] | None = None,
     under: Callable[[Sequence[int]], AbstractContextManager[None]] | None = None,
+    is_done: Callable[[str], bool] | None = None,
 ) -> list[list[int]]:
     """Continue rows of token ids.
 
@@ -126,6 +127,8 @@ def generate_ids(
         streams: numbers of the rows' streams, instead of their places in `rows`.
         under: from the numbers of the rows that are in a forward pass, the block that it runs in;
             rows that have ended leave.
+        is_done: asked of a row's new text, decoded alone, behind each new token: whether the row
+            ends with that token. By default EOS and `max_new_tokens` alone end a row.
 
     Returns:
         The new ids of each row, EOS excluded.
@@ -143,7 +146,7 @@ def generate_ids(
     ends = eos_ids(lm)
     never = torch.tensor([] if may_end else sorted(ends), dtype=torch.long, device=lm.device)
     draws = [_uniform(seed, i if streams is None else streams[i], n) for i, n in enumerate(room)]
-    drawing = _Drawing(sampling, ends, never, draws)
+    drawing = _Drawing(sampling, ends, never, draws, is_done)
 
     new: list[list[int]] = [[] for _ in rows]
     batches = _batches(lm, rows, room, asked)
@@ -166,12 +169,14 @@ class _Drawing:
         ends: tokens that end a row.
         never: tokens that are never drawn.
         draws: for each row a random number for each step.
+        is_done: whether a row ends with a new text, if that matters.
     """
 
     sampling: Sampling
     ends: set[int]
     never: Int[Tensor, " never"]
     draws: Sequence[Float[Tensor, " _"]]
+    is_done: Callable[[str], bool] | None
 
     def next_ids(
         self, logits: Float[Tensor, "batch vocab"], rows: Sequence[int], step: int
@@ -203,6 +208,7 @@ class _Writing:
     ) -> None:
         self._lm, self._room, self._under = lm, room, under
         self._inside = list(numbers)  # rows that are in the batch
+        self._open = set(numbers)  # those of them that go on
         self._new: dict[int, list[int]] = {i: [] for i in numbers}
         self._n_steps = max(room[i] for i in numbers)
         with under(numbers):
@@ -221,18 +227,26 @@ class _Writing:
             logits = wide_logits(self._lm, self._last)
             # A row that is done stays in the batch for a while; what it draws is not looked at.
             chosen = drawing.next_ids(logits, self._inside, step)
-            still_open: list[int] = []
-            for place, (i, token_id) in enumerate(zip(self._inside, chosen, strict=True)):
-                new, room = self._new[i], self._room[i]
-                if len(new) == step < room and token_id not in drawing.ends:
-                    new.append(token_id)
-                    if len(new) < room:
-                        still_open.append(place)
+            for i, token_id in zip(self._inside, chosen, strict=True):
+                if i in self._open and not self._takes(i, token_id, drawing):
+                    self._open.remove(i)
             tell(step + 1)
-            if not still_open:
+            if not self._open:
                 break
-            self._advance(chosen, still_open)
+            self._advance(
+                chosen, [place for place, i in enumerate(self._inside) if i in self._open]
+            )
         return self._new
+
+    def _takes(self, i: int, token_id: int, drawing: _Drawing) -> bool:
+        """Add a token to a row, unless it is none of it; whether the row goes on."""
+        if token_id in drawing.ends:
+            return False
+        new = self._new[i]
+        new.append(token_id)
+        if len(new) == self._room[i]:
+            return False
+        return drawing.is_done is None or not drawing.is_done(_decoded(self._lm, new))
 
     def _advance(self, chosen: Sequence[int], still_open: Sequence[int]) -> None:
         """Run the new tokens, without most of the rows that are done."""

@@ -1,10 +1,13 @@
 """What a record asks, tokenised once: for checking it, and for measuring it before and after."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from factlab.continuations import Continuation
 from factlab.data.records import Record
 from factlab.errors import InvalidRequestError
+from factlab.evaluation.configs import AnswerForm
+from factlab.evaluation.measuring.free_answers import FreeQuestion, FreeQuestions
 from factlab.evaluation.measuring.rows import Group
 from factlab.models.language_model import LanguageModel
 
@@ -35,11 +38,13 @@ class AskedTexts:
         asks: what is asked.
         continuations: for each of them its prompt with each of its targets.
         generation: for each generation prompt its tokens.
+        free: what the model is to answer in its own words.
     """
 
     asks: tuple[Ask, ...]
     continuations: tuple[tuple[Continuation, ...], ...]
     generation: tuple[tuple[int, ...], ...]
+    free: tuple[FreeQuestion, ...] = ()
 
 
 class TokenisedRecords:
@@ -49,10 +54,15 @@ class TokenisedRecords:
 
     Args:
         lm: the model.
+        forms: in which it is to answer in its own words.
+
+    Raises:
+        InvalidRequestError: it cannot be asked in one of them.
     """
 
-    def __init__(self, lm: LanguageModel) -> None:
+    def __init__(self, lm: LanguageModel, forms: Sequence[AnswerForm] = ()) -> None:
         self.lm = lm
+        self._free = FreeQuestions(lm, forms)
         self._kept: dict[Record, AskedTexts] = {}
 
     def of(self, record: Record) -> AskedTexts:
@@ -74,6 +84,7 @@ class TokenisedRecords:
                     for ask in every
                 ),
                 tuple(self.lm.encode(prompt).ids for prompt in record.generation_prompts),
+                self._free.of(record) if record.fact.target_new is not None else (),
             )
             if len(self._kept) < _KEPT:
                 self._kept[record] = texts

@@ -35,7 +35,7 @@ class Unedited:
         cache: Path | None = None,
     ) -> None:
         lm = yardstick.lm
-        settings = yardstick.config.model_dump(mode="json", exclude={"n_generated"})
+        settings = yardstick.config.of_unedited()
         identity = lm.identity.now(live=True)
         key = [_FORMAT, *identity, str(lm.dtype), settings, references_hash(references)]
         if yardstick.config.drift_tokens:  # which is from the model without any edits
@@ -51,7 +51,7 @@ class Unedited:
             ModelLoadError: the model's own probabilities are NaN or infinite.
         """
         paths = [
-            self._folder / f"{_hash([record.to_json(), with_texts])}.json"
+            self._folder / f"{_hash([record.to_json(), with_texts, *self._asked(record)])}.json"
             for record, with_texts in zip(records, generated, strict=True)
         ]
         missing = [i for i, path in enumerate(paths) if not path.exists()]
@@ -69,6 +69,10 @@ class Unedited:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 write_json(paths[i], found.model_dump(mode="json"))
         return [_read(path) for path in paths]
+
+    def _asked(self, record: Record) -> list[str]:
+        """The questions to be answered freely: those of the built-in records are not in them."""
+        return [question.prompt for question in self._yardstick.texts.of(record).free]
 
 
 def references_hash(references: References) -> str:

@@ -8,9 +8,12 @@ Sources: ROME paper, section 3.3 (GE, RS); Hase et al. 2023, section 3.4 (essenc
                                      itself
     RS       consistency             cosine between the TF-IDF of texts and that of references
 
-Nothing here needs a download. The published GE counts words as NLTK's tokeniser splits them, with
-data of its own; `split_words` is a regular expression that agrees with it on plain prose. It
-differs in that "don't" stays one word (NLTK: "do", "n't") and that each dot of "..." counts.
+Words are those of NLTK, as in the published code, which cuts a text into sentences and each of them
+into words. The latter needs no data. For the former the published code has Punkt with parameters
+that were learned from English newspapers, which are a download; here it is Punkt with a list of
+abbreviations, to which dotted letters ("U.S.") are added. The two differ where an abbreviation is
+not among them. To keep whole texts in one line would spare Punkt, but every full stop inside would
+then stay at its word, which the published code's do not.
 """
 
 import math
@@ -20,19 +23,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from factlab.errors import InvalidRequestError, counted
+from factlab.sentences import ABBREVIATIONS
 
-_WORD = re.compile(r"\d+(?:[.,:]\d+)+|\w+(?:[-'’]\w+)*|[^\w\s]")
+_DOTTED = re.compile(r"\b(?:[^\W\d_]\.)+[^\W\d_](?=\.)")
 _TERM = re.compile(r"\b\w\w+\b")  # the token pattern of scikit-learn's TfidfVectorizer
 _LARGEST_EXPONENT = 700.0  # exp of more is no float
 _WORST_RISE = 5.0  # in perplexity, from which the essence of a subject counts as lost
 
 
 def split_words(text: str) -> list[str]:
-    """Split a text into words, numbers and single punctuation signs; capitals are kept.
+    """Split a text into words, numbers and punctuation as NLTK does; capitals are kept.
 
-    Hyphens and apostrophes inside a word, and separators inside a number, belong to it.
+    A sentence's full stop is a word of its own, that of an abbreviation is not; contractions are
+    two words ("do", "n't"), dots in a row and an address behind its colon are one.
     """
-    return _WORD.findall(text)
+    # It takes half a second to import, and only written texts need it.
+    from nltk.tokenize import NLTKWordTokenizer  # noqa: PLC0415
+    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer  # noqa: PLC0415
+
+    known = PunktParameters()
+    known.abbrev_types.update(ABBREVIATIONS)
+    known.abbrev_types.update(each.lower() for each in _DOTTED.findall(text))
+    sentences, words = PunktSentenceTokenizer(known).tokenize(text), NLTKWordTokenizer()
+    return [word for sentence in sentences for word in words.tokenize(sentence)]
 
 
 def ngram_entropy_bits(text: str, n: int) -> float:
@@ -47,10 +60,7 @@ def ngram_entropy_bits(text: str, n: int) -> float:
     """
     if n < 1:
         raise InvalidRequestError(f"An n-gram cannot have {n} words. Give 1 or more.")
-    words = split_words(text)
-    counts = Counter(zip(*(words[start:] for start in range(n)), strict=False))
-    total = counts.total()
-    return math.fsum(count / total * math.log2(total / count) for count in counts.values())
+    return _entropy_bits(split_words(text), n)
 
 
 def weighted_entropy_bits(texts: Sequence[str]) -> float:
@@ -62,10 +72,16 @@ def weighted_entropy_bits(texts: Sequence[str]) -> float:
     if not texts:
         raise InvalidRequestError("There are no texts to take the entropy of. Generate one first.")
     entropies = [
-        (2 / 3 * ngram_entropy_bits(text, 2) + 4 / 3 * ngram_entropy_bits(text, 3)) / 2
-        for text in texts
+        (2 / 3 * _entropy_bits(words, 2) + 4 / 3 * _entropy_bits(words, 3)) / 2
+        for words in map(split_words, texts)
     ]
     return math.fsum(entropies) / len(entropies)
+
+
+def _entropy_bits(words: Sequence[str], n: int) -> float:
+    counts = Counter(zip(*(words[start:] for start in range(n)), strict=False))
+    total = counts.total()
+    return math.fsum(count / total * math.log2(total / count) for count in counts.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,23 @@ A run keeps the raw numbers, token by token; every score in a report is computed
 """
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    model_serializer,
+    model_validator,
+)
 
 from factlab.data.records import Benchmark
+from factlab.evaluation.configs import AnswerForm
 
 Group = Literal["rewrite", "paraphrase", "neighborhood"]
+AnswerGroup = Literal["rewrite", "paraphrase", "question", "neighborhood"]
 
 
 def _of_a_probability(value: float) -> float:
@@ -58,7 +68,23 @@ class Asked(BaseModel):
     true: TargetScore | None = None
 
 
-class Written(BaseModel):
+class _Growing(BaseModel):
+    """What later versions added entries to; they are not written where they are empty.
+
+    Attributes:
+        added: their names.
+    """
+
+    added: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _described(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Everything; of what later versions added, what there is of it."""
+        described = handler(self)
+        return {k: v for k, v in described.items() if k not in self.added or v not in (None, "")}
+
+
+class Written(_Growing):
     """Texts that a model wrote about the subject.
 
     Attributes:
@@ -67,14 +93,46 @@ class Written(BaseModel):
         consistency: RS: cosine between their TF-IDF and that of the references, 0–1; None if
             there are no references.
         no_consistency: why there is none.
+        words: whose words the entropy is of: NLTK's. Rows of earlier versions do not say, and had
+            words of their own: their entropy is worked out again from the texts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    added = ("words",)
 
     texts: tuple[str, ...]
     entropy: float
     consistency: float | None = None
     no_consistency: str = ""
+    words: Literal["", "nltk"] = ""
+
+
+class GivenAnswer(BaseModel):
+    """What a model answered in its own words.
+
+    Attributes:
+        group: which of the record's prompts was asked.
+        form: how it was asked.
+        prompt: the prompt, as the record has it.
+        text: the answer, greedy, up to the end of its first sentence or line.
+        right: what would be right after the edit: the new target and its aliases; of a prompt about
+            another subject what is true there.
+        old: what was true of the edited fact before, if that is known.
+        judged: whether a judge takes it for right; None if none has, or none could tell. It is
+            kept beside the run and put in when that is read.
+        unjudged: why a judge that was asked could not tell.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    group: AnswerGroup
+    form: AnswerForm
+    prompt: str
+    text: str
+    right: tuple[str, ...]
+    old: str | None = None
+    judged: bool | None = Field(default=None, exclude=True)
+    unjudged: str = Field(default="", exclude=True)
 
 
 class Drift(BaseModel):
@@ -96,7 +154,7 @@ class Drift(BaseModel):
         return math.isfinite(self.kl) and math.isfinite(self.nll)
 
 
-class Measurement(BaseModel):
+class Measurement(_Growing):
     """One record on one model.
 
     Attributes:
@@ -107,9 +165,11 @@ class Measurement(BaseModel):
         essence_nll: mean negative log-probability of texts about the subject, nats per token; None
             if it was not asked for or there are none.
         drift: on ordinary text, if it was asked for.
+        answers: in the model's own words, if they were asked for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    added = ("answers",)
 
     rewrite: tuple[Asked, ...]
     paraphrase: tuple[Asked, ...]
@@ -117,6 +177,7 @@ class Measurement(BaseModel):
     written: Written | None = None
     essence_nll: float | None = None
     drift: Drift | None = None
+    answers: tuple[GivenAnswer, ...] | None = None
 
 
 class Row(BaseModel):

@@ -11,10 +11,18 @@ from factlab.data.reference_files import reference_key
 from factlab.editing.edit import Edit
 from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.measuring.asked_texts import TokenisedRecords
+from factlab.evaluation.measuring.free_answers import free_answers
 from factlab.evaluation.measuring.generated_text import Idf, consistency, weighted_entropy_bits
 from factlab.evaluation.measuring.likelihood import Question, score_targets
 from factlab.evaluation.measuring.ordinary_text import OrdinaryText, text_nlls
-from factlab.evaluation.measuring.rows import Asked, Drift, Group, Measurement, Written
+from factlab.evaluation.measuring.rows import (
+    Asked,
+    Drift,
+    GivenAnswer,
+    Group,
+    Measurement,
+    Written,
+)
 from factlab.models.changes.carried import Carried, carried_together, carrying, row_changes
 from factlab.models.generation import decode_continuation, generate_ids
 from factlab.models.language_model import LanguageModel
@@ -23,6 +31,19 @@ from factlab.models.texts import check_length
 # Random streams of a record's texts: more than any record has generation prompts.
 _STREAMS = 1000
 _ESSENCE_TOKENS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What of all that was asked for to measure this time.
+
+    Attributes:
+        drift: on ordinary text.
+        answers: in the model's own words.
+    """
+
+    drift: bool = True
+    answers: bool = True
 
 
 class Yardstick:
@@ -35,8 +56,8 @@ class Yardstick:
         ordinary_text: passages for the drift.
 
     Raises:
-        InvalidRequestError: there is not enough ordinary text, or texts are to be longer than the
-            model can write.
+        InvalidRequestError: there is not enough ordinary text, texts are to be longer than the
+            model can write, or it is to answer as in a chat and has no chat template.
     """
 
     def __init__(
@@ -47,7 +68,7 @@ class Yardstick:
         ordinary_text: Sequence[str] = (),
     ) -> None:
         self.lm, self.config = lm, config
-        self.texts = TokenisedRecords(lm)
+        self.texts = TokenisedRecords(lm, config.answers)
         if config.n_generated != 0:
             check_length(lm, config.text_tokens)
         self._references = references
@@ -66,7 +87,7 @@ class Yardstick:
         records: Sequence[Record],
         edits: Sequence[Edit] | None,
         generated: Sequence[bool],
-        with_drift: bool = True,
+        wanted: Wanted = Wanted(),
     ) -> list[Measurement]:
         """Measure each record on its own edited model.
 
@@ -74,14 +95,14 @@ class Yardstick:
             records: what to ask.
             edits: one for each record; None for the model as it is, for all.
             generated: for which records to generate texts.
-            with_drift: whether to measure the drift, if it was asked for.
+            wanted: what of all that was asked for to measure this time.
 
         Raises:
             TokenizationError: a prompt is too long, or a target makes no token of its own.
             MemoryLimitError: memory ran out.
         """
         if edits is None:
-            return self._measured(records, [0] * len(records), generated, {}, with_drift)
+            return self._measured(records, [0] * len(records), generated, {}, wanted)
         found: list[Measurement] = []
         for part in carried_together(self.lm, [edit.updates for edit in edits]):
             changes = row_changes(self.lm, [edits[i].updates for i in part])
@@ -90,7 +111,7 @@ class Yardstick:
                 range(len(part)),
                 [generated[i] for i in part],
                 changes,
-                with_drift,
+                wanted,
             )
         return found
 
@@ -100,12 +121,13 @@ class Yardstick:
         owners: Sequence[int],
         generated: Sequence[bool],
         changes: Mapping[str, Carried],
-        with_drift: bool,
+        wanted: Wanted,
     ) -> list[Measurement]:
         asked = self._ask(records, owners, changes)
         written = self._write(records, owners, generated, changes)
         essence = self._essence(records, owners, changes)
-        drifts = self._drifts(records, changes) if with_drift else [None] * len(records)
+        drifts = self._drifts(records, changes) if wanted.drift else [None] * len(records)
+        answers = self._answer(records, owners, changes) if wanted.answers else [None] * len(records)
         return [
             Measurement(
                 rewrite=tuple(a for group, a in own if group == "rewrite"),
@@ -114,6 +136,7 @@ class Yardstick:
                 written=written.get(i),
                 essence_nll=essence.get(i),
                 drift=drifts[i],
+                answers=answers[i],
             )
             for i, own in enumerate(asked)
         ]
@@ -144,6 +167,15 @@ class Yardstick:
             ]
             for asked in texts
         ]
+
+    def _answer(
+        self, records: Sequence[Record], owners: Sequence[int], changes: Mapping[str, Carried]
+    ) -> Sequence[tuple[GivenAnswer, ...] | None]:
+        """What the models answer in their own words, if that was asked for."""
+        if not self.config.answers:
+            return [None] * len(records)
+        asked = [self.texts.of(record).free for record in records]
+        return free_answers(self.lm, asked, owners, changes, self.config.answer_tokens)
 
     def _write(
         self,
@@ -195,10 +227,9 @@ class Yardstick:
             # Reports count records by reason, so it must not be another for every record.
             which = f" for some objects of relation {key[0]}" if self._references else ""
             reason = f"there are no references{which}"
-            return Written(texts=texts, entropy=entropy, no_consistency=reason)
-        return Written(
-            texts=texts, entropy=entropy, consistency=consistency(self._idf, texts, references)
-        )
+            return Written(texts=texts, entropy=entropy, no_consistency=reason, words="nltk")
+        near = consistency(self._idf, texts, references)
+        return Written(texts=texts, entropy=entropy, consistency=near, words="nltk")
 
     def _essence(
         self, records: Sequence[Record], owners: Sequence[int], changes: Mapping[str, Carried]

@@ -1,9 +1,12 @@
-"""What the models of several runs wrote for one record, as in the ROME paper's figure 6."""
+"""What the models of several runs wrote and answered for one record.
+
+Texts as in the ROME paper's figure 6, and answers side by side.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from factlab.evaluation.measuring.rows import Measurement
+from factlab.evaluation.measuring.rows import GivenAnswer, Measurement
 from factlab.evaluation.reporting.run_labels import UNEDITED
 from factlab.evaluation.reporting.unedited import fact_of
 from factlab.evaluation.running.saved_run import Run
@@ -17,11 +20,13 @@ class ModelTexts:
         label: of the run, or `unedited`.
         texts: prompt and continuation, one for each generation prompt.
         reason: why there are no texts.
+        answers: in its own words.
     """
 
     label: str
     texts: tuple[str, ...]
     reason: str = ""
+    answers: tuple[GivenAnswer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +54,35 @@ class CaseTexts:
         return f"{self.prompt} {self.target_new}{was}"
 
     def lines(self) -> list[tuple[str, str]]:
-        """Label and text, all models' texts on the first generation prompt first."""
+        """Label and text, all models' texts on the first generation prompt first.
+
+        None if there are answers and no texts at all.
+        """
+        if self.answer_lines() and not any(model.texts for model in self.models):
+            return []
         n_texts = max(len(model.texts) for model in self.models)
         return [
             (model.label, _one_line(model.texts[i]) if model.texts else model.reason)
             for i in range(max(n_texts, 1))
             for model in self.models
             if i < len(model.texts) or (i == 0 and not model.texts)
+        ]
+
+    def answer_lines(self) -> list[list[str]]:
+        """Answers side by side: form, prompt, and an answer for each model under its label.
+
+        The first line is the head; no lines if nobody was asked.
+        """
+        asked = dict.fromkeys((a.form, a.prompt) for model in self.models for a in model.answers)
+        if not asked:
+            return []
+        given = [
+            {(a.form, a.prompt): _one_line(a.text) for a in model.answers} for model in self.models
+        ]
+        head = ["form", "asked", *(model.label for model in self.models)]
+        return [head] + [
+            [form, _one_line(prompt), *(own.get((form, prompt), "—") for own in given)]
+            for form, prompt in asked
         ]
 
 
@@ -97,6 +124,7 @@ def _one_line(text: str) -> str:
 
 
 def _texts(label: str, measured: Measurement | None) -> ModelTexts:
+    answers = () if measured is None else measured.answers or ()
     if measured is None or measured.written is None:
-        return ModelTexts(label, (), "no texts were generated")
-    return ModelTexts(label, measured.written.texts)
+        return ModelTexts(label, (), "no texts were generated", answers)
+    return ModelTexts(label, measured.written.texts, answers=answers)

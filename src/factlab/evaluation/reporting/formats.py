@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from factlab.data.records import Benchmark
 from factlab.estimate import Estimate
+from factlab.evaluation.measuring.rows import GivenAnswer
+from factlab.evaluation.reporting.judged import judge_json
 from factlab.evaluation.reporting.notes import legend, notes
 from factlab.evaluation.reporting.tables import Cell, ReportRow, ReportTable
-from factlab.evaluation.scoring.scores import METRICS, SCORE
+from factlab.evaluation.scoring.scores import ANSWER_METRICS, METRICS, SCORE, MetricSummary
 from factlab.storage import write_json, write_text
 
 if TYPE_CHECKING:
@@ -114,11 +116,19 @@ def to_markdown(report: "EvalReport") -> str:
             *(f"- {plain(note)}" for note in [*notes(table), *legend(table, report.form)]),
         ]
         for case in table.cases:
-            lines += ["", f"### Case {case.case_id}: {plain(case.statement)}", ""]
-            lines += [markdown_line(["model", "text"]), markdown_line(["---", "---"])]
-            lines += [markdown_line(pair) for pair in case.lines()]
+            lines += ["", f"### Case {case.case_id}: {plain(case.statement)}"]
+            texts, answers = case.lines(), case.answer_lines()
+            lines += _markdown_table([("model", "text"), *texts]) if texts else []
+            lines += _markdown_table(answers) if answers else []
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
+
+
+def _markdown_table(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Lines under the first one, their head, with an empty line before."""
+    head, *rows = lines
+    ruled = [markdown_line(head), markdown_line(["---"] * len(head))]
+    return ["", *ruled, *map(markdown_line, rows)]
 
 
 def markdown_line(values: Sequence[str]) -> str:
@@ -145,7 +155,7 @@ def to_rows(report: "EvalReport") -> list[dict[str, Cell]]:
     for table in report.tables:
         for row in table.rows:
             place = (row.model, row.data, table.benchmark, row.label, row.kind)
-            for name, metric in row.summary.metrics.items():
+            for name, metric in _measured(row).items():
                 compared = name in row.p_values
                 p_value = _kept(row.p_values[name]) if compared else None
                 found = (
@@ -158,6 +168,12 @@ def to_rows(report: "EvalReport") -> list[dict[str, Cell]]:
                 found = (*place, name, *_estimate(estimate).values(), n, 0, None, None)
                 rows.append(dict(zip(_CSV_COLUMNS, found, strict=True)))
     return rows
+
+
+def _measured(row: ReportRow) -> dict[str, MetricSummary]:
+    """The scores of a line; those of free answers only where there are any."""
+    metrics = row.summary.metrics
+    return {name: one for name, one in metrics.items() if one.n or name not in ANSWER_METRICS}
 
 
 def to_csv(report: "EvalReport") -> str:
@@ -194,7 +210,12 @@ def _table_json(table: ReportTable, report: "EvalReport") -> dict[str, Any]:
                 "target_new": case.target_new,
                 "target_true": case.target_true,
                 "models": [
-                    {"label": m.label, "texts": list(m.texts), "reason": m.reason}
+                    {
+                        "label": m.label,
+                        "texts": list(m.texts),
+                        "reason": m.reason,
+                        **({"answers": [_answer_json(a) for a in m.answers]} if m.answers else {}),
+                    }
                     for m in case.models
                 ],
             }
@@ -203,6 +224,11 @@ def _table_json(table: ReportTable, report: "EvalReport") -> dict[str, Any]:
         "notes": notes(table),
         "legend": legend(table, report.form),
     }
+
+
+def _answer_json(answer: GivenAnswer) -> dict[str, Any]:
+    judged = {} if answer.judged is None else {"judged": answer.judged}
+    return {**answer.model_dump(mode="json"), **judged}
 
 
 def _row_json(row: ReportRow) -> dict[str, Any]:
@@ -242,8 +268,10 @@ def _row_json(row: ReportRow) -> dict[str, Any]:
             "unscored": dict(metric.unscored),
             **({"p_value": _kept(row.p_values[name])} if name in row.p_values else {}),
         }
-        for name, metric in row.summary.metrics.items()
+        for name, metric in _measured(row).items()
     }
+    if (judged := judge_json(row)) is not None:
+        document["judge"] = judged
     if row.seconds:
         document["seconds"] = {name: _estimate(e) for name, e in row.seconds.items()}
     if row.relations:

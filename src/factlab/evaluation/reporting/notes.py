@@ -4,10 +4,11 @@ import json
 from collections.abc import Sequence
 
 from factlab.errors import counted
+from factlab.evaluation.reporting.judged import judge_note
 from factlab.evaluation.reporting.tables import SIGNIFICANT, ReportRow, ReportTable
 from factlab.evaluation.running.saved_run import Run
 from factlab.evaluation.scoring.metrics import ProbForm
-from factlab.evaluation.scoring.scores import METRICS, SCORE, SCORE_PARTS
+from factlab.evaluation.scoring.scores import ANSWER_METRICS, METRICS, SCORE, SCORE_PARTS
 
 _FAILURES_SHOWN = 3
 # What metrics mean in a few words; `legend` says it at length.
@@ -27,6 +28,11 @@ _SHORT: tuple[tuple[tuple[str, ...], str], ...] = (
     (("rewrite_exact",), "EX, PX, NX: prompts answered with exactly the target."),
     (("essence",), "Ess: what is left of what was known about the subject."),
     (("drift_kl_nats",), "KL, PPL: on ordinary text."),
+    (
+        tuple(ANSWER_METRICS),
+        "Bare, QA, Chat: free answers, so asked, that are exactly the new target, hold (says) it "
+        "or the old one, or are right by a judge; kept: that hold what is true of others.",
+    ),
 )
 _FORMS = {
     "mean": "Probabilities are geometric means over a target's tokens, as published.",
@@ -75,6 +81,7 @@ def notes(table: ReportTable) -> list[str]:
     runs = {row.label: row.run for row in rows if row.kind == "run" and row.run is not None}
     lines = [line for label, run in runs.items() for line in _progress(label, run)]
     lines += [line for row in rows if (line := _unscored(row, table))]
+    lines += [line for row in rows if (line := judge_note(row))]
     lines += _differences([*runs.values()])
     if table.against is not None:
         lines.append(
@@ -157,4 +164,6 @@ def _differences(runs: Sequence[Run]) -> list[str]:
             "The runs generated texts with different settings or random numbers: GE and RS do not "
             "compare."
         )
+    if len({run.judge for run in runs if run.judge}) > 1:
+        lines.append("The runs were judged by different models: their verdicts do not compare.")
     return lines

@@ -16,7 +16,7 @@ from factlab.evaluation.reporting.case_texts import collect_case_texts
 from factlab.evaluation.reporting.eval_report import EvalReport
 from factlab.evaluation.reporting.published_results import PUBLISHED_DATA, published_results
 from factlab.evaluation.reporting.run_labels import UNEDITED, check_labels, label_runs
-from factlab.evaluation.reporting.tables import ReportRow, ReportTable, RowKind
+from factlab.evaluation.reporting.tables import STAGES, ReportRow, ReportTable, RowKind
 from factlab.evaluation.reporting.unedited import unedited_run
 from factlab.evaluation.running.saved_run import Run
 from factlab.evaluation.scoring.metrics import ProbForm
@@ -25,18 +25,11 @@ from factlab.evaluation.scoring.scores import (
     METRICS,
     SCORE,
     SCORE_PARTS,
-    Stage,
     p_values,
     relation_means,
     score_row,
     summarise,
 )
-
-_STAGES: dict[RowKind, Stage] = {
-    "unedited": "before",
-    "run": "after",
-    "right_after": "right_after",
-}
 
 
 @checked()
@@ -61,7 +54,7 @@ def report(
         published: add what the ROME paper gives.
         timings: add seconds, which differ every time that a run is repeated.
         exact: show exact matches of CounterFact too; those of zsRE are always shown.
-        cases: records whose generated texts to show.
+        cases: records whose generated texts and free answers to show.
 
     Raises:
         InvalidRequestError: there are no runs, labels do not fit, no run is called `against` or
@@ -142,7 +135,7 @@ def _table(
 
 def _row(label: str, kind: RowKind, run: Run, form: ProbForm, timings: bool) -> ReportRow:
     benchmark = run.request.data.benchmark
-    records = tuple(score_row(row, _STAGES[kind], form) for row in run.rows)
+    records = tuple(score_row(row, STAGES[kind], form) for row in run.rows)
     seconds: dict[str, Estimate] = {}
     if timings:
         done = [row for row in run.rows if row.after is not None]

@@ -8,13 +8,19 @@ from factlab.data.records import Benchmark
 from factlab.estimate import Estimate
 from factlab.evaluation.reporting.case_texts import CaseTexts
 from factlab.evaluation.running.saved_run import Run, RunData, RunModel
-from factlab.evaluation.scoring.scores import RecordScores, Summary
+from factlab.evaluation.scoring.scores import RecordScores, Stage, Summary
 
 SIGNIFICANT = 0.05
 
 FigureName = Literal["scores", "scores-by-edits", "scores-by-relation"]
 Cell = str | int | float | None
 RowKind = Literal["unedited", "run", "right_after", "published"]
+# What of a run's rows each kind of line shows.
+STAGES: Mapping[RowKind, Stage] = {
+    "unedited": "before",
+    "run": "after",
+    "right_after": "right_after",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,10 @@ def _table_text(table: ReportTable) -> str:
     for case in table.cases:
         said += [f"\nCase {case.case_id}: {case.statement}"]
         said += [f"  {label}: {text}" for label, text in case.lines()]
+        labels = [f"  {model.label}" for model in case.models]
+        for form, prompt, *answers in case.answer_lines()[1:]:
+            said += [f"  [{form}] {prompt}"]
+            said += [f"  {label}: {text}" for label, text in zip(labels, answers, strict=True)]
     return "\n".join([table_title(table), *aligned_lines(_lines(table)), *said])
 
 

@@ -28,6 +28,7 @@ def unedited_run(runs: Sequence[Run]) -> Run:
     written = _of_one_setting(rows, _text_settings, lambda before: before.written)
     essence = _of_one_setting(rows, _essence_settings, lambda before: before.essence_nll)
     drift = _of_one_setting(rows, _drift_settings, lambda before: before.drift)
+    answers = _of_one_setting(rows, _answer_settings, lambda before: before.answers)
     by_fact: dict[tuple[int, str, str], Row] = {}
     for _, row in rows:
         known, fact = by_fact.get(fact_of(row)), fact_of(row)
@@ -41,6 +42,7 @@ def unedited_run(runs: Sequence[Run]) -> Run:
                         "written": written.get(fact),
                         "essence_nll": essence.get(fact),
                         "drift": drift.get(fact),
+                        "answers": answers.get(fact),
                     }
                 ),
                 "right_after": None,
@@ -54,7 +56,8 @@ def unedited_run(runs: Sequence[Run]) -> Run:
     ]
     largest = min(runs, key=lambda run: (-len(run.rows), _text(run.request), _text(run.versions)))
     n_cases = max(len(merged), *(run.n_cases for run in runs))
-    return replace(largest, rows=tuple(merged), n_cases=n_cases)
+    judges = " or ".join(sorted({run.judge for run in runs if run.judge}))
+    return replace(largest, rows=tuple(merged), n_cases=n_cases, judge=judges)
 
 
 def fact_of(row: Row) -> tuple[int, str, str]:
@@ -97,6 +100,11 @@ def _essence_settings(run: Run) -> str:
 
 def _drift_settings(run: Run) -> str:
     return _text([run.request.drift_tokens, run.request.data.ordinary_text])
+
+
+def _answer_settings(run: Run) -> str:
+    """Those that a judge has seen come first."""
+    return _text([not run.judge, run.judge, run.request.answers])
 
 
 def _precedes(one: object, other: object) -> bool:

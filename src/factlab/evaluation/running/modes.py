@@ -17,7 +17,7 @@ from factlab.editing.edit import Edit
 from factlab.editing.method import Method
 from factlab.errors import FactlabError
 from factlab.evaluation.measuring.rows import Measurement
-from factlab.evaluation.measuring.yardstick import Yardstick
+from factlab.evaluation.measuring.yardstick import Wanted, Yardstick
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback
 
@@ -90,12 +90,12 @@ class Edited(AbstractContextManager["Edited"]):
         cases: Sequence[int],
         edits: Sequence[Edit] | None,
         generated: Sequence[bool],
-        with_drift: bool = True,
+        wanted: Wanted = Wanted(),
     ) -> list[Outcome]:
         """Measurements of cases, and the time they took."""
         began = perf_counter()
         records = [self.records[case] for case in cases]
-        found = self.yardstick.measure(records, edits, generated, with_drift)
+        found = self.yardstick.measure(records, edits, generated, wanted)
         measure_s = (perf_counter() - began) / max(1, len(cases))
         return [Outcome(measurement, measure_s=measure_s) for measurement in found]
 

@@ -146,6 +146,7 @@ def run_request(asked: Evaluation, model: JsonValue) -> Line:
         sequence["turn"] = asked.turn
     if measure.checkpoints:
         sequence["checkpoints"] = [*measure.checkpoints]
+    answers: Line = {"forms": [*measure.answers], "tokens": measure.answer_tokens}
     return {
         "format": FORMAT,
         "model": model,
@@ -164,5 +165,6 @@ def run_request(asked: Evaluation, model: JsonValue) -> Line:
         "generation": None if measure.n_generated == 0 else texts,
         "essence": measure.essence,
         "drift_tokens": drift_tokens,
+        **({"answers": answers} if measure.answers else {}),
         "seed": measure.seed,
     }

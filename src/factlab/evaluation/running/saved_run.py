@@ -12,8 +12,9 @@ from factlab.data.records import Benchmark
 from factlab.data_frames import data_frame
 from factlab.documents import JsonValue, check_format, validated
 from factlab.evaluation.measuring.rows import Drift, Row
+from factlab.evaluation.measuring.verdicts import Verdicts
 from factlab.evaluation.running.checkpoints import SavedCheckpoint, load_checkpoints
-from factlab.evaluation.scoring.scores import SCORE_PARTS, Stage, score_row
+from factlab.evaluation.scoring.scores import ANSWER_METRICS, SCORE_PARTS, Stage, score_row
 from factlab.journal import Journal
 from factlab.results import Result, known
 
@@ -77,6 +78,7 @@ class RunRequest(BaseModel):
         checkpoints: after how many facts all records so far were asked.
         generation: settings of the generated texts, if any.
         drift_tokens: of ordinary text on which the drift was measured.
+        answers: forms and length of answers in the model's own words, if any.
         seed: of everything that is drawn.
     """
 
@@ -91,6 +93,7 @@ class RunRequest(BaseModel):
     checkpoints: tuple[int, ...] = ()
     generation: JsonValue = None
     drift_tokens: int = 0
+    answers: JsonValue = None
     seed: int = 0
 
 
@@ -123,6 +126,7 @@ class Run(Result):
         n_unusable: how many more were given that cannot be asked of this model.
         rows: of those that are done, by case.
         checkpoints: of a sequence, in their order; the end is none of them.
+        judge: name of the model that has judged answers, if one has.
     """
 
     request: RunRequest
@@ -132,6 +136,7 @@ class Run(Result):
     n_unusable: int
     rows: tuple[Row, ...]
     checkpoints: tuple[Checkpoint, ...] = ()
+    judge: str = ""
 
     def __repr__(self) -> str:
         asked = self.request
@@ -148,7 +153,9 @@ class Run(Result):
         Its keys: case_id, relation, subject, prompt, target_new, target_true, failed (why the edit
         failed), edit_s, measure_s, and for each score NAME (with the edit) and NAME_before
         (without); None where a record has no such score. Scores are as measured, not times 100.
+        Those of free answers are there if these were asked for.
         """
+        hidden = frozenset[str]() if self.request.answers else frozenset(ANSWER_METRICS)
         return [
             {
                 "case_id": row.case_id,
@@ -160,8 +167,8 @@ class Run(Result):
                 "failed": row.failed,
                 "edit_s": row.edit_s,
                 "measure_s": row.measure_s,
-                **_scores(row, "after", ""),
-                **_scores(row, "before", "_before"),
+                **_scores(row, "after", "", hidden),
+                **_scores(row, "before", "_before", hidden),
             }
             for row in self.rows
         ]
@@ -211,10 +218,10 @@ class Run(Result):
         return 1 if self.request.mode == "each" else self.n_cases
 
 
-def _scores(row: Row, stage: Stage, ending: str) -> dict[str, float | None]:
+def _scores(row: Row, stage: Stage, ending: str, hidden: frozenset[str]) -> dict[str, float | None]:
     """The scores of a record; None where there is none."""
-    values = score_row(row, stage).values
-    return {f"{name}{ending}": known(score.value) for name, score in values.items()}
+    values = score_row(row, stage).values.items()
+    return {f"{name}{ending}": known(one.value) for name, one in values if name not in hidden}
 
 
 def load_run(folder: str | Path) -> Run:
@@ -234,6 +241,9 @@ def load_run(folder: str | Path) -> Run:
         for case in sorted(journal.records)
     }
     rows = sorted(by_case.values(), key=_case_id)
+    verdicts = Verdicts.load(folder)
+    if verdicts is not None:
+        rows = [verdicts.put_in(row) for row in rows]
     return Run(
         request=request,
         versions=_together(journal.versions),
@@ -245,6 +255,7 @@ def load_run(folder: str | Path) -> Run:
             Checkpoint(n, saved.drift, tuple(sorted(_rows_then(saved, by_case), key=_case_id)))
             for n, saved in load_checkpoints(folder).items()
         ),
+        judge="" if verdicts is None else verdicts.model,
     )
 
 

@@ -23,7 +23,7 @@ from factlab.editing.method import FAULTS
 from factlab.editing.runs import EditSequence
 from factlab.errors import StorageError
 from factlab.evaluation.measuring.rows import Measurement
-from factlab.evaluation.measuring.yardstick import is_finite
+from factlab.evaluation.measuring.yardstick import Wanted, is_finite
 from factlab.evaluation.running.checkpoints import CHECKPOINTS, SavedCheckpoint
 from factlab.evaluation.running.modes import Edited, Outcome
 from factlab.journal import Journal, Line, Writer
@@ -113,7 +113,8 @@ class EditedSequence(Edited):
             return [Outcome(None, failed=str(error), edit_s=edit_s)] * len(turn)
         edit_s = (perf_counter() - began) / len(turn)
         edit.save(path, overwrite=True)  # a kill may have left one whose record is missing
-        measured = self._asked(turn, frozenset(), not self.yardstick.config.checkpoints)
+        wanted = Wanted(drift=not self.yardstick.config.checkpoints)
+        measured = self._asked(turn, frozenset(), wanted)
         left_out = {fact.question for fact in edit.skipped}
         return [
             replace(outcome, edit_s=edit_s, skipped=self.records[case].fact.question in left_out)
@@ -121,14 +122,14 @@ class EditedSequence(Edited):
         ]
 
     def _asked(
-        self, cases: Sequence[int], with_texts: frozenset[int], with_drift: bool
+        self, cases: Sequence[int], with_texts: frozenset[int], wanted: Wanted
     ) -> list[Outcome]:
         """What records say now, and what is written about some."""
         found: list[Outcome] = []
         for start in range(0, len(cases), _AT_ONCE):
             some = cases[start : start + _AT_ONCE]
             generated = [case in with_texts for case in some]
-            found += self._measured(some, None, generated, with_drift)
+            found += self._measured(some, None, generated, wanted)
         # A broken edit stays on, as in any sequence; JSON has no NaN.
         return [
             outcome if outcome.after is None or is_finite(outcome.after)
@@ -139,7 +140,7 @@ class EditedSequence(Edited):
     def _checkpoint(self, cases: Sequence[int], told: Mapping[int, Line]) -> Line:
         """What all records so far say, and the drift."""
         written = [case for case in cases if not told[case]["failed"]]
-        found = self._asked(written, self.with_texts, with_drift=False)
+        found = self._asked(written, self.with_texts, Wanted(drift=False, answers=False))
         after = {case: outcome.after for case, outcome in zip(written, found, strict=True)}
         drift = self.yardstick.drift()
         if drift is not None and not drift.is_finite:

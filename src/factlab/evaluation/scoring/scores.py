@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -16,8 +17,14 @@ from jaxtyping import Float
 
 from factlab.data.records import Benchmark
 from factlab.estimate import Estimate
-from factlab.evaluation.measuring.generated_text import essence_score, perplexity
+from factlab.evaluation.configs import AnswerForm
+from factlab.evaluation.measuring.generated_text import (
+    essence_score,
+    perplexity,
+    weighted_entropy_bits,
+)
 from factlab.evaluation.measuring.rows import Measurement, Row
+from factlab.evaluation.scoring.free_answers import AnswerKind, answer_score
 from factlab.evaluation.scoring.metrics import (
     ProbForm,
     Score,
@@ -66,6 +73,8 @@ class Metric:
 def _entropy(m: Measurement, _: Measurement, __: ProbForm) -> Score:
     if m.written is None:
         return Score(math.nan, "no texts were generated")
+    if m.written.words != "nltk":  # of a version with other words
+        return Score(weighted_entropy_bits(m.written.texts))
     return Score(m.written.entropy)
 
 
@@ -93,6 +102,12 @@ def _perplexity(m: Measurement, _: Measurement, __: ProbForm) -> Score:
     return Score(perplexity(m.drift.nll))
 
 
+def _free(
+    form: AnswerForm, kind: AnswerKind, m: Measurement, _: Measurement, __: ProbForm
+) -> Score:
+    return answer_score(m.answers, form, kind)
+
+
 _TEXTS = {
     "entropy_bits": Metric(
         "GE", "fluency: entropy of the word n-grams of generated texts, bits", _entropy),
@@ -116,6 +131,21 @@ _DAMAGE = {
         "KL", "from the unedited model on ordinary text, nats per token", _drift_kl, 1.0, 4),
     "perplexity": Metric("PPL", "perplexity on ordinary text", _perplexity, 1.0, 2),
 }  # fmt: skip
+_FORM_NAMES: Mapping[AnswerForm, str] = {"bare": "Bare", "qa": "QA", "chat": "Chat"}
+_KINDS: Mapping[AnswerKind, str] = {
+    "exact": "free answers about the edited fact that are the new target, normalised",
+    "says": "free answers about the edited fact that hold the new target",
+    "old": "free answers about the edited fact that hold the old one",
+    "kept": "free answers about other subjects that hold what is true there",
+    "judged": "free answers about the edited fact that a judge takes for right",
+}
+# "Bare exact", "QA says", "Chat old" and so on, by names such as `bare_exact`.
+ANSWER_METRICS: Mapping[str, Metric] = {
+    f"{form}_{kind}": Metric(
+        f"{name} {kind}", f"{meaning}; asked {form}", partial(_free, form, kind), is_share=True)
+    for form, name in _FORM_NAMES.items()
+    for kind, meaning in _KINDS.items()
+}  # fmt: skip
 
 METRICS: Mapping[Benchmark, Mapping[str, Metric]] = {
     "counterfact": {
@@ -137,7 +167,7 @@ METRICS: Mapping[Benchmark, Mapping[str, Metric]] = {
         "neighborhood_magnitude": Metric(
             "NM", "by how much, in probability",
             lambda m, _, form: magnitude(m.neighborhood, "true", form)),
-        **_TEXTS, **_EXACT, **_DAMAGE,
+        **_TEXTS, **_EXACT, **_DAMAGE, **ANSWER_METRICS,
     },
     "zsre": {
         "efficacy": Metric(
@@ -149,7 +179,7 @@ METRICS: Mapping[Benchmark, Mapping[str, Metric]] = {
         "specificity": Metric(
             "Specificity", "the same of the right answer, on an unrelated question",
             lambda m, _, __: token_accuracy(m.neighborhood, "true"), is_share=True),
-        **_EXACT, **_TEXTS, **_DAMAGE,
+        **_EXACT, **_TEXTS, **_DAMAGE, **ANSWER_METRICS,
     },
 }  # fmt: skip
 EXACT_METRICS = frozenset(_EXACT)

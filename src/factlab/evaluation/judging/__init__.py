@@ -1,0 +1,1 @@
+"""Another model, behind an address, is asked whether answers are right."""
