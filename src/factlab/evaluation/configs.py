@@ -1,6 +1,8 @@
 """What an evaluation measures; nothing here needs PyTorch."""
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, PositiveInt
 
 from factlab.config import Config
 from factlab.words import CountList
@@ -18,6 +20,9 @@ class MeasureConfig(Config):
         drift_tokens: of ordinary text on which to compare the edited with the unedited model.
         checkpoints: in a sequence, after how many facts to ask all records so far, and to measure
             the drift; one inside a turn is taken at its end.
+        ripple: whether to ask the records' ripple queries.
+        ripple_per_axis: most ripple queries of one axis that a record is asked; of more, the seed
+            draws.
     """
 
     n_generated: int | None = Field(default=None, ge=0)
@@ -27,3 +32,15 @@ class MeasureConfig(Config):
     essence: bool = False
     drift_tokens: int = Field(default=0, ge=0)
     checkpoints: CountList = ()
+    ripple: bool = False
+    ripple_per_axis: PositiveInt = 3
+
+    def described(self) -> dict[str, Any]:
+        """All settings for JSON; of what later versions added, what is asked for.
+
+        So what is kept under a hash of the settings is found again.
+        """
+        settings = self.model_dump(mode="json")
+        if not self.ripple:
+            del settings["ripple"], settings["ripple_per_axis"]
+        return settings

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from factlab.continuations import Continuation
 from factlab.data.records import Record
 from factlab.errors import InvalidRequestError
+from factlab.evaluation.measuring.ripple import behind
 from factlab.evaluation.measuring.rows import Group
 from factlab.models.language_model import LanguageModel
 
 # Records whose tokens are kept: some 30 MB of CounterFact's.
-_KEPT = 1000
+KEPT = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,30 +54,38 @@ class TokenisedRecords:
 
     def __init__(self, lm: LanguageModel) -> None:
         self.lm = lm
-        self._kept: dict[Record, AskedTexts] = {}
+        self._kept: dict[tuple[Record, str], AskedTexts] = {}
 
-    def of(self, record: Record) -> AskedTexts:
+    def of(self, record: Record, prefix: str = "") -> AskedTexts:
         """The texts of a record.
+
+        Args:
+            record: what is asked.
+            prefix: stands in front of every prompt.
 
         Raises:
             TokenizationError: a prompt is too long, or a target makes no token of its own.
             InvalidRequestError: a target is empty.
         """
-        texts = self._kept.get(record)
+        texts = self._kept.get((record, prefix))
         if texts is None:
             every = tuple(asks(record))
             texts = AskedTexts(
                 every,
                 tuple(
                     tuple(
-                        self.lm.continuation(ask.prompt, target) for target in ask.targets.values()
+                        self.lm.continuation(behind(prefix, ask.prompt), target)
+                        for target in ask.targets.values()
                     )
                     for ask in every
                 ),
-                tuple(self.lm.encode(prompt).ids for prompt in record.generation_prompts),
+                tuple(
+                    self.lm.encode(behind(prefix, prompt)).ids
+                    for prompt in record.generation_prompts
+                ),
             )
-            if len(self._kept) < _KEPT:
-                self._kept[record] = texts
+            if len(self._kept) < KEPT:
+                self._kept[record, prefix] = texts
         return texts
 
     def check(self, record: Record) -> None:

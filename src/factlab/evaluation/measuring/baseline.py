@@ -35,7 +35,8 @@ class Unedited:
         cache: Path | None = None,
     ) -> None:
         lm = yardstick.lm
-        settings = yardstick.config.model_dump(mode="json", exclude={"n_generated"})
+        settings = yardstick.config.described()
+        del settings["n_generated"]
         identity = lm.identity.now(live=True)
         key = [_FORMAT, *identity, str(lm.dtype), settings, references_hash(references)]
         if yardstick.config.drift_tokens:  # which is from the model without any edits
@@ -58,7 +59,7 @@ class Unedited:
         if missing:
             # All of them, whatever is there: what a kill left out is then rounded as it would have
             # been, since the batch is the same.
-            measured = self._yardstick.measure(records, None, generated)
+            measured = self._yardstick.measure(records, None, generated, conditions=True)
             for i in missing:
                 found = measured[i]
                 if not is_finite(found):

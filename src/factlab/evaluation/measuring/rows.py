@@ -4,11 +4,13 @@ A run keeps the raw numbers, token by token; every score in a report is computed
 """
 
 import math
+from collections.abc import Sized
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from factlab.data.records import Benchmark
+from factlab.data.ripple_query import RippleQuery
 
 Group = Literal["rewrite", "paraphrase", "neighborhood"]
 
@@ -77,6 +79,34 @@ class Written(BaseModel):
     no_consistency: str = ""
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
+def _is_empty(value: Sized | None) -> bool:
+    return not value
+
+
+class RippleTold(BaseModel):
+    """What a model makes of a ripple query, or of one of its conditions.
+
+    Attributes:
+        said: what it wrote, greedily, of a query that it is to say the answer of.
+        answers: how it takes each answer, of a query whose candidates are compared.
+        others: how it takes each of the other candidates.
+        conditions: of the unedited model, what it makes of the query's conditions.
+        unasked: why it could not be asked, such as for a prompt that is too long.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    said: str | None = Field(default=None, exclude_if=_is_none)
+    answers: tuple[TargetScore, ...] = Field(default=(), exclude_if=_is_empty)
+    others: tuple[TargetScore, ...] = Field(default=(), exclude_if=_is_empty)
+    conditions: tuple["RippleTold", ...] = Field(default=(), exclude_if=_is_empty)
+    unasked: str = Field(default="", exclude_if=_is_empty)
+
+
 class Drift(BaseModel):
     """How far a model is from the unedited one on ordinary text.
 
@@ -107,6 +137,7 @@ class Measurement(BaseModel):
         essence_nll: mean negative log-probability of texts about the subject, nats per token; None
             if it was not asked for or there are none.
         drift: on ordinary text, if it was asked for.
+        ripple: what the model makes of the row's ripple queries, if they were asked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -117,6 +148,7 @@ class Measurement(BaseModel):
     written: Written | None = None
     essence_nll: float | None = None
     drift: Drift | None = None
+    ripple: tuple[RippleTold, ...] | None = Field(default=None, exclude_if=_is_none)
 
 
 class Row(BaseModel):
@@ -139,6 +171,7 @@ class Row(BaseModel):
         edit_s: seconds that the edit took, a batch's time shared equally.
         measure_s: seconds that measuring the edited model took, likewise.
         seed: of the generated texts.
+        ripple: the ripple queries that were asked, if any.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -158,3 +191,4 @@ class Row(BaseModel):
     edit_s: float
     measure_s: float
     seed: int
+    ripple: tuple[RippleQuery, ...] = Field(default=(), exclude_if=_is_empty)

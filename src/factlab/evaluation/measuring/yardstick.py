@@ -8,13 +8,29 @@ from functools import partial
 
 from factlab.data.records import Record, References
 from factlab.data.reference_files import reference_key
+from factlab.data.ripple.compile import asked_queries
+from factlab.data.ripple_query import RippleQuery
 from factlab.editing.edit import Edit
 from factlab.evaluation.configs import MeasureConfig
-from factlab.evaluation.measuring.asked_texts import TokenisedRecords
+from factlab.evaluation.measuring.asked_texts import KEPT, TokenisedRecords
 from factlab.evaluation.measuring.generated_text import Idf, consistency, weighted_entropy_bits
 from factlab.evaluation.measuring.likelihood import Question, score_targets
 from factlab.evaluation.measuring.ordinary_text import OrdinaryText, text_nlls
-from factlab.evaluation.measuring.rows import Asked, Drift, Group, Measurement, Written
+from factlab.evaluation.measuring.ripple import (
+    RippleProbe,
+    ripple_probe,
+    ripple_questions,
+    ripple_told,
+    said_by,
+)
+from factlab.evaluation.measuring.rows import (
+    Asked,
+    Drift,
+    Group,
+    Measurement,
+    RippleTold,
+    Written,
+)
 from factlab.models.changes.carried import Carried, carried_together, carrying, row_changes
 from factlab.models.generation import decode_continuation, generate_ids
 from factlab.models.language_model import LanguageModel
@@ -50,6 +66,7 @@ class Yardstick:
         self.texts = TokenisedRecords(lm)
         if config.n_generated != 0:
             check_length(lm, config.text_tokens)
+        self._kept: dict[tuple[Record, str, bool], tuple[RippleProbe, ...]] = {}
         self._references = references
         texts = [reference.text for several in references.values() for reference in several]
         self._idf = Idf.fit(texts) if texts else None
@@ -67,30 +84,40 @@ class Yardstick:
         edits: Sequence[Edit] | None,
         generated: Sequence[bool],
         with_drift: bool = True,
+        conditions: bool = False,
+        prefix: str = "",
     ) -> list[Measurement]:
         """Measure each record on its own edited model.
+
+        An edit that is a text stands in front of all prompts of its record. Generated texts are
+        scored without it, and it changes neither the essence nor the drift, which are of texts.
 
         Args:
             records: what to ask.
             edits: one for each record; None for the model as it is, for all.
             generated: for which records to generate texts.
             with_drift: whether to measure the drift, if it was asked for.
+            conditions: whether to ask the conditions of ripple queries, as of the unedited model.
+            prefix: of the model as it is, what stands in front of all prompts.
 
         Raises:
             TokenizationError: a prompt is too long, or a target makes no token of its own.
             MemoryLimitError: memory ran out.
         """
         if edits is None:
-            return self._measured(records, [0] * len(records), generated, {}, with_drift)
+            alike = [0] * len(records), [prefix] * len(records)
+            return self._measured(records, *alike, generated, {}, with_drift, conditions)
         found: list[Measurement] = []
         for part in carried_together(self.lm, [edit.updates for edit in edits]):
             changes = row_changes(self.lm, [edits[i].updates for i in part])
             found += self._measured(
                 [records[i] for i in part],
                 range(len(part)),
+                [edits[i].prefix for i in part],
                 [generated[i] for i in part],
                 changes,
                 with_drift,
+                conditions,
             )
         return found
 
@@ -98,12 +125,14 @@ class Yardstick:
         self,
         records: Sequence[Record],
         owners: Sequence[int],
+        prefixes: Sequence[str],
         generated: Sequence[bool],
         changes: Mapping[str, Carried],
         with_drift: bool,
+        conditions: bool,
     ) -> list[Measurement]:
-        asked = self._ask(records, owners, changes)
-        written = self._write(records, owners, generated, changes)
+        asked, ripple = self._ask(records, owners, prefixes, changes, conditions)
+        written = self._write(records, owners, prefixes, generated, changes)
         essence = self._essence(records, owners, changes)
         drifts = self._drifts(records, changes) if with_drift else [None] * len(records)
         return [
@@ -114,6 +143,7 @@ class Yardstick:
                 written=written.get(i),
                 essence_nll=essence.get(i),
                 drift=drifts[i],
+                ripple=ripple[i],
             )
             for i, own in enumerate(asked)
         ]
@@ -127,41 +157,81 @@ class Yardstick:
             self._drift = edits, self._ordinary.drift(1, {})[0]
         return self._drift[1]
 
+    def ripple_queries(self, record: Record) -> tuple[RippleQuery, ...]:
+        """The ripple queries that a record is asked; none where they are not measured."""
+        config = self.config
+        return asked_queries(record, config.ripple_per_axis, config.seed) if config.ripple else ()
+
     def _ask(
-        self, records: Sequence[Record], owners: Sequence[int], changes: Mapping[str, Carried]
-    ) -> list[list[tuple[Group, Asked]]]:
-        texts = [self.texts.of(record) for record in records]
+        self,
+        records: Sequence[Record],
+        owners: Sequence[int],
+        prefixes: Sequence[str],
+        changes: Mapping[str, Carried],
+        conditions: bool,
+    ) -> tuple[list[list[tuple[Group, Asked]]], list[tuple[RippleTold, ...] | None]]:
+        """What the records' prompts say, and their ripple queries."""
+        texts = [self.texts.of(*pair) for pair in zip(records, prefixes, strict=True)]
+        probes = [
+            self._probes(record, prefix, conditions)
+            for record, prefix in zip(records, prefixes, strict=True)
+        ]
         questions = [
             Question(continuations, owner)
             for asked, owner in zip(texts, owners, strict=True)
             for continuations in asked.continuations
         ]
+        for own, owner in zip(probes, owners, strict=True):
+            questions += ripple_questions(own, owner)
         scores = iter(score_targets(self.lm, questions, changes))
-        return [
+        found: list[list[tuple[Group, Asked]]] = [
             [
                 (ask.group, Asked(**dict(zip(ask.targets, next(scores), strict=True))))
                 for ask in asked.asks
             ]
             for asked in texts
         ]
+        if not self.config.ripple:
+            return found, [None] * len(records)
+        said = said_by(self.lm, probes, owners, partial(partial, self._carrying, changes))
+        told: list[tuple[RippleTold, ...] | None] = [
+            ripple_told(own, scores, partial(_said, said, owner))
+            for own, owner in zip(probes, owners, strict=True)
+        ]
+        return found, told
+
+    def _probes(self, record: Record, prefix: str, conditions: bool) -> tuple[RippleProbe, ...]:
+        """The ripple queries of a record as tokens; kept, since they are asked again."""
+        key = record, prefix, conditions
+        found = self._kept.get(key)
+        if found is None:
+            found = tuple(
+                ripple_probe(self.lm, query, prefix, conditions)
+                for query in self.ripple_queries(record)
+            )
+            if len(self._kept) < KEPT:
+                self._kept[key] = found
+        return found
 
     def _write(
         self,
         records: Sequence[Record],
         owners: Sequence[int],
+        prefixes: Sequence[str],
         generated: Sequence[bool],
         changes: Mapping[str, Carried],
     ) -> dict[int, Written]:
-        """Texts of the records that get some."""
+        """Texts of the records that get some; what stands in front of their prompts is left out."""
         rows: list[_TextRow] = []
         for i, record in enumerate(records):
             if generated[i]:
-                texts_of_it = zip(
-                    record.generation_prompts, self.texts.of(record).generation, strict=True
-                )
+                bare = self.texts.of(record).generation
+                behind = self.texts.of(record, prefixes[i]).generation
                 rows += [
-                    _TextRow(i, prompt, ids, record.case_id * _STREAMS + n)
-                    for n, (prompt, ids) in enumerate(texts_of_it)
+                    _TextRow(i, prompt, ids, record.case_id * _STREAMS + n, len(bare[n]))
+                    for n, (prompt, ids) in enumerate(
+                        zip(record.generation_prompts, behind, strict=True)
+                    )
                 ]
         texts: dict[int, list[str]] = {row.record: [] for row in rows}
         for row, new in zip(rows, self._continue(rows, owners, changes), strict=True):
@@ -175,7 +245,7 @@ class Yardstick:
         return generate_ids(
             self.lm,
             [row.ids for row in rows],
-            [max(0, self.config.text_tokens - len(row.ids)) for row in rows],
+            [max(0, self.config.text_tokens - row.n_prompt) for row in rows],
             self.config.top_k,
             self.config.seed,
             streams=[row.stream for row in rows],
@@ -236,6 +306,8 @@ def is_finite(found: Measurement) -> bool:
     """Whether no number of a measurement is NaN or infinite, as a broken model makes them."""
     asked = (*found.rewrite, *found.paraphrase, *found.neighborhood)
     scores = [each for one in asked for each in (one.new, one.true) if each is not None]
+    told = [each for one in found.ripple or () for each in (one, *one.conditions)]
+    scores += [each for one in told for each in (*one.answers, *one.others)]
     values = [value for each in scores for value in each.logprobs]
     if found.essence_nll is not None:
         values.append(found.essence_nll)
@@ -246,9 +318,25 @@ def is_finite(found: Measurement) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _TextRow:
-    """A generation prompt, the number of its record, and its stream of random numbers."""
+    """A generation prompt of a record.
+
+    Attributes:
+        record: its number.
+        prompt: the text.
+        ids: its tokens, behind those of what stands in front of it.
+        stream: its random numbers.
+        n_prompt: how many tokens it has by itself.
+    """
 
     record: int
     prompt: str
     ids: tuple[int, ...]
     stream: int
+    n_prompt: int
+
+
+def _said(
+    said: Mapping[tuple[int, tuple[int, ...]], str], owner: int, ids: tuple[int, ...]
+) -> str:
+    """What one of several models said after a prompt."""
+    return said[owner, ids]

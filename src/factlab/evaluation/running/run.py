@@ -146,6 +146,7 @@ def run_request(asked: Evaluation, model: JsonValue) -> Line:
         sequence["turn"] = asked.turn
     if measure.checkpoints:
         sequence["checkpoints"] = [*measure.checkpoints]
+    ripple: Line = {"ripple": {"per_axis": measure.ripple_per_axis}} if measure.ripple else {}
     return {
         "format": FORMAT,
         "model": model,
@@ -165,4 +166,5 @@ def run_request(asked: Evaluation, model: JsonValue) -> Line:
         "essence": measure.essence,
         "drift_tokens": drift_tokens,
         "seed": measure.seed,
+        **ripple,
     }

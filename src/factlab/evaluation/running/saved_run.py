@@ -78,6 +78,7 @@ class RunRequest(BaseModel):
         generation: settings of the generated texts, if any.
         drift_tokens: of ordinary text on which the drift was measured.
         seed: of everything that is drawn.
+        ripple: how many ripple queries were asked, if any.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -92,6 +93,7 @@ class RunRequest(BaseModel):
     generation: JsonValue = None
     drift_tokens: int = 0
     seed: int = 0
+    ripple: JsonValue = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,11 @@ class EditedSequence(Edited):
         }
         return True
 
+    @property
+    def _prefix(self) -> str:
+        """What stands in front of prompts by now, of edits that are texts."""
+        return "" if self._sequence is None else self._sequence.prefix
+
     def _kept(self, name: str, opened: ExitStack) -> _Kept:
         request: Line = {"cases": [*self.cases]}
         journal = Journal.open(self.folder / name, request, dict, resume=True)
@@ -125,7 +130,9 @@ class EditedSequence(Edited):
         found: list[Outcome] = []
         for start in range(0, len(cases), _AT_ONCE):
             some = cases[start : start + _AT_ONCE]
-            found += self._measured(some, None, [False] * len(some), with_drift)
+            found += self._measured(
+                some, None, [False] * len(some), with_drift, self._prefix
+            )
         # A broken edit stays on, as in any sequence; JSON has no NaN.
         return [
             outcome if outcome.after is None or is_finite(outcome.after)
@@ -145,7 +152,7 @@ class EditedSequence(Edited):
 
     def outcomes(self, block: Sequence[int], generated: Sequence[bool]) -> list[Outcome]:
         """Measure some cases with all edits applied."""
-        found = self._measured(block, None, generated)
+        found = self._measured(block, None, generated, prefix=self._prefix)
         return [
             replace(
                 now,

@@ -1,0 +1,163 @@
+"""Asking ripple queries: the comparisons in the batches of a record's own prompts, what is to be
+said in one greedy batch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from factlab.continuations import Continuation
+from factlab.data.ripple_query import Condition, Manner, RippleQuery
+from factlab.errors import InvalidRequestError
+from factlab.evaluation.measuring.likelihood import Question
+from factlab.evaluation.measuring.rows import RippleTold, TargetScore
+from factlab.models.generation import decode_continuation, generate_ids
+from factlab.models.language_model import LanguageModel
+
+# Cohen et al. 2023 let a model write some 30 characters.
+SAID_TOKENS = 10
+
+# From the numbers of rows that go through the model together, the block that they run in.
+Under = Callable[[Sequence[int]], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class RippleProbe:
+    """A query, or a condition of one, as tokens.
+
+    Attributes:
+        ids: of the prompt, where the model is to say the answer; empty otherwise.
+        continuations: the prompt with each candidate, the answers first, where these are compared.
+        n_answers: how many of them are answers.
+        unasked: why it cannot be asked.
+        conditions: of a query; none where they are not asked.
+    """
+
+    ids: tuple[int, ...] = ()
+    continuations: tuple[Continuation, ...] = ()
+    n_answers: int = 0
+    unasked: str = ""
+    conditions: tuple["RippleProbe", ...] = ()
+
+
+def ripple_probe(
+    lm: LanguageModel, query: RippleQuery, prefix: str, conditions: bool
+) -> RippleProbe:
+    """Tokenise a query; what cannot be asked says why.
+
+    Args:
+        lm: the model.
+        query: what is asked.
+        prefix: stands in front of the prompt; empty for nothing.
+        conditions: whether to ask the query's conditions too.
+    """
+    asked = query.conditions if conditions else ()
+    return _probe(lm, query, query.manner, prefix, [_condition(lm, one, prefix) for one in asked])
+
+
+def _condition(lm: LanguageModel, condition: Condition, prefix: str) -> RippleProbe:
+    return _probe(lm, condition, "prefer" if condition.others else "say", prefix, ())
+
+
+def _probe(
+    lm: LanguageModel,
+    asked: RippleQuery | Condition,
+    manner: Manner,
+    prefix: str,
+    conditions: Sequence[RippleProbe],
+) -> RippleProbe:
+    prompt = behind(prefix, asked.prompt)
+    candidates = () if manner == "say" else (*asked.answers, *asked.others)
+    try:
+        return RippleProbe(
+            ids=() if candidates else tuple(lm.encode(prompt).ids),
+            continuations=tuple(lm.continuation(prompt, each) for each in candidates),
+            n_answers=len(asked.answers),
+            conditions=tuple(conditions),
+        )
+    except InvalidRequestError as error:  # of a tokenizer too
+        return RippleProbe(unasked=str(error), conditions=tuple(conditions))
+
+
+def behind(prefix: str, prompt: str) -> str:
+    """A prompt with what stands in front of it, if anything does."""
+    return f"{prefix} {prompt}" if prefix else prompt
+
+
+def ripple_questions(probes: Sequence[RippleProbe], owner: int) -> list[Question]:
+    """What is compared, in the order of `flat`."""
+    return [Question(each.continuations, owner) for each in flat(probes) if each.continuations]
+
+
+def flat(probes: Sequence[RippleProbe]) -> Iterator[RippleProbe]:
+    """Every query, with its conditions behind it."""
+    for probe in probes:
+        yield probe
+        yield from probe.conditions
+
+
+def said_by(
+    lm: LanguageModel,
+    probes: Sequence[Sequence[RippleProbe]],
+    owners: Sequence[int],
+    under: Callable[[Sequence[int]], Under],
+) -> dict[tuple[int, tuple[int, ...]], str]:
+    """What models write after the prompts that are to be answered; equal prompts are asked once.
+
+    Args:
+        lm: the model.
+        probes: of each record.
+        owners: the number of each record's edit.
+        under: from the owners of all rows, what they run in.
+
+    Returns:
+        By owner and prompt.
+    """
+    rows = list(
+        dict.fromkeys(
+            (owner, probe.ids)
+            for own, owner in zip(probes, owners, strict=True)
+            for probe in flat(own)
+            if probe.ids
+        )
+    )
+    limit = lm.context_length
+    room = [
+        SAID_TOKENS if limit is None else min(SAID_TOKENS, limit - len(ids)) for _, ids in rows
+    ]
+    new = generate_ids(
+        lm, [ids for _, ids in rows], room, 1, 0, under=under([owner for owner, _ in rows])
+    )
+    return {
+        row: decode_continuation(lm, row[1], ids).strip() for row, ids in zip(rows, new, strict=True)
+    }
+
+
+def ripple_told(
+    probes: Sequence[RippleProbe],
+    scores: Iterator[tuple[TargetScore, ...]],
+    said: Callable[[tuple[int, ...]], str],
+) -> tuple[RippleTold, ...]:
+    """What came of a record's queries.
+
+    Args:
+        probes: of the record.
+        scores: of `ripple_questions`, in their order.
+        said: what was written after a prompt.
+    """
+    return tuple(_told(probe, scores, said) for probe in probes)
+
+
+def _told(
+    probe: RippleProbe,
+    scores: Iterator[tuple[TargetScore, ...]],
+    said: Callable[[tuple[int, ...]], str],
+) -> RippleTold:
+    found = next(scores) if probe.continuations else ()
+    return RippleTold(
+        said=said(probe.ids) if probe.ids else None,
+        answers=found[: probe.n_answers],
+        others=found[probe.n_answers :],
+        conditions=tuple(_told(each, scores, said) for each in probe.conditions),
+        unasked=probe.unasked,
+    )
