@@ -397,13 +397,3 @@ class KnConfig(ErasingConfig):
             pooling="sum",
             old="said",
         )
-
-
-class InContextConfig(MethodConfig):
-    """Settings of in-context editing.
-
-    Attributes:
-        beginning: what the sentence that stands in front of prompts begins with.
-    """
-
-    beginning: str = Field(default="Imagine that", min_length=1)

@@ -7,8 +7,8 @@ do. It is the line of a table that they must beat: what a model makes of a fact 
 from collections.abc import Sequence
 
 from factlab.editing.background import Background
-from factlab.editing.configs import InContextConfig
 from factlab.editing.edit import Edit, current_versions
+from factlab.editing.in_context_config import InContextConfig
 from factlab.editing.method import Settled
 from factlab.editing.shipping.document import BaseModelInfo
 from factlab.errors import EditError, FactlabError, counted
@@ -52,8 +52,7 @@ def compute_together(
     del background, progress  # there is nothing to wait for
     config = settled.config
     prefix = " ".join(fact.sentence(config.beginning) for fact in facts)
-    n_tokens, limit = len(tokenise(lm, prefix)), lm.context_length
-    check_room(n_tokens, limit, len(facts), lm.name)
+    n_tokens = check_room(lm, prefix, len(facts))
     return Edit(
         method=NAME,
         facts=tuple(facts),
@@ -66,20 +65,24 @@ def compute_together(
     )
 
 
-def check_room(n_tokens: int, limit: int | None, n_facts: int, name: str) -> None:
+def check_room(lm: LanguageModel, prefix: str, n_facts: int) -> int:
     """Refuse sentences that leave too little of the context to prompts.
 
     Args:
-        n_tokens: of all sentences.
-        limit: of the context, if there is one.
-        n_facts: of which they are.
-        name: of the model.
+        lm: the model.
+        prefix: all sentences.
+        n_facts: of how many facts they are.
+
+    Returns:
+        How many tokens they have.
 
     Raises:
-        EditError: they take more than half of it.
+        EditError: they take more than half of the context.
     """
+    n_tokens, limit = len(tokenise(lm, prefix)), lm.context_length
     if limit is not None and 2 * n_tokens > limit:
         raise EditError(
-            f"The {counted(n_facts, 'sentence')} in front of a prompt have {n_tokens:,} tokens, "
-            f"more than half of the {limit:,} that {name} reads. Write fewer facts at a time."
+            f"The {counted(n_facts, 'sentence')} in front of a prompt would have {n_tokens:,} "
+            f"tokens, more than half of the {limit:,} that {lm.name} reads. Write fewer facts."
         )
+    return n_tokens

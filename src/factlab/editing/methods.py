@@ -15,12 +15,12 @@ from factlab.editing.configs import (
     AlphaEditConfig,
     EmmetConfig,
     FineTuneConfig,
-    InContextConfig,
     KnConfig,
     MemitConfig,
     MethodConfig,
     RomeConfig,
 )
+from factlab.editing.in_context_config import InContextConfig
 from factlab.editing.method import Method
 from factlab.editing.trained.configs import KINDS
 from factlab.editing.ultraedit_config import UltraEditConfig

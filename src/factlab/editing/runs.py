@@ -18,6 +18,7 @@ from factlab.editing.background import Background
 from factlab.editing.configs import MethodConfig
 from factlab.editing.edit import Edit
 from factlab.editing.edit_run import EditRun
+from factlab.editing.in_context import check_room
 from factlab.editing.method import Method, Settled
 from factlab.editing.methods import method_named
 from factlab.errors import InvalidRequestError
@@ -255,5 +256,9 @@ class EditSequence:
         self._put(edit)
 
     def _put(self, edit: Edit) -> None:
+        if edit.prefix:
+            together = f"{self.prefix} {edit.prefix}".strip()
+            n_facts = sum(len(one.facts) for one in self.edits if one.prefix) + len(edit.facts)
+            check_room(self._lm, together, n_facts)
         self._pile.add(edit.updates, edit)
         self.edits.append(edit)
