@@ -11,6 +11,9 @@ for both targets, and reads logits where a target token is. Both must find the s
 Useful operations are those of every token that is read, once: Σ over tokens of a layer's operations
 times the layers, and a readout for every token of a target or a text.
 
+Ripple queries are asked in the same batches, and one at a time: each candidate in a pass of
+its own, each answer in a generation of its own, with the edit applied.
+
 End to end includes the edit: one at a time with the published settings, without reuse, against
 ROME of this library with its defaults, in a batch.
 """
@@ -40,7 +43,7 @@ from factlab.tokens import encode, pad
 LENGTH = 100
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -52,8 +55,12 @@ def main() -> None:
     parser.add_argument("--slow-records", type=int, default=6, help="measured one at a time")
     parser.add_argument("--slow-texts", type=int, default=2, help="records with texts, likewise")
     parser.add_argument("--memory", type=float, default=1.0)
-    args = parser.parse_args()
+    parser.add_argument("--per-axis", type=int, default=3, help="ripple queries of an axis")
+    return parser.parse_args()
 
+
+def main() -> None:
+    args = arguments()
     fl.models.keep_freed_memory()
     lm = shaped(args) if args.shape else fl.load(device=args.device, dtype=args.dtype)
     by_torch, by_ours = matmul_flops(lm)
@@ -113,9 +120,49 @@ def main() -> None:
         flops = operations / after
         useful = f"{flops / 1e9:.0f} | {flops / by_torch:.0%}" if operations else " | "
         print(f"| {name} | {before:.2f} | {after:.2f} | {before / after:.1f} | {useful} |")
-    hourly = [3600 * n / (our_edit_s + seconds) for seconds in (texts_s, ours_s)]
-    print(f"\nrecords per hour end to end: {hourly[0]:.0f} with texts, {hourly[1]:.0f} without")
+    hourly = [round(3600 * n / (our_edit_s + seconds)) for seconds in (texts_s, ours_s)]
+    print(f"\nrecords per hour end to end: {hourly[0]} with texts, {hourly[1]} without")
+    ripple(lm, records, edits, ours_s, args)
     print(f"peak memory {peak_gib(lm):.1f} GiB")
+
+
+def ripple(
+    lm,
+    records: Sequence[Record],
+    edits: Sequence[fl.Edit],
+    plain_s: float,
+    args: argparse.Namespace,
+) -> None:
+    """What ripple queries cost beside the other likelihoods, and beside one query at a time."""
+    config = MeasureConfig(n_generated=0, ripple=True, ripple_per_axis=args.per_axis)
+    asked = fl.data.with_ripple(records).records
+    yardstick, no_texts = Yardstick(lm, config, {}), [False] * len(asked)
+    yardstick.measure(asked[:2], edits[:2], no_texts[:2])
+    whole_s, _ = timed(lm, lambda: yardstick.measure(asked, edits, no_texts))
+    queries = [yardstick.ripple_queries(record) for record in asked]
+    n, few = sum(map(len, queries)), args.slow_records
+    slow_s, _ = timed(lm, lambda: [
+        ask_one(lm, query, edit)
+        for own, edit in zip(queries[:few], edits, strict=False)
+        for query in own
+    ])  # fmt: skip
+    own_s, n_slow = whole_s - plain_s, sum(map(len, queries[:few]))
+    said = sum(query.manner == "say" for own in queries for query in own)
+    print(
+        f"\n{n} ripple queries, {said} of them to be said: {n / own_s:.0f} a second in batches, "
+        f"{n_slow / slow_s:.1f} one at a time ({slow_s / n_slow * n / own_s:.1f} times as long); "
+        f"{own_s / plain_s:.2f} of the time of the likelihoods"
+    )
+
+
+def ask_one(lm, query: fl.data.RippleQuery, edit: fl.Edit) -> None:
+    """One query by itself."""
+    with edit.applied(lm):
+        if query.manner == "say":
+            lm.generate(query.prompt, 10)
+        else:
+            for candidate in (*query.answers, *query.others):
+                lm.score([query.prompt], [candidate])
 
 
 @torch.no_grad()

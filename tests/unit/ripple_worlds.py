@@ -33,7 +33,9 @@ class World:
         self.subjects = {subject for _, subject in world.source.answers}
 
     def object(self, relation: str, subject: str) -> str | None:
-        return self.edits.get((relation, subject), self.world.source.answers.get((relation, subject)))
+        return self.edits.get(
+            (relation, subject), self.world.source.answers.get((relation, subject))
+        )
 
     def entity(self, text: str) -> str | None:
         """Who is meant: a name, another name, or a description."""
@@ -56,7 +58,7 @@ class World:
             rest = prompt.removeprefix("It is false that ")
             held = self.answers(rest) or self.answers(rest[:1].upper() + rest[1:])
             return dict.fromkeys(held, _UNLIKELY - 1)
-        sentence, dot, rest = prompt.partition(". ")
+        _, dot, rest = prompt.partition(". ")
         if dot and (found := self.answers(rest)):
             return found
         for relation, words in self.world.tables.words.items():
@@ -120,8 +122,7 @@ class Told(fl.LanguageModel):
 
     def score_targets(self, _lm, questions, _changes):
         return [
-            tuple(self._score(each) for each in question.continuations)
-            for question in questions
+            tuple(self._score(each) for each in question.continuations) for question in questions
         ]
 
     def _score(self, asked: Continuation) -> TargetScore:
@@ -139,6 +140,11 @@ class Told(fl.LanguageModel):
             for probe in (query, *query.conditions)
             if probe.ids
         }
+
+    def generate_ids(self, _lm, rows, *_args, **_kwargs):
+        """No texts are asked for."""
+        assert not rows
+        return []
 
     def _says(self, prompt: str) -> str:
         found = self.world.answers(prompt)

@@ -9,8 +9,8 @@ from tiny_records import ROME, background, make_record, make_records
 
 import factlab as fl
 from factlab.data.ripple_query import Condition, RippleQuery
-from factlab.editing.runs import EditSequence
 from factlab.editing.methods import method_named
+from factlab.editing.runs import EditSequence
 from factlab.errors import EditError, InvalidRequestError
 from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.measuring.rows import Measurement, Row

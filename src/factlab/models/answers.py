@@ -47,9 +47,7 @@ class Answer:
 
 
 @checked()
-def answers(
-    lm: LanguageModel, facts: Sequence[Fact], prefix: str = ""
-) -> tuple[Answer, ...]:
+def answers(lm: LanguageModel, facts: Sequence[Fact], prefix: str = "") -> tuple[Answer, ...]:
     """How the model, as it is now, answers the prompts of some facts.
 
     Args:
@@ -81,7 +79,8 @@ def answers(
     for i, (fact, text) in enumerate(zip(facts, texts, strict=True)):
         said = text.strip()
         says_new = fact.target_new is not None and (
-            says(said, words_of(fact.target_new)) or says(said, _read(lm, prompts[i], fact.target_new))
+            says(said, words_of(fact.target_new))
+            or says(said, _read(lm, prompts[i], fact.target_new))
         )
         result.append(Answer(said, found.get((i, "new")), found.get((i, "true")), says_new))
     return tuple(result)

@@ -202,20 +202,22 @@ def reversal(edited: Edited) -> Made:
     inverse = edited.world.words(edited.relation_id).inverse
     if not inverse:
         return "the relation has no inverse prompt"
-    answers = edited.world.source.answers
+    relation_id, subject, new = edited.relation_id, edited.subject, edited.new
     others = [
-        subject
-        for (relation_id, subject), object_ in answers.items()
-        if relation_id == edited.relation_id and object_ != edited.new and subject != edited.subject
+        other
+        for (relation, object_), subjects in edited.world.source.subjects.items()
+        if relation == relation_id and object_ != new
+        for other in subjects
+        if other != subject
     ]
-    if not edited.subject or not others:
+    if not subject or not others:
         return "there is no other subject to compare with"
     draw = edited.drawn("reversal")
     return [
         RippleQuery(
             axis="reversal",
-            prompt=filled(inverse, edited.new),
-            answers=(edited.subject,),
+            prompt=filled(inverse, new),
+            answers=(subject,),
             others=draw.sample(others, min(_N_SUBJECTS, len(others))),
             manner="rise",
         )
@@ -235,8 +237,9 @@ def negation(edited: Edited) -> Made:
 
 def loud(edited: Edited) -> Made:
     """Neighbours, with the edit said aloud in front."""
-    record, new = edited.record, edited.new
-    answers = record.neighborhood_answers or [edited.true] * len(record.neighborhood_prompts)
+    record, new, true = edited.record, edited.new, edited.true
+    said = record.fact.sentence()
+    answers = record.neighborhood_answers or [true] * len(record.neighborhood_prompts)
     asked = [
         (prompt, words_of(answer))
         for prompt, answer in zip(record.neighborhood_prompts, answers, strict=True)
@@ -247,7 +250,7 @@ def loud(edited: Edited) -> Made:
     return [
         RippleQuery(
             axis="loud",
-            prompt=f"{record.fact.sentence()} {prompt}",
+            prompt=f"{said} {prompt}",
             answers=(answer,),
             others=(new,),
             manner="prefer",

@@ -1,6 +1,4 @@
-"""Asking ripple queries: the comparisons in the batches of a record's own prompts, what is to be
-said in one greedy batch.
-"""
+"""Asking ripple queries: comparisons in the batches of a record's prompts, what is said in one."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -121,15 +119,16 @@ def said_by(
             if probe.ids
         )
     )
+    if not rows:
+        return {}
     limit = lm.context_length
-    room = [
-        SAID_TOKENS if limit is None else min(SAID_TOKENS, limit - len(ids)) for _, ids in rows
-    ]
+    room = [SAID_TOKENS if limit is None else min(SAID_TOKENS, limit - len(ids)) for _, ids in rows]
     new = generate_ids(
         lm, [ids for _, ids in rows], room, 1, 0, under=under([owner for owner, _ in rows])
     )
     return {
-        row: decode_continuation(lm, row[1], ids).strip() for row, ids in zip(rows, new, strict=True)
+        row: decode_continuation(lm, row[1], ids).strip()
+        for row, ids in zip(rows, new, strict=True)
     }
 
 

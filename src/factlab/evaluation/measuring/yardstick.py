@@ -335,8 +335,6 @@ class _TextRow:
     n_prompt: int
 
 
-def _said(
-    said: Mapping[tuple[int, tuple[int, ...]], str], owner: int, ids: tuple[int, ...]
-) -> str:
+def _said(said: Mapping[tuple[int, tuple[int, ...]], str], owner: int, ids: tuple[int, ...]) -> str:
     """What one of several models said after a prompt."""
     return said[owner, ids]

@@ -94,9 +94,7 @@ class Edited(AbstractContextManager["Edited"]):
         """Measurements of cases, and the time they took."""
         began = perf_counter()
         records = [self.records[case] for case in cases]
-        found = self.yardstick.measure(
-            records, edits, generated, with_drift, prefix=prefix
-        )
+        found = self.yardstick.measure(records, edits, generated, with_drift, prefix=prefix)
         measure_s = (perf_counter() - began) / max(1, len(cases))
         return [Outcome(measurement, measure_s=measure_s) for measurement in found]
 
@@ -128,7 +126,6 @@ class EditedEach(Edited):
             else replace(by_place[i], edit_s=edit_s, skipped=bool(attempt.skipped))
             for i, attempt in enumerate(attempts)
         ]
-
 
     def _askable(self, case: int, attempt: Edit | FactlabError) -> Edit | FactlabError:
         """An edit; or why the record's prompts cannot be asked behind its text."""

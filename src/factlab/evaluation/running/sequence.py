@@ -130,9 +130,7 @@ class EditedSequence(Edited):
         found: list[Outcome] = []
         for start in range(0, len(cases), _AT_ONCE):
             some = cases[start : start + _AT_ONCE]
-            found += self._measured(
-                some, None, [False] * len(some), with_drift, self._prefix
-            )
+            found += self._measured(some, None, [False] * len(some), with_drift, self._prefix)
         # A broken edit stays on, as in any sequence; JSON has no NaN.
         return [
             outcome if outcome.after is None or is_finite(outcome.after)

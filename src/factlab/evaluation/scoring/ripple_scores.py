@@ -188,9 +188,7 @@ def score_ripple(
         for axis, queries in _by_axis(row).items():
             reasons = unscored.setdefault(axis, Counter())
             judged.setdefault(axis, []).append(_judge(row, queries, stage, form, reasons))
-    return tuple(
-        _axis(axis, judged[axis], unscored[axis]) for axis in AXIS_NAMES if axis in judged
-    )
+    return tuple(_axis(axis, judged[axis], unscored[axis]) for axis in AXIS_NAMES if axis in judged)
 
 
 def _by_axis(row: Row) -> dict[Axis, list[int]]:
