@@ -55,6 +55,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--slow-records", type=int, default=6, help="measured one at a time")
     parser.add_argument("--slow-texts", type=int, default=2, help="records with texts, likewise")
     parser.add_argument("--memory", type=float, default=1.0)
+    parser.add_argument("--ripple-only", action="store_true", help="no texts, no other way")
     parser.add_argument("--per-axis", type=int, default=3, help="ripple queries of an axis")
     return parser.parse_args()
 
@@ -78,6 +79,9 @@ def main() -> None:
     facts = [record.fact for record in records]
     rome(lm, facts[:1], config, background, lambda *_: None)  # statistics, contexts, warming up
     our_edit_s, edits = timed(lm, lambda: rome(lm, facts, config, background, lambda *_: None))
+    if args.ripple_only:
+        ripple(lm, records, edits, args)
+        return
     old = fl.editing.RomeConfig.published()
     contexts, site = (
         background.contexts(lm, old.contexts),
@@ -122,7 +126,7 @@ def main() -> None:
         print(f"| {name} | {before:.2f} | {after:.2f} | {before / after:.1f} | {useful} |")
     hourly = [round(3600 * n / (our_edit_s + seconds)) for seconds in (texts_s, ours_s)]
     print(f"\nrecords per hour end to end: {hourly[0]} with texts, {hourly[1]} without")
-    ripple(lm, records, edits, ours_s, args)
+    ripple(lm, records, edits, args)
     print(f"peak memory {peak_gib(lm):.1f} GiB")
 
 
@@ -130,14 +134,16 @@ def ripple(
     lm,
     records: Sequence[Record],
     edits: Sequence[fl.Edit],
-    plain_s: float,
     args: argparse.Namespace,
 ) -> None:
     """What ripple queries cost beside the other likelihoods, and beside one query at a time."""
+    plain = Yardstick(lm, MeasureConfig(n_generated=0), {})
     config = MeasureConfig(n_generated=0, ripple=True, ripple_per_axis=args.per_axis)
     asked = fl.data.with_ripple(records).records
     yardstick, no_texts = Yardstick(lm, config, {}), [False] * len(asked)
-    yardstick.measure(asked[:2], edits[:2], no_texts[:2])
+    for each in (plain, yardstick):  # tokenised and warm
+        each.measure(asked, edits, no_texts)
+    plain_s, _ = timed(lm, lambda: plain.measure(asked, edits, no_texts))
     whole_s, _ = timed(lm, lambda: yardstick.measure(asked, edits, no_texts))
     queries = [yardstick.ripple_queries(record) for record in asked]
     n, few = sum(map(len, queries)), args.slow_records
@@ -178,8 +184,8 @@ def one_by_one(lm, record: Record, edit: fl.Edit) -> list[list[float]]:
         logits = lm.model(batch.input_ids, attention_mask=batch.is_token.long()).logits
     logprobs = logits.float().log_softmax(-1)
     return [
-        [float(logprobs[i, at - 1, whole.ids[at]]) for at in range(n_prompt, len(whole.ids))]
-        for i, (whole, n_prompt) in enumerate(pairs)
+        [float(logprobs[i, at - 1, whole.ids[at]]) for at in range(whole.n_prompt, len(whole.ids))]
+        for i, whole in enumerate(pairs)
     ]
 
 
