@@ -59,7 +59,7 @@ class Unedited:
         if missing:
             # All of them, whatever is there: what a kill left out is then rounded as it would have
             # been, since the batch is the same.
-            measured = self._yardstick.measure(records, None, generated, conditions=True)
+            measured = self._yardstick.measure(records, None, generated, True, "", True)
             for i in missing:
                 found = measured[i]
                 if not is_finite(found):

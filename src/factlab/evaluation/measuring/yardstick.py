@@ -84,8 +84,8 @@ class Yardstick:
         edits: Sequence[Edit] | None,
         generated: Sequence[bool],
         with_drift: bool = True,
-        conditions: bool = False,
         prefix: str = "",
+        conditions: bool = False,
     ) -> list[Measurement]:
         """Measure each record on its own edited model.
 
@@ -97,8 +97,8 @@ class Yardstick:
             edits: one for each record; None for the model as it is, for all.
             generated: for which records to generate texts.
             with_drift: whether to measure the drift, if it was asked for.
-            conditions: whether to ask the conditions of ripple queries, as of the unedited model.
             prefix: of the model as it is, what stands in front of all prompts.
+            conditions: whether to ask the conditions of ripple queries, as of the unedited model.
 
         Raises:
             TokenizationError: a prompt is too long, or a target makes no token of its own.

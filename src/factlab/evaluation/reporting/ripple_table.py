@@ -19,7 +19,7 @@ _SHORT = (
 def ripple_lines(table: ReportTable) -> list[list[str]]:
     """The cells, their heads first; none where no run asked ripple queries."""
     asked = [row for row in table.rows if row.ripple]
-    axes = [axis for axis in AXIS_NAMES if any(axis in by_axis(row) for row in asked)]
+    axes: list[Axis] = [axis for axis in AXIS_NAMES if any(axis in by_axis(row) for row in asked)]
     if not axes:
         return []
     lines = [["ripple", *(AXIS_NAMES[axis] for axis in axes)]]
@@ -42,7 +42,7 @@ def by_axis(row: ReportRow) -> dict[Axis, AxisScores]:
 
 def ripple_legend(table: ReportTable) -> list[str]:
     """What the ripple table says, at length; nothing where there is none."""
-    axes = {axis: None for row in table.rows for axis in by_axis(row)}
+    axes: dict[Axis, None] = {axis: None for row in table.rows for axis in by_axis(row)}
     if not axes:
         return []
     meanings = "; ".join(f"{AXIS_NAMES[axis]}: {AXIS_MEANINGS[axis]}" for axis in axes)

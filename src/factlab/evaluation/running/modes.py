@@ -94,7 +94,7 @@ class Edited(AbstractContextManager["Edited"]):
         """Measurements of cases, and the time they took."""
         began = perf_counter()
         records = [self.records[case] for case in cases]
-        found = self.yardstick.measure(records, edits, generated, with_drift, prefix=prefix)
+        found = self.yardstick.measure(records, edits, generated, with_drift, prefix)
         measure_s = (perf_counter() - began) / max(1, len(cases))
         return [Outcome(measurement, measure_s=measure_s) for measurement in found]
 
