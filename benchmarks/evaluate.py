@@ -14,6 +14,9 @@ times the layers, and a readout for every token of a target or a text.
 Free answers: the prompts of a few records, each on its own edited model, in all forms that the
 model can be asked in; beside one prompt at a time. Both must give the same texts.
 
+Ripple queries are asked in the same batches, and one at a time: each candidate in a pass of
+its own, each answer in a generation of its own, with the edit applied.
+
 End to end includes the edit: one at a time with the published settings, without reuse, against
 ROME of this library with its defaults, in a batch.
 """
@@ -58,6 +61,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--slow-texts", type=int, default=2, help="records with texts, likewise")
     parser.add_argument("--free-records", type=int, default=3, help="that answer freely")
     parser.add_argument("--memory", type=float, default=1.0)
+    parser.add_argument("--ripple-only", action="store_true", help="no texts, no other way")
+    parser.add_argument("--per-axis", type=int, default=3, help="ripple queries of an axis")
     return parser.parse_args()
 
 
@@ -80,6 +85,9 @@ def main() -> None:
     facts = [record.fact for record in records]
     rome(lm, facts[:1], config, background, lambda *_: None)  # statistics, contexts, warming up
     our_edit_s, edits = timed(lm, lambda: rome(lm, facts, config, background, lambda *_: None))
+    if args.ripple_only:
+        ripple(lm, records, edits, args)
+        return
     old = fl.editing.RomeConfig.published()
     contexts, site = (
         background.contexts(lm, old.contexts),
@@ -122,8 +130,9 @@ def main() -> None:
         flops = operations / after
         useful = f"{flops / 1e9:.0f} | {flops / by_torch:.0%}" if operations else " | "
         print(f"| {name} | {before:.2f} | {after:.2f} | {before / after:.1f} | {useful} |")
-    hourly = [3600 * n / (our_edit_s + seconds) for seconds in (texts_s, ours_s)]
-    print(f"\nrecords per hour end to end: {hourly[0]:.0f} with texts, {hourly[1]:.0f} without")
+    hourly = [round(3600 * n / (our_edit_s + seconds)) for seconds in (texts_s, ours_s)]
+    print(f"\nrecords per hour end to end: {hourly[0]} with texts, {hourly[1]} without")
+    ripple(lm, records, edits, args)
     print(f"peak memory {peak_gib(lm):.1f} GiB")
     report_free_answers(lm, records[: args.free_records], edits)
 
@@ -158,6 +167,47 @@ def report_free_answers(lm, records: Sequence[Record], edits: Sequence[fl.Edit])
           f"({slow_s / ours_s:.1f} times faster); {n_equal} texts are equal")  # fmt: skip
 
 
+def ripple(
+    lm,
+    records: Sequence[Record],
+    edits: Sequence[fl.Edit],
+    args: argparse.Namespace,
+) -> None:
+    """What ripple queries cost beside the other likelihoods, and beside one query at a time."""
+    plain = Yardstick(lm, MeasureConfig(n_generated=0), {})
+    config = MeasureConfig(n_generated=0, ripple=True, ripple_per_axis=args.per_axis)
+    asked = fl.data.with_ripple(records).records
+    yardstick, no_texts = Yardstick(lm, config, {}), [False] * len(asked)
+    for each in (plain, yardstick):  # tokenised and warm
+        each.measure(asked, edits, no_texts)
+    plain_s, _ = timed(lm, lambda: plain.measure(asked, edits, no_texts))
+    whole_s, _ = timed(lm, lambda: yardstick.measure(asked, edits, no_texts))
+    queries = [yardstick.ripple_queries(record) for record in asked]
+    n, few = sum(map(len, queries)), args.slow_records
+    slow_s, _ = timed(lm, lambda: [
+        ask_one(lm, query, edit)
+        for own, edit in zip(queries[:few], edits, strict=False)
+        for query in own
+    ])  # fmt: skip
+    own_s, n_slow = whole_s - plain_s, sum(map(len, queries[:few]))
+    said = sum(query.manner == "say" for own in queries for query in own)
+    print(
+        f"\n{n} ripple queries, {said} of them to be said: {n / own_s:.0f} a second in batches, "
+        f"{n_slow / slow_s:.1f} one at a time ({slow_s / n_slow * n / own_s:.1f} times as long); "
+        f"{own_s / plain_s:.2f} of the time of the likelihoods"
+    )
+
+
+def ask_one(lm, query: fl.data.RippleQuery, edit: fl.Edit) -> None:
+    """One query by itself."""
+    with edit.applied(lm):
+        if query.manner == "say":
+            lm.generate(query.prompt, 10)
+        else:
+            for candidate in (*query.answers, *query.others):
+                lm.score([query.prompt], [candidate])
+
+
 @torch.no_grad()
 def one_by_one(lm, record: Record, edit: fl.Edit) -> list[list[float]]:
     """Log-probabilities of all targets: everything padded, all logits."""
@@ -171,8 +221,8 @@ def one_by_one(lm, record: Record, edit: fl.Edit) -> list[list[float]]:
         logits = lm.model(batch.input_ids, attention_mask=batch.is_token.long()).logits
     logprobs = logits.float().log_softmax(-1)
     return [
-        [float(logprobs[i, at - 1, whole.ids[at]]) for at in range(n_prompt, len(whole.ids))]
-        for i, (whole, n_prompt) in enumerate(pairs)
+        [float(logprobs[i, at - 1, whole.ids[at]]) for at in range(whole.n_prompt, len(whole.ids))]
+        for i, whole in enumerate(pairs)
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from factlab.errors import InvalidRequestError, counted
 from factlab.lookalikes import differences, lookalike, nearest_part
-from factlab.writing import check_text
+from factlab.writing import check_text, wants_space
 
 SLOT = "{}"
 
@@ -20,6 +20,8 @@ JOINTS: tuple[Joint, ...] = ("space", "none")
 # Unicode's WORD JOINER, in front of a target: nothing goes between it and the prompt.
 JOINED = "\u2060"
 
+# Words that begin a sentence, and are small inside one.
+_SMALL = ("The", "A", "An", "In", "On", "At")
 _BRACES = re.compile(r"\{\{|\}\}|\{\}")
 
 _log = logging.getLogger(__name__)
@@ -178,6 +180,42 @@ class Fact:
     def prompt(self) -> str:
         """The template with the subject filled in."""
         return fill(self.template, self.subject)
+
+    @property
+    def clause(self) -> str:
+        """The prompt as it stands inside a sentence: an article at its start is a small letter.
+
+        Examples:
+            >>> fl.Fact("The capital of {} is", "Japan").clause
+            'the capital of Japan is'
+        """
+        prompt = self.prompt
+        begins = next((word for word in _SMALL if prompt.startswith(f"{word} ")), "")
+        own = begins and self.template.startswith(begins)  # not the subject's, as in The Beatles
+        return begins.lower() + prompt[len(begins) :] if own else prompt
+
+    def sentence(self, beginning: str = "") -> str:
+        """The fact as a sentence, with the new target.
+
+        Args:
+            beginning: what it begins with, such as "Imagine that".
+
+        Raises:
+            InvalidRequestError: there is no new target.
+
+        Examples:
+            >>> fl.Fact("{} is in", "The Louvre", target_new="Rome").sentence()
+            'The Louvre is in Rome.'
+        """
+        target = self.target_new
+        if target is None:
+            raise InvalidRequestError(f"'{self.prompt}' has no target_new. Give one.")
+        prompt = f"{beginning} {self.clause}" if beginning else self.prompt
+        words, prompt = words_of(target), prompt.rstrip()
+        apart = target[0].isspace() or (
+            not target.startswith(JOINED) and wants_space(prompt, words)
+        )
+        return f"{prompt}{' ' if apart else ''}{words}{'' if words[-1] in '.!?。' else '.'}"
 
     @property
     def question(self) -> tuple[str, str]:

@@ -221,7 +221,8 @@ def write_tensors(
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
     def write(temporary: Path) -> None:
-        save_file(ready, temporary, dict(metadata or {}))
+        # Without tensors safetensors would write a header with empty metadata wrongly.
+        save_file(ready, temporary, dict(metadata or {}) if ready or metadata else None)
         _sort_metadata(temporary)
 
     write_atomically(path, write)

@@ -95,8 +95,8 @@ def test_equal_edits_are_equal(lm, folder):
 
 
 def test_edits_of_newer_versions_are_named(folder):
-    change_json(folder, lambda document: document.update(schema_version=5))
-    with pytest.raises(StorageError, match=r"newer factlab .*schema version is 5.* Upgrade"):
+    change_json(folder, lambda document: document.update(schema_version=6))
+    with pytest.raises(StorageError, match=r"newer factlab .*schema version is 6.* Upgrade"):
         fl.Edit.load(folder)
     change_json(folder, lambda document: document.update(schema_version=4, author="x"))
     with pytest.raises(StorageError, match=r"newer factlab .*it has an entry 'author'.* Upgrade"):

@@ -53,8 +53,9 @@ def ask(
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
 ) -> None:  # fmt: skip
     """Show the most probable next tokens of a prompt, and continue it."""
-    lm = session.load_model()
-    asked = lm.chat_prompt(prompt) if chat else prompt
+    lm = session.load_model(asks=True)
+    whole = f"{session.prefix} {prompt}" if session.prefix else prompt
+    asked = lm.chat_prompt(whole) if chat else whole
     answers = lm.top_tokens(asked, top)
     document: dict[str, object] = {
         "prompt": prompt,
@@ -66,8 +67,10 @@ def ask(
         with session.progress() as report:
             report("generating", 0, 1)
             write = lm.chat if chat else lm.generate
-            document[name] = write(prompt, length, top_k, seed, temperature, top_p)
+            document[name] = write(whole, length, top_k, seed, temperature, top_p)
     rows = [[repr(token), f"{prob:.4f}"] for token, prob in answers]
+    if session.prefix:
+        session.say(f"In front of the prompt stands: {session.prefix}")
     session.say(table(["next token", "probability"], rows, right={1}))
     if length:
         session.say(f"\n{document[name]}")

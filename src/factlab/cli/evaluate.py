@@ -25,6 +25,7 @@ from factlab.errors import InvalidRequestError, counted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from factlab.data.ripple.compile import RippleRecords
     from factlab.editing.method_choice import MethodRequest
     from factlab.evaluation.configs import MeasureConfig
 
@@ -140,6 +141,32 @@ class _Measured:
             rich_help_panel=MEASURED,
         ),
     ] = None
+    ripple: Annotated[
+        bool,
+        typer.Option(
+            "--ripple",
+            help="Ask what follows from each edit, and what must not: two hops, aliases, "
+            "reversals, negations and so on.",
+            rich_help_panel=MEASURED,
+        ),
+    ] = False
+    ripple_per_axis: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="With --ripple: most questions of one kind about a record.",
+            rich_help_panel=MEASURED,
+        ),
+    ] = 3
+    ripple_data: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --ripple: folder with facts.tsv, templates.tsv, ripple.tsv, aliases.tsv or "
+            "second_values.tsv of your own.",
+            show_default="those that come with factlab",
+            rich_help_panel=MEASURED,
+        ),
+    ] = None
 
     def config(self) -> "MeasureConfig":
         """What these options ask for.
@@ -160,6 +187,8 @@ class _Measured:
             checkpoints=self.checkpoints or (),
             answers=self.answers,
             answer_tokens=self.answer_tokens,
+            ripple=self.ripple,
+            ripple_per_axis=self.ripple_per_axis,
         )
 
 
@@ -226,12 +255,15 @@ def evaluate(
         turn=turn,
         measure=measure,
         held_out=held_out,
+        ripple_data=measured.ripple_data,
     )
     folders = request.folders(out)
     for folder in folders:
         check_run_folder(folder, resume or part.total > 1)
     with session.progress() as report:
         material = EvaluationMaterial.of(request, report)
+    if material.ripple is not None:
+        _say_ripple(session, material.ripple)
     lm = session.load_model()
     from factlab.evaluation.running.several import evaluate_methods
 
@@ -266,6 +298,14 @@ def eval_merge(
         load_run(folder)
     merge(folders, out)
     show_report(session, [out])
+
+
+def _say_ripple(session: Session, made: "RippleRecords") -> None:
+    """How many questions there are, and which records have none of a kind."""
+    counts = ", ".join(f"{axis} {n}" for axis, n in made.by_axis().items())
+    session.say(f"Ripple queries: {made.n_queries} ({counts}).")
+    for (axis, reason), n in made.skipped.items():
+        session.say(f"  {axis}: none for {counted(n, 'record')}, since {reason}.")
 
 
 def _methods(names: "Sequence[str]", more: MethodSettings) -> "tuple[MethodRequest, ...]":

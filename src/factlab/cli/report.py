@@ -115,15 +115,14 @@ def _prob_form(form: str) -> "ProbForm":
 def _show(session: Session, made: "EvalReport") -> None:
     from factlab.evaluation.reporting.formats import cells, header, table_title
     from factlab.evaluation.reporting.notes import notes, short_legend
+    from factlab.evaluation.reporting.ripple_table import ripple_lines
 
     for part in made.tables:
-        lines = [header(part), *(cells(part, row) for row in part.rows)]
-        title = table_title(part)
-        for columns in _fitting(lines, session.out.width):
-            heading, *rows = [[line[i] for i in columns] for line in lines]
-            right = set(range(1, len(columns)))
-            session.say(table(heading, rows, right=right, title=title))
-            title = None
+        _show_lines(
+            session, [header(part), *(cells(part, row) for row in part.rows)], table_title(part)
+        )
+        if ripple := ripple_lines(part):
+            _show_lines(session, ripple, None)
         for note in notes(part):
             session.say(Text(note))
         for case in part.cases:
@@ -136,6 +135,14 @@ def _show(session: Session, made: "EvalReport") -> None:
                 session.say(table(answers[0], answers[1:], title=title))
     # A renderable, which is wrapped at words.
     session.say(Text(short_legend(made.tables), style="dim"))
+
+
+def _show_lines(session: Session, lines: list[list[str]], title: str | None) -> None:
+    """Lines of cells under their heads, in as many tables as it takes."""
+    for columns in _fitting(lines, session.out.width):
+        heading, *rows = [[line[i] for i in columns] for line in lines]
+        session.say(table(heading, rows, right=set(range(1, len(columns))), title=title))
+        title = None
 
 
 def _fitting(lines: list[list[str]], width: int) -> list[list[int]]:

@@ -25,7 +25,12 @@ Config = TypeVar("Config", bound=BaseModel)
 
 @dataclass
 class Session:
-    """One run of a command: its common options, and where its output goes."""
+    """One run of a command: its common options, and where its output goes.
+
+    Attributes:
+        prefix: what stands in front of prompts, once the model is loaded: the texts of edits that
+            change no weight.
+    """
 
     model: str | None
     device: str | None
@@ -33,6 +38,7 @@ class Session:
     edits: list[Path]
     memory_gib: float | None
     as_json: bool
+    prefix: str = field(default="", init=False)
     out: Console = field(default_factory=Terminal)
     err: Console = field(default_factory=lambda: Terminal(stderr=True))
 
@@ -52,8 +58,13 @@ class Session:
         for folder in self.edits:
             check_saved_edit(folder)
 
-    def load_model(self) -> "LanguageModel":
-        """Load the model and apply the edits that were asked for."""
+    def load_model(self, asks: bool = False) -> "LanguageModel":
+        """Load the model and apply the edits that were asked for.
+
+        Args:
+            asks: whether the command puts `prefix` in front of what it asks; others refuse edits
+                that are such texts.
+        """
         with self.progress() as report:
             report("loading the model", 0, 1)
             # Reading an edit is quick and loading a model is not: complain about the former first.
@@ -68,7 +79,11 @@ class Session:
                 self.model, self.device, self.dtype, memory_gib=self.memory_gib, progress=report
             )
             for edit in edits:
-                edit.apply_(lm)
+                if edit.prefix and asks:
+                    edit.check_model(lm)
+                    self.prefix = f"{self.prefix} {edit.prefix}".strip()
+                else:
+                    edit.apply_(lm)
             report("loading the model", 1, 1)
         return lm
 

@@ -12,3 +12,9 @@ from .records import References as References
 from .reference_files import load_references as load_references
 from .reference_files import needed_references as needed_references
 from .reference_files import save_references as save_references
+from .ripple.compile import RippleRecords as RippleRecords
+from .ripple.compile import with_ripple as with_ripple
+from .ripple.world import RippleWorld as RippleWorld
+from .ripple.world import load_ripple_world as load_ripple_world
+from .ripple_query import Condition as Condition
+from .ripple_query import RippleQuery as RippleQuery

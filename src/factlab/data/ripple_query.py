@@ -28,13 +28,22 @@ class Condition:
     Attributes:
         prompt: asked of the unedited model.
         answers: what it may say; any of them is right.
+        others: if there are any, the model need not say an answer, but must find one more probable
+            than each of these.
+
+    Raises:
+        InvalidRequestError: there is no answer.
     """
 
     prompt: str
     answers: Sequence[str]
+    others: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "answers", _listed(self.answers, "answers of a condition"))
+        for name in ("answers", "others"):
+            object.__setattr__(self, name, _listed(getattr(self, name), f"{name} of a condition"))
+        if not self.answers:
+            raise InvalidRequestError(f"The condition '{self.prompt}' has no answer. Give one.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

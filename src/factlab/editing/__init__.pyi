@@ -24,6 +24,7 @@ from .edit import current_versions as current_versions
 from .edit_run import EditRun as EditRun
 from .fine_tuning.fine_tune import fine_tune as fine_tune
 from .fine_tuning.fine_tune import fine_tune_each as fine_tune_each
+from .in_context_config import InContextConfig as InContextConfig
 from .knowledge_neurons import kn as kn
 from .knowledge_neurons import kn_each as kn_each
 from .method import Method as Method

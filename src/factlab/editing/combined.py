@@ -25,7 +25,8 @@ def combine(edits: Sequence[Edit]) -> Edit:
     Raises:
         InvalidRequestError: no edits were given.
         WrongModelError: they are for different models.
-        EditError: one comes before another that it was computed on top of.
+        EditError: one comes before another that it was computed on top of; or some change weights
+            and others are texts in front of prompts.
     """
     if not edits:
         raise InvalidRequestError("There are no edits to combine. Give at least one.")
@@ -37,6 +38,11 @@ def combine(edits: Sequence[Edit]) -> Edit:
                 f"{base.fingerprint[:12]}) and {other.base.name} ({other.base.fingerprint[:12]}). "
                 "Combine edits of one model."
             )
+    if any(edit.prefix for edit in edits) and any(edit.updates for edit in edits):
+        raise EditError(
+            "Some of these edits change weights and others stand in front of prompts. Combine "
+            "those of a kind."
+        )
     return Edit(
         method="+".join(edit.method for edit in edits),
         facts=tuple(fact for edit in edits for fact in edit.facts),
@@ -46,6 +52,7 @@ def combine(edits: Sequence[Edit]) -> Edit:
         diagnostics={"edits": [edit.diagnostics for edit in edits], **_skipped(edits)},
         versions=current_versions(),
         remembered=of_all([(edit.facts, edit.remembered) for edit in edits]),
+        prefix=" ".join(edit.prefix for edit in edits if edit.prefix),
     )
 
 

@@ -51,6 +51,8 @@ class Edit(Tabular):
         versions: of factlab, torch and transformers.
         remembered: what the method leaves to later edits of a sequence, such as the keys that it
             wrote at: nothing, or blocks that cover all facts in their order.
+        prefix: of an edit that changes no weight, the text that stands in front of every prompt
+            instead; see `in_front_of`.
     """
 
     method: str
@@ -61,6 +63,7 @@ class Edit(Tabular):
     diagnostics: dict[str, Any]
     versions: dict[str, str]
     remembered: tuple[Remembered, ...] = ()
+    prefix: str = ""
 
     @property
     def digest(self) -> str:
@@ -78,6 +81,7 @@ class Edit(Tabular):
         return "\n".join(
             [
                 f"Edit by {self.method} of {self.base.name} ({self.base.fingerprint[:12]})",
+                *([f"  in front of every prompt: {self.prefix}"] if self.prefix else []),
                 *(f"  {fact}" for fact in written[:_FACTS_SHOWN]),
                 *([f"  and {len(written) - _FACTS_SHOWN} more"] if written[_FACTS_SHOWN:] else []),
                 *(f"  not written, its value exploded: {fact.prompt}" for fact in self.skipped),
@@ -116,6 +120,7 @@ class Edit(Tabular):
             "config": self.config,
             "diagnostics": self.diagnostics,
             "versions": self.versions,
+            **({"prefix": self.prefix} if self.prefix else {}),
         }
 
     def __eq__(self, other: object) -> bool:
@@ -126,6 +131,24 @@ class Edit(Tabular):
 
     # -- on a model -------------------------------------------------------------------------
 
+    def in_front_of(self, prompt: str) -> str:
+        """A prompt as this edit has it asked: with its text in front, if it is one.
+
+        Examples:
+            >>> edit = fl.edit_each(lm, fact, "in-context").edits[0]
+            >>> edit.in_front_of("The Louvre is in").endswith(". The Louvre is in")
+            True
+        """
+        return f"{self.prefix} {prompt}" if self.prefix else prompt
+
+    def _check_weights(self) -> None:
+        """Refuse to put on or export what is no change of weights."""
+        if self.prefix:
+            raise EditError(
+                f"This edit by {self.method} changes no weight, so there is nothing to apply or "
+                "export: ask with edit.in_front_of(prompt), or 'factlab ask --edit'."
+            )
+
     def applied(self, lm: LanguageModel, force: bool = False) -> AbstractContextManager[Pile]:
         """Apply inside the block and undo after it, to the bit, whatever happens inside.
 
@@ -134,7 +157,8 @@ class Edit(Tabular):
 
         Raises:
             WrongModelError: as `apply_`.
-            EditError: an updated weight was changed by other code, or would have NaN.
+            EditError: an updated weight was changed by other code, or would have NaN; or the edit
+                changes no weight.
 
         Examples:
             >>> edit = fl.rome(lm, fact)
@@ -145,6 +169,7 @@ class Edit(Tabular):
             >>> lm.top_tokens(fact.prompt) == before
             True
         """
+        self._check_weights()
         if not force:
             self.check_model(lm)
         return lm.patches.applied(self.updates, self)
@@ -167,6 +192,7 @@ class Edit(Tabular):
             >>> undo = fl.rome(lm, fact).apply_(lm)
             >>> undo()
         """
+        self._check_weights()
         with lm.lock:
             if not force:
                 self.check_model(lm)
@@ -221,6 +247,7 @@ class Edit(Tabular):
             config=self.config,
             diagnostics=self.diagnostics,
             versions=self.versions,
+            prefix=self.prefix,
         )
 
     @classmethod
@@ -241,6 +268,7 @@ class Edit(Tabular):
             diagnostics=document.diagnostics,
             versions=document.versions,
             remembered=saved.remembered,
+            prefix=document.prefix,
         )
 
     # -- for others -------------------------------------------------------------------------
@@ -260,6 +288,7 @@ class Edit(Tabular):
             EditError: the edit is on the model already, and would count twice.
             StorageError: the folder is not empty, or cannot be written.
         """
+        self._check_weights()
         check_new_folder(Path(folder))
         if _active_digests(lm) & {update.digest for update in self.updates}:
             raise EditError(
@@ -284,6 +313,7 @@ class Edit(Tabular):
             InvalidRequestError: the rank is below 1.
             StorageError: the folder is not empty, or cannot be written.
         """
+        self._check_weights()
         if self.base.on_top_of:
             raise EditError(
                 "This edit was computed on a model that already carried other edits, and does not "

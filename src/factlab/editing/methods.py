@@ -20,6 +20,7 @@ from factlab.editing.configs import (
     MethodConfig,
     RomeConfig,
 )
+from factlab.editing.in_context_config import InContextConfig
 from factlab.editing.method import Method
 from factlab.editing.trained.configs import KINDS
 from factlab.editing.ultraedit_config import UltraEditConfig
@@ -88,6 +89,9 @@ METHODS: dict[str, Method] = {
                   FineTuneConfig, "fine_tuning.fine_tune:ATTN", needs="trace", needs_subject=False),
         _built_in("ultraedit", "One gradient, normalised, and a closed form (UltraEdit).",
                   UltraEditConfig, "closed_form.ultraedit", needs="gradient",
+                  needs_subject=False),
+        _built_in("in-context", "A sentence in front of prompts; no weight is changed (ICE).",
+                  InContextConfig, "in_context", settles=False, needs="ask",
                   needs_subject=False),
     )
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """One fact edited: what the model says next before and after, and what was changed."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,8 @@ class EditedFact(Tabular):
 
     def changes_in_words(self) -> str:
         """Which weights were changed, by how much, why there, and in how many steps."""
+        if self.edit.prefix:
+            return f"No weight is changed. In front of every prompt stands: {self.edit.prefix}"
         parts = [f"{name} by {share:.1%} of its norm" for name, share in self.shares]
         how: list[str] = []
         if source := self.edit.diagnostics.get("layer_source"):
@@ -117,8 +120,8 @@ def edit_fact(
     before = tuple(lm.top_tokens(fact.prompt, _N_TOKENS))
     (answer,) = answers(lm, [fact])
     (edit,) = chosen.each(lm, [fact], config, background, progress)
-    with edit.applied(lm):
-        after = tuple(lm.top_tokens(fact.prompt, _N_TOKENS))
+    with nullcontext() if edit.prefix else edit.applied(lm):
+        after = tuple(lm.top_tokens(edit.in_front_of(fact.prompt), _N_TOKENS))
     return EditedFact(
         fact=fact,
         edit=edit,

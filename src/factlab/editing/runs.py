@@ -18,6 +18,7 @@ from factlab.editing.background import Background
 from factlab.editing.configs import MethodConfig
 from factlab.editing.edit import Edit
 from factlab.editing.edit_run import EditRun
+from factlab.editing.in_context import check_room
 from factlab.editing.method import Method, Settled
 from factlab.editing.methods import method_named
 from factlab.errors import InvalidRequestError
@@ -64,8 +65,7 @@ def edit_each(
     after: list[Answer] = []
     for fact, edit in zip(facts, edits, strict=True):
         progress("asking the edited models", len(after), len(facts))
-        with edit.applied(lm):
-            after += answers(lm, [fact])
+        after += answers_with(lm, edit, [fact])
     progress("asking the edited models", len(after), len(facts))
     return EditRun("each", tuple(facts), tuple(edits), before, tuple(after), tuple(after))
 
@@ -98,8 +98,7 @@ def edit_together(
     chosen.check_many()
     before = answers(lm, facts)
     edit = chosen.together(lm, facts, config, background, progress)
-    with edit.applied(lm):
-        after = answers(lm, facts)
+    after = answers_with(lm, edit, facts)
     return EditRun("together", tuple(facts), (edit,), before, after, after)
 
 
@@ -152,11 +151,25 @@ def edit_sequence(
             progress("editing in sequence", start, len(facts))
             some = facts[start : start + turn]
             sequence.write(some)
-            right_after += answers(lm, some)
+            right_after += answers(lm, some, sequence.prefix)
         progress("editing in sequence", len(facts), len(facts))
-        at_end = answers(lm, facts)
+        at_end = answers(lm, facts, sequence.prefix)
     edits = tuple(sequence.edits)
     return EditRun("sequence", tuple(facts), edits, before, tuple(right_after), at_end)
+
+
+def answers_with(lm: LanguageModel, edit: Edit, facts: Sequence[Fact]) -> tuple[Answer, ...]:
+    """How the model answers the prompts of some facts with an edit, whatever it changes.
+
+    Raises:
+        WrongModelError: the edit was made for another model.
+        EditError: it cannot be applied.
+    """
+    if edit.prefix:
+        edit.check_model(lm)
+        return answers(lm, facts, edit.prefix)
+    with edit.applied(lm):
+        return answers(lm, facts)
 
 
 class EditSequence:
@@ -184,6 +197,11 @@ class EditSequence:
         self._applied = ExitStack()
         self._pile = self._applied.enter_context(lm.patches.applied())
         self.edits: list[Edit] = []
+
+    @property
+    def prefix(self) -> str:
+        """What stands in front of every prompt: the texts of edits that are such, in order."""
+        return " ".join(edit.prefix for edit in self.edits if edit.prefix)
 
     def __enter__(self) -> "EditSequence":
         return self
@@ -238,5 +256,9 @@ class EditSequence:
         self._put(edit)
 
     def _put(self, edit: Edit) -> None:
+        if edit.prefix:
+            together = f"{self.prefix} {edit.prefix}".strip()
+            n_facts = sum(len(one.facts) for one in self.edits if one.prefix) + len(edit.facts)
+            check_room(self._lm, together, n_facts)
         self._pile.add(edit.updates, edit)
         self.edits.append(edit)

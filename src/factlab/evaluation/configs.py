@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PositiveInt
 
 from factlab.config import Config
 from factlab.documents import JsonValue
@@ -45,6 +45,9 @@ class MeasureConfig(Config):
             questions as they are; `qa`, the questions between "Q:" and "A:"; `chat`, the questions
             through the model's own chat template. None by default.
         answer_tokens: most tokens of such an answer, which ends with its first sentence or line.
+        ripple: whether to ask the records' ripple queries.
+        ripple_per_axis: most ripple queries of one axis that a record is asked; of more, the seed
+            draws.
     """
 
     n_generated: int | None = Field(default=None, ge=0)
@@ -56,6 +59,8 @@ class MeasureConfig(Config):
     checkpoints: CountList = ()
     answers: Annotated[tuple[AnswerForm, ...], BeforeValidator(_forms)] = ()
     answer_tokens: int = Field(default=50, ge=1)
+    ripple: bool = False
+    ripple_per_axis: PositiveInt = 3
 
     def of_unedited(self) -> dict[str, JsonValue]:
         """What decides what is measured of one record on the unedited model.
@@ -63,5 +68,9 @@ class MeasureConfig(Config):
         What later versions added is left out where it is not asked for, so that a measurement is
         found again.
         """
-        added = set[str]() if self.answers else {"answers", "answer_tokens"}
-        return self.model_dump(mode="json", exclude={"n_generated", *added})
+        left_out = {"n_generated"}
+        if not self.answers:
+            left_out |= {"answers", "answer_tokens"}
+        if not self.ripple:
+            left_out |= {"ripple", "ripple_per_axis"}
+        return self.model_dump(mode="json", exclude=left_out)

@@ -12,6 +12,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_
 
 from factlab.config import Config
 from factlab.data.records import Record, References
+from factlab.data.ripple.compile import RippleRecords, with_ripple
+from factlab.data.ripple.world import RippleWorld
 from factlab.data.selection import RecordsRequest
 from factlab.data.shipped import ordinary_passages
 from factlab.editing.configs import LOOKUP_TOKENS, LookupToken, Mode, RomeConfig
@@ -34,6 +36,8 @@ class EvaluationRequest(Config):
         measure: what to measure.
         held_out: leave out records about subjects that a trained editor has seen, before any are
             counted off.
+        ripple_data: folder with facts, words and values of one's own to make ripple queries of;
+            by default those that come with factlab.
     """
 
     records: RecordsRequest = RecordsRequest()
@@ -42,9 +46,12 @@ class EvaluationRequest(Config):
     turn: PositiveInt = 1
     measure: MeasureConfig = MeasureConfig()
     held_out: bool = False
+    ripple_data: Path | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "EvaluationRequest":
+        if self.ripple_data is not None and not self.measure.ripple:
+            raise InvalidRequestError("--ripple-data is of ripple queries: add --ripple.")
         names = [method.name for method in self.methods]
         if len({*names}) < len(names):
             raise InvalidRequestError(
@@ -73,12 +80,14 @@ class EvaluationMaterial:
         references: texts to compare written ones with.
         passages: ordinary text, if a drift is to be measured.
         choices: the methods with their settings, and editors.
+        ripple: the records with their ripple queries, and what is missing, if they are asked.
     """
 
     records: Sequence[Record]
     references: References
     passages: tuple[str, ...]
     choices: Sequence[MethodChoice]
+    ripple: RippleRecords | None = None
 
     @classmethod
     def of(
@@ -100,6 +109,11 @@ class EvaluationMaterial:
             records = wanted.load(progress)
         else:
             records = editor.held_out(wanted.every(progress), wanted.offset, wanted.limit)
+        ripple = None
+        if request.measure.ripple:
+            world = RippleWorld.load(request.ripple_data)
+            ripple = with_ripple(records, world, request.measure.seed)
+            records = ripple.records
         references = wanted.load_references(records, progress)
         for choice in choices:
             choice.method.check_subjects([record.fact for record in records])
@@ -110,7 +124,7 @@ class EvaluationMaterial:
                 choice.editor.check_unseen([record.fact for record in records])
         has_drift = request.measure.drift_tokens > 0
         passages = ordinary_passages() if has_drift else ()
-        return cls(records, references, passages, choices)
+        return cls(records, references, passages, choices, ripple)
 
 
 class SweepRequest(Config):

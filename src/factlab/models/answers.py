@@ -47,12 +47,13 @@ class Answer:
 
 
 @checked()
-def answers(lm: LanguageModel, facts: Sequence[Fact]) -> tuple[Answer, ...]:
+def answers(lm: LanguageModel, facts: Sequence[Fact], prefix: str = "") -> tuple[Answer, ...]:
     """How the model, as it is now, answers the prompts of some facts.
 
     Args:
         lm: the model, with whatever edits are on it.
         facts: to be asked; what they are to say may be missing.
+        prefix: stands in front of every prompt, such as that of an in-context edit.
 
     Examples:
         >>> (answer,) = fl.models.answers(lm, [fact])
@@ -64,7 +65,7 @@ def answers(lm: LanguageModel, facts: Sequence[Fact]) -> tuple[Answer, ...]:
         for kind, target in (("new", fact.target_new), ("true", fact.target_true)):
             if target is not None:
                 asked.append((i, kind, target))
-    prompts = [fact.prompt for fact in facts]
+    prompts = [f"{prefix} {fact.prompt}" if prefix else fact.prompt for fact in facts]
     scores = lm.score([prompts[i] for i, _, _ in asked], [target for _, _, target in asked])
     found: dict[tuple[int, str], float] = {}
     longest = 1
@@ -78,13 +79,14 @@ def answers(lm: LanguageModel, facts: Sequence[Fact]) -> tuple[Answer, ...]:
     for i, (fact, text) in enumerate(zip(facts, texts, strict=True)):
         said = text.strip()
         says_new = fact.target_new is not None and (
-            says(said, words_of(fact.target_new)) or says(said, _read(lm, fact, fact.target_new))
+            says(said, words_of(fact.target_new))
+            or says(said, _read(lm, prompts[i], fact.target_new))
         )
         result.append(Answer(said, found.get((i, "new")), found.get((i, "true")), says_new))
     return tuple(result)
 
 
-def _read(lm: LanguageModel, fact: Fact, target: str) -> str:
+def _read(lm: LanguageModel, prompt: str, target: str) -> str:
     """How a target reads where the model says it: some tokenizers know no capitals or accents."""
-    made = lm.continuation(fact.prompt, target)
+    made = lm.continuation(prompt, target)
     return decode_continuation(lm, made.prompt_ids, made.target_ids).strip()

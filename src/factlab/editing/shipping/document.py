@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 from torch import Tensor
 
 from factlab.documents import check_version, described, validated
@@ -34,8 +34,8 @@ from factlab.storage import (
 )
 
 # 1 knew low-rank updates only; 2 says of each update which kind it is; 3 has their digests; 4 has
-# what is remembered.
-_SCHEMA = 4
+# what is remembered; 5 may be a text in front of prompts, and is written for such an edit only.
+_SCHEMA, _NEWEST = 4, 5
 _ADVICE = "Make the edit again."
 
 
@@ -110,6 +110,10 @@ def lacks_edits(lm: LanguageModel, base: BaseModelInfo) -> bool:
     return False
 
 
+def _is_empty(text: str) -> bool:
+    return not text
+
+
 class FactEntry(BaseModel):
     """A fact, as JSON."""
 
@@ -149,6 +153,7 @@ class EditDocument(BaseModel):
         config: see `Edit`.
         diagnostics: see `Edit`.
         versions: see `Edit`.
+        prefix: see `Edit`; left out where there is none.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -159,6 +164,7 @@ class EditDocument(BaseModel):
     config: dict[str, Any]
     diagnostics: dict[str, Any]
     versions: dict[str, str]
+    prefix: str = Field(default="", exclude_if=_is_empty)
 
     def checked_facts(self) -> tuple[Fact, ...]:
         """The facts themselves.
@@ -228,7 +234,10 @@ def write_edit(
     left = [
         _RememberedEntry(n_facts=len(block.facts), sha256=block.digests()) for block in remembered
     ]
-    file = _EditFile(**dict(document), updates=entries, remembered=left).model_dump(mode="json")
+    version = _NEWEST if document.prefix else _SCHEMA
+    file = _EditFile(
+        **dict(document), schema_version=version, updates=entries, remembered=left
+    ).model_dump(mode="json")
     if (folder / JSON).exists():
         _finish_replacing(folder)
         write_tensors(folder / NEW_TENSORS, tensors)
@@ -279,7 +288,7 @@ def read_edit(folder: Path) -> SavedEdit:
 
 def _read_file(folder: Path) -> _EditFile:
     data, where = read_json(folder / JSON), f"'{folder / JSON}'"
-    check_version(data.get("schema_version"), _SCHEMA, where, _ADVICE)
+    check_version(data.get("schema_version"), _NEWEST, where, _ADVICE)
     return validated(_EditFile, data, where, _ADVICE)
 
 

@@ -1,13 +1,16 @@
 """What a record asks, tokenised once: for checking it, and for measuring it before and after."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from factlab.continuations import Continuation
 from factlab.data.records import Record
+from factlab.data.ripple.compile import asked_queries
+from factlab.data.ripple_query import RippleQuery
 from factlab.errors import InvalidRequestError
-from factlab.evaluation.configs import AnswerForm
+from factlab.evaluation.configs import MeasureConfig
+from factlab.evaluation.measuring.asking import behind
 from factlab.evaluation.measuring.free_answers import FreeQuestion, FreeQuestions
+from factlab.evaluation.measuring.ripple import RippleProbe, ripple_probe
 from factlab.evaluation.measuring.rows import Group
 from factlab.models.language_model import LanguageModel
 
@@ -39,12 +42,14 @@ class AskedTexts:
         continuations: for each of them its prompt with each of its targets.
         generation: for each generation prompt its tokens.
         free: what the model is to answer in its own words.
+        ripple: its ripple queries, with their conditions.
     """
 
     asks: tuple[Ask, ...]
     continuations: tuple[tuple[Continuation, ...], ...]
     generation: tuple[tuple[int, ...], ...]
     free: tuple[FreeQuestion, ...] = ()
+    ripple: tuple[RippleProbe, ...] = ()
 
 
 class TokenisedRecords:
@@ -54,41 +59,57 @@ class TokenisedRecords:
 
     Args:
         lm: the model.
-        forms: in which it is to answer in its own words.
+        config: what is to be measured; by default likelihoods alone.
 
     Raises:
-        InvalidRequestError: it cannot be asked in one of them.
+        InvalidRequestError: the model cannot be asked in one of the forms.
     """
 
-    def __init__(self, lm: LanguageModel, forms: Sequence[AnswerForm] = ()) -> None:
-        self.lm = lm
-        self._free = FreeQuestions(lm, forms)
-        self._kept: dict[Record, AskedTexts] = {}
+    def __init__(self, lm: LanguageModel, config: MeasureConfig | None = None) -> None:
+        self.lm, self._config = lm, config or MeasureConfig()
+        self._free = FreeQuestions(lm, self._config.answers)
+        self._kept: dict[tuple[Record, str], AskedTexts] = {}
 
-    def of(self, record: Record) -> AskedTexts:
+    def of(self, record: Record, prefix: str = "") -> AskedTexts:
         """The texts of a record.
+
+        Args:
+            record: what is asked.
+            prefix: stands in front of every prompt.
 
         Raises:
             TokenizationError: a prompt is too long, or a target makes no token of its own.
             InvalidRequestError: a target is empty.
         """
-        texts = self._kept.get(record)
+        texts = self._kept.get((record, prefix))
         if texts is None:
             every = tuple(asks(record))
             texts = AskedTexts(
                 every,
                 tuple(
                     tuple(
-                        self.lm.continuation(ask.prompt, target) for target in ask.targets.values()
+                        self.lm.continuation(behind(prefix, ask.prompt), target)
+                        for target in ask.targets.values()
                     )
                     for ask in every
                 ),
-                tuple(self.lm.encode(prompt).ids for prompt in record.generation_prompts),
-                self._free.of(record) if record.fact.target_new is not None else (),
+                tuple(
+                    self.lm.encode(behind(prefix, prompt)).ids
+                    for prompt in record.generation_prompts
+                ),
+                self._free.of(record, prefix) if record.fact.target_new is not None else (),
+                tuple(
+                    ripple_probe(self.lm, query, prefix) for query in self.ripple_queries(record)
+                ),
             )
             if len(self._kept) < _KEPT:
-                self._kept[record] = texts
+                self._kept[record, prefix] = texts
         return texts
+
+    def ripple_queries(self, record: Record) -> tuple[RippleQuery, ...]:
+        """The ripple queries that a record is asked; none where they are not measured."""
+        config = self._config
+        return asked_queries(record, config.ripple_per_axis, config.seed) if config.ripple else ()
 
     def check(self, record: Record) -> None:
         """Tokenise all that a record asks, so that nothing about it can fail later.

@@ -10,7 +10,7 @@ from factlab.data.records import Record, References
 from factlab.documents import validated
 from factlab.errors import ModelLoadError, StorageError
 from factlab.evaluation.measuring.rows import Measurement
-from factlab.evaluation.measuring.yardstick import Yardstick, is_finite
+from factlab.evaluation.measuring.yardstick import Wanted, Yardstick, is_finite
 from factlab.storage import cache_dir, read_json, write_json
 
 # Of what is measured and how: another one for texts that are drawn or tokenised otherwise.
@@ -58,7 +58,7 @@ class Unedited:
         if missing:
             # All of them, whatever is there: what a kill left out is then rounded as it would have
             # been, since the batch is the same.
-            measured = self._yardstick.measure(records, None, generated)
+            measured = self._yardstick.measure(records, None, generated, Wanted(conditions=True))
             for i in missing:
                 found = measured[i]
                 if not is_finite(found):

@@ -16,6 +16,7 @@ from factlab.data.questions import Questions
 from factlab.data.records import Record
 from factlab.errors import InvalidRequestError
 from factlab.evaluation.configs import AnswerForm
+from factlab.evaluation.measuring.asking import behind
 from factlab.evaluation.measuring.rows import AnswerGroup, GivenAnswer
 from factlab.facts import words_of
 from factlab.models.changes.carried import Carried, carrying
@@ -76,38 +77,43 @@ class FreeQuestions:
                 "none. Leave chat out of the forms, or set tokenizer.chat_template."
             )
 
-    def of(self, record: Record) -> tuple[FreeQuestion, ...]:
+    def of(self, record: Record, prefix: str = "") -> tuple[FreeQuestion, ...]:
         """What a record asks, form by form.
+
+        Args:
+            record: what is asked about.
+            prefix: stands in front of every question, in a chat at the beginning of the message.
 
         Raises:
             TokenizationError: a prompt leaves no room for an answer.
             InvalidRequestError: the chat template does not take a single question.
         """
-        return tuple(self._made(record)) if self._forms else ()
+        return tuple(self._made(record, prefix)) if self._forms else ()
 
-    def _made(self, record: Record) -> Iterator[FreeQuestion]:
+    def _made(self, record: Record, prefix: str) -> Iterator[FreeQuestion]:
         fact = record.fact
         right = (words_of(str(fact.target_new)), *record.new_aliases)
         old = None if fact.target_true is None else words_of(fact.target_true)
         questions = self._questions.of(record)
         for form in self._forms:
             for group, prompt in _about_the_fact(record, questions, form):
-                yield FreeQuestion(group, form, prompt, self._ids(prompt, form), right, old)
+                ids = self._ids(prompt, form, prefix)
+                yield FreeQuestion(group, form, prompt, ids, right, old)
             asked = (
                 record.neighborhood_prompts if form == "bare" else self._questions.beside(record)
             )
             for prompt, answer in _about_others(record, asked):
-                ids = self._ids(prompt, form)
+                ids = self._ids(prompt, form, prefix)
                 yield FreeQuestion("neighborhood", form, prompt, ids, (words_of(answer),), None)
 
-    def _ids(self, prompt: str, form: AnswerForm) -> tuple[int, ...]:
+    def _ids(self, prompt: str, form: AnswerForm, prefix: str) -> tuple[int, ...]:
         lm = self._lm
         if form == "qa":
-            text = QA_PROMPT.format(prompt.strip())
+            text = behind(prefix, QA_PROMPT.format(prompt.strip()))
         elif form == "chat":
-            text = lm.chat_prompt(prompt.strip())
+            text = lm.chat_prompt(behind(prefix, prompt.strip()))
         else:
-            text = prompt
+            text = behind(prefix, prompt)
         ids = tuple(lm.encode(text).ids)
         check_length(lm, len(ids) + 1)
         return ids

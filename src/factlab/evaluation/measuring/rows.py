@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from factlab.data.records import Benchmark
+from factlab.data.ripple_query import RippleQuery
 from factlab.evaluation.configs import AnswerForm
 
 Group = Literal["rewrite", "paraphrase", "neighborhood"]
@@ -69,7 +70,9 @@ class Asked(BaseModel):
 
 
 class _Growing(BaseModel):
-    """What later versions added entries to; they are not written where they are empty.
+    """What later versions added entries to; they are written only where there is something.
+
+    So files of runs that do not use them stay what they were.
 
     Attributes:
         added: their names.
@@ -79,9 +82,10 @@ class _Growing(BaseModel):
 
     @model_serializer(mode="wrap")
     def _described(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Everything; of what later versions added, what there is of it."""
-        described = handler(self)
-        return {k: v for k, v in described.items() if k not in self.added or v not in (None, "")}
+        """Everything; of what later versions added, what differs from the default."""
+        described, fields = handler(self), type(self).model_fields
+        same = {name for name in self.added if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in described.items() if name not in same}
 
 
 class Written(_Growing):
@@ -135,6 +139,28 @@ class GivenAnswer(BaseModel):
     unjudged: str = Field(default="", exclude=True)
 
 
+class RippleTold(_Growing):
+    """What a model makes of a ripple query, or of one of its conditions.
+
+    Attributes:
+        said: what it wrote, greedily, of a query that it is to say the answer of.
+        answers: how it takes each answer, of a query whose candidates are compared.
+        others: how it takes each of the other candidates.
+        conditions: of the unedited model, what it makes of the query's conditions.
+        unasked: why it could not be asked, such as for a prompt that is too long.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    added = ("said", "answers", "others", "conditions", "unasked")
+
+    said: str | None = None
+    answers: tuple[TargetScore, ...] = ()
+    others: tuple[TargetScore, ...] = ()
+    conditions: tuple["RippleTold", ...] = ()
+    unasked: str = ""
+
+
 class Drift(BaseModel):
     """How far a model is from the unedited one on ordinary text.
 
@@ -166,10 +192,11 @@ class Measurement(_Growing):
             if it was not asked for or there are none.
         drift: on ordinary text, if it was asked for.
         answers: in the model's own words, if they were asked for.
+        ripple: what the model makes of the row's ripple queries, if they were asked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    added = ("answers",)
+    added = ("answers", "ripple")
 
     rewrite: tuple[Asked, ...]
     paraphrase: tuple[Asked, ...]
@@ -178,9 +205,10 @@ class Measurement(_Growing):
     essence_nll: float | None = None
     drift: Drift | None = None
     answers: tuple[GivenAnswer, ...] | None = None
+    ripple: tuple[RippleTold, ...] | None = None
 
 
-class Row(BaseModel):
+class Row(_Growing):
     """One record of a run: a line of its journal.
 
     Attributes:
@@ -200,9 +228,11 @@ class Row(BaseModel):
         edit_s: seconds that the edit took, a batch's time shared equally.
         measure_s: seconds that measuring the edited model took, likewise.
         seed: of the generated texts.
+        ripple: the ripple queries that were asked, if any.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    added = ("ripple",)
 
     case_id: int
     benchmark: Benchmark
@@ -219,3 +249,4 @@ class Row(BaseModel):
     edit_s: float
     measure_s: float
     seed: int
+    ripple: tuple[RippleQuery, ...] = ()

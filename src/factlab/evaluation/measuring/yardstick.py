@@ -1,35 +1,37 @@
 """Measuring records on differently edited models, many in one batch."""
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from factlab.data.records import Record, References
-from factlab.data.reference_files import reference_key
+from factlab.data.ripple_query import RippleQuery
 from factlab.editing.edit import Edit
 from factlab.evaluation.configs import MeasureConfig
-from factlab.evaluation.measuring.asked_texts import TokenisedRecords
+from factlab.evaluation.measuring.asked_texts import AskedTexts, TokenisedRecords
+from factlab.evaluation.measuring.asking import Asking
 from factlab.evaluation.measuring.free_answers import free_answers
-from factlab.evaluation.measuring.generated_text import Idf, consistency, weighted_entropy_bits
 from factlab.evaluation.measuring.likelihood import Question, score_targets
 from factlab.evaluation.measuring.ordinary_text import OrdinaryText, text_nlls
+from factlab.evaluation.measuring.ripple import (
+    RippleProbe,
+    ripple_questions,
+    ripple_told,
+    said_by,
+)
 from factlab.evaluation.measuring.rows import (
     Asked,
     Drift,
     GivenAnswer,
     Group,
     Measurement,
-    Written,
+    RippleTold,
 )
-from factlab.models.changes.carried import Carried, carried_together, carrying, row_changes
-from factlab.models.generation import decode_continuation, generate_ids
+from factlab.evaluation.measuring.written_texts import WrittenTexts
+from factlab.models.changes.carried import carried_together, row_changes
 from factlab.models.language_model import LanguageModel
 from factlab.models.texts import check_length
 
-# Random streams of a record's texts: more than any record has generation prompts.
-_STREAMS = 1000
 _ESSENCE_TOKENS = 100
 
 
@@ -40,10 +42,15 @@ class Wanted:
     Attributes:
         drift: on ordinary text.
         answers: in the model's own words.
+        conditions: of ripple queries; they are asked of the unedited model.
     """
 
     drift: bool = True
     answers: bool = True
+    conditions: bool = False
+
+
+EVERYTHING = Wanted()
 
 
 class Yardstick:
@@ -68,12 +75,10 @@ class Yardstick:
         ordinary_text: Sequence[str] = (),
     ) -> None:
         self.lm, self.config = lm, config
-        self.texts = TokenisedRecords(lm, config.answers)
+        self.texts = TokenisedRecords(lm, config)
         if config.n_generated != 0:
             check_length(lm, config.text_tokens)
-        self._references = references
-        texts = [reference.text for several in references.values() for reference in several]
-        self._idf = Idf.fit(texts) if texts else None
+        self._written = WrittenTexts(self.texts, config, references)
         self._by_subject: dict[str, list[str]] = {}
         for reference in (r for several in references.values() for r in several):
             self._by_subject.setdefault(reference.subject, []).append(reference.text)
@@ -87,59 +92,40 @@ class Yardstick:
         records: Sequence[Record],
         edits: Sequence[Edit] | None,
         generated: Sequence[bool],
-        wanted: Wanted = Wanted(),
+        wanted: Wanted = EVERYTHING,
+        prefix: str = "",
     ) -> list[Measurement]:
         """Measure each record on its own edited model.
+
+        An edit that is a text stands in front of all prompts of its record. Generated texts are
+        scored without it, and it changes neither the essence nor the drift, which are of texts.
 
         Args:
             records: what to ask.
             edits: one for each record; None for the model as it is, for all.
             generated: for which records to generate texts.
             wanted: what of all that was asked for to measure this time.
+            prefix: of the model as it is, what stands in front of all prompts.
 
         Raises:
             TokenizationError: a prompt is too long, or a target makes no token of its own.
             MemoryLimitError: memory ran out.
         """
         if edits is None:
-            return self._measured(records, [0] * len(records), generated, {}, wanted)
+            n = len(records)
+            asking = Asking(self.lm, records, [0] * n, [prefix] * n, {})
+            return self._measured(asking, generated, wanted)
         found: list[Measurement] = []
         for part in carried_together(self.lm, [edit.updates for edit in edits]):
-            changes = row_changes(self.lm, [edits[i].updates for i in part])
-            found += self._measured(
+            asking = Asking(
+                self.lm,
                 [records[i] for i in part],
                 range(len(part)),
-                [generated[i] for i in part],
-                changes,
-                wanted,
+                [edits[i].prefix for i in part],
+                row_changes(self.lm, [edits[i].updates for i in part]),
             )
+            found += self._measured(asking, [generated[i] for i in part], wanted)
         return found
-
-    def _measured(
-        self,
-        records: Sequence[Record],
-        owners: Sequence[int],
-        generated: Sequence[bool],
-        changes: Mapping[str, Carried],
-        wanted: Wanted,
-    ) -> list[Measurement]:
-        asked = self._ask(records, owners, changes)
-        written = self._write(records, owners, generated, changes)
-        essence = self._essence(records, owners, changes)
-        drifts = self._drifts(records, changes) if wanted.drift else [None] * len(records)
-        answers = self._answer(records, owners, changes) if wanted.answers else [None] * len(records)
-        return [
-            Measurement(
-                rewrite=tuple(a for group, a in own if group == "rewrite"),
-                paraphrase=tuple(a for group, a in own if group == "paraphrase"),
-                neighborhood=tuple(a for group, a in own if group == "neighborhood"),
-                written=written.get(i),
-                essence_nll=essence.get(i),
-                drift=drifts[i],
-                answers=answers[i],
-            )
-            for i, own in enumerate(asked)
-        ]
 
     def drift(self) -> Drift | None:
         """Of the model as it is, if it was asked for; measured once for the same edits on it."""
@@ -150,98 +136,84 @@ class Yardstick:
             self._drift = edits, self._ordinary.drift(1, {})[0]
         return self._drift[1]
 
-    def _ask(
-        self, records: Sequence[Record], owners: Sequence[int], changes: Mapping[str, Carried]
-    ) -> list[list[tuple[Group, Asked]]]:
-        texts = [self.texts.of(record) for record in records]
+    def ripple_queries(self, record: Record) -> tuple[RippleQuery, ...]:
+        """The ripple queries that a record is asked; none where they are not measured."""
+        return self.texts.ripple_queries(record)
+
+    def _measured(
+        self, asking: Asking, generated: Sequence[bool], wanted: Wanted
+    ) -> list[Measurement]:
+        texts = [
+            self.texts.of(record, prefix)
+            for record, prefix in zip(asking.records, asking.prefixes, strict=True)
+        ]
+        likelihoods = self._likelihoods(asking, texts, wanted)
+        written = self._written.of(asking, generated)
+        essence = self._essence(asking)
+        nothing = [None] * len(texts)
+        drifts = self._drifts(asking) if wanted.drift else nothing
+        answers = self._answers(asking, texts) if wanted.answers else nothing
+        return [
+            Measurement(
+                rewrite=tuple(a for group, a in asked if group == "rewrite"),
+                paraphrase=tuple(a for group, a in asked if group == "paraphrase"),
+                neighborhood=tuple(a for group, a in asked if group == "neighborhood"),
+                written=written.get(i),
+                essence_nll=essence.get(i),
+                drift=drifts[i],
+                answers=answers[i],
+                ripple=ripple,
+            )
+            for i, (asked, ripple) in enumerate(likelihoods)
+        ]
+
+    def _likelihoods(
+        self, asking: Asking, texts: Sequence[AskedTexts], wanted: Wanted
+    ) -> list[tuple[list[tuple[Group, Asked]], tuple[RippleTold, ...] | None]]:
+        """How the records' targets are taken, and what comes of their ripple queries."""
+        probes = [_probes(asked, wanted) for asked in texts]
         questions = [
             Question(continuations, owner)
-            for asked, owner in zip(texts, owners, strict=True)
+            for asked, owner in zip(texts, asking.owners, strict=True)
             for continuations in asked.continuations
         ]
-        scores = iter(score_targets(self.lm, questions, changes))
-        return [
+        for own, owner in zip(probes, asking.owners, strict=True):
+            questions += ripple_questions(own, owner)
+        scores = iter(score_targets(self.lm, questions, asking.changes))
+        asked_of = [
             [
                 (ask.group, Asked(**dict(zip(ask.targets, next(scores), strict=True))))
                 for ask in asked.asks
             ]
             for asked in texts
         ]
+        if not self.config.ripple:
+            return [(asked, None) for asked in asked_of]
+        said = said_by(asking, probes)
+        return [
+            (asked, ripple_told(own, owner, scores, said))
+            for asked, own, owner in zip(asked_of, probes, asking.owners, strict=True)
+        ]
 
-    def _answer(
-        self, records: Sequence[Record], owners: Sequence[int], changes: Mapping[str, Carried]
+    def _answers(
+        self, asking: Asking, texts: Sequence[AskedTexts]
     ) -> Sequence[tuple[GivenAnswer, ...] | None]:
         """What the models answer in their own words, if that was asked for."""
         if not self.config.answers:
-            return [None] * len(records)
-        asked = [self.texts.of(record).free for record in records]
-        return free_answers(self.lm, asked, owners, changes, self.config.answer_tokens)
+            return [None] * len(texts)
+        asked = [each.free for each in texts]
+        tokens = self.config.answer_tokens
+        return free_answers(self.lm, asked, asking.owners, asking.changes, tokens)
 
-    def _write(
-        self,
-        records: Sequence[Record],
-        owners: Sequence[int],
-        generated: Sequence[bool],
-        changes: Mapping[str, Carried],
-    ) -> dict[int, Written]:
-        """Texts of the records that get some."""
-        rows: list[_TextRow] = []
-        for i, record in enumerate(records):
-            if generated[i]:
-                texts_of_it = zip(
-                    record.generation_prompts, self.texts.of(record).generation, strict=True
-                )
-                rows += [
-                    _TextRow(i, prompt, ids, record.case_id * _STREAMS + n)
-                    for n, (prompt, ids) in enumerate(texts_of_it)
-                ]
-        texts: dict[int, list[str]] = {row.record: [] for row in rows}
-        for row, new in zip(rows, self._continue(rows, owners, changes), strict=True):
-            text = row.prompt.rstrip(" ") + decode_continuation(self.lm, row.ids, new)
-            texts[row.record].append(text)
-        return {i: self._judged(records[i], tuple(own)) for i, own in texts.items()}
-
-    def _continue(
-        self, rows: Sequence["_TextRow"], owners: Sequence[int], changes: Mapping[str, Carried]
-    ) -> list[list[int]]:
-        return generate_ids(
-            self.lm,
-            [row.ids for row in rows],
-            [max(0, self.config.text_tokens - len(row.ids)) for row in rows],
-            self.config.top_k,
-            self.config.seed,
-            streams=[row.stream for row in rows],
-            under=partial(self._carrying, changes, [owners[row.record] for row in rows]),
-        )
-
-    def _carrying(
-        self, changes: Mapping[str, Carried], owners: Sequence[int], running: Sequence[int]
-    ) -> AbstractContextManager[None]:
-        return carrying(self.lm, changes, [owners[i] for i in running])
-
-    def _judged(self, record: Record, texts: tuple[str, ...]) -> Written:
-        key = reference_key(record)
-        references = [reference.text for reference in self._references.get(key, ())]
-        entropy = weighted_entropy_bits(texts)
-        if self._idf is None or not references:
-            # Reports count records by reason, so it must not be another for every record.
-            which = f" for some objects of relation {key[0]}" if self._references else ""
-            reason = f"there are no references{which}"
-            return Written(texts=texts, entropy=entropy, no_consistency=reason, words="nltk")
-        near = consistency(self._idf, texts, references)
-        return Written(texts=texts, entropy=entropy, consistency=near, words="nltk")
-
-    def _essence(
-        self, records: Sequence[Record], owners: Sequence[int], changes: Mapping[str, Carried]
-    ) -> dict[int, float]:
+    def _essence(self, asking: Asking) -> dict[int, float]:
         if not self.config.essence:
             return {}
-        own = [self._by_subject.get(record.fact.subject, []) for record in records]
+        own = [self._by_subject.get(record.fact.subject, []) for record in asking.records]
         nlls = text_nlls(
             self.lm,
             [text for texts in own for text in texts],
-            [owner for owner, texts in zip(owners, own, strict=True) for _ in texts],
-            changes,
+            [owner for owner, texts in zip(asking.owners, own, strict=True) for _ in texts],
+            asking.changes,
             _ESSENCE_TOKENS,
         )
         found: dict[int, float] = {}
@@ -253,33 +225,31 @@ class Yardstick:
             at += len(texts)
         return found
 
-    def _drifts(
-        self, records: Sequence[Record], changes: Mapping[str, Carried]
-    ) -> Sequence[Drift | None]:
+    def _drifts(self, asking: Asking) -> Sequence[Drift | None]:
+        n = len(asking.records)
         if self._ordinary is None:
-            return [None] * len(records)
-        if not changes:  # one model for all
-            return [self.drift()] * len(records)
-        return self._ordinary.drift(len(records), changes)
+            return [None] * n
+        if not asking.changes:  # one model for all
+            return [self.drift()] * n
+        return self._ordinary.drift(n, asking.changes)
+
+
+def _probes(asked: AskedTexts, wanted: Wanted) -> tuple[RippleProbe, ...]:
+    """The ripple queries of a record, with their conditions if these are asked."""
+    if wanted.conditions:
+        return asked.ripple
+    return tuple(replace(probe, conditions=()) for probe in asked.ripple)
 
 
 def is_finite(found: Measurement) -> bool:
     """Whether no number of a measurement is NaN or infinite, as a broken model makes them."""
     asked = (*found.rewrite, *found.paraphrase, *found.neighborhood)
     scores = [each for one in asked for each in (one.new, one.true) if each is not None]
+    told = [each for one in found.ripple or () for each in (one, *one.conditions)]
+    scores += [each for one in told for each in (*one.answers, *one.others)]
     values = [value for each in scores for value in each.logprobs]
     if found.essence_nll is not None:
         values.append(found.essence_nll)
     if found.drift is not None and not found.drift.is_finite:
         return False
     return all(math.isfinite(value) for value in values)
-
-
-@dataclass(frozen=True, slots=True)
-class _TextRow:
-    """A generation prompt, the number of its record, and its stream of random numbers."""
-
-    record: int
-    prompt: str
-    ids: tuple[int, ...]
-    stream: int

@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,9 @@ from factlab.estimate import Estimate
 from factlab.evaluation.measuring.rows import GivenAnswer
 from factlab.evaluation.reporting.judged import judge_json
 from factlab.evaluation.reporting.notes import legend, notes
+from factlab.evaluation.reporting.ripple_table import ripple_lines
 from factlab.evaluation.reporting.tables import Cell, ReportRow, ReportTable
+from factlab.evaluation.scoring.ripple_scores import AxisScores
 from factlab.evaluation.scoring.scores import ANSWER_METRICS, METRICS, SCORE, MetricSummary
 from factlab.storage import write_json, write_text
 
@@ -111,6 +113,11 @@ def to_markdown(report: "EvalReport") -> str:
         lines = [f"## {plain(table_title(table))}", "", markdown_line(columns)]
         lines.append(markdown_line(["---", *["---:"] * (len(columns) - 1)]))
         lines += [markdown_line(cells(table, row)) for row in table.rows]
+        if ripple := ripple_lines(table):
+            heads, *rest = ripple
+            lines += ["", markdown_line(heads)]
+            lines.append(markdown_line(["---", *["---:"] * (len(heads) - 1)]))
+            lines += [markdown_line(line) for line in rest]
         lines += [
             "",
             *(f"- {plain(note)}" for note in [*notes(table), *legend(table, report.form)]),
@@ -167,6 +174,9 @@ def to_rows(report: "EvalReport") -> list[dict[str, Cell]]:
                 n = sum(one.after is not None for one in row.run.rows) if row.run else 0
                 found = (*place, name, *_estimate(estimate).values(), n, 0, None, None)
                 rows.append(dict(zip(_CSV_COLUMNS, found, strict=True)))
+            for name, estimate, n, unscored in _ripple_rows(row):
+                found = (*place, name, *_estimate(estimate).values(), n, unscored, None, None)
+                rows.append(dict(zip(_CSV_COLUMNS, found, strict=True)))
     return rows
 
 
@@ -174,6 +184,16 @@ def _measured(row: ReportRow) -> dict[str, MetricSummary]:
     """The scores of a line; those of free answers only where there are any."""
     metrics = row.summary.metrics
     return {name: one for name, one in metrics.items() if one.n or name not in ANSWER_METRICS}
+
+
+def _ripple_rows(row: ReportRow) -> Iterator[tuple[str, Estimate, int, int]]:
+    """Of each axis: name, mean, how many records, and how many queries do not count."""
+    for one in row.ripple:
+        unscored = sum(one.unscored.values())
+        yield f"ripple_{one.axis}_executed", one.executed, one.n_records, 0
+        yield f"ripple_{one.axis}_all", one.all, one.n_all, unscored
+        if row.kind != "unedited":
+            yield f"ripple_{one.axis}_worked", one.worked, one.n_worked, unscored
 
 
 def to_csv(report: "EvalReport") -> str:
@@ -274,6 +294,8 @@ def _row_json(row: ReportRow) -> dict[str, Any]:
         document["judge"] = judged
     if row.seconds:
         document["seconds"] = {name: _estimate(e) for name, e in row.seconds.items()}
+    if row.ripple:
+        document["ripple"] = {one.axis: _axis_json(one, row) for one in row.ripple}
     if row.relations:
         document["relations"] = {
             relation_id: {
@@ -282,6 +304,20 @@ def _row_json(row: ReportRow) -> dict[str, Any]:
             for relation_id, means in row.relations.items()
         }
     return document
+
+
+def _axis_json(one: AxisScores, row: ReportRow) -> dict[str, Any]:
+    """An axis of the ripple suite."""
+    worked = {"worked": {**_estimate(one.worked), "n": one.n_worked}}
+    return {
+        "n_records": one.n_records,
+        "n_queries": one.n_queries,
+        "executed": _estimate(one.executed),
+        **({} if row.kind == "unedited" else worked),
+        "all": {**_estimate(one.all), "n": one.n_all},
+        "unscored": dict(one.unscored),
+        "mean_rank": _kept(one.mean_rank),
+    }
 
 
 def _kept(value: float) -> float | None:

@@ -5,6 +5,11 @@ from collections.abc import Sequence
 
 from factlab.errors import counted
 from factlab.evaluation.reporting.judged import judge_note
+from factlab.evaluation.reporting.ripple_table import (
+    ripple_legend,
+    ripple_notes,
+    short_ripple_legend,
+)
 from factlab.evaluation.reporting.tables import SIGNIFICANT, ReportRow, ReportTable
 from factlab.evaluation.running.saved_run import Run
 from factlab.evaluation.scoring.metrics import ProbForm
@@ -57,7 +62,7 @@ def legend(table: ReportTable, form: ProbForm) -> list[str]:
     lines.append(f"All ×100{but}; in brackets or after ± stands the 95 % confidence interval.")
     if table.benchmark == "counterfact":
         lines.append(_FORMS[form])
-    return lines
+    return [*lines, *ripple_legend(table)]
 
 
 def short_legend(tables: Sequence[ReportTable]) -> str:
@@ -72,7 +77,9 @@ def short_legend(tables: Sequence[ReportTable]) -> str:
     if SCORE in columns:
         sentences.insert(0, "S: harmonic mean of the three shares.")
     but = " but KL and PPL" if columns & {"drift_kl_nats", "perplexity"} else ""
-    return " ".join([*sentences, f"Scores ×100{but}; intervals 95 %."])
+    ripple = short_ripple_legend(tables)
+    every = [*sentences, f"Scores ×100{but}; intervals 95 %.", *([ripple] if ripple else [])]
+    return " ".join(every)
 
 
 def notes(table: ReportTable) -> list[str]:
@@ -82,6 +89,7 @@ def notes(table: ReportTable) -> list[str]:
     lines = [line for label, run in runs.items() for line in _progress(label, run)]
     lines += [line for row in rows if (line := _unscored(row, table))]
     lines += [line for row in rows if (line := judge_note(row))]
+    lines += ripple_notes(table)
     lines += _differences([*runs.values()])
     if table.against is not None:
         lines.append(

@@ -20,6 +20,7 @@ from factlab.evaluation.reporting.tables import STAGES, ReportRow, ReportTable, 
 from factlab.evaluation.reporting.unedited import unedited_run
 from factlab.evaluation.running.saved_run import Run
 from factlab.evaluation.scoring.metrics import ProbForm
+from factlab.evaluation.scoring.ripple_scores import score_ripple
 from factlab.evaluation.scoring.scores import (
     EXACT_METRICS,
     METRICS,
@@ -151,6 +152,7 @@ def _row(label: str, kind: RowKind, run: Run, form: ProbForm, timings: bool) -> 
         records,
         relation_means(records, benchmark),
         seconds=seconds,
+        ripple=score_ripple(run.rows, STAGES[kind], form),
     )
 
 

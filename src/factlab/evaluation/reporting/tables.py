@@ -8,6 +8,7 @@ from factlab.data.records import Benchmark
 from factlab.estimate import Estimate
 from factlab.evaluation.reporting.case_texts import CaseTexts
 from factlab.evaluation.running.saved_run import Run, RunData, RunModel
+from factlab.evaluation.scoring.ripple_scores import AxisScores
 from factlab.evaluation.scoring.scores import RecordScores, Stage, Summary
 
 SIGNIFICANT = 0.05
@@ -38,6 +39,7 @@ class ReportRow:
         relations: by relation, what `relation_means` gives.
         p_values: by metric, of the difference from the row compared with; empty if there is none.
         seconds: `s_per_edit` and `s_per_record` (edit and measurement), if asked for.
+        ripple: scores of the ripple suite by axis, if the run has it.
     """
 
     label: str
@@ -50,6 +52,7 @@ class ReportRow:
     relations: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     p_values: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, Estimate] = field(default_factory=dict)
+    ripple: tuple[AxisScores, ...] = ()
 
     def differs(self, metric: str) -> bool:
         """Whether it differs significantly from the row compared with."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from factlab.evaluation.reporting.formats import cells, header, table_title
 from factlab.evaluation.reporting.notes import notes, short_legend
+from factlab.evaluation.reporting.ripple_table import ripple_lines
 from factlab.evaluation.reporting.tables import ReportTable
 
 if TYPE_CHECKING:
@@ -67,12 +68,17 @@ def _table_text(table: ReportTable) -> str:
         for form, prompt, *answers in case.answer_lines()[1:]:
             said += [f"  [{form}] {prompt}"]
             said += [f"  {label}: {text}" for label, text in zip(labels, answers, strict=True)]
-    return "\n".join([table_title(table), *aligned_lines(_lines(table)), *said])
+    ripple = ripple_lines(table)
+    blocks = [table_title(table), *aligned_lines(_lines(table))]
+    blocks += ["", *aligned_lines(ripple)] if ripple else []
+    return "\n".join([*blocks, *said])
 
 
 def _table_html(table: ReportTable) -> str:
     said = "".join(f"<p><small>{html.escape(note)}</small></p>" for note in notes(table))
-    return html_table(table_title(table), _lines(table)) + said
+    ripple = ripple_lines(table)
+    below = html_table("ripple effects", ripple) if ripple else ""
+    return html_table(table_title(table), _lines(table)) + below + said
 
 
 def _row_html(tag: str, values: Sequence[str]) -> str:

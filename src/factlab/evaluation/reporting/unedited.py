@@ -12,7 +12,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from factlab.evaluation.measuring.rows import Measurement, Row
+from factlab.data.ripple_query import RippleQuery
+from factlab.evaluation.measuring.rows import RippleTold, Row
 from factlab.evaluation.running.saved_run import Run
 
 Part = TypeVar("Part")
@@ -25,10 +26,11 @@ def unedited_run(runs: Sequence[Run]) -> Run:
         runs: at least one, all of one model and data set.
     """
     rows = [(run, row) for run in runs for row in run.rows]
-    written = _of_one_setting(rows, _text_settings, lambda before: before.written)
-    essence = _of_one_setting(rows, _essence_settings, lambda before: before.essence_nll)
-    drift = _of_one_setting(rows, _drift_settings, lambda before: before.drift)
-    answers = _of_one_setting(rows, _answer_settings, lambda before: before.answers)
+    written = _of_one_setting(rows, _text_settings, lambda row: row.before.written)
+    essence = _of_one_setting(rows, _essence_settings, lambda row: row.before.essence_nll)
+    drift = _of_one_setting(rows, _drift_settings, lambda row: row.before.drift)
+    ripple = _of_one_setting(rows, _ripple_settings, _ripple_of)
+    answers = _of_one_setting(rows, _answer_settings, lambda row: row.before.answers)
     by_fact: dict[tuple[int, str, str], Row] = {}
     for _, row in rows:
         known, fact = by_fact.get(fact_of(row)), fact_of(row)
@@ -43,8 +45,10 @@ def unedited_run(runs: Sequence[Run]) -> Run:
                         "essence_nll": essence.get(fact),
                         "drift": drift.get(fact),
                         "answers": answers.get(fact),
+                        "ripple": ripple[fact].told if fact in ripple else None,
                     }
                 ),
+                "ripple": ripple[fact].asked if fact in ripple else (),
                 "right_after": None,
                 "after": None,
                 "failed": "",
@@ -68,7 +72,7 @@ def fact_of(row: Row) -> tuple[int, str, str]:
 def _of_one_setting(
     rows: Iterable[tuple[Run, Row]],
     settings_of: Callable[[Run], str],
-    part_of: Callable[[Measurement], Part | None],
+    part_of: Callable[[Row], Part | None],
 ) -> dict[tuple[int, str, str], Part]:
     """By record, a part of what was measured, from runs that measured it in the same way.
 
@@ -76,7 +80,7 @@ def _of_one_setting(
     """
     ways: dict[str, dict[tuple[int, str, str], Part]] = {}
     for run, row in rows:
-        part = part_of(row.before)
+        part = part_of(row)
         if part is None:
             continue
         way, fact = ways.setdefault(settings_of(run), {}), fact_of(row)
@@ -105,6 +109,22 @@ def _drift_settings(run: Run) -> str:
 def _answer_settings(run: Run) -> str:
     """Those that a judge has seen come first."""
     return _text([not run.judge, run.judge, run.request.answers])
+
+
+def _ripple_settings(run: Run) -> str:
+    return _text([run.request.ripple, run.request.seed])
+
+
+class _Ripple(BaseModel):
+    """The ripple queries of a record, and what the unedited model makes of them."""
+
+    asked: tuple[RippleQuery, ...]
+    told: tuple[RippleTold, ...]
+
+
+def _ripple_of(row: Row) -> _Ripple | None:
+    told = row.before.ripple
+    return None if told is None else _Ripple(asked=row.ripple, told=told)
 
 
 def _precedes(one: object, other: object) -> bool:

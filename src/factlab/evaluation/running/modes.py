@@ -17,7 +17,7 @@ from factlab.editing.edit import Edit
 from factlab.editing.method import Method
 from factlab.errors import FactlabError
 from factlab.evaluation.measuring.rows import Measurement
-from factlab.evaluation.measuring.yardstick import Wanted, Yardstick
+from factlab.evaluation.measuring.yardstick import EVERYTHING, Wanted, Yardstick
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback
 
@@ -90,12 +90,13 @@ class Edited(AbstractContextManager["Edited"]):
         cases: Sequence[int],
         edits: Sequence[Edit] | None,
         generated: Sequence[bool],
-        wanted: Wanted = Wanted(),
+        wanted: Wanted = EVERYTHING,
+        prefix: str = "",
     ) -> list[Outcome]:
         """Measurements of cases, and the time they took."""
         began = perf_counter()
         records = [self.records[case] for case in cases]
-        found = self.yardstick.measure(records, edits, generated, wanted)
+        found = self.yardstick.measure(records, edits, generated, wanted, prefix)
         measure_s = (perf_counter() - began) / max(1, len(cases))
         return [Outcome(measurement, measure_s=measure_s) for measurement in found]
 
@@ -107,7 +108,14 @@ class EditedEach(Edited):
         """Edit all facts of the block together, each for itself, and measure them together."""
         began = perf_counter()
         facts = [self.records[case].fact for case in block]
-        attempts = self.method.attempts(self.lm, facts, self.config, self.background)
+        attempts = [
+            self._askable(case, attempt)
+            for case, attempt in zip(
+                block,
+                self.method.attempts(self.lm, facts, self.config, self.background),
+                strict=True,
+            )
+        ]
         edit_s = (perf_counter() - began) / len(block)
         edits = {i: edit for i, edit in enumerate(attempts) if isinstance(edit, Edit)}
         measured = self._measured(
@@ -121,12 +129,22 @@ class EditedEach(Edited):
             for i, attempt in enumerate(attempts)
         ]
 
+    def _askable(self, case: int, attempt: Edit | FactlabError) -> Edit | FactlabError:
+        """An edit; or why the record's prompts cannot be asked behind its text."""
+        if isinstance(attempt, Edit) and attempt.prefix:
+            try:
+                self.yardstick.texts.of(self.records[case], attempt.prefix)
+            except FactlabError as error:
+                return error
+        return attempt
+
 
 class EditedTogether(Edited):
     """One model with all facts, written in one edit, which is kept in the folder `edit`."""
 
     _applied: AbstractContextManager[object] | None = None
     _edit_s: float = 0.0
+    _prefix: str = ""
     _skipped: frozenset[int] = frozenset()
 
     def prepare(self, progress: ProgressCallback) -> bool:
@@ -146,6 +164,12 @@ class EditedTogether(Edited):
         self._skipped = frozenset(
             case for case in self.cases if self.records[case].fact.question in left_out
         )
+        self._prefix = edit.prefix
+        if edit.prefix:
+            edit.check_model(self.lm)
+            for case in self.cases:  # before the first is measured
+                self.yardstick.texts.of(self.records[case], edit.prefix)
+            return True
         applied = edit.applied(self.lm)
         applied.__enter__()
         self._applied = applied
@@ -153,7 +177,7 @@ class EditedTogether(Edited):
 
     def outcomes(self, block: Sequence[int], generated: Sequence[bool]) -> list[Outcome]:
         """Measure some cases."""
-        found = self._measured(block, None, generated)
+        found = self._measured(block, None, generated, prefix=self._prefix)
         return [
             replace(outcome, edit_s=self._edit_s, skipped=case in self._skipped)
             for case, outcome in zip(block, found, strict=True)

@@ -147,6 +147,7 @@ def run_request(asked: Evaluation, model: JsonValue) -> Line:
     if measure.checkpoints:
         sequence["checkpoints"] = [*measure.checkpoints]
     answers: Line = {"forms": [*measure.answers], "tokens": measure.answer_tokens}
+    ripple: Line = {"ripple": {"per_axis": measure.ripple_per_axis}} if measure.ripple else {}
     return {
         "format": FORMAT,
         "model": model,
@@ -167,4 +168,5 @@ def run_request(asked: Evaluation, model: JsonValue) -> Line:
         "drift_tokens": drift_tokens,
         **({"answers": answers} if measure.answers else {}),
         "seed": measure.seed,
+        **ripple,
     }

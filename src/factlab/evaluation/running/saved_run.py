@@ -80,6 +80,7 @@ class RunRequest(BaseModel):
         drift_tokens: of ordinary text on which the drift was measured.
         answers: forms and length of answers in the model's own words, if any.
         seed: of everything that is drawn.
+        ripple: how many ripple queries were asked, if any.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -95,6 +96,7 @@ class RunRequest(BaseModel):
     drift_tokens: int = 0
     answers: JsonValue = None
     seed: int = 0
+    ripple: JsonValue = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,11 @@ class EditedSequence(Edited):
         }
         return True
 
+    @property
+    def _prefix(self) -> str:
+        """What stands in front of prompts by now, of edits that are texts."""
+        return "" if self._sequence is None else self._sequence.prefix
+
     def _kept(self, name: str, opened: ExitStack) -> _Kept:
         request: Line = {"cases": [*self.cases]}
         journal = Journal.open(self.folder / name, request, dict, resume=True)
@@ -129,7 +134,7 @@ class EditedSequence(Edited):
         for start in range(0, len(cases), _AT_ONCE):
             some = cases[start : start + _AT_ONCE]
             generated = [case in with_texts for case in some]
-            found += self._measured(some, None, generated, wanted)
+            found += self._measured(some, None, generated, wanted, self._prefix)
         # A broken edit stays on, as in any sequence; JSON has no NaN.
         return [
             outcome if outcome.after is None or is_finite(outcome.after)
@@ -149,7 +154,7 @@ class EditedSequence(Edited):
 
     def outcomes(self, block: Sequence[int], generated: Sequence[bool]) -> list[Outcome]:
         """Measure some cases with all edits applied."""
-        found = self._measured(block, None, generated)
+        found = self._measured(block, None, generated, prefix=self._prefix)
         return [
             replace(
                 now,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from factlab.data.records import Record
+from factlab.data.ripple_query import RippleQuery
 from factlab.editing.background import Background
 from factlab.editing.configs import Mode
 from factlab.errors import InvalidRequestError
@@ -63,6 +64,7 @@ class Worker(AbstractContextManager["Worker"]):
     ) -> None:
         self._records, self._seed = asked.records, plan.measure.seed
         self._with_texts = plan.with_texts
+        self._yardstick = yardstick
         self._unedited = Unedited(yardstick, asked.references, asked.ordinary_text, cache)
         self._before: dict[int, Measurement] = {}
         self._edited = _KINDS[asked.mode](
@@ -106,9 +108,12 @@ class Worker(AbstractContextManager["Worker"]):
             )
         outcomes = self._edited.outcomes(block, self._texts_wanted(block))
         return [
-            _row(self._records[case], self._before[case], outcome, self._seed)
+            _row(
+                self._records[case], self._before[case], outcome, self._seed,
+                self._yardstick.ripple_queries(self._records[case]),
+            )
             for case, outcome in zip(block, outcomes, strict=True)
-        ]
+        ]  # fmt: skip
 
     def __exit__(self, *reason: Any) -> None:
         """Take edits off."""
@@ -123,7 +128,13 @@ def unwritten(row: Row) -> str:
     return "" if row.failed == _BROKEN else row.failed
 
 
-def _row(record: Record, before: Measurement, outcome: Outcome, seed: int) -> Row:
+def _row(
+    record: Record,
+    before: Measurement,
+    outcome: Outcome,
+    seed: int,
+    ripple: tuple[RippleQuery, ...],
+) -> Row:
     after, failed = outcome.after, outcome.failed
     if after is not None and not is_finite(after):
         after, failed = None, _BROKEN
@@ -144,4 +155,5 @@ def _row(record: Record, before: Measurement, outcome: Outcome, seed: int) -> Ro
         edit_s=outcome.edit_s,
         measure_s=outcome.measure_s,
         seed=seed,
+        ripple=ripple,
     )

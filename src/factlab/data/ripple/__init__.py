@@ -1,0 +1,1 @@
+"""Questions beside an edited fact, made of facts: what an edit changes, or must keep, elsewhere."""
