@@ -171,8 +171,8 @@ def one_by_one(lm, record: Record, edit: fl.Edit) -> list[list[float]]:
         logits = lm.model(batch.input_ids, attention_mask=batch.is_token.long()).logits
     logprobs = logits.float().log_softmax(-1)
     return [
-        [float(logprobs[i, at - 1, whole.ids[at]]) for at in range(n_prompt, len(whole.ids))]
-        for i, (whole, n_prompt) in enumerate(pairs)
+        [float(logprobs[i, at - 1, whole.ids[at]]) for at in range(whole.n_prompt, len(whole.ids))]
+        for i, whole in enumerate(pairs)
     ]
 
 
