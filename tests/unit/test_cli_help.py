@@ -17,11 +17,11 @@ from factlab.errors import counted
 
 COMMANDS = """
 demo; ask; trace; trace-average; trace-merge; layers; neurons; edit; values; values-merge; train;
-show; export; diff; eval; eval-merge; report; sweep; study scaling; study relations; study layers;
+show; export; diff; eval; eval-merge; report; judge; sweep; study scaling; study relations; study layers;
 study mixture; methods; models; stats; data stats; data show; data build; knowns build
 """
 NAMES = [name.strip() for name in COMMANDS.split(";")]
-WITHOUT_MODEL = ["show", "report", "eval-merge", "trace-merge", "values-merge", "methods",
+WITHOUT_MODEL = ["show", "report", "judge", "eval-merge", "trace-merge", "values-merge", "methods",
                  "data show", "data build"]  # fmt: skip
 
 

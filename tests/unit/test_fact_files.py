@@ -383,3 +383,22 @@ def test_outer_spaces_make_no_other_fact(tmp_path):
     text = 'template,subject,target_new\n{} is,Rome,a\n"{} is ",Rome," a"\n'
     with pytest.raises(StorageError, match=r"Line 3 .* of line 2"):
         load_facts(write(tmp_path / "f.csv", text))
+
+
+def test_questions_and_other_names_of_the_target(tmp_path):
+    path = tmp_path / "facts.csv"
+    path.write_text(
+        "template,subject,target_new,question_1,question_2,new_alias_1,new_alias_2\n"
+        "{} is in,The Louvre,Rome,Where is {}?,,the Eternal City,Roma\n"
+        "{} is in,Big Ben,Rome,,,,\n"
+    )
+    first, second = load_fact_records(path)
+    assert first.question_prompts == ("Where is The Louvre?",)
+    assert first.new_aliases == ("the Eternal City", "Roma")
+    assert (second.question_prompts, second.new_aliases) == ((), ())
+    listed = tmp_path / "facts.json"
+    listed.write_text(
+        '[{"template": "{} is in", "subject": "The Louvre", "target_new": "Rome",'
+        ' "question_prompts": ["Where is {}?"], "new_aliases": ["the Eternal City", "Roma"]}]'
+    )
+    assert load_fact_records(listed) == [first]

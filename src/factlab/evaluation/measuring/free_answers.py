@@ -25,7 +25,7 @@ from factlab.models.language_model import LanguageModel
 from factlab.models.texts import check_length
 from factlab.sentences import answer_of, is_answer
 
-# Yang et al. 2025, "The Mirage of Model Editing" (arXiv 2502.11177), section 4.
+# Yang et al. 2025, "The Mirage of Model Editing" (arXiv 2502.11177).
 QA_PROMPT = "Please answer the question:\n\nQ: {}\nA:"
 
 
