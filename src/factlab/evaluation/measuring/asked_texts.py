@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from factlab.continuations import Continuation
 from factlab.data.records import Record
 from factlab.errors import InvalidRequestError
-from factlab.evaluation.measuring.ripple import behind
 from factlab.evaluation.measuring.rows import Group
 from factlab.models.language_model import LanguageModel
+from factlab.writing import behind
 
 # Records whose tokens are kept: some 30 MB of CounterFact's.
 KEPT = 1000

@@ -11,6 +11,7 @@ from factlab.evaluation.measuring.likelihood import Question
 from factlab.evaluation.measuring.rows import RippleTold, TargetScore
 from factlab.models.generation import decode_continuation, generate_ids
 from factlab.models.language_model import LanguageModel
+from factlab.writing import behind
 
 # Cohen et al. 2023 let a model write some 30 characters.
 SAID_TOKENS = 10
@@ -75,11 +76,6 @@ def _probe(
         )
     except InvalidRequestError as error:  # of a tokenizer too
         return RippleProbe(unasked=str(error), conditions=tuple(conditions))
-
-
-def behind(prefix: str, prompt: str) -> str:
-    """A prompt with what stands in front of it, if anything does."""
-    return f"{prefix} {prompt}" if prefix else prompt
 
 
 def ripple_questions(probes: Sequence[RippleProbe], owner: int) -> list[Question]:
