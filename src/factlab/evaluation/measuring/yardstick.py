@@ -245,12 +245,17 @@ class Yardstick:
         return generate_ids(
             self.lm,
             [row.ids for row in rows],
-            [max(0, self.config.text_tokens - row.n_prompt) for row in rows],
+            [self._room(row) for row in rows],
             self.config.top_k,
             self.config.seed,
             streams=[row.stream for row in rows],
             under=partial(self._carrying, changes, [owners[row.record] for row in rows]),
         )
+
+    def _room(self, row: "_TextRow") -> int:
+        """How many tokens are to be written; fewer where what stands in front leaves no more."""
+        room, limit = self.config.text_tokens - row.n_prompt, self.lm.context_length
+        return max(0, room if limit is None else min(room, limit - len(row.ids)))
 
     def _carrying(
         self, changes: Mapping[str, Carried], owners: Sequence[int], running: Sequence[int]
