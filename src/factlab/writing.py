@@ -38,6 +38,19 @@ def joined(prompt: str, continuation: str) -> str:
     return prompt + (continuation.removeprefix(" ") if prompt.endswith(" ") else continuation)
 
 
+def behind(*texts: str) -> str:
+    """Texts one after the other; a space between two of them where the first ends without any.
+
+    >>> behind("Imagine that.", "", "Rome is in"), behind("So: ", "Rome is in")
+    ('Imagine that. Rome is in', 'So: Rome is in')
+    """
+    whole = ""
+    for text in texts:
+        apart = whole and text and not whole[-1].isspace()
+        whole += f" {text}" if apart else text
+    return whole
+
+
 def short_repr(value: object) -> str:
     """A value as Python writes it, cut off where it is too long for a sentence."""
     text = repr(value)

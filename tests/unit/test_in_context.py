@@ -186,10 +186,10 @@ def test_old_rows_are_read_and_settings_keep_their_name(lm, tmp_path):
 
 def test_a_sentence_stands_in_front_and_the_model_is_as_it_was(lm, fact):
     (edit,) = fl.edit_each(lm, fact, "in-context").edits
-    assert edit.prefix == "Imagine that The Eiffel Tower is located in the city of Rome."
-    assert edit.in_front_of("Where?") == f"{edit.prefix} Where?"
+    assert edit.prefix == "Imagine that The Eiffel Tower is located in the city of Rome.\n"
+    assert edit.in_front_of("Where?") == f"{edit.prefix}Where?"
     assert edit.updates == ()
-    assert edit.prefix in repr(edit)
+    assert edit.prefix.strip() in repr(edit)
     (answer,) = fl.edit_each(lm, fact, "in-context").right_after
     (asked,) = answers(lm, [fact], edit.prefix)
     assert answer == asked
@@ -201,13 +201,13 @@ def test_a_sentence_stands_in_front_and_the_model_is_as_it_was(lm, fact):
 
 
 def test_an_article_is_small_inside_a_sentence(lm):
-    config = fl.editing.InContextConfig(beginning="Suppose:")
+    config = fl.editing.InContextConfig(beginning="Suppose:", ending="")
     fact = fl.Fact("The mother tongue of {} is", "Rome", "Paris")
     (edit,) = fl.edit_each(lm, fact, "in-context", config).edits
     assert edit.prefix == "Suppose: the mother tongue of Rome is Paris."
     whole = fl.Fact("Who plays the trumpet?", "", "Miles Davis")
     assert fl.edit_each(lm, whole, "in-context").edits[0].prefix == (
-        "Imagine that Who plays the trumpet? Miles Davis."
+        "Imagine that Who plays the trumpet? Miles Davis.\n"
     )
     joined = fl.Fact("The city of {}", "Rome", "an", joint="none")
     assert joined.sentence() == "The city of Romean."
@@ -233,18 +233,18 @@ def test_it_is_saved_and_loaded_and_neither_applied_nor_exported(lm, fact, tmp_p
             refused()
     with pytest.raises(EditError, match="Combine those of a kind"):
         fl.editing.combine([edit, plain])
-    assert fl.editing.combine([edit, edit]).prefix == f"{edit.prefix} {edit.prefix}"
+    assert fl.editing.combine([edit, edit]).prefix == edit.prefix * 2
 
 
 def test_many_facts_stand_one_after_the_other(lm, tmp_path):
     facts = [fl.Fact("{} is in the", name, "Seattle") for name in ("Rome", "Paris", "A museum")]
-    sentences = [fact.sentence("Imagine that") for fact in facts]
+    sentences = [fact.sentence("Imagine that") + "\n" for fact in facts]
     together = fl.edit_together(lm, facts, "in-context")
-    assert together.combined().prefix == " ".join(sentences)
-    assert together.at_end == answers(lm, facts, " ".join(sentences))
+    assert together.combined().prefix == "".join(sentences)
+    assert together.at_end == answers(lm, facts, "".join(sentences))
     sequence = fl.edit_sequence(lm, facts, "in-context")
-    assert sequence.combined().prefix == " ".join(sentences)
-    assert sequence.right_after[1] == answers(lm, facts[1:2], " ".join(sentences[:2]))[0]
+    assert sequence.combined().prefix == "".join(sentences)
+    assert sequence.right_after[1] == answers(lm, facts[1:2], "".join(sentences[:2]))[0]
     assert sequence.at_end == together.at_end
     sequence.save(tmp_path / "many")
     assert fl.Edit.load(tmp_path / "many").facts == tuple(facts)

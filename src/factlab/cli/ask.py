@@ -7,6 +7,7 @@ import typer
 from factlab.cli.registration import START, command
 from factlab.cli.session import Session
 from factlab.cli.tables import table
+from factlab.writing import behind
 
 _ANSWER = 200  # tokens of an answer in a chat
 
@@ -54,7 +55,7 @@ def ask(
 ) -> None:  # fmt: skip
     """Show the most probable next tokens of a prompt, and continue it."""
     lm = session.load_model(asks=True)
-    whole = f"{session.prefix} {prompt}" if session.prefix else prompt
+    whole = behind(session.prefix, prompt)
     asked = lm.chat_prompt(whole) if chat else whole
     answers = lm.top_tokens(asked, top)
     document: dict[str, object] = {
@@ -70,7 +71,7 @@ def ask(
             document[name] = write(whole, length, top_k, seed, temperature, top_p)
     rows = [[repr(token), f"{prob:.4f}"] for token, prob in answers]
     if session.prefix:
-        session.say(f"In front of the prompt stands: {session.prefix}")
+        session.say(f"In front of the prompt stands: {session.prefix.strip()}")
     session.say(table(["next token", "probability"], rows, right={1}))
     if length:
         session.say(f"\n{document[name]}")

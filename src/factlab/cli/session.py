@@ -15,6 +15,7 @@ from factlab.cli.terminal import Terminal, json_line
 from factlab.errors import FactlabError, StorageError
 from factlab.progress import ProgressBar
 from factlab.settings import made_of
+from factlab.writing import behind
 
 if TYPE_CHECKING:
     from factlab.models.language_model import LanguageModel
@@ -81,7 +82,7 @@ class Session:
             for edit in edits:
                 if edit.prefix and asks:
                     edit.check_model(lm)
-                    self.prefix = f"{self.prefix} {edit.prefix}".strip()
+                    self.prefix = behind(self.prefix, edit.prefix)
                 else:
                     edit.apply_(lm)
             report("loading the model", 1, 1)

@@ -6,6 +6,7 @@ from factlab.arguments import checked
 from factlab.editing.edit import SKIPPED, Edit, current_versions
 from factlab.editing.remembered import of_all
 from factlab.errors import EditError, InvalidRequestError, WrongModelError
+from factlab.writing import behind
 
 
 @checked()
@@ -52,7 +53,7 @@ def combine(edits: Sequence[Edit]) -> Edit:
         diagnostics={"edits": [edit.diagnostics for edit in edits], **_skipped(edits)},
         versions=current_versions(),
         remembered=of_all([(edit.facts, edit.remembered) for edit in edits]),
-        prefix=" ".join(edit.prefix for edit in edits if edit.prefix),
+        prefix=behind(*(edit.prefix for edit in edits)),
     )
 
 

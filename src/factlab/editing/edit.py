@@ -28,6 +28,7 @@ from factlab.models.changes.board import Pile
 from factlab.models.changes.change import Change
 from factlab.models.language_model import LanguageModel
 from factlab.results import Tabular
+from factlab.writing import behind
 
 # Under which diagnostics say which facts, by their places, were left out.
 SKIPPED = "skipped"
@@ -81,7 +82,7 @@ class Edit(Tabular):
         return "\n".join(
             [
                 f"Edit by {self.method} of {self.base.name} ({self.base.fingerprint[:12]})",
-                *([f"  in front of every prompt: {self.prefix}"] if self.prefix else []),
+                *([f"  in front of every prompt: {self.prefix.strip()}"] if self.prefix else []),
                 *(f"  {fact}" for fact in written[:_FACTS_SHOWN]),
                 *([f"  and {len(written) - _FACTS_SHOWN} more"] if written[_FACTS_SHOWN:] else []),
                 *(f"  not written, its value exploded: {fact.prompt}" for fact in self.skipped),
@@ -136,10 +137,10 @@ class Edit(Tabular):
 
         Examples:
             >>> edit = fl.edit_each(lm, fact, "in-context").edits[0]
-            >>> edit.in_front_of("The Louvre is in").endswith(". The Louvre is in")
-            True
+            >>> edit.in_front_of("The Louvre is in").split()[:2]
+            ['Imagine', 'that']
         """
-        return f"{self.prefix} {prompt}" if self.prefix else prompt
+        return behind(self.prefix, prompt)
 
     def _check_weights(self) -> None:
         """Refuse to put on or export what is no change of weights."""

@@ -16,6 +16,7 @@ from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.models.texts import tokenise
 from factlab.progress import ProgressCallback
+from factlab.writing import behind
 
 NAME = "in-context"
 
@@ -51,7 +52,8 @@ def compute_together(
     """
     del background, progress  # there is nothing to wait for
     config = settled.config
-    prefix = " ".join(fact.sentence(config.beginning) for fact in facts)
+    sentences = (fact.sentence(config.beginning) + config.ending for fact in facts)
+    prefix = behind(*sentences)
     n_tokens = check_room(lm, prefix, len(facts))
     return Edit(
         method=NAME,

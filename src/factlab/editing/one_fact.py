@@ -54,7 +54,9 @@ class EditedFact(Tabular):
     def changes_in_words(self) -> str:
         """Which weights were changed, by how much, why there, and in how many steps."""
         if self.edit.prefix:
-            return f"No weight is changed. In front of every prompt stands: {self.edit.prefix}"
+            return (
+                f"No weight is changed. In front of every prompt stands: {self.edit.prefix.strip()}"
+            )
         parts = [f"{name} by {share:.1%} of its norm" for name, share in self.shares]
         how: list[str] = []
         if source := self.edit.diagnostics.get("layer_source"):

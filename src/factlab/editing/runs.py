@@ -26,6 +26,7 @@ from factlab.facts import Fact
 from factlab.models.answers import Answer, answers
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
+from factlab.writing import behind
 
 
 @checked()
@@ -201,7 +202,7 @@ class EditSequence:
     @property
     def prefix(self) -> str:
         """What stands in front of every prompt: the texts of edits that are such, in order."""
-        return " ".join(edit.prefix for edit in self.edits if edit.prefix)
+        return behind(*(edit.prefix for edit in self.edits))
 
     def __enter__(self) -> "EditSequence":
         return self
@@ -257,7 +258,7 @@ class EditSequence:
 
     def _put(self, edit: Edit) -> None:
         if edit.prefix:
-            together = f"{self.prefix} {edit.prefix}".strip()
+            together = behind(self.prefix, edit.prefix)
             n_facts = sum(len(one.facts) for one in self.edits if one.prefix) + len(edit.facts)
             check_room(self._lm, together, n_facts)
         self._pile.add(edit.updates, edit)

@@ -9,7 +9,7 @@ from factlab.facts import Fact, words_of
 from factlab.models.generation import decode_continuation
 from factlab.models.language_model import LanguageModel
 from factlab.models.texts import room_behind
-from factlab.writing import says
+from factlab.writing import behind, says
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def answers(lm: LanguageModel, facts: Sequence[Fact], prefix: str = "") -> tuple
         for kind, target in (("new", fact.target_new), ("true", fact.target_true)):
             if target is not None:
                 asked.append((i, kind, target))
-    prompts = [f"{prefix} {fact.prompt}" if prefix else fact.prompt for fact in facts]
+    prompts = [behind(prefix, fact.prompt) for fact in facts]
     scores = lm.score([prompts[i] for i, _, _ in asked], [target for _, _, target in asked])
     found: dict[tuple[int, str], float] = {}
     longest = 1

@@ -8,11 +8,11 @@ from factlab.data.ripple.compile import asked_queries
 from factlab.data.ripple_query import RippleQuery
 from factlab.errors import InvalidRequestError
 from factlab.evaluation.configs import MeasureConfig
-from factlab.evaluation.measuring.asking import behind
 from factlab.evaluation.measuring.free_answers import FreeQuestion, FreeQuestions
 from factlab.evaluation.measuring.ripple import RippleProbe, ripple_probe
 from factlab.evaluation.measuring.rows import Group
 from factlab.models.language_model import LanguageModel
+from factlab.writing import behind
 
 # Records whose tokens are kept: some 30 MB of CounterFact's.
 _KEPT = 1000

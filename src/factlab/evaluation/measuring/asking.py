@@ -45,8 +45,3 @@ def _carrying(
     asking: Asking, owners: Sequence[int], rows: Sequence[int]
 ) -> AbstractContextManager[None]:
     return carrying(asking.lm, asking.changes, [owners[i] for i in rows])
-
-
-def behind(prefix: str, prompt: str) -> str:
-    """A prompt with what stands in front of it, if anything does."""
-    return f"{prefix} {prompt}" if prefix else prompt

@@ -16,7 +16,6 @@ from factlab.data.questions import Questions
 from factlab.data.records import Record
 from factlab.errors import InvalidRequestError
 from factlab.evaluation.configs import AnswerForm
-from factlab.evaluation.measuring.asking import behind
 from factlab.evaluation.measuring.rows import AnswerGroup, GivenAnswer
 from factlab.facts import words_of
 from factlab.models.changes.carried import Carried, carrying
@@ -24,6 +23,7 @@ from factlab.models.generation import decode_continuation, generate_ids
 from factlab.models.language_model import LanguageModel
 from factlab.models.texts import check_length
 from factlab.sentences import answer_of, is_answer
+from factlab.writing import behind
 
 # Yang et al. 2025, "The Mirage of Model Editing" (arXiv 2502.11177).
 QA_PROMPT = "Please answer the question:\n\nQ: {}\nA:"

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from factlab.continuations import Continuation
 from factlab.data.ripple_query import Condition, Manner, RippleQuery
 from factlab.errors import InvalidRequestError
-from factlab.evaluation.measuring.asking import Asking, behind
+from factlab.evaluation.measuring.asking import Asking
 from factlab.evaluation.measuring.likelihood import Question
 from factlab.evaluation.measuring.rows import RippleTold, TargetScore
 from factlab.models.generation import decode_continuation, generate_ids
 from factlab.models.language_model import LanguageModel
+from factlab.writing import behind
 
 # Cohen et al. 2023 let a model write some 30 characters.
 SAID_TOKENS = 10

@@ -48,7 +48,7 @@ class WrittenTexts:
         continued = generate_ids(
             asking.lm,
             [row.ids for row in rows],
-            [max(0, self._config.text_tokens - row.n_prompt) for row in rows],
+            [self._room(asking, row) for row in rows],
             self._config.top_k,
             self._config.seed,
             streams=[row.stream for row in rows],
@@ -59,6 +59,11 @@ class WrittenTexts:
             text = row.prompt.rstrip(" ") + decode_continuation(asking.lm, row.ids, new)
             texts[row.record].append(text)
         return {i: self._judged(asking.records[i], tuple(own)) for i, own in texts.items()}
+
+    def _room(self, asking: Asking, row: "_TextRow") -> int:
+        """How many tokens are to be written; fewer where what stands in front leaves no more."""
+        room, limit = self._config.text_tokens - row.n_prompt, asking.lm.context_length
+        return max(0, room if limit is None else min(room, limit - len(row.ids)))
 
     def _rows(self, asking: Asking, place: int) -> list["_TextRow"]:
         record = asking.records[place]

@@ -7,7 +7,12 @@ from factlab.data.ripple_query import Axis
 from factlab.errors import counted
 from factlab.estimate import Estimate
 from factlab.evaluation.reporting.tables import ReportRow, ReportTable
-from factlab.evaluation.scoring.ripple_scores import AXIS_MEANINGS, AXIS_NAMES, AxisScores
+from factlab.evaluation.scoring.ripple_scores import (
+    AXIS_MEANINGS,
+    AXIS_NAMES,
+    NOT_KNOWN,
+    AxisScores,
+)
 
 _SHORT = (
     "Ripple: queries that are passed, of those whose conditions the unedited model knows "
@@ -58,13 +63,17 @@ def ripple_notes(table: ReportTable) -> list[str]:
     """How many queries do not count, and why; places of subjects in reversals."""
     lines: list[str] = []
     for row in table.rows:
-        parts = [
-            f"{AXIS_NAMES[scores.axis]} without "
-            + ", ".join(f"{count} ({reason})" for reason, count in scores.unscored.items())
-            + f" of {counted(scores.n_queries, 'query', 'queries')}"
-            for scores in row.ripple
-            if scores.unscored
-        ]
+        parts: list[str] = []
+        for scores in row.ripple:
+            reasons = [
+                f"{count} ({reason})"
+                for reason, count in scores.unscored.items()
+                if row.kind == "unedited" or reason != NOT_KNOWN  # said once
+            ]
+            if reasons:
+                n_queries = counted(scores.n_queries, "query", "queries")
+                name = AXIS_NAMES[scores.axis]
+                parts.append(f"{name} without {', '.join(reasons)} of {n_queries}")
         if parts:
             lines.append(f"{row.label}, ripple: {'; '.join(parts)}.")
         ranks = [scores.mean_rank for scores in row.ripple if not math.isnan(scores.mean_rank)]

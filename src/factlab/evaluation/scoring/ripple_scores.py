@@ -30,6 +30,7 @@ from factlab.writing import find_words
 RippleStage = Literal["before", "right_after", "after"]
 # Nats that a probability changes by without an edit, since batches of other sizes round otherwise.
 MARGIN = 0.01
+NOT_KNOWN = "the unedited model does not know what it builds on"
 AXIS_NAMES: Mapping[Axis, str] = {
     "composition": "two hops",
     "composition_from": "hop to it",
@@ -215,7 +216,7 @@ def _judge(
         if runs_it is None or before.unasked:
             reasons["it cannot be asked of this model"] += 1
         elif not runs_it:
-            reasons["the unedited model does not know what it builds on"] += 1
+            reasons[NOT_KNOWN] += 1
         elif told is None:
             reasons["the edit failed" if row.failed else "not measured at this stage"] += 1
         elif (passed := passes(query, told[place], before, form)) is None:
