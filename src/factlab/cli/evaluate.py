@@ -114,6 +114,15 @@ class _Measured:
             rich_help_panel=MEASURED,
         ),
     ] = None
+    chat: Annotated[
+        bool,
+        typer.Option(
+            "--chat",
+            help="Ask every prompt in the model's chat template as well. To edit in it too: --set "
+            "contexts.chat=true, of ft --set chat=true.",
+            rich_help_panel=MEASURED,
+        ),
+    ] = False
     drift: Annotated[
         int,
         typer.Option(
@@ -140,6 +149,7 @@ class _Measured:
             essence=self.essence,
             drift_tokens=self.drift,
             checkpoints=self.checkpoints or (),
+            chat=self.chat,
         )
 
 
@@ -154,6 +164,7 @@ def register(app: typer.Typer) -> None:
             "factlab eval --method rome --limit 100 --out runs/rome",
             "factlab eval --method rome --limit 500 --out runs/rome --resume",
             "factlab eval --data facts.csv --method rome --method ft --out runs",
+            "factlab eval --limit 50 --chat --set contexts.chat=true --out runs/in-chat",
             "factlab eval --method memit --mode together --limit 1000 \\\n"
             "      --data counterfact --out runs/memit",
         ),

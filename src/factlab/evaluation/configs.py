@@ -1,5 +1,7 @@
 """What an evaluation measures; nothing here needs PyTorch."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from factlab.config import Config
@@ -18,7 +20,10 @@ class MeasureConfig(Config):
         drift_tokens: of ordinary text on which to compare the edited with the unedited model.
         checkpoints: in a sequence, after how many facts to ask all records so far, and to measure
             the drift; one inside a turn is taken at its end.
+        chat: whether to ask every prompt in the model's chat template as well.
     """
+
+    added: ClassVar[frozenset[str]] = frozenset({"chat"})
 
     n_generated: int | None = Field(default=None, ge=0)
     text_tokens: int = Field(default=100, ge=2)
@@ -27,3 +32,4 @@ class MeasureConfig(Config):
     essence: bool = False
     drift_tokens: int = Field(default=0, ge=0)
     checkpoints: CountList = ()
+    chat: bool = False

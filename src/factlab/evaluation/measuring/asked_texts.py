@@ -6,7 +6,9 @@ from factlab.continuations import Continuation
 from factlab.data.records import Record
 from factlab.errors import InvalidRequestError
 from factlab.evaluation.measuring.rows import Group
+from factlab.models.chat import ChatForms
 from factlab.models.language_model import LanguageModel
+from factlab.models.texts import wrapped_continuation
 
 # Records whose tokens are kept: some 30 MB of CounterFact's.
 _KEPT = 1000
@@ -35,11 +37,13 @@ class AskedTexts:
         asks: what is asked.
         continuations: for each of them its prompt with each of its targets.
         generation: for each generation prompt its tokens.
+        in_chat: for each of `asks` the same in the chat template, if that is asked for.
     """
 
     asks: tuple[Ask, ...]
     continuations: tuple[tuple[Continuation, ...], ...]
     generation: tuple[tuple[int, ...], ...]
+    in_chat: tuple[tuple[Continuation, ...], ...] = ()
 
 
 class TokenisedRecords:
@@ -49,10 +53,11 @@ class TokenisedRecords:
 
     Args:
         lm: the model.
+        forms: of its chat template, if prompts are asked in it too.
     """
 
-    def __init__(self, lm: LanguageModel) -> None:
-        self.lm = lm
+    def __init__(self, lm: LanguageModel, forms: ChatForms | None = None) -> None:
+        self.lm, self.forms = lm, forms
         self._kept: dict[Record, AskedTexts] = {}
 
     def of(self, record: Record) -> AskedTexts:
@@ -60,7 +65,7 @@ class TokenisedRecords:
 
         Raises:
             TokenizationError: a prompt is too long, or a target makes no token of its own.
-            InvalidRequestError: a target is empty.
+            InvalidRequestError: a target is empty, or a prompt is in a chat template already.
         """
         texts = self._kept.get(record)
         if texts is None:
@@ -74,10 +79,18 @@ class TokenisedRecords:
                     for ask in every
                 ),
                 tuple(self.lm.encode(prompt).ids for prompt in record.generation_prompts),
+                () if self.forms is None else tuple(self._in_chat(self.forms, a) for a in every),
             )
             if len(self._kept) < _KEPT:
                 self._kept[record] = texts
         return texts
+
+    def _in_chat(self, forms: ChatForms, ask: Ask) -> tuple[Continuation, ...]:
+        form = forms.of(ask.prompt)
+        return tuple(
+            wrapped_continuation(self.lm, ask.prompt, form, target)
+            for target in ask.targets.values()
+        )
 
     def check(self, record: Record) -> None:
         """Tokenise all that a record asks, so that nothing about it can fail later.

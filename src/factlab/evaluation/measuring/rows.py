@@ -96,6 +96,22 @@ class Drift(BaseModel):
         return math.isfinite(self.kl) and math.isfinite(self.nll)
 
 
+class InChat(BaseModel):
+    """One record's prompts in the model's chat template, in the same order.
+
+    Attributes:
+        rewrite: the rewriting prompt.
+        paraphrase: the paraphrases.
+        neighborhood: the prompts about other subjects.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rewrite: tuple[Asked, ...]
+    paraphrase: tuple[Asked, ...]
+    neighborhood: tuple[Asked, ...]
+
+
 class Measurement(BaseModel):
     """One record on one model.
 
@@ -107,6 +123,7 @@ class Measurement(BaseModel):
         essence_nll: mean negative log-probability of texts about the subject, nats per token; None
             if it was not asked for or there are none.
         drift: on ordinary text, if it was asked for.
+        chat: the prompts asked in the chat template, if they were.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -117,6 +134,12 @@ class Measurement(BaseModel):
     written: Written | None = None
     essence_nll: float | None = None
     drift: Drift | None = None
+    chat: InChat | None = None
+
+    @property
+    def in_chat(self) -> "Measurement | None":
+        """What was asked in the chat template, as if nothing else had been."""
+        return None if self.chat is None else Measurement(**dict(self.chat))
 
 
 class Row(BaseModel):

@@ -11,10 +11,18 @@ from factlab.data.reference_files import reference_key
 from factlab.editing.edit import Edit
 from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.measuring.asked_texts import TokenisedRecords
+from factlab.evaluation.measuring.chat_questions import ask_in_chat
 from factlab.evaluation.measuring.generated_text import Idf, consistency, weighted_entropy_bits
 from factlab.evaluation.measuring.likelihood import Question, score_targets
 from factlab.evaluation.measuring.ordinary_text import OrdinaryText, text_nlls
-from factlab.evaluation.measuring.rows import Asked, Drift, Group, Measurement, Written
+from factlab.evaluation.measuring.rows import (
+    Asked,
+    Drift,
+    Group,
+    InChat,
+    Measurement,
+    Written,
+)
 from factlab.models.changes.carried import Carried, carried_together, carrying, row_changes
 from factlab.models.generation import decode_continuation, generate_ids
 from factlab.models.language_model import LanguageModel
@@ -35,8 +43,8 @@ class Yardstick:
         ordinary_text: passages for the drift.
 
     Raises:
-        InvalidRequestError: there is not enough ordinary text, or texts are to be longer than the
-            model can write.
+        InvalidRequestError: there is not enough ordinary text, texts are to be longer than the
+            model can write, or there is no fitting chat template where one is asked for.
     """
 
     def __init__(
@@ -47,7 +55,8 @@ class Yardstick:
         ordinary_text: Sequence[str] = (),
     ) -> None:
         self.lm, self.config = lm, config
-        self.texts = TokenisedRecords(lm)
+        self.forms = lm.chat_forms() if config.chat else None
+        self.texts = TokenisedRecords(lm, self.forms)
         if config.n_generated != 0:
             check_length(lm, config.text_tokens)
         self._references = references
@@ -103,6 +112,7 @@ class Yardstick:
         with_drift: bool,
     ) -> list[Measurement]:
         asked = self._ask(records, owners, changes)
+        in_chat = self._ask_in_chat(records, owners, changes)
         written = self._write(records, owners, generated, changes)
         essence = self._essence(records, owners, changes)
         drifts = self._drifts(records, changes) if with_drift else [None] * len(records)
@@ -114,6 +124,7 @@ class Yardstick:
                 written=written.get(i),
                 essence_nll=essence.get(i),
                 drift=drifts[i],
+                chat=in_chat[i],
             )
             for i, own in enumerate(asked)
         ]
@@ -144,6 +155,14 @@ class Yardstick:
             ]
             for asked in texts
         ]
+
+    def _ask_in_chat(
+        self, records: Sequence[Record], owners: Sequence[int], changes: Mapping[str, Carried]
+    ) -> Sequence[InChat | None]:
+        if self.forms is None:
+            return [None] * len(records)
+        texts = [self.texts.of(record) for record in records]
+        return ask_in_chat(self.lm, self.forms, texts, owners, changes)
 
     def _write(
         self,
@@ -234,7 +253,9 @@ class Yardstick:
 
 def is_finite(found: Measurement) -> bool:
     """Whether no number of a measurement is NaN or infinite, as a broken model makes them."""
-    asked = (*found.rewrite, *found.paraphrase, *found.neighborhood)
+    asked = [*found.rewrite, *found.paraphrase, *found.neighborhood]
+    if found.chat is not None:
+        asked += [*found.chat.rewrite, *found.chat.paraphrase, *found.chat.neighborhood]
     scores = [each for one in asked for each in (one.new, one.true) if each is not None]
     values = [value for each in scores for value in each.logprobs]
     if found.essence_nll is not None:

@@ -28,6 +28,7 @@ def unedited_run(runs: Sequence[Run]) -> Run:
     written = _of_one_setting(rows, _text_settings, lambda before: before.written)
     essence = _of_one_setting(rows, _essence_settings, lambda before: before.essence_nll)
     drift = _of_one_setting(rows, _drift_settings, lambda before: before.drift)
+    chat = _of_one_setting(rows, _chat_settings, lambda before: before.chat)
     by_fact: dict[tuple[int, str, str], Row] = {}
     for _, row in rows:
         known, fact = by_fact.get(fact_of(row)), fact_of(row)
@@ -41,6 +42,7 @@ def unedited_run(runs: Sequence[Run]) -> Run:
                         "written": written.get(fact),
                         "essence_nll": essence.get(fact),
                         "drift": drift.get(fact),
+                        "chat": chat.get(fact),
                     }
                 ),
                 "right_after": None,
@@ -97,6 +99,10 @@ def _essence_settings(run: Run) -> str:
 
 def _drift_settings(run: Run) -> str:
     return _text([run.request.drift_tokens, run.request.data.ordinary_text])
+
+
+def _chat_settings(run: Run) -> str:
+    return _text(run.request.chat)
 
 
 def _precedes(one: object, other: object) -> bool:

@@ -32,6 +32,7 @@ from factlab.evaluation.running.saved_run import FORMAT, Run, load_run
 from factlab.evaluation.running.worker import Worker
 from factlab.facts import Fact
 from factlab.journal import Journal, Line, Shard
+from factlab.models.chat import ChatForms
 from factlab.models.generation import STREAMS
 from factlab.models.language_model import LanguageModel
 from factlab.models.run_model import run_model
@@ -114,7 +115,7 @@ def evaluate(
     asked = asked.admitted(lm)
     folder, background = Path(out), background or Background()
     yardstick = Yardstick(lm, asked.measure, asked.references, ordinary_text)
-    request = run_request(asked, run_model(lm, folder, progress))
+    request = run_request(asked, run_model(lm, folder, progress), yardstick.forms)
     check_streams(folder, request)
     if resume:
         look_at = partial(usable_cases, yardstick.texts, asked.records)
@@ -131,8 +132,14 @@ def evaluate(
     return load_run(folder)
 
 
-def run_request(asked: Evaluation, model: JsonValue) -> Line:
-    """What makes two runs the same run. Batch size and memory do not."""
+def run_request(asked: Evaluation, model: JsonValue, forms: ChatForms | None = None) -> Line:
+    """What makes two runs the same run. Batch size and memory do not.
+
+    Args:
+        asked: what is evaluated.
+        model: in JSON.
+        forms: of its chat template, if prompts are asked in it.
+    """
     measure, drift_tokens = asked.measure, asked.measure.drift_tokens
     texts: Line = {
         "n_records": measure.n_generated,
@@ -146,6 +153,9 @@ def run_request(asked: Evaluation, model: JsonValue) -> Line:
         sequence["turn"] = asked.turn
     if measure.checkpoints:
         sequence["checkpoints"] = [*measure.checkpoints]
+    chat: Line = {}
+    if forms is not None:
+        chat["chat"] = {"asked": forms.asked.to_json(), "begun": forms.begun.to_json()}
     return {
         "format": FORMAT,
         "model": model,
@@ -165,4 +175,5 @@ def run_request(asked: Evaluation, model: JsonValue) -> Line:
         "essence": measure.essence,
         "drift_tokens": drift_tokens,
         "seed": measure.seed,
+        **chat,
     }

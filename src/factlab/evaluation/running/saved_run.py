@@ -13,7 +13,7 @@ from factlab.data_frames import data_frame
 from factlab.documents import JsonValue, check_format, validated
 from factlab.evaluation.measuring.rows import Drift, Row
 from factlab.evaluation.running.checkpoints import SavedCheckpoint, load_checkpoints
-from factlab.evaluation.scoring.scores import SCORE_PARTS, Stage, score_row
+from factlab.evaluation.scoring.scores import NOT_IN_CHAT, SCORE_PARTS, Stage, score_row
 from factlab.journal import Journal
 from factlab.results import Result, known
 
@@ -78,6 +78,7 @@ class RunRequest(BaseModel):
         generation: settings of the generated texts, if any.
         drift_tokens: of ordinary text on which the drift was measured.
         seed: of everything that is drawn.
+        chat: what the chat template puts around prompts, if they were asked in it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -92,6 +93,7 @@ class RunRequest(BaseModel):
     generation: JsonValue = None
     drift_tokens: int = 0
     seed: int = 0
+    chat: JsonValue = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,8 @@ class Run(Result):
 
         Its keys: case_id, relation, subject, prompt, target_new, target_true, failed (why the edit
         failed), edit_s, measure_s, and for each score NAME (with the edit) and NAME_before
-        (without); None where a record has no such score. Scores are as measured, not times 100.
+        (without), of a run with `chat` also NAME_in_chat and NAME_in_chat_before; None where a
+        record has no such score. Scores are as measured, not times 100.
         """
         return [
             {
@@ -162,6 +165,8 @@ class Run(Result):
                 "measure_s": row.measure_s,
                 **_scores(row, "after", ""),
                 **_scores(row, "before", "_before"),
+                **(_scores(row, "after", "_in_chat", True) if self.request.chat else {}),
+                **(_scores(row, "before", "_in_chat_before", True) if self.request.chat else {}),
             }
             for row in self.rows
         ]
@@ -211,10 +216,14 @@ class Run(Result):
         return 1 if self.request.mode == "each" else self.n_cases
 
 
-def _scores(row: Row, stage: Stage, ending: str) -> dict[str, float | None]:
+def _scores(row: Row, stage: Stage, ending: str, in_chat: bool = False) -> dict[str, float | None]:
     """The scores of a record; None where there is none."""
-    values = score_row(row, stage).values
-    return {f"{name}{ending}": known(score.value) for name, score in values.items()}
+    values = score_row(row, stage, in_chat=in_chat).values
+    return {
+        f"{name}{ending}": known(score.value)
+        for name, score in values.items()
+        if not in_chat or score.reason != NOT_IN_CHAT
+    }
 
 
 def load_run(folder: str | Path) -> Run:
