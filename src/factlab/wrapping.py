@@ -1,13 +1,14 @@
-"""`Wrapping`: the texts around a prompt, such as those of a chat template. No tokens here."""
+"""What stands around a prompt, such as the texts of a chat template. No tokens here."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+from factlab.documents import JsonValue
 from factlab.errors import StorageError
 from factlab.facts import Fact, words_of
 
 # In a chat, what the user has said where the assistant's answer begins with a sentence.
 REQUEST = "Tell me a fact."
+_QUESTION_MARKS = ("?", "？", "؟")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,11 @@ class Wrapping:
         """A prompt in its place. White space around it is left away, as templates do."""
         return self.before + (prompt.strip() if self.after else prompt.lstrip()) + self.after
 
+    def of(self, prompt: str) -> "Wrapping":
+        """Itself, for any prompt."""
+        del prompt
+        return self
+
     def start(self, fact: Fact) -> int:
         """Where in the text around a fact's prompt its subject begins."""
         prompt = fact.prompt
@@ -45,16 +51,57 @@ class Wrapping:
         return [self.before, self.after]
 
 
+@dataclass(frozen=True, slots=True)
+class ChatForms:
+    r"""How prompts are asked in a model's own chat template.
+
+    Attributes:
+        asked: the prompt is what the user says; the assistant's answer follows.
+        begun: the user has asked for a fact; the prompt is how the assistant's answer begins.
+
+    Examples:
+        >>> lm.tokenizer.chat_template = (
+        ...     "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+        ...     "{% if add_generation_prompt %}[assistant] {% endif %}"
+        ... )
+        >>> forms = lm.chat_forms()
+        >>> forms.of("Where is Rome?").around("Where is Rome?")
+        '[user] Where is Rome?\n[assistant] '
+        >>> forms.of("Rome is in").around("Rome is in")
+        '[user] Tell me a fact.\n[assistant] Rome is in'
+    """
+
+    asked: Wrapping
+    begun: Wrapping
+
+    def of(self, prompt: str) -> Wrapping:
+        """The form for a prompt: a question is asked, a sentence to be completed is begun."""
+        return self.asked if prompt.rstrip().endswith(_QUESTION_MARKS) else self.begun
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Both forms by name."""
+        return {"asked": [*self.asked.to_json()], "begun": [*self.begun.to_json()]}
+
+    def every(self, prompt: str) -> dict[str, str]:
+        """A prompt in each form that it can be asked in, by what the form is called."""
+        fitting = {"asked": self.asked, "begun": self.begun}
+        if self.of(prompt) is self.asked:
+            del fitting["begun"]  # a question is no beginning of an answer
+        return {name: form.around(prompt) for name, form in fitting.items()}
+
+
 # What a prompt is put behind, or into: a text goes in front of it.
-Context = str | Wrapping
+Context = str | Wrapping | ChatForms
 
 
-def context_to_json(context: Context) -> str | list[str]:
-    """A text as it is, a wrapping as both of its texts."""
-    return context if isinstance(context, str) else context.to_json()
+def context_to_json(context: Context) -> JsonValue:
+    """A text as it is, a wrapping as both of its texts, forms by their names."""
+    if isinstance(context, str):
+        return context
+    return {**context.to_json()} if isinstance(context, ChatForms) else [*context.to_json()]
 
 
-def context_of_json(value: object, where: str) -> Context:
+def context_of_json(value: JsonValue, where: str) -> Context:
     """What `context_to_json` made JSON of.
 
     Args:
@@ -62,12 +109,17 @@ def context_of_json(value: object, where: str) -> Context:
         where: it was found, for the message.
 
     Raises:
-        StorageError: it is neither a text nor two.
+        StorageError: it is none of these.
     """
     if isinstance(value, str):
         return value
-    if isinstance(value, Sequence):
-        texts = [text for text in value if isinstance(text, str)]
-        if len(texts) == len(value) == 2:
-            return Wrapping(*texts)
-    raise StorageError(f"{where} is damaged: a context is {value!r}, not a text nor two.")
+    if isinstance(value, dict) and value.keys() == {"asked", "begun"}:
+        return ChatForms(*(_wrapping(value[name], where) for name in ("asked", "begun")))
+    return _wrapping(value, where)
+
+
+def _wrapping(value: JsonValue, where: str) -> Wrapping:
+    texts = [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
+    if not isinstance(value, list) or not len(texts) == len(value) == 2:
+        raise StorageError(f"{where} is damaged: {value!r} is not what stands around a prompt.")
+    return Wrapping(*texts)

@@ -25,7 +25,9 @@ PLAIN = ContextConfig(groups=((2, 4),))
 KINDS = {
     "rome": fl.editing.RomeConfig(layer=1, value=VALUE, contexts=CHAT),
     "memit": fl.editing.MemitConfig(layers=(0, 1), value=VALUE, contexts=CHAT),
-    "emmet": fl.editing.EmmetConfig(layers=(1,), value=VALUE, contexts=CHAT),
+    "emmet": fl.editing.EmmetConfig(
+        layers=(1,), value=VALUE, contexts=ContextConfig(groups=((2, 4),), chat="fitting")
+    ),
     "alphaedit": fl.editing.AlphaEditConfig(layers=(0, 1), value=VALUE, contexts=CHAT),
     "ft": fl.editing.FineTuneConfig(layer=1, steps=3, learning_rate=1e-3, chat="both"),
     "ft+l": fl.editing.FineTuneConfig(layer=1, steps=3, epsilon=1e-3, chat="begun"),
@@ -68,10 +70,13 @@ def test_contexts_are_those_of_before_and_then_the_forms(lm):
     for kind in ("asked", "begun"):
         alone = background(lm).contexts(lm, ContextConfig(groups=(), chat=kind))
         assert alone == ["", getattr(forms, kind)]
+    (_, fitting) = background(lm).contexts(lm, ContextConfig(groups=(), chat="fitting"))
+    for fact, form in ((FACTS[0], forms.begun), (FACTS[2], forms.asked)):
+        assert target_rows(lm, fact, [fitting], "Oslo") == target_rows(lm, fact, [form], "Oslo")
 
 
-def test_a_switch_stands_for_both():
-    assert ContextConfig(chat=True) == ContextConfig(chat="both")
+def test_a_switch_stands_for_the_form_that_fits():
+    assert ContextConfig(chat=True) == ContextConfig(chat="fitting")
     assert ContextConfig(chat=False) == ContextConfig()
     with pytest.raises(InvalidRequestError, match=r"Setting 'chat' of ContextConfig cannot be 'x'"):
         ContextConfig(chat="x")
@@ -161,7 +166,7 @@ def test_a_sequence_and_one_edit_with_all(lm):
     assert len(fl.edit_sequence(lm, FACTS, "rome", KINDS["rome"], known).edits) == 3
     for name in ("memit", "emmet", "alphaedit"):
         (edit,) = fl.edit_together(lm, FACTS, name, KINDS[name], known).edits
-        assert edit.config["contexts"]["chat"] == "both"
+        assert edit.config["contexts"]["chat"] == KINDS[name].contexts.chat
 
 
 def test_what_is_shown_of_one_fact(lm):
@@ -215,17 +220,20 @@ def test_settings_without_chat_are_written_as_before():
         assert type(config).model_validate(config.model_dump(mode="json")) == config
 
 
-def test_a_folder_of_values(lm, tmp_path, optimised):
-    config = KINDS["memit"]
+@pytest.mark.parametrize("chat", ["both", "fitting"])
+def test_a_folder_of_values(lm, tmp_path, optimised, chat):
+    config = KINDS["memit"].model_copy(
+        update={"contexts": ContextConfig(groups=((2, 4),), chat=chat)}
+    )
     fl.editing.compute_values(lm, FACTS, tmp_path / "v", "memit", config, background(lm))
     values = fl.editing.load_values(tmp_path / "v")
     fl.edit_together(lm, FACTS, "memit", config, background(lm, values=values))
     assert optimised == [3]
-    with pytest.raises(InvalidRequestError, match=r"contexts.chat is both, not None"):
+    with pytest.raises(InvalidRequestError, match=rf"contexts.chat is {chat}, not None"):
         values.check(FACTS, "memit", without_chat(config))
     plain = without_chat(config)
     fl.editing.compute_values(lm, FACTS, tmp_path / "w", "memit", plain, background(lm))
-    with pytest.raises(InvalidRequestError, match=r"contexts.chat is None, not both"):
+    with pytest.raises(InvalidRequestError, match=rf"contexts.chat is None, not {chat}"):
         fl.editing.load_values(tmp_path / "w").check(FACTS, "memit", config)
 
 
@@ -250,7 +258,7 @@ def test_methods_that_cannot(name):
 @pytest.mark.parametrize("name", KINDS)
 def test_methods_that_can(name):
     chosen = fl.editing.MethodRequest(name=name, chat=True).chosen()
-    assert chosen.config.chat_contexts == "both"
+    assert chosen.config.chat_contexts == "fitting"
     assert fl.editing.MethodRequest(name=name).chosen().config.chat_contexts is None
 
 
@@ -294,7 +302,7 @@ def test_edit_in_a_chat(run, lm, monkeypatch, tmp_path):
     code, out, err = run(*one, "--settings", settings, "--json")
     assert code == 0, err
     document = json.loads(out)
-    assert document["edit"]["config"]["contexts"]["chat"] == "both"
+    assert document["edit"]["config"]["contexts"]["chat"] == "fitting"
     assert len(document["before_in_chat"]) == len(document["after_in_chat"]) == 3
     code, out, err = run(*one, "--settings", settings)
     assert code == 0, err
@@ -304,7 +312,7 @@ def test_edit_in_a_chat(run, lm, monkeypatch, tmp_path):
     assert "--chat does not go with method 'kn'" in err
     code, out, err = run(*one, "--method", "ft", "--set", "steps=2", "--json")
     assert code == 0, err
-    assert json.loads(out)["edit"]["config"]["chat"] == "both"
+    assert json.loads(out)["edit"]["config"]["chat"] == "fitting"
     lm.tokenizer.chat_template = None
     code, _, err = run(*one, "--settings", settings)
     assert code == 2

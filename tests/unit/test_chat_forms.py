@@ -158,8 +158,9 @@ def test_generating_in_the_template(lm):
 
 
 def test_contexts_are_kept_as_json():
-    for context in ("Hello. ", Wrapping("<", ">")):
+    forms = fl.models.ChatForms(Wrapping("<", ">"), Wrapping("<a>"))
+    for context in ("Hello. ", Wrapping("<", ">"), forms):
         assert context_of_json(context_to_json(context), "'run.json'") == context
-    for damaged in (3, ["a"], ["a", 1], ["a", "b", "c"], {"a": "b"}):
-        with pytest.raises(StorageError, match=r"'run.json' is damaged: a context is"):
+    for damaged in (3, ["a"], ["a", 1], ["a", "b", "c"], {"a": "b"}, {"asked": [], "begun": []}):
+        with pytest.raises(StorageError, match=r"'run.json' is damaged: .* around a prompt"):
             context_of_json(damaged, "'run.json'")

@@ -226,7 +226,7 @@ def test_from_the_command_line(run, lm, tmp_path, monkeypatch):
         ("unedited", "unedited"), ("unedited, in chat", "unedited_in_chat"),
         ("ft", "run"), ("ft, in chat", "run_in_chat"),
     ]  # fmt: skip
-    assert rows[2]["config"]["chat"] == "both"
+    assert rows[2]["config"]["chat"] == "fitting"
 
 
 # -- reports ---------------------------------------------------------------------------------------

@@ -7,12 +7,12 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
 from factlab.config import Config
 
 # How a fact is put into the chat template as well.
-ChatContexts = Literal["asked", "begun", "both"]
+ChatContexts = Literal["fitting", "asked", "begun", "both"]
 
 
 def _switched(value: Any) -> Any:
-    """A switch that is on stands for all that there is."""
-    return ("both" if value else None) if isinstance(value, bool) else value
+    """A switch that is on stands for the form that fits."""
+    return ("fitting" if value else None) if isinstance(value, bool) else value
 
 
 Switchable = Annotated[ChatContexts | None, BeforeValidator(_switched)]
@@ -32,8 +32,9 @@ class ContextConfig(Config):
             own (see docs/results/bundled-model.md), and one part in 21 does not reach it. One half
             is what MEMIT's code uses.
         chat: add the prompt in the model's own chat template (`LanguageModel.chat_forms`): `asked`
-            as what the user says, `begun` as how the assistant's answer begins, or `both`, which is
-            what True stands for. None, or False, for neither.
+            as what the user says, `begun` as how the assistant's answer begins, `both`, or
+            `fitting` for the one that fits the prompt, which is what True stands for. None, or
+            False, for neither.
     """
 
     added: ClassVar[frozenset[str]] = frozenset({"chat"})

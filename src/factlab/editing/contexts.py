@@ -12,7 +12,7 @@ from torch import Tensor
 from factlab.editing.context_config import ChatContexts, ContextConfig
 from factlab.models.generation import generate_ids, start_token_id
 from factlab.models.language_model import LanguageModel
-from factlab.wrapping import Wrapping
+from factlab.wrapping import ChatForms, Wrapping
 
 
 def sample_contexts(lm: LanguageModel, config: ContextConfig) -> list[str]:
@@ -33,7 +33,7 @@ def sample_contexts(lm: LanguageModel, config: ContextConfig) -> list[str]:
     return contexts
 
 
-def chat_contexts(lm: LanguageModel, kind: ChatContexts | None) -> list[Wrapping]:
+def chat_contexts(lm: LanguageModel, kind: ChatContexts | None) -> list[Wrapping | ChatForms]:
     """What the model's chat template puts around a prompt, in the ways that are asked for.
 
     Raises:
@@ -42,9 +42,13 @@ def chat_contexts(lm: LanguageModel, kind: ChatContexts | None) -> list[Wrapping
     if kind is None:
         return []
     forms = lm.chat_forms()
-    return {"asked": [forms.asked], "begun": [forms.begun], "both": [forms.asked, forms.begun]}[
-        kind
-    ]
+    ways: dict[ChatContexts, list[Wrapping | ChatForms]] = {
+        "fitting": [forms],
+        "asked": [forms.asked],
+        "begun": [forms.begun],
+        "both": [forms.asked, forms.begun],
+    }
+    return ways[kind]
 
 
 def context_weights(config: ContextConfig, n_contexts: int) -> Float[Tensor, " context"]:

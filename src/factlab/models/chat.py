@@ -9,7 +9,6 @@ it around a placeholder, so that nothing about templates has to be known.
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ from factlab.models.generation import (
     decode_continuation,
     generate_ids,
 )
-from factlab.wrapping import REQUEST, Wrapping
+from factlab.wrapping import REQUEST, ChatForms, Wrapping
 from factlab.writing import check_text, check_texts, wants_space
 
 if TYPE_CHECKING:
@@ -32,47 +31,11 @@ _log = logging.getLogger(__name__)
 _FIELDS = ("role", "content")
 # Two messages unlike each other; a template that leaves both as they are leaves any as it is.
 _PLACEHOLDERS = ("xqzj", 'Xqz: "É"\n{7} <j>?')
-_QUESTION_MARKS = ("?", "？", "؟")
 # Reasoning that templates leave out of what the assistant has said before.
 _THOUGHT = "</think>"
 # The day that is written into a template which asks for it, so that it says the same tomorrow.
 _DAY = date(2026, 1, 1)
 _ASKS_THE_DAY = re.compile(r"""strftime_now\(\s*(["'])([^"']*)\1\s*\)""")
-
-
-@dataclass(frozen=True, slots=True)
-class ChatForms:
-    r"""How prompts are asked in a model's own chat template.
-
-    Attributes:
-        asked: the prompt is what the user says; the assistant's answer follows.
-        begun: the user has asked for a fact; the prompt is how the assistant's answer begins.
-
-    Examples:
-        >>> lm.tokenizer.chat_template = (
-        ...     "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
-        ...     "{% if add_generation_prompt %}[assistant] {% endif %}"
-        ... )
-        >>> forms = lm.chat_forms()
-        >>> forms.of("Where is Rome?").around("Where is Rome?")
-        '[user] Where is Rome?\n[assistant] '
-        >>> forms.of("Rome is in").around("Rome is in")
-        '[user] Tell me a fact.\n[assistant] Rome is in'
-    """
-
-    asked: Wrapping
-    begun: Wrapping
-
-    def of(self, prompt: str) -> Wrapping:
-        """The form for a prompt: a question is asked, a sentence to be completed is begun."""
-        return self.asked if prompt.rstrip().endswith(_QUESTION_MARKS) else self.begun
-
-    def every(self, prompt: str) -> dict[str, str]:
-        """A prompt in each form that it can be asked in, by what the form is called."""
-        fitting = {"asked": self.asked, "begun": self.begun}
-        if self.of(prompt) is self.asked:
-            del fitting["begun"]  # a question is no beginning of an answer
-        return {name: form.around(prompt) for name, form in fitting.items()}
 
 
 def chat_prompt(lm: "LanguageModel", messages: str | Sequence[Mapping[str, str]]) -> str:

@@ -29,6 +29,7 @@ from factlab.models.layers import Layers
 from factlab.models.recall import Recall
 from factlab.models.stored import device_of
 from factlab.projections import layout_of
+from factlab.wrapping import ChatForms
 from factlab.writing import check_text, check_texts, joined
 
 
@@ -368,7 +369,7 @@ class LanguageModel:
         """
         return conversation.chat_prompt(self, messages)
 
-    def chat_forms(self) -> conversation.ChatForms:
+    def chat_forms(self) -> ChatForms:
         """What the chat template puts around a prompt: asked by the user, or begun as an answer.
 
         Raises:

@@ -17,7 +17,7 @@ from factlab.models.language_model import LanguageModel
 from factlab.models.texts import fitting, tokenise, wrapped_fact
 from factlab.precision import wide
 from factlab.tokens import context_place, groups, pad, subject_span
-from factlab.wrapping import Context, Wrapping
+from factlab.wrapping import Context
 
 
 def prompt_rows(
@@ -49,8 +49,8 @@ def _rows(
     place = context_place(lm.tokenizer, bare, fact.subject_start) if any(contexts) else 0
     rows: list[Continuation] = []
     for context in contexts:
-        if isinstance(context, Wrapping):
-            rows.append(wrapped_fact(lm, fact, context, target, lookup))
+        if not isinstance(context, str):
+            rows.append(wrapped_fact(lm, fact, context.of(fact.prompt), target, lookup))
             continue
         text = fact.prompt[:place] + context + fact.prompt[place:]
         tokens = tokenise(lm, text, target) if context else bare

@@ -20,7 +20,7 @@ from factlab.models.reading import Reads, target_logprobs, target_nll, wide_logi
 from factlab.models.texts import wrapped_continuation
 from factlab.precision import wide
 from factlab.tokens import TokenBatch, groups, pad
-from factlab.wrapping import Wrapping
+from factlab.wrapping import ChatForms, Wrapping
 
 # States that are kept of a token between steps: at the layer, and in its frame.
 _KEPT = 2
@@ -44,7 +44,10 @@ class Row:
 
     @classmethod
     def every(
-        cls, lm: LanguageModel, request: ValueRequest, wrappings: Sequence[Wrapping] = ()
+        cls,
+        lm: LanguageModel,
+        request: ValueRequest,
+        wrappings: Sequence[Wrapping | ChatForms] = (),
     ) -> "list[Row]":
         """Tokenise a request: the bare prompt, and the prompt in each wrapping.
 
@@ -55,7 +58,8 @@ class Row:
         fact, target = request.fact, request.target
         try:
             found = [lm.continuation(fact.prompt, target)]
-            found += [wrapped_continuation(lm, fact.prompt, each, target) for each in wrappings]
+            forms = [each.of(fact.prompt) for each in wrappings]
+            found += [wrapped_continuation(lm, fact.prompt, form, target) for form in forms]
         except TokenizationError as error:
             raise TokenizationError(f"Fact '{fact.prompt}': {error}") from error
         return [cls(each, fact.topic, request.erase) for each in found]

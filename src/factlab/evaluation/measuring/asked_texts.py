@@ -6,9 +6,9 @@ from factlab.continuations import Continuation
 from factlab.data.records import Record
 from factlab.errors import InvalidRequestError
 from factlab.evaluation.measuring.rows import Group
-from factlab.models.chat import ChatForms
 from factlab.models.language_model import LanguageModel
 from factlab.models.texts import wrapped_continuation
+from factlab.wrapping import ChatForms
 
 # Records whose tokens are kept: some 30 MB of CounterFact's.
 _KEPT = 1000

@@ -39,7 +39,7 @@ class Unedited:
         identity = lm.identity.now(live=True)
         key = [_FORMAT, *identity, str(lm.dtype), settings, references_hash(references)]
         if yardstick.forms is not None:
-            key += [[yardstick.forms.asked.to_json(), yardstick.forms.begun.to_json()]]
+            key += [yardstick.forms.to_json()]
         if yardstick.config.drift_tokens:  # which is from the model without any edits
             key += [lm.fingerprint, ordinary_text_hash(ordinary_text)]
         self._yardstick = yardstick

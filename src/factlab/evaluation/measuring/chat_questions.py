@@ -8,9 +8,8 @@ from factlab.evaluation.measuring.asked_texts import AskedTexts
 from factlab.evaluation.measuring.likelihood import Question, score_targets
 from factlab.evaluation.measuring.rows import Asked, Group, InChat
 from factlab.models.changes.carried import Carried
-from factlab.models.chat import ChatForms
 from factlab.models.language_model import LanguageModel
-from factlab.wrapping import Wrapping
+from factlab.wrapping import ChatForms, Wrapping
 
 
 def ask_in_chat(

@@ -32,11 +32,11 @@ from factlab.evaluation.running.saved_run import FORMAT, Run, load_run
 from factlab.evaluation.running.worker import Worker
 from factlab.facts import Fact
 from factlab.journal import Journal, Line, Shard
-from factlab.models.chat import ChatForms
 from factlab.models.generation import STREAMS
 from factlab.models.language_model import LanguageModel
 from factlab.models.run_model import run_model
 from factlab.progress import ProgressCallback, silent
+from factlab.wrapping import ChatForms
 
 
 @checked(in_steps=True)
@@ -155,7 +155,7 @@ def run_request(asked: Evaluation, model: JsonValue, forms: ChatForms | None = N
         sequence["checkpoints"] = [*measure.checkpoints]
     chat: Line = {}
     if forms is not None:
-        chat["chat"] = {"asked": forms.asked.to_json(), "begun": forms.begun.to_json()}
+        chat["chat"] = forms.to_json()
     return {
         "format": FORMAT,
         "model": model,
