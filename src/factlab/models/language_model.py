@@ -356,8 +356,7 @@ class LanguageModel:
     def chat_prompt(self, messages: str | Sequence[Mapping[str, str]]) -> str:
         """What a model that was trained on conversations reads before it answers.
 
-        The text ends where the answer begins, so it can be the prompt of a `Fact`, with `{}` in a
-        message, as well as of `top_tokens` and `score`.
+        It ends where the answer begins, so it can be the prompt of a `Fact`, with `{}` in a message.
 
         Args:
             messages: each with `role` (user, assistant or system) and `content`; a text is one
