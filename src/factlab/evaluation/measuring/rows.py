@@ -4,9 +4,17 @@ A run keeps the raw numbers, token by token; every score in a report is computed
 """
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    model_serializer,
+    model_validator,
+)
 
 from factlab.data.records import Benchmark
 
@@ -135,6 +143,14 @@ class Measurement(BaseModel):
     essence_nll: float | None = None
     drift: Drift | None = None
     chat: InChat | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_added(self, whole: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """What was added later is left out where it was not asked for, as in older files."""
+        written = whole(self)
+        if self.chat is None:
+            written.pop("chat", None)
+        return written
 
     @property
     def in_chat(self) -> "Measurement | None":
