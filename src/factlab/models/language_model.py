@@ -356,7 +356,7 @@ class LanguageModel:
     def chat_prompt(self, messages: str | Sequence[Mapping[str, str]]) -> str:
         """What a model that was trained on conversations reads before it answers.
 
-        It ends where the answer begins, so it can be the prompt of a `Fact`, with `{}` in a message.
+        It ends where the answer begins: it can be the prompt of a `Fact`, with `{}` in a message.
 
         Args:
             messages: each with `role` (user, assistant or system) and `content`; a text is one
