@@ -46,7 +46,7 @@ class Wrapping:
         """A target as it is written there: how it is joined to the prompt is of the prompt only."""
         return words_of(target) if self.after else target
 
-    def to_json(self) -> list[str]:
+    def to_json(self) -> JsonValue:
         """Both texts."""
         return [self.before, self.after]
 
@@ -80,7 +80,7 @@ class ChatForms:
 
     def to_json(self) -> dict[str, JsonValue]:
         """Both forms by name."""
-        return {"asked": [*self.asked.to_json()], "begun": [*self.begun.to_json()]}
+        return {"asked": self.asked.to_json(), "begun": self.begun.to_json()}
 
     def every(self, prompt: str) -> dict[str, str]:
         """A prompt in each form that it can be asked in, by what the form is called."""
@@ -96,9 +96,7 @@ Context = str | Wrapping | ChatForms
 
 def context_to_json(context: Context) -> JsonValue:
     """A text as it is, a wrapping as both of its texts, forms by their names."""
-    if isinstance(context, str):
-        return context
-    return {**context.to_json()} if isinstance(context, ChatForms) else [*context.to_json()]
+    return context if isinstance(context, str) else context.to_json()
 
 
 def context_of_json(value: JsonValue, where: str) -> Context:

@@ -153,6 +153,19 @@ def test_fine_tuning_takes_the_mean_over_forms(lm):
     assert together.diagnostics["loss"][0] == pytest.approx(sum(firsts) / 3, abs=1e-9)
 
 
+def test_a_fact_that_is_done_leaves_with_all_of_its_forms(lm):
+    free = fl.editing.FineTuneConfig(layer=1, steps=6, learning_rate=3e-3, stop_nll=0, chat="both")
+    known = [edit.diagnostics["loss"] for edit in fl.editing.fine_tune_each(lm, FACTS, "ft", free)]
+    ends = sorted(losses[3] for losses in known)
+    config = free.model_copy(update={"stop_nll": (ends[0] + ends[1]) / 2})
+    edits = fl.editing.fine_tune_each(lm, FACTS, "ft", config)
+    assert len({len(edit.diagnostics["loss"]) for edit in edits}) > 1
+    for fact, edit in zip(FACTS, edits, strict=True):
+        alone = fl.editing.fine_tune(lm, fact, "ft", config)
+        assert edit.diagnostics["loss"] == pytest.approx(alone.diagnostics["loss"], abs=1e-9)
+        torch.testing.assert_close(edit.updates[0].delta, alone.updates[0].delta, atol=1e-6, rtol=0)
+
+
 def test_facts_without_a_subject_are_tuned_in_the_template(lm):
     fact = fl.Fact("Who wrote Hamlet? Answer:", "", "Marlowe")
     edit = fl.editing.fine_tune(lm, fact, "ft", KINDS["ft"])

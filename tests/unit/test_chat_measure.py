@@ -123,6 +123,16 @@ def test_what_is_measured_without_the_template_stays_as_it_was(lm):
     assert not is_finite(both[0].model_copy(update={"chat": chat}))
 
 
+def test_what_is_kept_of_the_unedited_model_is_found_as_before():
+    """The key of the cache is made of these settings."""
+    written = MeasureConfig(checkpoints=(3,)).model_dump(mode="json", exclude={"n_generated"})
+    assert [*written.items()] == [
+        ("text_tokens", 100), ("top_k", 5), ("seed", 0), ("essence", False), ("drift_tokens", 0),
+        ("checkpoints", [3]),
+    ]  # fmt: skip
+    assert CHAT.model_dump(mode="json")["chat"] is True
+
+
 def test_zsre_too(lm):
     record = make_zsre(1)
     (found,) = Yardstick(lm, CHAT, {}).measure([record], None, [False])

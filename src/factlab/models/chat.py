@@ -135,10 +135,10 @@ def _rendered(
             "trained on conversations. Ask it with generate() (without --chat), or set "
             "tokenizer.chat_template."
         )
-    template = lm.tokenizer.get_chat_template()
-    if always:
-        template = _ASKS_THE_DAY.sub(lambda found: repr(_DAY.strftime(found[2])), template)
     try:
+        template = lm.tokenizer.get_chat_template()
+        if always:
+            template = _ASKS_THE_DAY.sub(_the_day, template)
         text = lm.tokenizer.apply_chat_template(
             [*map(dict, messages)],
             chat_template=template,
@@ -151,6 +151,11 @@ def _rendered(
             "user and assistant in turn, or no system message."
         ) from error
     return str(text)
+
+
+def _the_day(asked: re.Match[str]) -> str:
+    """The fixed day as text of a template, in place of a question for today."""
+    return repr(_DAY.strftime(asked[2]))
 
 
 def answer(
