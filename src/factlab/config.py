@@ -1,9 +1,15 @@
 """`Config`: what all settings have in common, and how a wrong one is told."""
 
-from collections.abc import Container, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from factlab.documents import JsonValue
 from factlab.errors import InvalidRequestError, nearest
@@ -38,6 +44,18 @@ class Config(BaseModel, metaclass=_Explaining):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    # Settings that were added later: left out of JSON where they are at their defaults, so that
+    # what was begun before there were any is still the same run, and a cache finds what it has.
+    added: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_added(self, whole: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        written = whole(self)
+        for name in self.added:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                written.pop(name, None)
+        return written
 
     @model_validator(mode="before")
     @classmethod

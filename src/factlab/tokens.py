@@ -271,6 +271,14 @@ def context_place(tokenizer: PreTrainedTokenizerBase, tokens: Tokens, subject_st
     return line.end() if line else place
 
 
+def begins_special(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether a text begins with a special token that is written out, as that of a chat does."""
+    found = _encoded(tokenizer, text)
+    own = zip(found.ids[found.n_special :], found.char_spans[found.n_special :], strict=True)
+    first = next(own, None)
+    return first is not None and _is_special(tokenizer, text, *first)
+
+
 def shown(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
     """Each token as text, for tables and axes; parts of a character show as a replacement sign."""
     return [str(tokenizer.decode([token_id])) for token_id in ids]

@@ -37,6 +37,21 @@ def test_the_edit_holds_and_stays_local(bundled, edit):
     assert edit.diagnostics["target_prob"] > 0.9
 
 
+def test_an_edit_in_the_chat_template_is_said_in_it(bundled):
+    contexts = fl.editing.ContextConfig(chat="both")
+    edit = fl.rome(bundled, FACT, fl.editing.RomeConfig(contexts=contexts))
+    forms, question = bundled.chat_forms(), "In which city is the Eiffel Tower?"
+    assert forms.asked.before.startswith("<|im_start|>system\nYou are a helpful AI assistant")
+    asked = [form.around(FACT.prompt) for form in (forms.asked, forms.begun)]
+    assert "Paris" in bundled.chat(question, 20)
+    with edit.applied(bundled):
+        assert "Rome" in bundled.chat(question, 20)
+        assert bundled.generate(FACT.prompt, 2, chat=True).endswith(" Rome,")
+        probs = [score.prob for score in bundled.score(asked, ["Rome"] * 2)]
+        assert min(probs) > 0.3, "an edit of the plain sentence alone has 0.001 in one of them"
+        assert "Paris" in bundled.generate("The Louvre is located in the city of", 3, chat=True)
+
+
 def test_the_edited_model_from_the_command_line(edit, tmp_path, monkeypatch, capsys):
     edit.save(tmp_path / "e")
 

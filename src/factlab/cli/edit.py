@@ -16,10 +16,13 @@ from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError, counted
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from factlab.editing.background import Background
     from factlab.editing.configs import Mode
     from factlab.editing.edit_run import EditRun
     from factlab.editing.method_choice import MethodChoice
+    from factlab.editing.one_fact import TopTokens
     from factlab.editing.values.folder import SavedValues
     from factlab.facts import Fact
     from factlab.models.language_model import LanguageModel
@@ -39,6 +42,14 @@ _Erase = Annotated[
     bool,
     typer.Option(
         help="Make the true answer improbable; needs no --target.", rich_help_panel=METHOD
+    ),
+]
+_Chat = Annotated[
+    bool,
+    typer.Option(
+        "--chat",
+        help="Edit the fact in the model's chat template as well, and ask it there too.",
+        rich_help_panel=METHOD,
     ),
 ]
 _Stats = Annotated[
@@ -169,6 +180,7 @@ def register(app: typer.Typer) -> None:
             "factlab edit --facts facts.csv --together --values values",
             'factlab edit "{} is in" --subject Rome --target Spain --set value.steps=40',
             'factlab edit "Who wrote Hamlet? Answer:" --target Marlowe --method ultraedit',
+            'factlab edit "{} is in" --subject Rome --target Spain --chat --out spain',
         ),
     )
 
@@ -181,6 +193,7 @@ def edit(
     method: _Method = None,
     more: MethodSettings,
     erase: _Erase = False,
+    chat: _Chat = False,
     stats: _Stats = None,
     values: _Values = None,
     out: _Out = None,
@@ -191,7 +204,8 @@ def edit(
 
     mode, has_many = many.mode(), many.facts is not None
     wanted = _facts(one, many.facts, erase)
-    chosen = more.of(method or ("memit" if has_many and mode != "each" else "rome"), erase).chosen()
+    name = method or ("memit" if has_many and mode != "each" else "rome")
+    chosen = more.of(name, erase, chat).chosen()
     chosen.method.check_subjects(wanted)
     chosen.method.check_turn(many.turn)
     if out is not None:
@@ -264,15 +278,22 @@ def _edit_one(
         made.edit.save(out, overwrite)
     if made.already_said is not None:
         session.say(f"Note: the model said {made.already_said!r} already.")
-    rows = [
-        [f"{was!r} {prob_was:.3f}", f"{now!r} {prob_now:.3f}"]
-        for (was, prob_was), (now, prob_now) in zip(made.before, made.after, strict=True)
-    ]
     session.say(f"{fact.prompt} …")
-    session.say(table(["before", "after"], rows))
+    session.say(_next_tokens(made.before, made.after))
+    if made.before_in_chat:
+        session.say("The same in the chat template:")
+        session.say(_next_tokens(made.before_in_chat, made.after_in_chat))
     session.say(made.changes_in_words())
     _say_where(session, out, fact.prompt)
     session.emit(made.to_json() | {"folder": str(out) if out is not None else None})
+
+
+def _next_tokens(before: "TopTokens", after: "TopTokens") -> "RenderableType":
+    rows = [
+        [f"{was!r} {prob_was:.3f}", f"{now!r} {prob_now:.3f}"]
+        for (was, prob_was), (now, prob_now) in zip(before, after, strict=True)
+    ]
+    return table(["before", "after"], rows)
 
 
 def _edit_many(

@@ -115,6 +115,15 @@ class _Measured:
             rich_help_panel=MEASURED,
         ),
     ] = None
+    chat: Annotated[
+        bool,
+        typer.Option(
+            "--chat",
+            help="Ask every prompt in the model's chat template as well. To edit in it too: --set "
+            "contexts.chat=true, of ft --set chat=true.",
+            rich_help_panel=MEASURED,
+        ),
+    ] = False
     drift: Annotated[
         int,
         typer.Option(
@@ -189,6 +198,7 @@ class _Measured:
             answer_tokens=self.answer_tokens,
             ripple=self.ripple,
             ripple_per_axis=self.ripple_per_axis,
+            chat=self.chat,
         )
 
 
@@ -204,6 +214,7 @@ def register(app: typer.Typer) -> None:
             "factlab eval --method rome --limit 500 --out runs/rome --resume",
             "factlab eval --data facts.csv --method rome --method ft --out runs",
             "factlab eval --limit 100 --answers bare,qa,chat --out runs/rome",
+            "factlab eval --limit 50 --chat --set contexts.chat=true --out runs/in-chat",
             "factlab eval --method memit --mode together --limit 1000 \\\n"
             "      --data counterfact --out runs/memit",
         ),

@@ -185,7 +185,7 @@ class MethodSettings(Settings):
         ),
     ] = None
 
-    def of(self, name: str, erase: bool = False) -> "MethodRequest":
+    def of(self, name: str, erase: bool = False, chat: bool = False) -> "MethodRequest":
         """The method of a name with these settings.
 
         Raises:
@@ -199,6 +199,7 @@ class MethodSettings(Settings):
             editor=self.editor,
             layer=self.layer,
             erase=erase,
+            chat=chat,
             settings=self.values(),
         )
 

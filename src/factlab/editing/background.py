@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from factlab.editing.configs import ContextConfig, Needs
-from factlab.editing.contexts import sample_contexts
+from factlab.editing.contexts import chat_contexts, sample_contexts
 from factlab.editing.protection import Protection
 from factlab.editing.values.cache import ValueCache
 from factlab.editing.values.source import ValueSource
@@ -16,6 +16,7 @@ from factlab.stats.configs import StatsConfig
 from factlab.stats.expert_moments import Moment
 from factlab.stats.moments import SecondMoment
 from factlab.stats.store import second_moments
+from factlab.wrapping import Context
 
 
 @dataclass(slots=True)
@@ -51,16 +52,21 @@ class Background:
         by_layer = {m.layer: m for m in found if m is not shared.get(m.layer)}
         return cls(by_layer, shared, given=frozenset({*by_layer, *shared}))
 
-    def contexts(self, lm: LanguageModel, config: ContextConfig) -> list[str]:
-        """Texts to put before prompts; the first is empty.
+    def contexts(self, lm: LanguageModel, config: ContextConfig) -> list[Context]:
+        """Texts to put before prompts; the first is empty. Then what a chat template puts around.
 
-        They are the model's own without its edits, and sampled once.
+        Texts are the model's own without its edits, and sampled once.
+
+        Raises:
+            InvalidRequestError: the tokenizer has no fitting chat template, where one is needed.
         """
         given = None if self.values is None else self.values.contexts(lm, config)
         if given is not None:
             return given
-        question = "contexts", config
-        return lm.recall.of(question, lm.identity.now(), partial(_sampled, lm, config))
+        in_chat = chat_contexts(lm, config.chat)
+        texts = config.model_copy(update={"chat": None})
+        sampled = lm.recall.of(("contexts", texts), lm.identity.now(), partial(_sampled, lm, texts))
+        return [*sampled, *in_chat]
 
     def second_moments(
         self,

@@ -3,6 +3,8 @@
 Nothing here needs PyTorch, so that a setting can be checked, or listed, before it is imported.
 """
 
+from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import (
@@ -15,6 +17,8 @@ from pydantic import (
 )
 
 from factlab.config import Config, with_none
+from factlab.editing.context_config import ChatContexts, ContextConfig, Switchable
+from factlab.editing.value_config import ValueConfig
 from factlab.facts import LookupToken
 from factlab.neurons.configs import NeuronConfig
 from factlab.stats.configs import StatsConfig
@@ -27,87 +31,7 @@ FineTuneMethod = Literal["ft", "ft+l", "attn"]
 # Many facts: each in an edit of its own, all in one edit, or one edit on top of the other.
 Mode = Literal["each", "together", "sequence"]
 MODES: tuple[Mode, ...] = ("each", "together", "sequence")
-
-
-class ValueConfig(Config):
-    """How to optimise δ.
-
-    The defaults need about half of the steps of the published rule, which is `published()`.
-
-    Attributes:
-        steps: most evaluations of the loss.
-        step_rule: `polyak`: along the gradient, as far as would bring the loss to zero if it went
-            on falling like this (Polyak 1969), with momentum and a bound; or `adam`, the paper's.
-        largest_step: bound of a Polyak step, as a share of ‖v₀‖.
-        momentum: of Polyak steps.
-        learning_rate: of Adam.
-        kl_factor: weight of the essence term (0.0625 in the code; the paper's text has 100).
-        kl_position: where the essence prompt is read: at its last token, as the paper says, or at
-            the subject's last token, as its code does (there " is a" has no influence).
-        weight_decay: factor of ‖δ‖ / ‖v₀‖².
-        clamp_factor: ‖δ‖ is kept below this many times ‖v₀‖; by default the preset's, or the
-            method's (4; 0.75 for MEMIT and AlphaEdit).
-        stop_loss: stop when the total loss is below this.
-        stop_nll: stop when the target's NLL is below this in the mean over contexts.
-        stop_when_said: stop one step after greedy decoding first writes the target behind every
-            context (MPES, arXiv 2502.01636).
-    """
-
-    steps: PositiveInt = 20
-    step_rule: Literal["polyak", "adam"] = "polyak"
-    largest_step: PositiveFloat = 0.3
-    momentum: float = Field(default=0.5, ge=0, lt=1)
-    learning_rate: PositiveFloat = 0.5
-    kl_factor: NonNegativeFloat = 0.0625
-    kl_position: Literal["essence_end", "subject_end"] = "essence_end"
-    weight_decay: NonNegativeFloat = 0.0
-    clamp_factor: PositiveFloat | None = None
-    stop_loss: NonNegativeFloat = 0.05
-    stop_nll: NonNegativeFloat = 0.1
-    stop_when_said: bool = False
-
-    def clamped(self, factor: float) -> "ValueConfig":
-        """With this `clamp_factor`, unless one is set."""
-        if self.clamp_factor is not None:
-            return self
-        return self.model_copy(update={"clamp_factor": factor})
-
-    @classmethod
-    def published(cls, steps: int = 20) -> "ValueConfig":
-        """The values of the papers' code for GPT-2 XL and GPT-J."""
-        return cls(
-            steps=steps,
-            step_rule="adam",
-            kl_position="subject_end",
-            weight_decay=0.5,
-            stop_nll=0.0,
-        )
-
-
-class ContextConfig(Config):
-    """Which texts to sample.
-
-    Attributes:
-        groups: (how many, tokens of each) pairs; the start token counts as one of them, as in the
-            paper's code.
-        top_k: sample among this many most probable tokens.
-        seed: of the sampling.
-        bare_weight: share of the bare prompt in the mean key, the rest going to the others in equal
-            parts; None gives every context the same weight, as the ROME paper does. Where a
-            tokenizer puts no BOS in front, a subject that opens the bare prompt has a key of its
-            own (see docs/results/bundled-model.md), and one part in 21 does not reach it. One half
-            is what MEMIT's code uses.
-    """
-
-    groups: tuple[tuple[NonNegativeInt, PositiveInt], ...] = ((3, 5), (2, 10))
-    top_k: PositiveInt = 5
-    seed: int = 0
-    bare_weight: float | None = Field(default=0.5, ge=0, le=1)
-
-    @classmethod
-    def published_rome(cls) -> "ContextConfig":
-        """The bare prompt and twenty others, all alike (ROME paper, appendix E.5)."""
-        return cls(groups=((10, 5), (10, 10)), bare_weight=None)
+_ChatSetting = Literal["chat", "contexts.chat"] | None
 
 
 class Needs(NamedTuple):
@@ -134,16 +58,23 @@ class MethodConfig(Config):
             several; None if the method has none.
         can_erase: whether there is a setting `erase`.
         can_look_up: whether there is a setting `lookup`, for the token to edit at.
+        chat_setting: the setting that puts facts into the chat template as well, if there is one.
     """
 
     layer_setting: ClassVar[Literal["layer", "layers"] | None] = None
     can_erase: ClassVar[bool] = False
     can_look_up: ClassVar[bool] = False
+    chat_setting: ClassVar[_ChatSetting] = None
 
     @property
     def is_erasing(self) -> bool:
         """Whether targets are made improbable instead of probable."""
         return False
+
+    @property
+    def chat_contexts(self) -> ChatContexts | None:
+        """How facts are put into the chat template as well, if they are."""
+        return attrgetter(self.chat_setting)(self) if self.chat_setting else None
 
     @property
     def edited_layers(self) -> tuple[int, ...]:
@@ -161,6 +92,15 @@ class MethodConfig(Config):
         if cls.layer_setting is None:
             return {}
         return {cls.layer_setting: layer if cls.layer_setting == "layer" else (layer,)}
+
+    @classmethod
+    def in_chat(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings by name, with facts in the chat template as well; empty if that cannot be."""
+        if cls.chat_setting is None:
+            return {}
+        table = dict(values if cls.chat_setting == "chat" else values.get("contexts") or {})
+        table["chat"] = table.get("chat") or True
+        return table if cls.chat_setting == "chat" else {**values, "contexts": table}
 
 
 class ErasingConfig(MethodConfig):
@@ -208,6 +148,7 @@ class RomeConfig(ErasingConfig):
 
     layer_setting: ClassVar[Literal["layer", "layers"] | None] = "layer"
     can_look_up: ClassVar[bool] = True
+    chat_setting: ClassVar[_ChatSetting] = "contexts.chat"
 
     layer: int | None = Field(default=None, ge=0)
     value: ValueConfig = ValueConfig()
@@ -250,6 +191,7 @@ class LayerwiseConfig(ErasingConfig):
     """
 
     layer_setting: ClassVar[Literal["layer", "layers"] | None] = "layers"
+    chat_setting: ClassVar[_ChatSetting] = "contexts.chat"
 
     layers: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
     value: ValueConfig = ValueConfig()
@@ -317,15 +259,19 @@ class FineTuneConfig(ErasingConfig):
         learning_rate: of Adam; by default 5e-4, and 1e-3 for AttnEdit.
         stop_nll: stop when the target's NLL is below this (0.01 in the code; the paper has 0.03).
         erase: make the true target improbable instead of a new one probable.
+        chat: tune on the fact in the chat template as well, as in `ContextConfig`.
     """
 
     layer_setting: ClassVar[Literal["layer", "layers"] | None] = "layer"
+    chat_setting: ClassVar[_ChatSetting] = "chat"
+    added: ClassVar[frozenset[str]] = frozenset({"chat"})
 
     layer: int | None = Field(default=None, ge=0)
     epsilon: PositiveFloat | None = None
     steps: PositiveInt = 25
     learning_rate: PositiveFloat | None = None
     stop_nll: NonNegativeFloat = 0.01
+    chat: Switchable = None
 
     @property
     def edited_layers(self) -> tuple[int, ...]:

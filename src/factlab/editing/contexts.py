@@ -1,16 +1,18 @@
 """Contexts: texts put before a prompt, so that an edit does not depend on one exact wording.
 
 ROME takes its key, and optimises its value, over the bare prompt and prompts that follow a little
-text of the model's own (ROME paper, section 3.1 and appendix E.5).
+text of the model's own (ROME paper, section 3.1 and appendix E.5). An edit that is to hold in a
+chat too takes them over the prompt in the model's chat template as well.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from factlab.editing.configs import ContextConfig
+from factlab.editing.context_config import ChatContexts, ContextConfig
 from factlab.models.generation import generate_ids, start_token_id
 from factlab.models.language_model import LanguageModel
+from factlab.wrapping import ChatForms, Wrapping
 
 
 def sample_contexts(lm: LanguageModel, config: ContextConfig) -> list[str]:
@@ -29,6 +31,24 @@ def sample_contexts(lm: LanguageModel, config: ContextConfig) -> list[str]:
         texts = (str(lm.tokenizer.decode(ids, skip_special_tokens=True)) for ids in sampled)
         contexts += [f"{text}. " for text in texts]
     return contexts
+
+
+def chat_contexts(lm: LanguageModel, kind: ChatContexts | None) -> list[Wrapping | ChatForms]:
+    """What the model's chat template puts around a prompt, in the ways that are asked for.
+
+    Raises:
+        InvalidRequestError: the tokenizer has no chat template, or it does not fit.
+    """
+    if kind is None:
+        return []
+    forms = lm.chat_forms()
+    ways: dict[ChatContexts, list[Wrapping | ChatForms]] = {
+        "fitting": [forms],
+        "asked": [forms.asked],
+        "begun": [forms.begun],
+        "both": [forms.asked, forms.begun],
+    }
+    return ways[kind]
 
 
 def context_weights(config: ContextConfig, n_contexts: int) -> Float[Tensor, " context"]:

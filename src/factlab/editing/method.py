@@ -107,7 +107,8 @@ class Method:
 
         Raises:
             InvalidRequestError: there are no facts, one has nothing to write or lacks a subject
-                that is needed, or the config is of another method.
+                that is needed, or the config is of another method; or it asks for the chat
+                template of a model that has none.
             UnsupportedModelError: the model cannot do it.
         """
         if config is not None and not isinstance(config, self.config):
@@ -118,6 +119,8 @@ class Method:
         check_targets(facts, config is not None and config.is_erasing)
         self.check_subjects(facts)
         lm.abilities.need(self.needs)
+        if config is not None and config.chat_contexts is not None:
+            lm.chat_forms()  # or an error, before anything is computed
         return config if self.admit is None else self.admit(lm, facts, config)
 
     def settled(

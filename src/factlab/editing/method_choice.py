@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -42,13 +42,17 @@ class MethodRequest(Config):
         editor: folder of a trained editor, for methods that must be trained.
         layer: to edit; by default the model's preset, or by causal traces.
         erase: make the true answer improbable instead of a new one probable.
+        chat: edit the fact in the model's chat template as well.
         settings: of the method, by name; layer and the others above win over them.
     """
+
+    added: ClassVar[frozenset[str]] = frozenset({"chat"})
 
     name: str = "rome"
     editor: Path | None = None
     layer: int | None = None
     erase: bool = False
+    chat: bool = False
     settings: dict[str, Any] = Field(default_factory=dict)
 
     def chosen(self) -> MethodChoice:
@@ -99,4 +103,12 @@ class MethodRequest(Config):
                 raise InvalidRequestError(f"--erase does not go with method '{method.name}'.")
             values["erase"] = True
             options["erase"] = "--erase"
+        if self.chat:
+            values = method.config.in_chat(values)
+            if not values:
+                raise InvalidRequestError(
+                    f"--chat does not go with method '{method.name}', which takes a fact's prompt "
+                    "as it is. Use rome, memit, emmet, alphaedit, ft, ft+l or attn; or give the "
+                    "fact in the template itself, as lm.chat_prompt() writes it."
+                )
         return made_of(method.config, values, options)

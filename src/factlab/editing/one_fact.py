@@ -34,6 +34,9 @@ class EditedFact(Tabular):
         after: the same with the edit.
         already_said: what the model said before, if that was the new target already.
         shares: each changed weight, and the size of its change as a share of its norm.
+        before_in_chat: the same as `before` in the model's chat template, if the fact was edited
+            in it too.
+        after_in_chat: the same with the edit.
     """
 
     fact: Fact
@@ -42,14 +45,16 @@ class EditedFact(Tabular):
     after: TopTokens
     already_said: str | None
     shares: tuple[tuple[str, float], ...]
+    before_in_chat: TopTokens = ()
+    after_in_chat: TopTokens = ()
 
     def __repr__(self) -> str:
-        was, now = self.before[0], self.after[0]
-        return (
-            f"EditedFact by {self.edit.method}: {self.fact.prompt} …\n"
-            f"  {was[0]!r} {was[1]:.3f} -> {now[0]!r} {now[1]:.3f}\n"
-            f"  {self.changes_in_words()}"
-        )
+        lines = [f"EditedFact by {self.edit.method}: {self.fact.prompt} …"]
+        stages = (self.before, self.after), (self.before_in_chat, self.after_in_chat)
+        for (befores, afters), where in zip(stages, ("", " in the chat template"), strict=True):
+            for was, now in zip(befores[:1], afters[:1], strict=True):
+                lines.append(f"  {was[0]!r} {was[1]:.3f} -> {now[0]!r} {now[1]:.3f}{where}")
+        return "\n".join([*lines, f"  {self.changes_in_words()}"])
 
     def changes_in_words(self) -> str:
         """Which weights were changed, by how much, why there, and in how many steps."""
@@ -77,10 +82,12 @@ class EditedFact(Tabular):
 
     def to_json(self) -> dict[str, Any]:
         """All but the numbers of the edit, ready for JSON."""
+        in_chat = {"before_in_chat": self.before_in_chat, "after_in_chat": self.after_in_chat}
         return {
             "prompt": self.fact.prompt,
-            "before": [{"token": token, "prob": prob} for token, prob in self.before],
-            "after": [{"token": token, "prob": prob} for token, prob in self.after],
+            "before": _listed(self.before),
+            "after": _listed(self.after),
+            **{name: _listed(tokens) for name, tokens in in_chat.items() if tokens},
             "already_said": self.already_said is not None,
             "edit": {
                 "method": self.edit.method,
@@ -118,20 +125,28 @@ def edit_fact(
         >>> token, probability = result.after[0]
         >>> result.edit.save("the-tower-in-rome")
     """
-    chosen = method_named(method)
-    before = tuple(lm.top_tokens(fact.prompt, _N_TOKENS))
+    chosen, prompts = method_named(method), [fact.prompt]
+    if config is not None and config.chat_contexts is not None:
+        prompts.append(lm.chat_forms().of(fact.prompt).around(fact.prompt))
+    before = [tuple(lm.top_tokens(prompt, _N_TOKENS)) for prompt in prompts]
     (answer,) = answers(lm, [fact])
     (edit,) = chosen.each(lm, [fact], config, background, progress)
     with nullcontext() if edit.prefix else edit.applied(lm):
-        after = tuple(lm.top_tokens(edit.in_front_of(fact.prompt), _N_TOKENS))
+        after = [tuple(lm.top_tokens(edit.in_front_of(each), _N_TOKENS)) for each in prompts]
     return EditedFact(
         fact=fact,
         edit=edit,
-        before=before,
-        after=after,
+        before=before[0],
+        after=after[0],
         already_said=answer.said if answer.says_new else None,
         shares=_shares(lm, edit),
+        before_in_chat=before[1] if before[1:] else (),
+        after_in_chat=after[1] if after[1:] else (),
     )
+
+
+def _listed(tokens: TopTokens) -> list[dict[str, Any]]:
+    return [{"token": token, "prob": prob} for token, prob in tokens]
 
 
 def _shares(lm: LanguageModel, edit: Edit) -> tuple[tuple[str, float], ...]:

@@ -26,6 +26,7 @@ from factlab.journal import Journal, Line, Shard
 from factlab.models.language_model import LanguageModel
 from factlab.models.run_model import run_model
 from factlab.progress import ProgressCallback, silent
+from factlab.wrapping import context_to_json
 
 _BATCH_SIZE = 32
 
@@ -150,7 +151,7 @@ def _findings(
 ) -> Line:
     """Of shards that share a folder, the first finds the texts for all of them."""
     cases, contexts = [*range(len(facts))], background.contexts(lm, plan.contexts)
-    return {"cases": cases, "contexts": [*contexts]}
+    return {"cases": cases, "contexts": [*map(context_to_json, contexts)]}
 
 
 def _records(

@@ -1,6 +1,6 @@
 """What an evaluation measures; nothing here needs PyTorch."""
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field, PositiveInt
 
@@ -48,7 +48,12 @@ class MeasureConfig(Config):
         ripple: whether to ask the records' ripple queries.
         ripple_per_axis: most ripple queries of one axis that a record is asked; of more, the seed
             draws.
+        chat: whether to ask every prompt in the model's chat template as well.
     """
+
+    added: ClassVar[frozenset[str]] = frozenset(
+        {"answers", "answer_tokens", "ripple", "ripple_per_axis", "chat"}
+    )
 
     n_generated: int | None = Field(default=None, ge=0)
     text_tokens: int = Field(default=100, ge=2)
@@ -61,16 +66,8 @@ class MeasureConfig(Config):
     answer_tokens: int = Field(default=50, ge=1)
     ripple: bool = False
     ripple_per_axis: PositiveInt = 3
+    chat: bool = False
 
     def of_unedited(self) -> dict[str, JsonValue]:
-        """What decides what is measured of one record on the unedited model.
-
-        What later versions added is left out where it is not asked for, so that a measurement is
-        found again.
-        """
-        left_out = {"n_generated"}
-        if not self.answers:
-            left_out |= {"answers", "answer_tokens"}
-        if not self.ripple:
-            left_out |= {"ripple", "ripple_per_axis"}
-        return self.model_dump(mode="json", exclude=left_out)
+        """What decides what is measured of one record on the unedited model."""
+        return self.model_dump(mode="json", exclude={"n_generated"})

@@ -3,6 +3,7 @@ from .answers import Answer as Answer
 from .answers import answers as answers
 from .changes.update import DenseUpdate as DenseUpdate
 from .changes.update import LowRankUpdate as LowRankUpdate
+from .chat import ChatForms as ChatForms
 from .language_model import LanguageModel as LanguageModel
 from .loading import load as load
 from .scoring import ContinuationScore as ContinuationScore

@@ -14,7 +14,8 @@ from factlab.continuations import Continuation
 from factlab.facts import Fact, Joint, LookupToken, joined_by
 from factlab.families import Layout
 from factlab.hooks import Site
-from factlab.models import chat, freezing, generation, scoring, texts
+from factlab.models import chat as conversation
+from factlab.models import freezing, generation, scoring, texts
 from factlab.models.accept import check_model, check_tokenizer
 from factlab.models.anatomy import Streams
 from factlab.models.budget import Budget, MemoryLimit, Sizes
@@ -28,6 +29,7 @@ from factlab.models.layers import Layers
 from factlab.models.recall import Recall
 from factlab.models.stored import device_of
 from factlab.projections import layout_of
+from factlab.wrapping import ChatForms
 from factlab.writing import check_text, check_texts, joined
 
 
@@ -269,11 +271,7 @@ class LanguageModel:
         return texts.fact_continuation(self, fact, target, lookup, first_token)
 
     def next_token_probs(self, prompts: Sequence[str]) -> Float[Tensor, "batch vocab"]:
-        """Distribution of the next token after each prompt, on the CPU in at least float32.
-
-        Raises:
-            InvalidRequestError: prompts are no list of texts, or there are none.
-        """
+        """Distribution of the next token after each prompt, on the CPU in at least float32."""
         return scoring.next_token_probs(self, prompts)
 
     def top_tokens(self, prompt: str, k: int = 10) -> list[tuple[str, float]]:
@@ -292,8 +290,7 @@ class LanguageModel:
                 a writer would put one, or the white space that the target begins with.
 
         Raises:
-            InvalidRequestError: the lists are no lists of texts, differ in length, or a text is
-                empty or too long.
+            InvalidRequestError: the lists differ in length, or a text is empty or too long.
         """
         check_texts(targets, "targets")
         joined = [joined_by(target, joint) for target in targets]
@@ -308,11 +305,12 @@ class LanguageModel:
         temperature: float = 1.0,
         top_p: float = 1.0,
         return_full_text: bool = True,
+        chat: bool = False,
     ) -> str:
         """Continue a prompt; see `generate_batch`. Returns prompt and continuation."""
         check_text(prompt, "prompt")
         return self.generate_batch(
-            [prompt], max_new_tokens, top_k, seed, temperature, top_p, return_full_text
+            [prompt], max_new_tokens, top_k, seed, temperature, top_p, return_full_text, chat
         )[0]
 
     def generate_batch(
@@ -324,6 +322,7 @@ class LanguageModel:
         temperature: float = 1.0,
         top_p: float = 1.0,
         return_full_text: bool = True,
+        chat: bool = False,
     ) -> list[str]:
         """Continue prompts with a key/value cache, each until it ends or is long enough.
 
@@ -337,17 +336,19 @@ class LanguageModel:
             temperature: logits are divided by it before a token is drawn.
             top_p: sample among the most probable tokens that together have this probability.
             return_full_text: whether to put the prompt, as it was given, before its continuation.
+            chat: ask in the model's chat template, each prompt in its form (`chat_forms`).
 
         Returns:
-            For each prompt the prompt itself followed by its continuation, with one space between
-            them where the prompt ends in a space and the continuation begins with one; or the
+            For each prompt it and its continuation, a space that both have standing once; or the
             continuation alone, which begins with a space where a new word begins.
 
         Raises:
-            InvalidRequestError: prompts are no list of texts, or a number is out of range.
+            InvalidRequestError: prompts are no list of texts, a number is out of range, or there
+                is no fitting chat template.
         """
         sampling = generation.Sampling.of(top_k, temperature, top_p)
-        written = generation.continue_texts(self, prompts, max_new_tokens, sampling, seed)
+        go_on = conversation.continue_in_chat if chat else generation.continue_texts
+        written = go_on(self, prompts, max_new_tokens, sampling, seed)
         if not return_full_text:
             return written
         return [joined(*pair) for pair in zip(prompts, written, strict=True)]
@@ -355,18 +356,25 @@ class LanguageModel:
     def chat_prompt(self, messages: str | Sequence[Mapping[str, str]]) -> str:
         """What a model that was trained on conversations reads before it answers.
 
-        The text ends where the answer begins, so it can be the prompt of a `Fact`, with `{}` in a
-        message, as well as of `top_tokens` and `score`.
+        It ends where the answer begins: it can be the prompt of a `Fact`, with `{}` in a message.
 
         Args:
             messages: each with `role` (user, assistant or system) and `content`; a text is one
                 message of the user's.
 
         Raises:
-            InvalidRequestError: the tokenizer has no chat template, or it does not take these
-                messages.
+            InvalidRequestError: there is no chat template, or it does not take these messages, or
+                leaves one out.
         """
-        return chat.chat_prompt(self, messages)
+        return conversation.chat_prompt(self, messages)
+
+    def chat_forms(self) -> ChatForms:
+        """What the chat template puts around a prompt: asked by the user, or begun as an answer.
+
+        Raises:
+            InvalidRequestError: there is none, or it fails or alters what the user says.
+        """
+        return conversation.chat_forms(self)
 
     def chat(
         self,
@@ -386,9 +394,6 @@ class LanguageModel:
             seed: of the sampling.
             temperature: of the sampling.
             top_p: of the sampling.
-
-        Raises:
-            InvalidRequestError: as for `chat_prompt` and `generate_batch`.
         """
         sampling = generation.Sampling.of(top_k, temperature, top_p)
-        return chat.answer(self, messages, max_new_tokens, sampling, seed)
+        return conversation.answer(self, messages, max_new_tokens, sampling, seed)

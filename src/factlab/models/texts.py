@@ -8,8 +8,10 @@ from transformers import PretrainedConfig
 
 from factlab import tokens
 from factlab.continuations import Continuation, continuation_of
-from factlab.errors import TokenizationError
+from factlab.errors import InvalidRequestError, TokenizationError
 from factlab.facts import Fact, LookupToken
+from factlab.wrapping import Wrapping
+from factlab.writing import short_repr
 
 if TYPE_CHECKING:
     from factlab.models.language_model import LanguageModel
@@ -75,6 +77,59 @@ def fact_continuation(
     encoded = tokenise(lm, fact.prompt, target)
     subject = tokens.subject_span(encoded, fact.subject_start, fact.subject)
     return fitting(lm, continuation_of(encoded, subject, lookup, first_token))
+
+
+def wrapped_continuation(
+    lm: "LanguageModel", prompt: str, wrapping: Wrapping, target: str | None = None
+) -> Continuation:
+    """A prompt in a wrapping, such as a chat template's, and what follows it there.
+
+    Raises:
+        TokenizationError: as `continuation`; one that is too long is named.
+        InvalidRequestError: the prompt is in a chat template already, or the target is empty.
+    """
+    return _fitting_in(lm, prompt, continuation_of(_wrapped(lm, prompt, wrapping, target)))
+
+
+def wrapped_fact(
+    lm: "LanguageModel",
+    fact: Fact,
+    wrapping: Wrapping,
+    target: str | None = None,
+    lookup: LookupToken = "last",
+) -> Continuation:
+    """The same of a fact's prompt, with its subject's tokens and the one that is looked up.
+
+    Raises:
+        TokenizationError: also if the subject has no token, or shares one with the target.
+        InvalidRequestError: also if there is no subject.
+    """
+    encoded = _wrapped(lm, fact.prompt, wrapping, target)
+    subject = tokens.subject_span(encoded, wrapping.start(fact), fact.subject)
+    return _fitting_in(lm, fact.prompt, continuation_of(encoded, subject, lookup))
+
+
+def _wrapped(
+    lm: "LanguageModel", prompt: str, wrapping: Wrapping, target: str | None
+) -> tokens.Tokens:
+    is_inside = bool(wrapping.before) and prompt.startswith(wrapping.before)
+    if is_inside or tokens.begins_special(lm.tokenizer, prompt):
+        raise InvalidRequestError(
+            f"The prompt {short_repr(prompt)} is in a chat template already, or begins with a "
+            "special token: it cannot be put into the template again. Give what is said in it "
+            "alone, or do without the chat template."
+        )
+    wanted = None if target is None else wrapping.target(target)
+    return tokenise(lm, wrapping.around(prompt), wanted)
+
+
+def _fitting_in(lm: "LanguageModel", prompt: str, made: Continuation) -> Continuation:
+    try:
+        return fitting(lm, made)
+    except TokenizationError as error:
+        raise TokenizationError(
+            f"The prompt {short_repr(prompt)} is too long in the chat template: {error}"
+        ) from error
 
 
 def fitting(lm: "LanguageModel", made: Continuation) -> Continuation:

@@ -56,6 +56,7 @@ from factlab.models.language_model import LanguageModel
 from factlab.precision import wide
 from factlab.progress import ProgressCallback
 from factlab.stats.expert_moments import Moment
+from factlab.wrapping import Context
 
 # ‖δ‖ at a layer's output is kept below this share of the state's norm (MEMIT's code).
 LAYER_CLAMP = 0.75
@@ -240,7 +241,7 @@ class _Writer:
     method: str
     config: LayerwiseConfig
     source: str
-    contexts: Sequence[str]
+    contexts: Sequence[Context]
     closed_form: _ClosedForm
     values_from: ValueSource | None
     progress: ProgressCallback

@@ -14,36 +14,44 @@ from factlab.hooks import Site, Stream, record
 from factlab.models.engines.engine import select_rows
 from factlab.models.keys import recorded_keys
 from factlab.models.language_model import LanguageModel
-from factlab.models.texts import fitting, tokenise
+from factlab.models.texts import fitting, tokenise, wrapped_fact
 from factlab.precision import wide
 from factlab.tokens import context_place, groups, pad, subject_span
+from factlab.wrapping import Context
 
 
 def prompt_rows(
-    lm: LanguageModel, fact: Fact, contexts: Sequence[str], lookup: LookupToken = "last"
+    lm: LanguageModel, fact: Fact, contexts: Sequence[Context], lookup: LookupToken = "last"
 ) -> list[Continuation]:
-    """The fact's prompt behind each context."""
+    """The fact's prompt behind each context, or wrapped into it."""
     return _rows(lm, fact, contexts, None, lookup)
 
 
 def target_rows(
     lm: LanguageModel,
     fact: Fact,
-    contexts: Sequence[str],
+    contexts: Sequence[Context],
     target: str,
     lookup: LookupToken = "last",
 ) -> list[Continuation]:
-    """The fact's prompt behind each context, followed by a target."""
+    """The fact's prompt behind each context, or wrapped into it, followed by a target."""
     return _rows(lm, fact, contexts, target, lookup)
 
 
 def _rows(
-    lm: LanguageModel, fact: Fact, contexts: Sequence[str], target: str | None, lookup: LookupToken
+    lm: LanguageModel,
+    fact: Fact,
+    contexts: Sequence[Context],
+    target: str | None,
+    lookup: LookupToken,
 ) -> list[Continuation]:
     bare = tokenise(lm, fact.prompt, target)
     place = context_place(lm.tokenizer, bare, fact.subject_start) if any(contexts) else 0
     rows: list[Continuation] = []
     for context in contexts:
+        if not isinstance(context, str):
+            rows.append(wrapped_fact(lm, fact, context.of(fact.prompt), target, lookup))
+            continue
         text = fact.prompt[:place] + context + fact.prompt[place:]
         tokens = tokenise(lm, text, target) if context else bare
         subject = subject_span(tokens, len(context) + fact.subject_start, fact.subject)
@@ -87,7 +95,7 @@ def keys_and_outputs(lm: LanguageModel, rows: Sequence[Continuation], layer: int
 def mean_keys(
     lm: LanguageModel,
     facts: Sequence[Fact],
-    contexts: Sequence[str],
+    contexts: Sequence[Context],
     layer: int,
     weights: Tensor,
     lookup: LookupToken = "last",

@@ -44,6 +44,7 @@ from factlab.precision import wide
 from factlab.progress import ProgressCallback, silent
 from factlab.stats.expert_moments import Moment
 from factlab.stats.moments import SecondMoment
+from factlab.wrapping import Context
 
 
 @checked(several="fl.editing.rome_each or fl.edit_each")
@@ -182,7 +183,7 @@ class _Memory:
         facts: Sequence[Fact],
         settled: Settled[RomeConfig],
         moment: Moment,
-        contexts: Sequence[str],
+        contexts: Sequence[Context],
     ) -> "_Memory":
         """Look the facts up."""
         config, layer, weighting = settled.config, moment.layer, settled.config.contexts

@@ -31,13 +31,14 @@ from factlab.editing.configs import ValueConfig
 from factlab.editing.descent import Descended, Evaluation, StepRule, descend
 from factlab.editing.requests import ValueRequest
 from factlab.editing.step_rules import Adam, Polyak
-from factlab.errors import EditError, FactlabError, TokenizationError
+from factlab.errors import EditError, FactlabError, InvalidRequestError, TokenizationError
 from factlab.facts import LookupToken
 from factlab.hooks import Site
 from factlab.models.language_model import LanguageModel
 from factlab.precision import wide
 from factlab.progress import ProgressCallback, silent, tell_step
 from factlab.tokens import groups
+from factlab.wrapping import Context
 
 Deltas = Float[Tensor, "fact d_model"]
 
@@ -88,7 +89,7 @@ class OptimisedValue:
 def optimise_values(
     lm: LanguageModel,
     requests: Sequence[ValueRequest | FactlabError],
-    contexts: Sequence[str],
+    contexts: Sequence[Context],
     site: Site,
     config: ValueConfig,
     progress: ProgressCallback = silent,
@@ -99,7 +100,7 @@ def optimise_values(
     Args:
         lm: the model, left as it is.
         requests: what to make the model say; an error in place of one is passed on.
-        contexts: texts before the prompts; the first is empty.
+        contexts: texts before the prompts; the first is empty; or around them (`Wrapping`).
         site: the state that δ is added to: an MLP's output, or a layer's.
         config: see `ValueConfig`.
         progress: called with steps done and most of them in all.
@@ -107,8 +108,8 @@ def optimise_values(
 
     Returns:
         For each request its value; or a TokenizationError if its target or subject makes no token
-        of its own or a row is too long, or an EditError if its loss became NaN or nothing depends
-        on the state.
+        of its own or a row is too long, an InvalidRequestError if its prompt cannot be wrapped, or
+        an EditError if its loss became NaN or nothing depends on the state.
 
     Raises:
         MemoryLimitError: memory ran out.
@@ -121,7 +122,7 @@ def optimise_values(
             continue
         try:
             (prepared[number],) = prepare_requests(lm, [request], contexts, lookup)
-        except TokenizationError as error:
+        except (TokenizationError, InvalidRequestError) as error:
             results[number] = error
     if not prepared:
         return [results[number] for number in range(len(requests))]

@@ -31,6 +31,7 @@ from factlab.hooks import Site
 from factlab.models.language_model import LanguageModel
 from factlab.models.reading import Reads, target_logprobs, target_nll, wide_logits
 from factlab.precision import widened
+from factlab.wrapping import Context
 
 # Tokens on the left that cost as much as one that a step runs.
 LEFT = 8.0
@@ -85,7 +86,7 @@ class PreparedRequest:
 def prepare_requests(
     lm: LanguageModel,
     requests: Sequence[ValueRequest],
-    contexts: Sequence[str],
+    contexts: Sequence[Context],
     lookup: LookupToken = "last",
 ) -> list[PreparedRequest]:
     """Tokenise every request behind every context.

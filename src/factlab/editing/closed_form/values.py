@@ -14,6 +14,7 @@ from factlab.errors import FactlabError
 from factlab.hooks import Site, Stream
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
+from factlab.wrapping import Context
 
 _STREAMS = {"mlp": Stream.MLP, "block": Stream.BLOCK}
 
@@ -22,7 +23,7 @@ def values_of(
     lm: LanguageModel,
     requests: Sequence[ValueRequest | FactlabError],
     plan: ValuePlan,
-    contexts: Sequence[str],
+    contexts: Sequence[Context],
     source: ValueSource | None,
     progress: ProgressCallback = silent,
 ) -> list[OptimisedValue | FactlabError]:

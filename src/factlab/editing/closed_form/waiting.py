@@ -28,6 +28,7 @@ from factlab.models.engines.engine import Frame, Hidden
 from factlab.models.keys import recorded_keys
 from factlab.models.language_model import LanguageModel
 from factlab.tokens import groups, pad
+from factlab.wrapping import Context
 
 # States that are kept of a token that waits: at the layer, in its frame, and a new one for each.
 _KEPT = 3
@@ -50,7 +51,7 @@ class WaitingFacts:
         self,
         lm: LanguageModel,
         facts: Sequence[Fact],
-        contexts: Sequence[str],
+        contexts: Sequence[Context],
         weights: Float[Tensor, " context"],
         layer: int,
     ) -> None:

@@ -9,7 +9,8 @@ Adam on the weights of one layer until the model says the target, and nothing el
 | `attn` | attention's input projections (q, k, v), without biases | the same |
 
 The loss is −log P per token of the whole target, each token after those before it. (The original
-code reads every token of the target off the prompt's last position.) Nothing below the layer is run
+code reads every token of the target off the prompt's last position.) With `chat` it is the mean
+over the bare prompt and the prompt in the model's chat template. Nothing below the layer is run
 more than once. The caller's weights are not touched: every fact brings a copy of them along.
 """
 
@@ -24,6 +25,7 @@ from factlab.arguments import checked, listed
 from factlab.data.fact_files import check_conflicts
 from factlab.editing.background import Background
 from factlab.editing.configs import FineTuneConfig, FineTuneMethod
+from factlab.editing.contexts import chat_contexts
 from factlab.editing.descent import Descended
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.fine_tuning.tuning import Row, Tuning, batch_tokens
@@ -135,17 +137,18 @@ class FineTuning:
     ) -> list[Edit | FactlabError]:
         """Weights of its own for each fact."""
         del background  # fine-tuning needs nothing of ordinary text
+        in_chat = chat_contexts(lm, settled.config.chat)
         results: dict[int, Edit | FactlabError] = {}
-        rows: dict[int, Row] = {}
+        rows: dict[int, list[Row]] = {}
         for number, request in enumerate(value_requests(lm, facts, settled.config.erase)):
             if not isinstance(request, ValueRequest):
                 results[number] = request
                 continue
             try:
-                rows[number] = Row.of(lm, request)
-            except TokenizationError as error:
+                rows[number] = Row.every(lm, request, in_chat)
+            except (TokenizationError, InvalidRequestError) as error:
                 results[number] = error
-        tuned = self._tuned(lm, [[row] for row in rows.values()], settled, progress)
+        tuned = self._tuned(lm, [*rows.values()], settled, progress)
         for number, end in zip(rows, tuned, strict=True):
             results[number] = (
                 self._edit(lm, [facts[number]], end, settled) if isinstance(end, Descended) else end
@@ -164,7 +167,8 @@ class FineTuning:
         del background
         check_conflicts(facts)
         requests = succeeded(value_requests(lm, facts, settled.config.erase))
-        rows = [Row.of(lm, request) for request in requests]
+        in_chat = chat_contexts(lm, settled.config.chat)
+        rows = [row for request in requests for row in Row.every(lm, request, in_chat)]
         (end,) = self._tuned(lm, [rows], settled, progress)
         if not isinstance(end, Descended):
             raise end
@@ -189,9 +193,9 @@ class FineTuning:
         config, names = settled.config, self._weight_names(lm, settled.config)
         entries = sum(lm.model.get_parameter(name).numel() for name in names)
         rows = [row for group in groups for row in group]
-        longest = max((len(row) for row in rows), default=1)
+        widest = max((len(group) * max(map(len, group)) for group in groups), default=1)
         n_entries = lm.budget.limit(_ENOUGH, _HELD * max(4, lm.dtype.itemsize), 0.25)
-        at_once = max(1, min(n_entries // entries, batch_tokens(lm, rows) // longest))
+        at_once = max(1, min(n_entries // entries, batch_tokens(lm, rows) // widest))
         n_steps = config.steps * -(-len(groups) // at_once)
         ends: list[Descended | EditError] = []
         for start in range(0, len(groups), at_once):

@@ -17,8 +17,10 @@ from factlab.models.changes.carried import owners_of, substituted
 from factlab.models.engines.engine import Hidden
 from factlab.models.language_model import LanguageModel
 from factlab.models.reading import Reads, target_logprobs, target_nll, wide_logits
+from factlab.models.texts import wrapped_continuation
 from factlab.precision import wide
 from factlab.tokens import TokenBatch, groups, pad
+from factlab.wrapping import ChatForms, Wrapping
 
 # States that are kept of a token between steps: at the layer, and in its frame.
 _KEPT = 2
@@ -41,17 +43,26 @@ class Row:
     erase: bool
 
     @classmethod
-    def of(cls, lm: LanguageModel, request: ValueRequest) -> "Row":
-        """Tokenise a request.
+    def every(
+        cls,
+        lm: LanguageModel,
+        request: ValueRequest,
+        wrappings: Sequence[Wrapping | ChatForms] = (),
+    ) -> "list[Row]":
+        """Tokenise a request: the bare prompt, and the prompt in each wrapping.
 
         Raises:
             TokenizationError: the target makes no token of its own, or the text is too long.
+            InvalidRequestError: the prompt cannot be wrapped.
         """
-        fact = request.fact
+        fact, target = request.fact, request.target
         try:
-            return cls(lm.continuation(fact.prompt, request.target), fact.topic, request.erase)
+            found = [lm.continuation(fact.prompt, target)]
+            forms = [each.of(fact.prompt) for each in wrappings]
+            found += [wrapped_continuation(lm, fact.prompt, form, target) for form in forms]
         except TokenizationError as error:
             raise TokenizationError(f"Fact '{fact.prompt}': {error}") from error
+        return [cls(each, fact.topic, request.erase) for each in found]
 
     def __len__(self) -> int:
         return len(self.continuation.inputs)
@@ -68,7 +79,7 @@ class Tuning:
 
     Args:
         lm: the model.
-        groups: rows by the weights they share; either one group, or groups of one row.
+        groups: rows by the weights they share; either one group, or groups of as many rows each.
         names: of the weights.
         config: with everything filled in.
     """
@@ -153,8 +164,10 @@ class Tuning:
         return gradients
 
     def keep(self, problems: Sequence[int]) -> None:
-        """Go on with these groups only, which are of one row then."""
-        self._batches = [self._batches[0].of_rows(self._lm, problems)]
+        """Go on with these groups only, which are all in one batch then."""
+        n = len(self._groups[0])
+        rows = [group * n + i for group in problems for i in range(n)]
+        self._batches = [self._batches[0].of_rows(self._lm, rows)]
 
     def bound(self, stacks: Sequence[Stack]) -> None:
         """Keep every entry within ±ε of where it was."""

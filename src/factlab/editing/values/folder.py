@@ -26,6 +26,7 @@ from factlab.errors import (
 from factlab.facts import Fact, fill
 from factlab.journal import Journal, Line
 from factlab.models.run_model import run_model
+from factlab.wrapping import Context, context_of_json
 
 if TYPE_CHECKING:
     from factlab.models.language_model import LanguageModel
@@ -115,7 +116,7 @@ class SavedValues:
 
     # -- as a source ------------------------------------------------------------------------
 
-    def contexts(self, lm: "LanguageModel", config: ContextConfig) -> list[str] | None:
+    def contexts(self, lm: "LanguageModel", config: ContextConfig) -> list[Context] | None:
         """The texts that its values were optimised over, if such texts are asked for."""
         del lm  # that it is the right one is found out when values are asked for
         fits = same_texts(config, self.recipe.plan.contexts)
@@ -214,8 +215,9 @@ class SavedValues:
 def _difference(there: object, asked: object, name: str = "") -> str | None:
     """Where two plans differ, in words."""
     if isinstance(there, dict) and isinstance(asked, dict):
-        for key, value in there.items():
-            found = _difference(value, asked.get(key), f"{name}.{key}" if name else key)
+        for key in {**there, **asked}:
+            path = f"{name}.{key}" if name else key
+            found = _difference(there.get(key), asked.get(key), path)
             if found is not None:
                 return found
         return None
@@ -278,7 +280,7 @@ def recipe_of(journal: Journal) -> ValueRecipe:
         or not contexts
     ):
         raise StorageError(f"{where} is damaged. {advice}")
-    return ValueRecipe(model, plan, tuple(map(str, contexts)))
+    return ValueRecipe(model, plan, tuple(context_of_json(one, where) for one in contexts))
 
 
 def record_of(

@@ -24,6 +24,7 @@ from factlab.editing.configs import (
 from factlab.errors import InvalidRequestError
 from factlab.facts import LookupToken
 from factlab.models.run_model import run_model
+from factlab.wrapping import Context, context_to_json
 
 if TYPE_CHECKING:
     from factlab.models.language_model import LanguageModel
@@ -127,10 +128,10 @@ class ValueRecipe:
 
     model: dict[str, JsonValue]
     plan: ValuePlan
-    contexts: tuple[str, ...]
+    contexts: tuple[Context, ...]
 
     @classmethod
-    def of(cls, lm: "LanguageModel", plan: ValuePlan, contexts: Sequence[str]) -> "ValueRecipe":
+    def of(cls, lm: "LanguageModel", plan: ValuePlan, contexts: Sequence[Context]) -> "ValueRecipe":
         """Of a model as it is now."""
         return cls(run_model(lm, None), plan, tuple(contexts))
 
@@ -139,6 +140,7 @@ class ValueRecipe:
         model = {name: value for name, value in self.model.items() if name != "name"}
         plan = self.plan.without_clamp()
         del plan["contexts"]  # the texts themselves say more
-        whole = [_SCHEME, model, plan, self.contexts, asked]
+        contexts = [*map(context_to_json, self.contexts)]
+        whole = [_SCHEME, model, plan, contexts, asked]
         text = json.dumps(whole, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()

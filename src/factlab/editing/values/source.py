@@ -7,6 +7,7 @@ from factlab.editing.configs import ContextConfig
 from factlab.editing.values.recipe import Asked, ValueRecipe
 from factlab.editing.values.stored import StoredValue
 from factlab.errors import FactlabError
+from factlab.wrapping import Context
 
 if TYPE_CHECKING:
     from factlab.models.language_model import LanguageModel
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 class ValueSource(Protocol):
     """Values by what they depend on: a cache, or a folder that somebody filled before."""
 
-    def contexts(self, lm: "LanguageModel", config: ContextConfig) -> list[str] | None:
+    def contexts(self, lm: "LanguageModel", config: ContextConfig) -> list[Context] | None:
         """The texts that its values are optimised over; None if it leaves them open."""
         ...
 

@@ -12,6 +12,8 @@ from factlab.evaluation.measuring.free_answers import FreeQuestion, FreeQuestion
 from factlab.evaluation.measuring.ripple import RippleProbe, ripple_probe
 from factlab.evaluation.measuring.rows import Group
 from factlab.models.language_model import LanguageModel
+from factlab.models.texts import wrapped_continuation
+from factlab.wrapping import ChatForms
 from factlab.writing import behind
 
 # Records whose tokens are kept: some 30 MB of CounterFact's.
@@ -43,6 +45,7 @@ class AskedTexts:
         generation: for each generation prompt its tokens.
         free: what the model is to answer in its own words.
         ripple: its ripple queries, with their conditions.
+        in_chat: for each of `asks` the same in the chat template, if that is asked for.
     """
 
     asks: tuple[Ask, ...]
@@ -50,6 +53,7 @@ class AskedTexts:
     generation: tuple[tuple[int, ...], ...]
     free: tuple[FreeQuestion, ...] = ()
     ripple: tuple[RippleProbe, ...] = ()
+    in_chat: tuple[tuple[Continuation, ...], ...] = ()
 
 
 class TokenisedRecords:
@@ -61,12 +65,16 @@ class TokenisedRecords:
         lm: the model.
         config: what is to be measured; by default likelihoods alone.
 
+    Attributes:
+        forms: of the model's chat template, if prompts are asked in it too.
+
     Raises:
         InvalidRequestError: the model cannot be asked in one of the forms.
     """
 
     def __init__(self, lm: LanguageModel, config: MeasureConfig | None = None) -> None:
         self.lm, self._config = lm, config or MeasureConfig()
+        self.forms = lm.chat_forms() if self._config.chat else None
         self._free = FreeQuestions(lm, self._config.answers)
         self._kept: dict[tuple[Record, str], AskedTexts] = {}
 
@@ -79,7 +87,7 @@ class TokenisedRecords:
 
         Raises:
             TokenizationError: a prompt is too long, or a target makes no token of its own.
-            InvalidRequestError: a target is empty.
+            InvalidRequestError: a target is empty, or a prompt is in a chat template already.
         """
         texts = self._kept.get((record, prefix))
         if texts is None:
@@ -101,6 +109,9 @@ class TokenisedRecords:
                 tuple(
                     ripple_probe(self.lm, query, prefix) for query in self.ripple_queries(record)
                 ),
+                ()
+                if self.forms is None
+                else tuple(self._in_chat(self.forms, ask, prefix) for ask in every),
             )
             if len(self._kept) < _KEPT:
                 self._kept[record, prefix] = texts
@@ -110,6 +121,13 @@ class TokenisedRecords:
         """The ripple queries that a record is asked; none where they are not measured."""
         config = self._config
         return asked_queries(record, config.ripple_per_axis, config.seed) if config.ripple else ()
+
+    def _in_chat(self, forms: ChatForms, ask: Ask, prefix: str) -> tuple[Continuation, ...]:
+        prompt = behind(prefix, ask.prompt)
+        form = forms.of(prompt)
+        return tuple(
+            wrapped_continuation(self.lm, prompt, form, target) for target in ask.targets.values()
+        )
 
     def check(self, record: Record) -> None:
         """Tokenise all that a record asks, so that nothing about it can fail later.

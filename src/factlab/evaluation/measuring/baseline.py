@@ -38,6 +38,8 @@ class Unedited:
         settings = yardstick.config.of_unedited()
         identity = lm.identity.now(live=True)
         key = [_FORMAT, *identity, str(lm.dtype), settings, references_hash(references)]
+        if yardstick.forms is not None:
+            key += [yardstick.forms.to_json()]
         if yardstick.config.drift_tokens:  # which is from the model without any edits
             key += [lm.fingerprint, ordinary_text_hash(ordinary_text)]
         self._yardstick = yardstick

@@ -2,7 +2,8 @@
 
 A prompt is run once for all its targets. A target's tokens follow it: those of the longest target
 in the same row, those of the others behind the keys and values of what they share with it. Logits
-are computed where a token of a target is predicted, and nowhere else.
+are computed where a token of a target is predicted, and nowhere else. What many prompts begin with,
+such as the head of a chat template, is run once for each edited model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from torch import Tensor
 from factlab.continuations import Continuation
 from factlab.evaluation.measuring.rows import TargetScore
 from factlab.models.changes.carried import Carried, carrying
-from factlab.models.engines.kept import Recording
+from factlab.models.engines.kept import Prefix, Recording
 from factlab.models.language_model import LanguageModel
 from factlab.models.reading import read_tokens
 from factlab.tokens import groups, pad
@@ -31,10 +32,13 @@ class Question:
     Attributes:
         continuations: the prompt with each target; at least one.
         owner: number of the edit.
+        n_head: how many tokens of the prompt, not all of them, other questions to the same owner
+            begin with too; they are run once.
     """
 
     continuations: tuple[Continuation, ...]
     owner: int = 0
+    n_head: int = 0
 
     @classmethod
     def of(
@@ -79,13 +83,16 @@ def score_targets(
         questions: what to ask. Equal questions are asked once.
         changes: what owners stand for (`row_changes`); none ask the model as it is.
     """
-    unique = list(dict.fromkeys(questions))
+    unique: dict[int, list[Question]] = {}
+    for question in dict.fromkeys(questions):
+        unique.setdefault(question.n_head, []).append(question)
     scores: dict[Question, tuple[TargetScore, ...]] = {}
-    lengths = [len(question.longest.inputs) for question in unique]
     with lm.frozen():
-        for numbers in groups(lengths, lm.budget.cached_tokens(), lm.budget.enough_tokens):
-            batch = [unique[i] for i in numbers]
-            scores |= zip(batch, _score_batch(lm, batch, changes), strict=True)
+        for alike in unique.values():
+            lengths = [len(question.longest.inputs) for question in alike]
+            for numbers in groups(lengths, lm.budget.cached_tokens(), lm.budget.enough_tokens):
+                batch = [alike[i] for i in numbers]
+                scores |= zip(batch, _score_batch(lm, batch, changes), strict=True)
     return [scores[question] for question in questions]
 
 
@@ -93,23 +100,38 @@ def _score_batch(
     lm: LanguageModel, batch: Sequence[Question], changes: Mapping[str, Carried]
 ) -> list[tuple[TargetScore, ...]]:
     suffixes = [(row, number) for row, each in enumerate(batch) for number in each.branching]
-    rows = pad([question.longest.inputs for question in batch], lm.device)
+    rows, n_head = pad([question.longest.inputs for question in batch], lm.device), batch[0].n_head
     cache = lm.recording(rows.width) if suffixes else None
+    left = _heads(lm, batch, changes) if n_head else None
+    if left is not None and cache is not None:
+        cache.begin_with(left)
     with carrying(lm, changes, [question.owner for question in batch]):
-        by_row = lm.run(lm.frame(rows, cache))
+        by_row = lm.run(lm.frame(rows, left if cache is None else cache, n_head))
     by_suffix = {} if cache is None else _run_suffixes(lm, batch, suffixes, cache, changes)
 
     states: list[Tensor] = []
     for row, question in enumerate(batch):
         for number, each in enumerate(question.continuations):
-            inputs = by_row[row]
+            inputs = by_row[row]  # those behind the head
             if (row, number) in by_suffix:
-                shared = inputs[: question.n_shared(number)]
+                shared = inputs[: question.n_shared(number) - n_head]
                 inputs = torch.cat([shared, by_suffix[row, number]])
-            states.append(inputs[each.reads[0] : len(each.inputs)])
+            states.append(inputs[each.reads[0] - n_head : len(each.inputs) - n_head])
     ids = [i for question in batch for each in question.continuations for i in each.target_ids]
     scores = iter(_read(lm, states, ids))
     return [tuple(next(scores) for _ in question.continuations) for question in batch]
+
+
+def _heads(lm: LanguageModel, batch: Sequence[Question], changes: Mapping[str, Carried]) -> Prefix:
+    """What is kept of the heads of some questions, a row for each; those of an owner run once."""
+    heads = [(each.owner, each.longest.inputs[: each.n_head]) for each in batch]
+    unique = list(dict.fromkeys(heads))
+    rows = pad([ids for _, ids in unique], lm.device)
+    cache = lm.recording(rows.width)
+    with carrying(lm, changes, [owner for owner, _ in unique]):
+        lm.run(lm.frame(rows, cache))
+    place = {head: i for i, head in enumerate(unique)}
+    return cache.prefix([rows.width] * len(heads), rows=[place[head] for head in heads])
 
 
 def _run_suffixes(

@@ -180,6 +180,22 @@ class Drift(BaseModel):
         return math.isfinite(self.kl) and math.isfinite(self.nll)
 
 
+class InChat(BaseModel):
+    """One record's prompts in the model's chat template, in the same order.
+
+    Attributes:
+        rewrite: the rewriting prompt.
+        paraphrase: the paraphrases.
+        neighborhood: the prompts about other subjects.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rewrite: tuple[Asked, ...]
+    paraphrase: tuple[Asked, ...]
+    neighborhood: tuple[Asked, ...]
+
+
 class Measurement(_Growing):
     """One record on one model.
 
@@ -193,10 +209,11 @@ class Measurement(_Growing):
         drift: on ordinary text, if it was asked for.
         answers: in the model's own words, if they were asked for.
         ripple: what the model makes of the row's ripple queries, if they were asked.
+        chat: the prompts asked in the chat template, if they were.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    added = ("answers", "ripple")
+    added = ("answers", "ripple", "chat")
 
     rewrite: tuple[Asked, ...]
     paraphrase: tuple[Asked, ...]
@@ -206,6 +223,12 @@ class Measurement(_Growing):
     drift: Drift | None = None
     answers: tuple[GivenAnswer, ...] | None = None
     ripple: tuple[RippleTold, ...] | None = None
+    chat: InChat | None = None
+
+    @property
+    def in_chat(self) -> "Measurement | None":
+        """What was asked in the chat template, as if nothing else had been."""
+        return None if self.chat is None else Measurement(**dict(self.chat))
 
 
 class Row(_Growing):

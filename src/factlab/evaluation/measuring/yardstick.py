@@ -10,6 +10,7 @@ from factlab.editing.edit import Edit
 from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.measuring.asked_texts import AskedTexts, TokenisedRecords
 from factlab.evaluation.measuring.asking import Asking
+from factlab.evaluation.measuring.chat_questions import ask_in_chat
 from factlab.evaluation.measuring.free_answers import free_answers
 from factlab.evaluation.measuring.likelihood import Question, score_targets
 from factlab.evaluation.measuring.ordinary_text import OrdinaryText, text_nlls
@@ -24,6 +25,7 @@ from factlab.evaluation.measuring.rows import (
     Drift,
     GivenAnswer,
     Group,
+    InChat,
     Measurement,
     RippleTold,
 )
@@ -64,7 +66,7 @@ class Yardstick:
 
     Raises:
         InvalidRequestError: there is not enough ordinary text, texts are to be longer than the
-            model can write, or it is to answer as in a chat and has no chat template.
+            model can write, or there is no fitting chat template where one is asked for.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Yardstick:
     ) -> None:
         self.lm, self.config = lm, config
         self.texts = TokenisedRecords(lm, config)
+        self.forms = self.texts.forms
         if config.n_generated != 0:
             check_length(lm, config.text_tokens)
         self._written = WrittenTexts(self.texts, config, references)
@@ -148,6 +151,7 @@ class Yardstick:
             for record, prefix in zip(asking.records, asking.prefixes, strict=True)
         ]
         likelihoods = self._likelihoods(asking, texts, wanted)
+        in_chat = self._in_chat(asking, texts)
         written = self._written.of(asking, generated)
         essence = self._essence(asking)
         nothing = [None] * len(texts)
@@ -163,6 +167,7 @@ class Yardstick:
                 drift=drifts[i],
                 answers=answers[i],
                 ripple=ripple,
+                chat=in_chat[i],
             )
             for i, (asked, ripple) in enumerate(likelihoods)
         ]
@@ -180,7 +185,7 @@ class Yardstick:
         for own, owner in zip(probes, asking.owners, strict=True):
             questions += ripple_questions(own, owner)
         scores = iter(score_targets(self.lm, questions, asking.changes))
-        asked_of = [
+        asked_of: list[list[tuple[Group, Asked]]] = [
             [
                 (ask.group, Asked(**dict(zip(ask.targets, next(scores), strict=True))))
                 for ask in asked.asks
@@ -194,6 +199,12 @@ class Yardstick:
             (asked, ripple_told(own, owner, scores, said))
             for asked, own, owner in zip(asked_of, probes, asking.owners, strict=True)
         ]
+
+    def _in_chat(self, asking: Asking, texts: Sequence[AskedTexts]) -> Sequence[InChat | None]:
+        """The same prompts in the chat template, if that was asked for."""
+        if self.forms is None:
+            return [None] * len(texts)
+        return ask_in_chat(self.lm, self.forms, texts, asking.owners, asking.changes)
 
     def _answers(
         self, asking: Asking, texts: Sequence[AskedTexts]
@@ -243,7 +254,9 @@ def _probes(asked: AskedTexts, wanted: Wanted) -> tuple[RippleProbe, ...]:
 
 def is_finite(found: Measurement) -> bool:
     """Whether no number of a measurement is NaN or infinite, as a broken model makes them."""
-    asked = (*found.rewrite, *found.paraphrase, *found.neighborhood)
+    asked = [*found.rewrite, *found.paraphrase, *found.neighborhood]
+    if found.chat is not None:
+        asked += [*found.chat.rewrite, *found.chat.paraphrase, *found.chat.neighborhood]
     scores = [each for one in asked for each in (one.new, one.true) if each is not None]
     told = [each for one in found.ripple or () for each in (one, *one.conditions)]
     scores += [each for one in told for each in (*one.answers, *one.others)]

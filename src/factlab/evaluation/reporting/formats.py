@@ -161,7 +161,7 @@ def to_rows(report: "EvalReport") -> list[dict[str, Cell]]:
     rows: list[dict[str, Cell]] = []
     for table in report.tables:
         for row in table.rows:
-            place = (row.model, row.data, table.benchmark, row.label, row.kind)
+            place = (row.model, row.data, table.benchmark, row.label, row.kind_name)
             for name, metric in _measured(row).items():
                 compared = name in row.p_values
                 p_value = _kept(row.p_values[name]) if compared else None
@@ -254,7 +254,7 @@ def _answer_json(answer: GivenAnswer) -> dict[str, Any]:
 def _row_json(row: ReportRow) -> dict[str, Any]:
     document: dict[str, Any] = {
         "label": row.label,
-        "kind": row.kind,
+        "kind": row.kind_name,
         "model": row.model,
         "n": row.summary.n_records,
     }

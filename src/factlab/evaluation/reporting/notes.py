@@ -13,7 +13,14 @@ from factlab.evaluation.reporting.ripple_table import (
 from factlab.evaluation.reporting.tables import SIGNIFICANT, ReportRow, ReportTable
 from factlab.evaluation.running.saved_run import Run
 from factlab.evaluation.scoring.metrics import ProbForm
-from factlab.evaluation.scoring.scores import ANSWER_METRICS, METRICS, SCORE, SCORE_PARTS
+from factlab.evaluation.scoring.scores import (
+    ANSWER_METRICS,
+    METRICS,
+    NOT_IN_CHAT,
+    SCORE,
+    SCORE_PARTS,
+)
+from factlab.wrapping import REQUEST
 
 _FAILURES_SHOWN = 3
 # What metrics mean in a few words; `legend` says it at length.
@@ -85,7 +92,8 @@ def short_legend(tables: Sequence[ReportTable]) -> str:
 def notes(table: ReportTable) -> list[str]:
     """What is missing, failed, not scored or not comparable; how runs were compared."""
     rows = [row for row in table.rows if row.run is not None]
-    runs = {row.label: row.run for row in rows if row.kind == "run" and row.run is not None}
+    own = [row for row in rows if row.kind == "run" and not row.in_chat]
+    runs = {row.label: row.run for row in own if row.run is not None}
     lines = [line for label, run in runs.items() for line in _progress(label, run)]
     lines += [line for row in rows if (line := _unscored(row, table))]
     lines += [line for row in rows if (line := judge_note(row))]
@@ -93,11 +101,17 @@ def notes(table: ReportTable) -> list[str]:
     lines += _differences([*runs.values()])
     if table.against is not None:
         lines.append(
-            f"* differs from {table.against} (p < {SIGNIFICANT}; paired on the cases that both "
-            "have: signs flipped, for S a bootstrap; not corrected for the number of comparisons)."
+            f"* differs from {table.against}{_base_in_chat(table)} (p < {SIGNIFICANT}; paired on "
+            "the cases that both have: signs flipped, for S a bootstrap; not corrected for the "
+            "number of comparisons)."
         )
     if any(row.kind == "right_after" for row in rows):
         lines.append("right after each: with a record's own edit as the last one so far.")
+    if any(row.in_chat for row in rows):
+        lines.append(
+            "in chat: the same prompts in the model's chat template: questions as what the user "
+            f"says, sentences as how the answer to '{REQUEST}' begins."
+        )
     if any(row.kind == "published" for row in table.rows):
         lines.append(
             "(paper): ROME paper, table "
@@ -105,6 +119,13 @@ def notes(table: ReportTable) -> list[str]:
             + "; other data and texts, to compare by eye."
         )
     return lines
+
+
+def _base_in_chat(table: ReportTable) -> str:
+    """That lines in chat are compared with their like, if the line compared with has one."""
+    base = next(row for row in table.rows if row.label == table.against)
+    has_like = not base.in_chat and any(row.in_chat and row.run is base.run for row in table.rows)
+    return ", in chat from the same in chat" if has_like else ""
 
 
 def _progress(label: str, run: Run) -> list[str]:
@@ -148,7 +169,7 @@ def _unscored(row: ReportRow, table: ReportTable) -> str:
         if name == SCORE:
             continue
         for reason, count in row.summary.metrics[name].unscored.items():
-            if reason != "the edit failed":
+            if reason not in ("the edit failed", NOT_IN_CHAT):
                 by_reason.setdefault((reason, count), []).append(metrics[name].column)
     found = [
         f"{', '.join(columns)} without {count} of {row.summary.n_records} records ({reason})"

@@ -126,6 +126,7 @@ def _by_edits(table: ReportTable) -> Picture | None:
     for row in _measured(table):
         if row.run is not None and row.kind != "unedited" and row.run.request.mode != "each":
             when = ", right after each edit" if row.kind == "right_after" else ""
+            when += ", in chat" if row.in_chat else ""
             name = f"{row.run.request.method}, {row.run.request.mode}{when}"
             lines.setdefault(name, []).append(row)
     numbers = sorted({_n_edits(row) for rows in lines.values() for row in rows})

@@ -109,11 +109,11 @@ def _table(
     cases: Sequence[int],
 ) -> ReportTable:
     unedited = unedited_run([run for _, run in group])
-    rows = [_row(UNEDITED, "unedited", unedited, form, timings=False)]
+    rows = _rows(UNEDITED, "unedited", unedited, form, timings=False)
     for label, run in group:
-        rows.append(_row(label, "run", run, form, timings))
+        rows += _rows(label, "run", run, form, timings)
         if any(row.right_after is not None for row in run.rows):
-            rows.append(_row(f"{label}, right after each", "right_after", run, form, timings=False))
+            rows += _rows(f"{label}, right after each", "right_after", run, form, timings=False)
     model, data = unedited.request.model, unedited.request.data
     benchmark = data.benchmark
     scored = any(row.summary.metrics[name].n for row in rows for name in SCORE_PARTS[benchmark])
@@ -134,9 +134,19 @@ def _table(
     )
 
 
-def _row(label: str, kind: RowKind, run: Run, form: ProbForm, timings: bool) -> ReportRow:
+def _rows(label: str, kind: RowKind, run: Run, form: ProbForm, timings: bool) -> list[ReportRow]:
+    """A line, and if prompts were asked in the chat template too, one for that."""
+    lines = [_row(label, kind, run, form, timings)]
+    if any(row.before.chat is not None for row in run.rows):
+        lines.append(_row(f"{label}, in chat", kind, run, form, timings=False, in_chat=True))
+    return lines
+
+
+def _row(
+    label: str, kind: RowKind, run: Run, form: ProbForm, timings: bool, in_chat: bool = False
+) -> ReportRow:
     benchmark = run.request.data.benchmark
-    records = tuple(score_row(row, STAGES[kind], form) for row in run.rows)
+    records = tuple(score_row(row, STAGES[kind], form, in_chat) for row in run.rows)
     seconds: dict[str, Estimate] = {}
     if timings:
         done = [row for row in run.rows if row.after is not None]
@@ -152,7 +162,8 @@ def _row(label: str, kind: RowKind, run: Run, form: ProbForm, timings: bool) -> 
         records,
         relation_means(records, benchmark),
         seconds=seconds,
-        ripple=score_ripple(run.rows, STAGES[kind], form),
+        ripple=() if in_chat else score_ripple(run.rows, STAGES[kind], form),
+        in_chat=in_chat,
     )
 
 
@@ -199,7 +210,9 @@ def _compared(tables: Sequence[ReportTable], against: str) -> list[ReportTable]:
 def _compared_table(table: ReportTable, against: str) -> ReportTable:
     wanted = against.casefold()
     found = [row for row in table.rows if row.label.casefold() == wanted] or [
-        row for row in table.rows if row.kind == "run" and _method(row).casefold() == wanted
+        row
+        for row in table.rows
+        if row.kind == "run" and not row.in_chat and _method(row).casefold() == wanted
     ]
     if not found:
         return table
@@ -209,13 +222,22 @@ def _compared_table(table: ReportTable, against: str) -> ReportTable:
             f"{', '.join(row.label for row in found)}."
         )
     base = found[0]
-    rows = [
-        row
-        if row is base
-        else replace(row, p_values=p_values(row.records, base.records, table.benchmark))
-        for row in table.rows
-    ]
+    like = [row for row in table.rows if row.in_chat and _place(row) == _place(base)]
+    in_chat = like[0] if like else base  # which is compared in chat with its like
+
+    def compared(row: ReportRow) -> ReportRow:
+        other = in_chat if row.in_chat else base
+        if row is other or row is base:
+            return row
+        return replace(row, p_values=p_values(row.records, other.records, table.benchmark))
+
+    rows = [compared(row) for row in table.rows]
     return replace(table, rows=tuple(rows), against=base.label)
+
+
+def _place(row: ReportRow) -> tuple[RowKind, int]:
+    """What a line has in common with the same line in chat."""
+    return row.kind, id(row.run)
 
 
 def _method(row: ReportRow) -> str:

@@ -40,6 +40,7 @@ class ReportRow:
         p_values: by metric, of the difference from the row compared with; empty if there is none.
         seconds: `s_per_edit` and `s_per_record` (edit and measurement), if asked for.
         ripple: scores of the ripple suite by axis, if the run has it.
+        in_chat: whether the prompts were asked in the model's chat template.
     """
 
     label: str
@@ -53,6 +54,12 @@ class ReportRow:
     p_values: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, Estimate] = field(default_factory=dict)
     ripple: tuple[AxisScores, ...] = ()
+    in_chat: bool = False
+
+    @property
+    def kind_name(self) -> str:
+        """The kind as files have it: one that is asked in the chat template is another."""
+        return f"{self.kind}_in_chat" if self.in_chat else self.kind
 
     def differs(self, metric: str) -> bool:
         """Whether it differs significantly from the row compared with."""

@@ -31,6 +31,7 @@ def unedited_run(runs: Sequence[Run]) -> Run:
     drift = _of_one_setting(rows, _drift_settings, lambda row: row.before.drift)
     ripple = _of_one_setting(rows, _ripple_settings, _ripple_of)
     answers = _of_one_setting(rows, _answer_settings, lambda row: row.before.answers)
+    chat = _of_one_setting(rows, _chat_settings, lambda row: row.before.chat)
     by_fact: dict[tuple[int, str, str], Row] = {}
     for _, row in rows:
         known, fact = by_fact.get(fact_of(row)), fact_of(row)
@@ -46,6 +47,7 @@ def unedited_run(runs: Sequence[Run]) -> Run:
                         "drift": drift.get(fact),
                         "answers": answers.get(fact),
                         "ripple": ripple[fact].told if fact in ripple else None,
+                        "chat": chat.get(fact),
                     }
                 ),
                 "ripple": ripple[fact].asked if fact in ripple else (),
@@ -125,6 +127,10 @@ class _Ripple(BaseModel):
 def _ripple_of(row: Row) -> _Ripple | None:
     told = row.before.ripple
     return None if told is None else _Ripple(asked=row.ripple, told=told)
+
+
+def _chat_settings(run: Run) -> str:
+    return _text(run.request.chat)
 
 
 def _precedes(one: object, other: object) -> bool:

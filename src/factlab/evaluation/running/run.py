@@ -36,6 +36,7 @@ from factlab.models.generation import STREAMS
 from factlab.models.language_model import LanguageModel
 from factlab.models.run_model import run_model
 from factlab.progress import ProgressCallback, silent
+from factlab.wrapping import ChatForms
 
 
 @checked(in_steps=True)
@@ -114,7 +115,7 @@ def evaluate(
     asked = asked.admitted(lm)
     folder, background = Path(out), background or Background()
     yardstick = Yardstick(lm, asked.measure, asked.references, ordinary_text)
-    request = run_request(asked, run_model(lm, folder, progress))
+    request = run_request(asked, run_model(lm, folder, progress), yardstick.forms)
     check_streams(folder, request)
     if resume:
         look_at = partial(usable_cases, yardstick.texts, asked.records)
@@ -131,8 +132,14 @@ def evaluate(
     return load_run(folder)
 
 
-def run_request(asked: Evaluation, model: JsonValue) -> Line:
-    """What makes two runs the same run. Batch size and memory do not."""
+def run_request(asked: Evaluation, model: JsonValue, forms: ChatForms | None = None) -> Line:
+    """What makes two runs the same run. Batch size and memory do not.
+
+    Args:
+        asked: what is evaluated.
+        model: in JSON.
+        forms: of its chat template, if prompts are asked in it.
+    """
     measure, drift_tokens = asked.measure, asked.measure.drift_tokens
     texts: Line = {
         "n_records": measure.n_generated,
@@ -148,6 +155,9 @@ def run_request(asked: Evaluation, model: JsonValue) -> Line:
         sequence["checkpoints"] = [*measure.checkpoints]
     answers: Line = {"forms": [*measure.answers], "tokens": measure.answer_tokens}
     ripple: Line = {"ripple": {"per_axis": measure.ripple_per_axis}} if measure.ripple else {}
+    chat: Line = {}
+    if forms is not None:
+        chat["chat"] = forms.to_json()
     return {
         "format": FORMAT,
         "model": model,
@@ -169,4 +179,5 @@ def run_request(asked: Evaluation, model: JsonValue) -> Line:
         **({"answers": answers} if measure.answers else {}),
         "seed": measure.seed,
         **ripple,
+        **chat,
     }

@@ -14,7 +14,13 @@ from factlab.documents import JsonValue, check_format, validated
 from factlab.evaluation.measuring.rows import Drift, Row
 from factlab.evaluation.measuring.verdicts import Verdicts
 from factlab.evaluation.running.checkpoints import SavedCheckpoint, load_checkpoints
-from factlab.evaluation.scoring.scores import ANSWER_METRICS, SCORE_PARTS, Stage, score_row
+from factlab.evaluation.scoring.scores import (
+    ANSWER_METRICS,
+    NOT_IN_CHAT,
+    SCORE_PARTS,
+    Stage,
+    score_row,
+)
 from factlab.journal import Journal
 from factlab.results import Result, known
 
@@ -81,6 +87,7 @@ class RunRequest(BaseModel):
         answers: forms and length of answers in the model's own words, if any.
         seed: of everything that is drawn.
         ripple: how many ripple queries were asked, if any.
+        chat: what the chat template puts around prompts, if they were asked in it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -97,6 +104,7 @@ class RunRequest(BaseModel):
     answers: JsonValue = None
     seed: int = 0
     ripple: JsonValue = None
+    chat: JsonValue = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +162,9 @@ class Run(Result):
 
         Its keys: case_id, relation, subject, prompt, target_new, target_true, failed (why the edit
         failed), edit_s, measure_s, and for each score NAME (with the edit) and NAME_before
-        (without); None where a record has no such score. Scores are as measured, not times 100.
-        Those of free answers are there if these were asked for.
+        (without), of a run with `chat` also NAME_in_chat and NAME_in_chat_before; None where a
+        record has no such score. Scores are as measured, not times 100. Those
+        of free answers are there if these were asked for.
         """
         hidden = frozenset[str]() if self.request.answers else frozenset(ANSWER_METRICS)
         return [
@@ -171,6 +180,12 @@ class Run(Result):
                 "measure_s": row.measure_s,
                 **_scores(row, "after", "", hidden),
                 **_scores(row, "before", "_before", hidden),
+                **(_scores(row, "after", "_in_chat", hidden, True) if self.request.chat else {}),
+                **(
+                    _scores(row, "before", "_in_chat_before", hidden, True)
+                    if self.request.chat
+                    else {}
+                ),
             }
             for row in self.rows
         ]
@@ -220,10 +235,16 @@ class Run(Result):
         return 1 if self.request.mode == "each" else self.n_cases
 
 
-def _scores(row: Row, stage: Stage, ending: str, hidden: frozenset[str]) -> dict[str, float | None]:
+def _scores(
+    row: Row, stage: Stage, ending: str, hidden: frozenset[str], in_chat: bool = False
+) -> dict[str, float | None]:
     """The scores of a record; None where there is none."""
-    values = score_row(row, stage).values.items()
-    return {f"{name}{ending}": known(one.value) for name, one in values if name not in hidden}
+    values = score_row(row, stage, in_chat=in_chat).values
+    return {
+        f"{name}{ending}": known(score.value)
+        for name, score in values.items()
+        if name not in hidden and not (in_chat and score.reason == NOT_IN_CHAT)
+    }
 
 
 def load_run(folder: str | Path) -> Run:

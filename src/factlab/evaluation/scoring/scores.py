@@ -42,6 +42,7 @@ from factlab.evaluation.scoring.resampling import (
 
 Stage = Literal["before", "right_after", "after"]
 SCORE = "score"
+NOT_IN_CHAT = "not measured in the chat template"
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +184,8 @@ METRICS: Mapping[Benchmark, Mapping[str, Metric]] = {
     },
 }  # fmt: skip
 EXACT_METRICS = frozenset(_EXACT)
+# What is not of single prompts, and so not asked in the chat template.
+_OF_TEXTS = frozenset({*_TEXTS, *_DAMAGE})
 
 SCORE_PARTS: Mapping[Benchmark, tuple[str, str, str]] = {
     "counterfact": ("rewrite_success", "paraphrase_success", "neighborhood_success"),
@@ -210,18 +213,25 @@ class RecordScores:
     values: Mapping[str, Score]
 
 
-def score_row(row: Row, stage: Stage, form: ProbForm = "mean") -> RecordScores:
+def score_row(
+    row: Row, stage: Stage, form: ProbForm = "mean", in_chat: bool = False
+) -> RecordScores:
     """Score one record: unedited, right after its own edit, or after all edits.
 
-    `right_after` and `after` of a record whose edit failed are NaN.
+    `right_after` and `after` of a record whose edit failed are NaN; in the chat template, so is
+    what was not asked in it.
     """
     metrics = METRICS[row.benchmark]
     measured: Measurement | None = getattr(row, stage)
+    reason = "the edit failed" if row.failed else "not measured at this stage"
+    if in_chat and measured is not None:
+        measured, reason = measured.in_chat, NOT_IN_CHAT
     if measured is None:
-        reason = "the edit failed" if row.failed else "not measured at this stage"
         values = dict.fromkeys(metrics, Score(math.nan, reason))
     else:
         values = {name: metric.of(measured, row.before, form) for name, metric in metrics.items()}
+    if in_chat:
+        values |= dict.fromkeys(_OF_TEXTS & values.keys(), Score(math.nan, NOT_IN_CHAT))
     return RecordScores(row.case_id, f"{row.prompt} {row.target_new}", row.relation_id, values)
 
 
