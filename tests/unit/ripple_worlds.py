@@ -132,19 +132,14 @@ class Told(fl.LanguageModel):
         mine = found.get(target, _UNLIKELY)
         return TargetScore(logprobs=(mine,), top=(mine == best,))
 
-    def said_by(self, _lm, probes, owners, _under):
+    def said_by(self, asking, probes):
         return {
             (owner, probe.ids): self._says(self.texts[probe.ids[0]])
-            for own, owner in zip(probes, owners, strict=True)
+            for own, owner in zip(probes, asking.owners, strict=True)
             for query in own
             for probe in (query, *query.conditions)
             if probe.ids
         }
-
-    def generate_ids(self, _lm, rows, *_args, **_kwargs):
-        """No texts are asked for."""
-        assert not rows
-        return []
 
     def _says(self, prompt: str) -> str:
         found = self.world.answers(prompt)

@@ -14,7 +14,7 @@ from factlab.editing.runs import EditSequence
 from factlab.errors import EditError
 from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.measuring.rows import Measurement, Row
-from factlab.evaluation.measuring.yardstick import Yardstick
+from factlab.evaluation.measuring.yardstick import Wanted, Yardstick
 from factlab.evaluation.reporting.formats import to_csv, to_json, to_markdown
 from factlab.models.answers import answers
 from factlab.models.generation import decode_continuation, generate_ids
@@ -87,7 +87,7 @@ def test_a_batch_is_what_each_edited_model_says_alone(lm):
 def test_other_scores_are_what_they_are_without_ripple_queries(lm):
     records = with_queries()
     plain = Yardstick(lm, MeasureConfig(n_generated=0), {}).measure(records, None, [False] * 4)
-    found = Yardstick(lm, SETTINGS, {}).measure(records, None, [False] * 4, conditions=True)
+    found = Yardstick(lm, SETTINGS, {}).measure(records, None, [False] * 4, Wanted(conditions=True))
     for one, other in zip(plain, found, strict=True):
         assert one.ripple is None
         assert "ripple" not in one.model_dump(mode="json")
@@ -177,8 +177,8 @@ def test_old_rows_are_read_and_settings_keep_their_name(lm, tmp_path):
     assert "ripple" not in row["before"]
     assert Row.model_validate(row) == run.rows[0]
     assert "ripple" not in json.loads((tmp_path / "a" / "run.json").read_text())["request"]
-    assert not [name for name in MeasureConfig().described() if "ripple" in name]
-    assert MeasureConfig(ripple=True).described()["ripple_per_axis"] == 3
+    assert not [name for name in MeasureConfig().of_unedited() if "ripple" in name]
+    assert MeasureConfig(ripple=True).of_unedited()["ripple"] is True
 
 
 # -- in-context edits -------------------------------------------------------------------------

@@ -248,7 +248,7 @@ def test_hooks_and_frozen_weights_end_with_an_exception(lm, monkeypatch):
     records = make_records(2)
     edits = edits_of(lm, records)
     yardstick = Yardstick(lm, config(drift_tokens=70, essence=True), REFERENCES, PASSAGES)
-    for name in ("likelihood._read", "ordinary_text._nll", "yardstick.generate_ids"):
+    for name in ("likelihood._read", "ordinary_text._nll", "written_texts.generate_ids"):
         with monkeypatch.context() as broken:
             broken.setattr(f"factlab.evaluation.measuring.{name}", _interrupted)
             with pytest.raises(KeyboardInterrupt) as stopped:

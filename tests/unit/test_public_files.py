@@ -306,7 +306,10 @@ FULL = Record(
             old_answers=["Viken"],
             others=["Viken", "Agder"],
             manner="prefer",
-            conditions=[Condition("Troms is in", ["Norway", "the north"])],
+            conditions=[
+                Condition("Troms is in", ["Norway", "the north"]),
+                Condition("Agder is in", ["Norway"], ["Sweden", "Denmark"]),
+            ],
             needs="any",
         )
     ],
@@ -339,7 +342,8 @@ def test_the_published_layout_is_written_as_it_was(tmp_path):
     (value,) = json.loads((tmp_path / "x.json").read_text())
     assert "benchmark" not in value
     assert value["ripple"][0]["conditions"] == [
-        {"prompt": "Troms is in", "answers": ["Norway", "the north"]}
+        {"prompt": "Troms is in", "answers": ["Norway", "the north"]},
+        {"prompt": "Agder is in", "answers": ["Norway"], "others": ["Sweden", "Denmark"]},
     ]
 
 

@@ -18,7 +18,7 @@ from factlab.errors import InvalidRequestError, StorageError
 from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.measuring import ripple, yardstick
 from factlab.evaluation.measuring.rows import Row
-from factlab.evaluation.measuring.yardstick import Yardstick
+from factlab.evaluation.measuring.yardstick import Wanted, Yardstick
 from factlab.evaluation.scoring.ripple_scores import AXIS_NAMES, score_ripple
 from factlab.facts import words_of
 
@@ -286,9 +286,8 @@ def rows_in(monkeypatch, records, world, told) -> list[Row]:
     lm = Told(World(world, {}))
     monkeypatch.setattr(yardstick, "score_targets", lm.score_targets)
     monkeypatch.setattr(yardstick, "said_by", lm.said_by)
-    monkeypatch.setattr(yardstick, "generate_ids", lm.generate_ids)
     measure = Yardstick(lm, MeasureConfig(n_generated=0, ripple=True, ripple_per_axis=4), {})
-    before = measure.measure(records, None, [False] * len(records), conditions=True)
+    before = measure.measure(records, None, [False] * len(records), Wanted(conditions=True))
     after = []
     for record, edits in zip(records, told, strict=True):
         lm.world = World(world, edits)
@@ -383,11 +382,11 @@ def replace_told(rows: list[Row]) -> list[Row]:
 def test_what_cannot_be_asked_says_so(make_model, fact):
     lm = make_model("llama")
     long = RippleQuery(axis="logic", prompt="Rome " * 500, answers=["Paris"])
-    probe = ripple.ripple_probe(lm, long, "", conditions=True)
+    probe = ripple.ripple_probe(lm, long, "")
     assert "at most" in probe.unasked
     record = fl.data.Record(
         case_id=0, fact=fl.Fact("{} is in the", "Rome", "Paris", "Seattle"), ripple=[long]
     )
     measure = Yardstick(lm, MeasureConfig(n_generated=0, ripple=True), {})
-    (told,) = measure.measure([record], None, [False], conditions=True)
+    (told,) = measure.measure([record], None, [False], Wanted(conditions=True))
     assert told.ripple[0].unasked

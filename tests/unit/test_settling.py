@@ -32,6 +32,7 @@ OPEN = {
     "ft+l": TUNING,
     "attn": TUNING,
     "ultraedit": fl.editing.UltraEditConfig(),
+    "in-context": fl.editing.InContextConfig(),
 }
 CHOSEN = {
     name: config.model_copy(

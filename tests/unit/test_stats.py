@@ -353,4 +353,4 @@ def test_contexts_are_those_of_the_model(make_model):
     assert (
         shared.contexts(other, config) == fl.editing.Background().contexts(other, config) != first
     )
-    assert shared.contexts(one, config) is first
+    assert shared.contexts(one, config) == first

@@ -22,11 +22,19 @@ _WORDS: dict[str, tuple[str, ...]] = {
 
 def to_json(query: RippleQuery) -> dict[str, JsonValue]:
     """A query; `from_json` gives the same back."""
-    written: dict[str, Any] = asdict(query)
-    for field in fields(query):
+    written = _of(query)
+    if query.conditions:
+        written["conditions"] = [_of(condition) for condition in query.conditions]
+    return {name: _listed(value) for name, value in written.items()}
+
+
+def _of(one: RippleQuery | Condition) -> dict[str, Any]:
+    """What differs from the defaults."""
+    written: dict[str, Any] = asdict(one)
+    for field in fields(one):
         if field.default is not MISSING and written[field.name] == field.default:
             del written[field.name]
-    return {name: _listed(value) for name, value in written.items()}
+    return written
 
 
 def from_json(query: Fields) -> RippleQuery:
@@ -42,7 +50,7 @@ def from_json(query: Fields) -> RippleQuery:
     for name in ("answers", "old_answers", "others"):
         given[name] = query.texts(name)
     given["conditions"] = [
-        Condition(condition.text("prompt"), condition.texts("answers"))
+        Condition(condition.text("prompt"), condition.texts("answers"), condition.texts("others"))
         for condition in query.inner_list_or_empty("conditions")
     ]
     try:

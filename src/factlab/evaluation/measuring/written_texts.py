@@ -45,6 +45,8 @@ class WrittenTexts:
         rows = [
             row for i, wanted in enumerate(generated) if wanted for row in self._rows(asking, i)
         ]
+        if not rows:
+            return {}
         continued = generate_ids(
             asking.lm,
             [row.ids for row in rows],
