@@ -10,6 +10,7 @@ from tiny_records import FT, MEMIT, ROME, background, make_record, make_records,
 
 from conftest import HABITS
 from factlab.data.record_files import save_records
+from factlab.data.ripple.compile import with_ripple
 from factlab.editing.methods import method_named
 from factlab.errors import InvalidRequestError, StorageError
 from factlab.evaluation.configs import MeasureConfig
@@ -354,3 +355,36 @@ def test_texts_are_written_once_as_plain_text(lm):
         [make_record(0)], None, [True]
     )
     assert found.written == plain.written
+
+
+def test_all_that_can_be_asked_goes_together(lm, tmp_path):
+    """Free answers, ripple queries and the chat template in one run, with two kinds of edits."""
+    everything = MeasureConfig(
+        n_generated=1,
+        text_tokens=12,
+        answers="bare,qa,chat",
+        answer_tokens=5,
+        ripple=True,
+        chat=True,
+    )
+    records = with_ripple(make_records(3)).records
+    runs = [
+        evaluate(lm, records, name, tmp_path / name, config, measure=everything)
+        for name, config in (("ft", FT), ("in-context", None))
+    ]
+    for run in runs:
+        for row in run.rows:
+            assert row.after is not None
+            assert row.after.answers
+            assert row.after.ripple is not None
+            assert row.after.chat is not None
+    # The scores are those of runs that measure one thing each.
+    alone = evaluate(
+        lm, records, "ft", tmp_path / "answers", FT,
+        measure=MeasureConfig(n_generated=0, answers="bare,qa,chat", answer_tokens=5),
+    )  # fmt: skip
+    assert [row.after.answers for row in alone.rows] == [row.after.answers for row in runs[0].rows]
+    report = build_report(runs)
+    assert "in-context, in chat" in str(report)
+    said = "\n".join(notes(report.tables[0]))
+    assert "in chat: Bare" not in said, "answers have a form of their own for the chat"

@@ -184,8 +184,8 @@ METRICS: Mapping[Benchmark, Mapping[str, Metric]] = {
     },
 }  # fmt: skip
 EXACT_METRICS = frozenset(_EXACT)
-# What is not of single prompts, and so not asked in the chat template.
-_OF_TEXTS = frozenset({*_TEXTS, *_DAMAGE})
+# What is measured once, whatever else is asked in the chat template too.
+_ONCE = frozenset({*_TEXTS, *_DAMAGE, *ANSWER_METRICS})
 
 SCORE_PARTS: Mapping[Benchmark, tuple[str, str, str]] = {
     "counterfact": ("rewrite_success", "paraphrase_success", "neighborhood_success"),
@@ -231,7 +231,7 @@ def score_row(
     else:
         values = {name: metric.of(measured, row.before, form) for name, metric in metrics.items()}
     if in_chat:
-        values |= dict.fromkeys(_OF_TEXTS & values.keys(), Score(math.nan, NOT_IN_CHAT))
+        values |= dict.fromkeys(_ONCE & values.keys(), Score(math.nan, NOT_IN_CHAT))
     return RecordScores(row.case_id, f"{row.prompt} {row.target_new}", row.relation_id, values)
 
 
