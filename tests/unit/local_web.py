@@ -25,14 +25,8 @@ def serving(reply: Callable[[str, Message], Reply]) -> Iterator[str]:
         def log_message(self, *args):
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as web:
-        thread = threading.Thread(target=web.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{web.server_port}"
-        finally:
-            web.shutdown()
-            thread.join()
+    with _served_by(Handler) as address:
+        yield address
 
 
 @contextmanager
@@ -53,7 +47,14 @@ def serving_posts(reply: Callable[[str, Message, bytes], Reply]) -> Iterator[str
         def log_message(self, *args):
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as web:
+    with _served_by(Handler) as address:
+        yield address
+
+
+@contextmanager
+def _served_by(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Run a server on a free port; yields its address."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
         thread = threading.Thread(target=web.serve_forever, args=(0.01,))
         thread.start()
         try:

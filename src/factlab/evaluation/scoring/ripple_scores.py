@@ -97,8 +97,7 @@ def says_any(said: str, answers: Sequence[str]) -> bool:
     >>> says_any("the euro.", ["Euro"]), says_any("a European", ["Euro"])
     (True, False)
     """
-    folded = said.casefold()
-    return any(find_words(folded, answer.casefold()) is not None for answer in answers)
+    return any(find_words(said, answer, any_case=True) is not None for answer in answers)
 
 
 def executed(query: RippleQuery, before: RippleTold, form: ProbForm = "mean") -> bool | None:
