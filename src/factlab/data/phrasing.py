@@ -6,7 +6,7 @@ text and `question` asks, both without `[Y]`; `statement` is a whole sentence wi
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,15 @@ from factlab.errors import StorageError, nearest
 from factlab.facts import SLOT
 from factlab.storage import read_text
 
-_KINDS = ("rewrite", "paraphrase", "generation", "question", "statement")
+# The kinds, and what a pattern of each holds.
+_COMPLETED = f"{SUBJECT} once, and {OBJECT} behind it at the end"
+_WANTED = {
+    "rewrite": _COMPLETED,
+    "paraphrase": _COMPLETED,
+    "generation": f"{SUBJECT} once and no {OBJECT}",
+    "question": f"{SUBJECT} once and no {OBJECT}",
+    "statement": f"{SUBJECT} and {OBJECT} once each",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +56,15 @@ class Phrasing:
         return [s.replace(OBJECT, object_, 1).replace(SLOT, subject, 1) for s in sentences]
 
 
-def load_phrasing(path: str | Path) -> dict[str, Phrasing]:
-    """Read a file with the columns relation, kind, pattern; by relation.
+def read_patterns(
+    path: str | Path, kinds: Mapping[str, str], template: Callable[[str, str], str | None]
+) -> dict[str, dict[str, list[str]]]:
+    """The templates of a file with the columns relation, kind, pattern; by relation and kind.
+
+    Args:
+        path: the file.
+        kinds: which there are, and what a pattern of each holds.
+        template: makes a template of a kind and a pattern; None of one that does not suit.
 
     Raises:
         StorageError: the file is missing, not UTF-8, lacks a column, or has a pattern of an unknown
@@ -58,23 +73,29 @@ def load_phrasing(path: str | Path) -> dict[str, Phrasing]:
     found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for row in read_rows(Path(path), ("relation", "kind", "pattern")):
         relation_id, kind, pattern = row["relation"], row["kind"], row["pattern"]
-        if kind not in _KINDS:
+        if kind not in kinds:
             raise StorageError(
                 f"'{path}': pattern '{pattern}' is of kind '{kind}', which is none of "
-                f"{', '.join(_KINDS)}.{nearest(kind, _KINDS)}"
+                f"{', '.join(kinds)}.{nearest(kind, kinds)}"
             )
-        template = _template(kind, pattern)
-        if template is None:
-            wanted = {
-                "statement": f"{SUBJECT} and {OBJECT} once each",
-                "generation": f"{SUBJECT} once and no {OBJECT}",
-                "question": f"{SUBJECT} once and no {OBJECT}",
-            }.get(kind, f"{SUBJECT} once, and {OBJECT} behind it at the end")
+        made = template(kind, pattern)
+        if made is None:
             raise StorageError(
                 f"'{path}': pattern '{pattern}' of relation {relation_id} does not suit its kind. "
-                f"Of kind {kind}, it holds {wanted}."
+                f"Of kind {kind}, it holds {kinds[kind]}."
             )
-        found[relation_id][kind].append(template)
+        found[relation_id][kind].append(made)
+    return found
+
+
+def load_phrasing(path: str | Path) -> dict[str, Phrasing]:
+    """Read a file with the columns relation, kind, pattern; by relation.
+
+    Raises:
+        StorageError: the file is missing, not UTF-8, lacks a column, or has a pattern of an unknown
+            kind or one that does not suit its kind.
+    """
+    found = read_patterns(path, _WANTED, _template)
     if not found:
         raise StorageError(f"'{path}' holds no patterns.")
     return {

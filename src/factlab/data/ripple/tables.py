@@ -21,12 +21,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from factlab.data.phrasing import read_patterns
 from factlab.data.relations import OBJECT, SUBJECT, as_template, read_rows
-from factlab.errors import StorageError, nearest
+from factlab.errors import StorageError
 from factlab.facts import SLOT
 
 WORDS, ALIASES, VALUES = "ripple.tsv", "aliases.tsv", "second_values.tsv"
-_KINDS = ("noun", "inverse", "negated", "hop")
 _WANTED = {
     "noun": f"{SUBJECT} once and no {OBJECT}",
     "inverse": f"{OBJECT} once, and {SUBJECT} behind it at the end",
@@ -80,25 +80,13 @@ def load_words(path: str | Path) -> dict[str, RippleWords]:
         StorageError: the file is missing, not UTF-8, lacks a column, has a pattern of an unknown
             kind or one that does not suit its kind, or two where one can be.
     """
-    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for row in read_rows(Path(path), ("relation", "kind", "pattern")):
-        relation_id, kind, pattern = row["relation"], row["kind"], row["pattern"]
-        if kind not in _KINDS:
+    found = read_patterns(path, _WANTED, _template)
+    for relation_id, kinds in found.items():
+        twice = [kind for kind, made in kinds.items() if kind != "negated" and len(made) > 1]
+        if twice:
             raise StorageError(
-                f"'{path}': pattern '{pattern}' is of kind '{kind}', which is none of "
-                f"{', '.join(_KINDS)}.{nearest(kind, _KINDS)}"
+                f"'{path}': relation {relation_id} has two patterns of kind {twice[0]}. Keep one."
             )
-        template = _template(kind, pattern)
-        if template is None:
-            raise StorageError(
-                f"'{path}': pattern '{pattern}' of relation {relation_id} does not suit its kind. "
-                f"Of kind {kind}, it holds {_WANTED[kind]}."
-            )
-        if kind != "negated" and found[relation_id][kind]:
-            raise StorageError(
-                f"'{path}': relation {relation_id} has two patterns of kind {kind}. Keep one."
-            )
-        found[relation_id][kind].append(template)
     return {
         relation_id: RippleWords(
             **{kind: one for kind in ("noun", "inverse", "hop") for one in kinds.get(kind, ())},
