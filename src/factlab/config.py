@@ -1,17 +1,16 @@
 """`Config`: what all settings have in common, and how a wrong one is told."""
 
-from collections.abc import Callable, Container, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Container, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 
-from factlab.documents import JsonValue
+from factlab.documents import Growing, JsonValue
 from factlab.errors import InvalidRequestError, nearest
 
 # Settings of earlier versions that bounded memory. No result ever depended on them: what a file
@@ -36,7 +35,7 @@ class _Explaining(type(BaseModel)):
                 raise InvalidRequestError(config_problem(cls, error)) from error
 
 
-class Config(BaseModel, metaclass=_Explaining):
+class Config(Growing, metaclass=_Explaining):
     """Base of all settings: frozen, without unknown names and without infinite numbers.
 
     Raises:
@@ -44,18 +43,6 @@ class Config(BaseModel, metaclass=_Explaining):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    # Settings that were added later: left out of JSON where they are at their defaults, so that
-    # what was begun before there were any is still the same run, and a cache finds what it has.
-    added: ClassVar[frozenset[str]] = frozenset()
-
-    @model_serializer(mode="wrap")
-    def _without_added(self, whole: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        written = whole(self)
-        for name in self.added:
-            if getattr(self, name) == type(self).model_fields[name].default:
-                written.pop(name, None)
-        return written
 
     @model_validator(mode="before")
     @classmethod

@@ -9,10 +9,11 @@ import math
 import re
 import sys
 import tomllib
+from collections.abc import Callable
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_serializer
 
 from factlab.errors import StorageError
 
@@ -24,6 +25,27 @@ Document = TypeVar("Document", bound=BaseModel)
 
 class NewerVersionError(StorageError):
     """What was read was written by a newer factlab."""
+
+
+class Growing(BaseModel):
+    """A document that grows: later entries are written only where they say something.
+
+    So a file that does not use them stays what it was, what was begun before there were any is
+    still the same run, and a cache finds what it has.
+
+    Attributes:
+        added: their names.
+    """
+
+    added: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_added(self, whole: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        written, fields = whole(self), type(self).model_fields
+        for name in self.added:
+            if getattr(self, name) == fields[name].default:
+                written.pop(name, None)
+        return written
 
 
 def parse_json(text: str | bytes, where: str, finite: bool = True) -> JsonValue:

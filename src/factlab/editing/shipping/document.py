@@ -12,10 +12,10 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from torch import Tensor
 
-from factlab.documents import check_version, described, validated
+from factlab.documents import Growing, check_version, described, validated
 from factlab.editing.remembered import Remembered
 from factlab.editing.shipping.folders import JSON, NEW_TENSORS, TENSORS, check_saved_edit
 from factlab.errors import EditError, FactlabError, StorageError, counted
@@ -110,10 +110,6 @@ def lacks_edits(lm: LanguageModel, base: BaseModelInfo) -> bool:
     return False
 
 
-def _is_empty(text: str) -> bool:
-    return not text
-
-
 class FactEntry(BaseModel):
     """A fact, as JSON."""
 
@@ -143,7 +139,7 @@ class _RememberedEntry(BaseModel):
     sha256: dict[str, str]
 
 
-class EditDocument(BaseModel):
+class EditDocument(Growing):
     """`edit.json`, but for the list of updates, which goes with the tensors.
 
     Attributes:
@@ -157,6 +153,7 @@ class EditDocument(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid")
+    added = frozenset({"prefix"})
 
     method: str
     facts: list[FactEntry]
@@ -164,7 +161,7 @@ class EditDocument(BaseModel):
     config: dict[str, Any]
     diagnostics: dict[str, Any]
     versions: dict[str, str]
-    prefix: str = Field(default="", exclude_if=_is_empty)
+    prefix: str = ""
 
     def checked_facts(self) -> tuple[Fact, ...]:
         """The facts themselves.
@@ -178,7 +175,7 @@ class EditDocument(BaseModel):
 class _EditFile(EditDocument):
     schema_version: int = _SCHEMA
     updates: list[_UpdateEntry]
-    remembered: list[_RememberedEntry] = []
+    remembered: tuple[_RememberedEntry, ...] = ()
 
 
 class SavedEdit(NamedTuple):
@@ -231,9 +228,9 @@ def write_edit(
         )
     for i, block in enumerate(remembered):
         tensors |= {_key(i, name): tensor.clone() for name, tensor in block.tensors.items()}
-    left = [
+    left = tuple(
         _RememberedEntry(n_facts=len(block.facts), sha256=block.digests()) for block in remembered
-    ]
+    )
     version = _NEWEST if document.prefix else _SCHEMA
     file = _EditFile(
         **dict(document), schema_version=version, updates=entries, remembered=left

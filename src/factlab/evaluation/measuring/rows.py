@@ -4,20 +4,19 @@ A run keeps the raw numbers, token by token; every score in a report is computed
 """
 
 import math
-from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    model_serializer,
     model_validator,
 )
 
 from factlab.data.records import Benchmark
 from factlab.data.ripple_query import RippleQuery
+from factlab.documents import Growing
 from factlab.evaluation.configs import AnswerForm
 
 Group = Literal["rewrite", "paraphrase", "neighborhood"]
@@ -69,26 +68,7 @@ class Asked(BaseModel):
     true: TargetScore | None = None
 
 
-class _Growing(BaseModel):
-    """What later versions added entries to; they are written only where there is something.
-
-    So files of runs that do not use them stay what they were.
-
-    Attributes:
-        added: their names.
-    """
-
-    added: ClassVar[tuple[str, ...]] = ()
-
-    @model_serializer(mode="wrap")
-    def _described(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Everything; of what later versions added, what differs from the default."""
-        described, fields = handler(self), type(self).model_fields
-        same = {name for name in self.added if getattr(self, name) == fields[name].default}
-        return {name: value for name, value in described.items() if name not in same}
-
-
-class Written(_Growing):
+class Written(Growing):
     """Texts that a model wrote about the subject.
 
     Attributes:
@@ -102,7 +82,7 @@ class Written(_Growing):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    added = ("words",)
+    added = frozenset({"words"})
 
     texts: tuple[str, ...]
     entropy: float
@@ -139,7 +119,7 @@ class GivenAnswer(BaseModel):
     unjudged: str = Field(default="", exclude=True)
 
 
-class RippleTold(_Growing):
+class RippleTold(Growing):
     """What a model makes of a ripple query, or of one of its conditions.
 
     Attributes:
@@ -152,7 +132,7 @@ class RippleTold(_Growing):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    added = ("said", "answers", "others", "conditions", "unasked")
+    added = frozenset({"said", "answers", "others", "conditions", "unasked"})
 
     said: str | None = None
     answers: tuple[TargetScore, ...] = ()
@@ -196,7 +176,7 @@ class InChat(BaseModel):
     neighborhood: tuple[Asked, ...]
 
 
-class Measurement(_Growing):
+class Measurement(Growing):
     """One record on one model.
 
     Attributes:
@@ -213,7 +193,7 @@ class Measurement(_Growing):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    added = ("answers", "ripple", "chat")
+    added = frozenset({"answers", "ripple", "chat"})
 
     rewrite: tuple[Asked, ...]
     paraphrase: tuple[Asked, ...]
@@ -231,7 +211,7 @@ class Measurement(_Growing):
         return None if self.chat is None else Measurement(**dict(self.chat))
 
 
-class Row(_Growing):
+class Row(Growing):
     """One record of a run: a line of its journal.
 
     Attributes:
@@ -255,7 +235,7 @@ class Row(_Growing):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    added = ("ripple",)
+    added = frozenset({"ripple"})
 
     case_id: int
     benchmark: Benchmark
