@@ -1,6 +1,7 @@
 """Evaluations written by hand, for tests of reports."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from factlab.evaluation.measuring.rows import Asked, Measurement, Row, TargetScore, Written
@@ -47,6 +48,7 @@ def save_run(
     method: str = "rome",
     mode: str = "each",
     n_cases: int | None = None,
+    cases: Sequence[int] | None = None,
     findings: dict | None = None,
     model: dict | None = None,
     data: dict | None = None,
@@ -68,6 +70,6 @@ def save_run(
         {"cases": list(range(n_cases)), "versions": {"factlab": "1"}} | (findings or {}),
     )  # fmt: skip
     with journal.writing(Shard()) as writer:
-        for case, row in enumerate(rows):
+        for case, row in zip(range(len(rows)) if cases is None else cases, rows, strict=True):
             writer.append(case, row.model_dump(mode="json"))
     return folder

@@ -14,6 +14,7 @@ from factlab.evaluation.judging.run import MOST_FAILURES, judge
 from factlab.evaluation.measuring.rows import GivenAnswer, Row
 from factlab.evaluation.measuring.verdicts import Verdicts
 from factlab.evaluation.reporting.formats import to_json
+from factlab.evaluation.running.merging import merge_runs
 
 N = 8  # records; each has an answer of its own before and after, and a neighbour's in common
 
@@ -311,3 +312,47 @@ def test_the_command(run, folder, monkeypatch):
     code, _, problem = run("judge", folder, "--url", "nowhere", "--model", "stub")
     assert code == 2
     assert problem.count("\n") == 1
+
+
+def shards(tmp_path, n: int):
+    """Two runs with every other of some records each."""
+    rows = [answered(make_row(i, (True, True, True))) for i in range(n)]
+    return [
+        save_run(tmp_path / f"part-{k}", rows[k::2], n_cases=n, cases=range(k, n, 2))
+        for k in range(2)
+    ]
+
+
+def test_shards_are_put_together_with_what_a_judge_said(tmp_path):
+    parts = shards(tmp_path, N)
+    with serving_posts(Server()) as url:
+        for part in parts:
+            judge(part, f"{url}/v1", "stub")
+    whole = merge_runs(parts, tmp_path / "whole")
+    assert whole.judge == "stub"
+    by_case = {row.case_id: row for part in parts for row in fl.evaluation.load_run(part).rows}
+    assert len(by_case) == N
+    assert {row.case_id: row for row in whole.rows} == by_case
+    assert len(Verdicts.load(tmp_path / "whole").by_key) == 2 * N + 1
+
+
+def test_a_verdict_is_kept_where_another_shard_has_none(tmp_path):
+    parts = shards(tmp_path, 2)
+    with serving_posts(Server()) as url, serving_posts(lambda *_: said("perhaps")) as silent:
+        judge(parts[0], f"{url}/v1", "stub")
+        judge(parts[1], f"{silent}/v1", "stub")
+    told, none = (Verdicts.load(part).by_key for part in parts)
+    assert {one.right for one in none.values()} == {None}
+    (beside,) = told.keys() & none.keys()
+    merge_runs(parts, tmp_path / "whole")
+    assert Verdicts.load(tmp_path / "whole").by_key[beside].right
+
+
+def test_shards_of_two_judges_are_not_put_together(tmp_path):
+    parts = shards(tmp_path, 2)
+    with serving_posts(Server()) as url:
+        for part, name in zip(parts, ("one", "another"), strict=True):
+            judge(part, f"{url}/v1", name)
+    with pytest.raises(StorageError, match="verdicts of different judges"):
+        merge_runs(parts, tmp_path / "whole")
+    assert not (tmp_path / "whole").exists()

@@ -302,12 +302,9 @@ def eval_merge(
     out: Annotated[Path, typer.Option(help="New folder for all of them together.")],
 ) -> None:
     """Put shards that ran in different folders or on different machines together."""
-    from factlab.evaluation.running.saved_run import load_run
-    from factlab.journal import merge
+    from factlab.evaluation.running.merging import merge_runs
 
-    for folder in folders:
-        load_run(folder)
-    merge(folders, out)
+    merge_runs(folders, out)
     show_report(session, [out])
 
 
