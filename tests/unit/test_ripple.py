@@ -349,6 +349,7 @@ def test_a_model_that_knows_nothing_executes_nothing_but_what_has_no_condition(
     for one in score_ripple(ignorant, "after"):
         free = one.axis in ("reversal", "negation", "choice")
         assert one.executed.mean == (1 if free else 0), one.axis
+        assert one.conditioned != free, one.axis
         if not free:
             assert one.unscored == {
                 "the unedited model does not know what it builds on": one.n_queries

@@ -16,8 +16,8 @@ from factlab.evaluation.scoring.ripple_scores import (
 
 _SHORT = (
     "Ripple: queries that are passed, of those whose conditions the unedited model knows "
-    "(executed); means over facts. worked: over facts after whose rewriting prompt greedy decoding "
-    "writes the new target; n: how many these are."
+    "(executed; all: they have none); means over facts. worked: over facts after whose rewriting "
+    "prompt greedy decoding writes the new target; n: how many these are."
 )
 
 
@@ -97,7 +97,7 @@ def _asked(scores: AxisScores) -> str:
 
 
 def _executed(scores: AxisScores) -> str:
-    return _share(scores.executed)
+    return _share(scores.executed) if scores.conditioned else "all"
 
 
 def _every(scores: AxisScores) -> str:

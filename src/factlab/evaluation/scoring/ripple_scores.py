@@ -148,6 +148,7 @@ class AxisScores:
         n_records: that have a query of it.
         n_queries: of all of them.
         executed: share of the queries whose conditions hold on the unedited model, by record.
+        conditioned: whether any query has conditions; without, all are executed by definition.
         worked: share of executed queries that are passed, over records whose edit worked.
         n_worked: how many records these are.
         all: the same over all records with an executed query.
@@ -160,6 +161,7 @@ class AxisScores:
     n_records: int
     n_queries: int
     executed: Estimate
+    conditioned: bool
     worked: Estimate
     n_worked: int
     all: Estimate
@@ -174,6 +176,7 @@ class _Judged:
 
     results: tuple[bool, ...]
     executed: tuple[bool, ...]
+    conditioned: bool
     worked: bool
     ranks: tuple[int, ...]
 
@@ -225,7 +228,8 @@ def _judge(
             if query.manner == "rise" and told[place].others:
                 ranks.append(rank(told[place], form))
     worked = measured is not None and not row.failed and edit_worked(measured)
-    return _Judged(tuple(results), tuple(runs), worked, tuple(ranks))
+    conditioned = any(row.ripple[place].conditions for place in places)
+    return _Judged(tuple(results), tuple(runs), conditioned, worked, tuple(ranks))
 
 
 def _axis(axis: Axis, records: Sequence[_Judged], reasons: Counter[str]) -> AxisScores:
@@ -238,6 +242,7 @@ def _axis(axis: Axis, records: Sequence[_Judged], reasons: Counter[str]) -> Axis
         n_records=len(records),
         n_queries=sum(len(one.executed) for one in records),
         executed=Estimate.of_shares([_share(one.executed) for one in records]),
+        conditioned=any(one.conditioned for one in records),
         worked=Estimate.of_shares(worked),
         n_worked=len(worked),
         all=Estimate.of_shares(every),
