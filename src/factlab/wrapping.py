@@ -1,10 +1,11 @@
-"""What stands around a prompt, such as the texts of a chat template. No tokens here."""
+"""What a prompt is put behind or into, such as the texts of a chat template. No tokens here."""
 
-from dataclasses import dataclass
+import random
+from dataclasses import dataclass, replace
 
 from factlab.documents import JsonValue
 from factlab.errors import StorageError
-from factlab.facts import Fact, words_of
+from factlab.facts import SLOT, Fact, words_of
 
 # In a chat, what the user has said where the assistant's answer begins with a sentence.
 REQUEST = "Tell me a fact."
@@ -90,12 +91,49 @@ class ChatForms:
         return {name: form.around(prompt) for name, form in fitting.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Thinned:
+    """A text to put a prompt behind, and which of the prompt's words to leave out there.
+
+    Every word but the subject's, and the last before the target, is left out with the same
+    probability; which ones follows from the seed and the prompt alone. What a model is to say after
+    such prompts it says for more than one way of asking.
+
+    Attributes:
+        before: in front of the prompt.
+        left_out: the probability.
+        seed: of the choice.
+
+    Examples:
+        >>> from factlab.wrapping import Thinned
+        >>> fact = fl.Fact("The official language of {} is said to be", "Togo")
+        >>> [Thinned("", 0.5, seed).of(fact).prompt for seed in range(3)]
+        ['The official language Togo be', 'The Togo is said be', 'official language Togo be']
+    """
+
+    before: str
+    left_out: float
+    seed: int
+
+    def of(self, fact: Fact) -> Fact:
+        """The fact with a thinner template."""
+        draw = random.Random(f"{self.seed} {fact.template}")  # noqa: S311 - not a secret
+        words = fact.template.split(" ")
+        stays = [SLOT in word or draw.random() >= self.left_out for word in words[:-1]]
+        kept = [word for word, stay in zip(words, [*stays, True], strict=True) if stay]
+        return replace(fact, template=" ".join(kept))
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """All three by name."""
+        return {"before": self.before, "left_out": self.left_out, "seed": self.seed}
+
+
 # What a prompt is put behind, or into: a text goes in front of it.
-Context = str | Wrapping | ChatForms
+Context = str | Wrapping | ChatForms | Thinned
 
 
 def context_to_json(context: Context) -> JsonValue:
-    """A text as it is, a wrapping as both of its texts, forms by their names."""
+    """A text as it is, a wrapping as both of its texts, others by their names."""
     return context if isinstance(context, str) else context.to_json()
 
 
@@ -113,6 +151,12 @@ def context_of_json(value: JsonValue, where: str) -> Context:
         return value
     if isinstance(value, dict) and value.keys() == {"asked", "begun"}:
         return ChatForms(*(_wrapping(value[name], where) for name in ("asked", "begun")))
+    if isinstance(value, dict):
+        match value:
+            case {"before": str(before), "left_out": float(left_out), "seed": int(seed)}:
+                return Thinned(before, left_out, seed)
+            case _:
+                pass
     return _wrapping(value, where)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from factlab.editing.configs import ContextConfig, Needs
-from factlab.editing.contexts import chat_contexts, sample_contexts
+from factlab.editing.contexts import chat_contexts, sample_contexts, thinned
 from factlab.editing.protection import Protection
 from factlab.editing.values.cache import ValueCache
 from factlab.editing.values.source import ValueSource
@@ -64,9 +64,9 @@ class Background:
         if given is not None:
             return given
         in_chat = chat_contexts(lm, config.chat)
-        texts = config.model_copy(update={"chat": None})
+        texts = config.model_copy(update={"chat": None, "left_out": 0.0})
         sampled = lm.recall.of(("contexts", texts), lm.identity.now(), partial(_sampled, lm, texts))
-        return [*sampled, *in_chat]
+        return [*thinned(sampled, config), *in_chat]
 
     def second_moments(
         self,

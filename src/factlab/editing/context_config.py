@@ -31,18 +31,22 @@ class ContextConfig(Config):
             tokenizer puts no BOS in front, a subject that opens the bare prompt has a key of its
             own (see docs/results/bundled-model.md), and one part in 21 does not reach it. One half
             is what MEMIT's code uses.
+        left_out: behind the texts, leave out every word of the prompt but the subject and the last
+            one with this probability (`Thinned`): a value that is found so holds for other ways of
+            asking. See docs/results/evaluation.md.
         chat: add the prompt in the model's own chat template (`LanguageModel.chat_forms`): `asked`
             as what the user says, `begun` as how the assistant's answer begins, `both`, or
             `fitting` for the one that fits the prompt, which is what True stands for. None, or
             False, for neither.
     """
 
-    added: ClassVar[frozenset[str]] = frozenset({"chat"})
+    added: ClassVar[frozenset[str]] = frozenset({"chat", "left_out"})
 
     groups: tuple[tuple[NonNegativeInt, PositiveInt], ...] = ((3, 5), (2, 10))
     top_k: PositiveInt = 5
     seed: int = 0
     bare_weight: float | None = Field(default=0.5, ge=0, le=1)
+    left_out: float = Field(default=0.0, ge=0, lt=1)
     chat: Switchable = None
 
     @classmethod

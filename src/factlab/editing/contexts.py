@@ -5,6 +5,8 @@ text of the model's own (ROME paper, section 3.1 and appendix E.5). An edit that
 chat too takes them over the prompt in the model's chat template as well.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,7 +14,7 @@ from torch import Tensor
 from factlab.editing.context_config import ChatContexts, ContextConfig
 from factlab.models.generation import generate_ids, start_token_id
 from factlab.models.language_model import LanguageModel
-from factlab.wrapping import ChatForms, Wrapping
+from factlab.wrapping import ChatForms, Thinned, Wrapping
 
 
 def sample_contexts(lm: LanguageModel, config: ContextConfig) -> list[str]:
@@ -31,6 +33,17 @@ def sample_contexts(lm: LanguageModel, config: ContextConfig) -> list[str]:
         texts = (str(lm.tokenizer.decode(ids, skip_special_tokens=True)) for ids in sampled)
         contexts += [f"{text}. " for text in texts]
     return contexts
+
+
+def thinned(texts: Sequence[str], config: ContextConfig) -> list[str | Thinned]:
+    """The bare prompt as it is, and other words of it left out behind each of the other texts."""
+    if not config.left_out:
+        return [*texts]
+    first, *others = texts
+    return [
+        first,
+        *(Thinned(text, config.left_out, config.seed + i) for i, text in enumerate(others)),
+    ]
 
 
 def chat_contexts(lm: LanguageModel, kind: ChatContexts | None) -> list[Wrapping | ChatForms]:

@@ -17,7 +17,7 @@ from factlab.models.language_model import LanguageModel
 from factlab.models.texts import fitting, tokenise, wrapped_fact
 from factlab.precision import wide
 from factlab.tokens import context_place, groups, pad, subject_span
-from factlab.wrapping import Context
+from factlab.wrapping import Context, Thinned
 
 
 def prompt_rows(
@@ -45,18 +45,27 @@ def _rows(
     target: str | None,
     lookup: LookupToken,
 ) -> list[Continuation]:
-    bare = tokenise(lm, fact.prompt, target)
-    place = context_place(lm.tokenizer, bare, fact.subject_start) if any(contexts) else 0
     rows: list[Continuation] = []
     for context in contexts:
-        if not isinstance(context, str):
+        if isinstance(context, str):
+            rows.append(_behind(lm, context, fact, target, lookup))
+        elif isinstance(context, Thinned):
+            rows.append(_behind(lm, context.before, context.of(fact), target, lookup))
+        else:
             rows.append(wrapped_fact(lm, fact, context.of(fact.prompt), target, lookup))
-            continue
-        text = fact.prompt[:place] + context + fact.prompt[place:]
-        tokens = tokenise(lm, text, target) if context else bare
-        subject = subject_span(tokens, len(context) + fact.subject_start, fact.subject)
-        rows.append(fitting(lm, continuation_of(tokens, subject, lookup)))
     return rows
+
+
+def _behind(
+    lm: LanguageModel, context: str, fact: Fact, target: str | None, lookup: LookupToken
+) -> Continuation:
+    """The fact's prompt behind a text, which goes behind what the tokenizer puts in front."""
+    tokens = tokenise(lm, fact.prompt, target)
+    if context:
+        place = context_place(lm.tokenizer, tokens, fact.subject_start)
+        tokens = tokenise(lm, fact.prompt[:place] + context + fact.prompt[place:], target)
+    subject = subject_span(tokens, len(context) + fact.subject_start, fact.subject)
+    return fitting(lm, continuation_of(tokens, subject, lookup))
 
 
 def up_to_lookup(row: Continuation) -> tuple[int, ...]:
