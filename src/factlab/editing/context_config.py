@@ -1,5 +1,6 @@
 """Which texts an edit is found behind, so that it does not depend on one exact wording."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
@@ -41,15 +42,16 @@ class ContextConfig(Config):
     """
 
     added: ClassVar[frozenset[str]] = frozenset({"chat", "left_out"})
+    earlier: ClassVar[Mapping[str, Any]] = {"left_out": 0.0}
 
     groups: tuple[tuple[NonNegativeInt, PositiveInt], ...] = ((3, 5), (2, 10))
     top_k: PositiveInt = 5
     seed: int = 0
     bare_weight: float | None = Field(default=0.5, ge=0, le=1)
-    left_out: float = Field(default=0.0, ge=0, lt=1)
+    left_out: float = Field(default=0.5, ge=0, lt=1)
     chat: Switchable = None
 
     @classmethod
     def published_rome(cls) -> "ContextConfig":
         """The bare prompt and twenty others, all alike (ROME paper, appendix E.5)."""
-        return cls(groups=((10, 5), (10, 10)), bare_weight=None)
+        return cls(groups=((10, 5), (10, 10)), bare_weight=None, left_out=0.0)
