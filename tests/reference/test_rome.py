@@ -10,7 +10,7 @@ from factlab.editing.closed_form.lookup import keys_and_outputs, prompt_rows
 from factlab.editing.closed_form.rank_one import rank_one_factors
 from factlab.editing.closed_form.value import OptimisedValue, optimise_values
 from factlab.editing.configs import ContextConfig, ValueConfig
-from factlab.editing.contexts import context_weights, sample_contexts
+from factlab.editing.contexts import context_weights
 from factlab.editing.requests import ValueRequest
 from factlab.errors import (
     EditError,
@@ -205,14 +205,14 @@ def test_the_new_weight_maps_the_key_to_the_value(make_model, family, square):
         contexts=ContextConfig(groups=((2, 4),)),
     )
     edit = fl.rome(lm, FACT, config, background(some_moment(lm, layer=0)))
-    rows = prompt_rows(lm, FACT, sample_contexts(lm, config.contexts))
+    rows = prompt_rows(lm, FACT, fl.editing.Background().contexts(lm, config.contexts))
     before = keys_and_outputs(lm, rows, 0)
     with edit.applied(lm):
         after = keys_and_outputs(lm, rows, 0)
     assert torch.equal(before.keys, after.keys)
     weights = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
     key_change = weights @ (after.outputs - before.outputs)
-    contexts = sample_contexts(lm, config.contexts)
+    contexts = fl.editing.Background().contexts(lm, config.contexts)
     site = Site(0, Stream.MLP)
     delta = optimise_value(lm, FACT, FACT.target_new, contexts, site, config.value).delta
     assert torch.allclose(key_change, delta, atol=1e-9)
@@ -266,13 +266,15 @@ def test_legacy_uses_the_bare_key_where_the_original_code_does(make_model):
     }
     moment = some_moment(lm)
     edit = fl.rome(lm, FACT, fl.editing.RomeConfig(**shared, legacy=True), background(moment))
-    rows = prompt_rows(lm, FACT, sample_contexts(lm, ContextConfig(groups=((3, 4),))))
+    rows = prompt_rows(
+        lm, FACT, fl.editing.Background().contexts(lm, ContextConfig(groups=((3, 4),)))
+    )
     found = keys_and_outputs(lm, rows, 1)
     (update,) = edit.updates
     expected = moment.solve(found.keys.mean(0)[None])[0]
     assert torch.allclose(update.right[0], expected / expected.norm(), atol=1e-10)
     moved = update.left @ update.right @ found.keys[0]
-    contexts = sample_contexts(lm, ContextConfig(groups=((3, 4),)))
+    contexts = fl.editing.Background().contexts(lm, ContextConfig(groups=((3, 4),)))
     delta = optimise_value(
         lm, FACT, FACT.target_new, contexts, Site(1, Stream.MLP), shared["value"]
     ).delta
@@ -307,7 +309,7 @@ def test_half_precision_models_are_edited(make_model, dtype):
     edit = fl.rome(lm, FACT, config, background(some_moment(lm)))
     assert edit.updates[0].left.dtype == torch.float32
     assert edit.diagnostics["nll"][-1] < edit.diagnostics["nll"][0] - 0.1
-    rows = prompt_rows(lm, FACT, sample_contexts(lm, config.contexts))
+    rows = prompt_rows(lm, FACT, fl.editing.Background().contexts(lm, config.contexts))
     before = keys_and_outputs(lm, rows, 1).outputs
     with edit.applied(lm):
         moved = (keys_and_outputs(lm, rows, 1).outputs - before).float()

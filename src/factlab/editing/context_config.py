@@ -34,7 +34,8 @@ class ContextConfig(Config):
             is what MEMIT's code uses.
         left_out: behind the texts, leave out every word of the prompt but the subject and the last
             one with this probability (`Thinned`): a value that is found so holds for other ways of
-            asking. See docs/results/evaluation.md.
+            asking. By default one half for ROME, and none for methods that write many facts, which
+            it costs more neighbours; see docs/results/evaluation.md.
         chat: add the prompt in the model's own chat template (`LanguageModel.chat_forms`): `asked`
             as what the user says, `begun` as how the assistant's answer begins, `both`, or
             `fitting` for the one that fits the prompt, which is what True stands for. None, or
@@ -48,8 +49,12 @@ class ContextConfig(Config):
     top_k: PositiveInt = 5
     seed: int = 0
     bare_weight: float | None = Field(default=0.5, ge=0, le=1)
-    left_out: float = Field(default=0.5, ge=0, lt=1)
+    left_out: float | None = Field(default=None, ge=0, lt=1)
     chat: Switchable = None
+
+    def leaving_out(self, share: float) -> "ContextConfig":
+        """With this `left_out`, unless one is set."""
+        return self if self.left_out is not None else self.model_copy(update={"left_out": share})
 
     @classmethod
     def published_rome(cls) -> "ContextConfig":
