@@ -16,7 +16,7 @@ from torch import Tensor
 from factlab.continuations import Continuation
 from factlab.editing.noise_config import SubjectNoise
 from factlab.errors import InvalidRequestError
-from factlab.facts import Fact, joined_by
+from factlab.facts import Fact, TokenSpan, joined_by
 from factlab.models.altered_tokens import AlteredTokens
 from factlab.models.generation import decode_continuation, eos_ids
 from factlab.models.language_model import LanguageModel
@@ -59,13 +59,19 @@ class NoisedSubjects:
             fact: whose bare prompt decides which noise it is.
             sample: which of the samples.
         """
+        return self.of_span(row, fact, row.subject, sample)
+
+    def of_span(
+        self, row: Continuation, fact: Fact, span: TokenSpan, sample: int = 0
+    ) -> Continuation:
+        """The same with the subject at some tokens, of which only inputs are noised."""
         if self._tokens is None or self._noise is None:
             return row
-        span, ids = row.subject, row.inputs
         n_bare = len(self._lm.fact_continuation(fact).subject_ids)
         noise = self._rows(self._noise, n_bare, span.stop - span.start)[sample]
-        altered = self._tokens.ids(row.subject_ids, noise)
-        return replace(row, inputs=(*ids[: span.start], *altered, *ids[span.stop :]))
+        ids, stop = row.inputs, min(span.stop, len(row.inputs))
+        altered = self._tokens.ids(ids[span.start : stop], noise[: stop - span.start])
+        return replace(row, inputs=(*ids[: span.start], *altered, *ids[stop:]))
 
     def _rows(
         self, noise: SubjectNoise, n_bare: int, n_tokens: int
