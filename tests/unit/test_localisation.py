@@ -33,11 +33,11 @@ METHODS = (
     f"memit:{VALUE}",
 )
 SMALL = LocalisationConfig(
-    layers=(0, 1), methods=METHODS, window=1, windows=(1, 2), samples=2, answer_tokens=0,
-    least_prob=0, essence_texts=2, essence_tokens=12,
+    layers=(1,), methods=METHODS, window=1, windows=(1,), samples=2, answer_tokens=0,
+    least_prob=0, essence_texts=1, essence_tokens=10,
 )  # fmt: skip
 TINY = SMALL.model_copy(
-    update={"methods": SMALL.methods[:1], "windows": (1,), "variants": ("injection", "forcing")}
+    update={"layers": (0, 1), "methods": SMALL.methods[:1], "variants": ("injection", "forcing")}
 )
 
 
@@ -58,7 +58,7 @@ def test_every_row_is_what_direct_passes_say(lm, tmp_path):
     records = make_records(3)
     found = study(lm, tmp_path / "study", SMALL, records)
     assert found.n_facts == 3
-    assert len(found.edits) == 3 * 2 * 4 * 5
+    assert len(found.edits) == 3 * 4 * 5
     assert not found.n_missing
     noise = SubjectNoise(level=found.found.noise_level, samples=2, seed=0)
     for edit in found.edits[::7]:
@@ -73,7 +73,7 @@ def test_every_row_is_what_direct_passes_say(lm, tmp_path):
         if edit.variant == "reversal":
             assert made.facts[0].target_new == fact.said
         noised = NoisedSubjects(lm, noise if edit.variant == "forcing" else None)
-        asked = AskedRows.of(lm, record, edit.target, fact.texts, noised, 12)
+        asked = AskedRows.of(lm, record, edit.target, fact.texts, noised, 10)
         for told, applied in ((edit.before, False), (edit.after, True)):
             if applied:
                 with made.applied(lm):
@@ -82,7 +82,7 @@ def test_every_row_is_what_direct_passes_say(lm, tmp_path):
                 direct = logprobs(lm, asked.rows, noised)
             values = [told.rewrite, *told.paraphrase, *told.neighborhood, *told.essence]
             assert values == pytest.approx(direct, abs=1e-6)
-        assert edit.text_lengths == tuple(len(row.ids) for row in asked.rows[-2:])
+        assert edit.text_lengths == tuple(len(row.ids) for row in asked.rows[-1:])
 
 
 def logprobs(lm, rows, noised):
@@ -151,7 +151,7 @@ def test_values_of_the_same_object_are_optimised_once(lm, tmp_path, monkeypatch)
     config = SMALL.model_copy(update={"methods": SMALL.methods[2:], "essence_texts": 0})
     study_localisation(lm, make_records(3), tmp_path / "study", config, background=cached)
     assert len(asked) == len(set(asked))
-    assert len(asked) <= 3 * 2 * 2 * 5
+    assert len(asked) <= 3 * 2 * 5
     before = len(asked)
     study_localisation(lm, make_records(3), tmp_path / "again", config, background=cached)
     assert len(asked) == before
@@ -162,34 +162,34 @@ def test_values_of_the_same_object_are_optimised_once(lm, tmp_path, monkeypatch)
 KILLED = """
 import sys
 import factlab as fl
-from test_localisation import SMALL, background, make_records, study_localisation
+from test_localisation import RESUMED, background, make_records, study_localisation
 lm = fl.models.tiny_model("gpt2")
-study_localisation(lm, make_records(4), sys.argv[1], SMALL, background=background(lm),
+study_localisation(lm, make_records(4), sys.argv[1], RESUMED, background=background(lm),
                    batch_size=2, resume=True)
 """
 
 
-def test_a_study_killed_three_times_is_the_whole_study(tmp_path):
-    """Byte for byte."""
+# Blocks of many edits, so that a kill falls into one.
+RESUMED = TINY.model_copy(update={"methods": (SMALL.methods[0], SMALL.methods[2])})
 
-    def start(name: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", KILLED, tmp_path / name]
-        return subprocess.Popen(command, cwd=__file__.rsplit("/", 1)[0])
 
-    assert start("whole").wait() == 0
+def test_a_study_killed_three_times_is_the_whole_study(make_model, tmp_path):
+    """Number for number."""
+    lm = make_model("gpt2")
+    whole = study(lm, tmp_path / "whole", RESUMED, batch_size=2)
     moments = random.Random(0)  # noqa: S311 - not a secret
     records = tmp_path / "killed" / "records-1-of-1.jsonl"
     for _ in range(3):
         before = records.stat().st_size if records.exists() else 0
-        process = start("killed")
+        command = [sys.executable, "-c", KILLED, tmp_path / "killed"]
+        process = subprocess.Popen(command, cwd=__file__.rsplit("/", 1)[0])
         while process.poll() is None and not (records.exists() and records.stat().st_size > before):
             time.sleep(0.005)  # looks again soon; nothing is measured
         time.sleep(moments.uniform(0, 0.1))
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert Localisation.load(tmp_path / "killed").n_missing, "killed too late to test"
-    assert start("killed").wait() == 0
-    whole, killed = (Localisation.load(tmp_path / name) for name in ("whole", "killed"))
+    killed = study(lm, tmp_path / "killed", RESUMED, batch_size=2, resume=True)
     assert killed.rows() == whole.rows()
     assert dict(killed.facts) == dict(whole.facts)
 
@@ -230,10 +230,10 @@ def test_rows_do_not_depend_on_which_facts_are_edited_together(lm, tmp_path):
             assert one[name] == pytest.approx(other[name], rel=1e-4, abs=1e-6), one
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "opt"])
+@pytest.mark.parametrize("family", ["llama", "opt"])
 def test_other_families(family, make_model, tmp_path):
     lm = make_model(family)
-    found = study(lm, tmp_path, SMALL.model_copy(update={"layers": (1,)}), make_records(3))
+    found = study(lm, tmp_path, SMALL, make_records(3))
     assert found.n_failed == 0
     assert len(found.edits) == 3 * 4 * 5
 

@@ -10,9 +10,10 @@ from factlab.cli.interrupt import finishing_on_interrupt
 from factlab.cli.options import DataOption, PartOptions, ResumeOption, ShardOption
 from factlab.cli.registration import CORRUPTION, MEASURED, METHOD, RECORDS
 from factlab.cli.session import Session, validated
+from factlab.cli.tables import table
 
 if TYPE_CHECKING:
-    pass
+    from factlab.evaluation.localising.result import Localisation
 
 EXAMPLES = (
     "factlab study localisation --limit 60 --out localisation",
@@ -170,5 +171,23 @@ def localisation(
     if should_stop():
         session.say("Stopped. Go on with --resume.")
         raise typer.Exit(130)
-    session.say(repr(found))
+    _show(session, found)
+    if found.n_missing == 0:
+        session.say(f"Written: {', '.join(map(str, found.save(out)))}")
     session.emit(found.to_json())
+
+
+def _show(session: Session, found: "Localisation") -> None:
+    from factlab.evaluation.localising.findings import explained_in_words, traces_in_words
+    from factlab.evaluation.localising.r2_tables import r2_table
+
+    session.say(repr(found))
+    if found.n_missing:
+        return
+    shown = r2_table(found)
+    n_shown = shown.heads.index("published")
+    right = {*range(shown.n_words, n_shown)}
+    lines = [line[:n_shown] for line in shown.lines]
+    session.say(table(shown.heads[:n_shown], lines, right=right))
+    for said in [shown.note, *traces_in_words(found), *explained_in_words(found)]:
+        session.say(said)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import ValidationError
 
@@ -12,6 +12,7 @@ from factlab.documents import check_format, described, validated
 from factlab.editing.variants import Variant
 from factlab.errors import InvalidRequestError, StorageError, counted
 from factlab.evaluation.localising.configs import LocalisationConfig
+from factlab.evaluation.localising.explained import Explained, explained, robustness
 from factlab.evaluation.localising.plan import Grid
 from factlab.evaluation.localising.rows import (
     EditRow,
@@ -23,14 +24,19 @@ from factlab.evaluation.localising.rows import (
 )
 from factlab.evaluation.scoring.problem_scores import PROMPTS, problem_scores
 from factlab.journal import Journal
-from factlab.results import Tabular, known
+from factlab.results import Drawn, Tabular, known
+
+if TYPE_CHECKING:
+    from factlab.figures import Picture
 
 FORMAT = "factlab localisation 1"
+FigureName = Literal["effects", "peaks", "scatter", "scores", "r2"]
+FIGURES: tuple[FigureName, ...] = get_args(FigureName)
 _ADVICE = "Run the study again in a new folder."
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Localisation(Tabular):
+class Localisation(Tabular, Drawn):
     """Where facts are held and where editing them works, side by side.
 
     Attributes:
@@ -152,6 +158,65 @@ class Localisation(Tabular):
             notes.append(f"Left out: {n_unusable} that cannot be used, the first: {first}")
         return tuple(notes)
 
+    # -- what comes of it -------------------------------------------------------------------
+
+    @cached_property
+    def regressions(self) -> "tuple[Explained, ...]":
+        """Of every score, method and problem, on the effects of the main window."""
+        return tuple(explained(self))
+
+    @cached_property
+    def robustness(self) -> "tuple[Explained, ...]":
+        """The rewrite score on other effects, and of facts whose effect is in few layers."""
+        return tuple(robustness(self))
+
+    def explained(self, score: str = "rewrite") -> "list[Explained]":
+        """The regressions of one score."""
+        return [one for one in self.regressions if one.score == score]
+
+    def plot(self, path: str | Path | None = None, name: FigureName = "r2") -> "Picture":
+        """Draw one of the pictures.
+
+        Args:
+            path: where to write it too, as .png, .pdf or .svg.
+            name: `effects` by layer, `peaks` of each fact, `scatter` of scores against effects,
+                `scores` by layer, or `r2` of the regressions.
+
+        Returns:
+            A matplotlib figure, which a notebook shows.
+
+        Raises:
+            InvalidRequestError: there is no such picture, or the file name's ending is none of
+                these.
+            StorageError: the file cannot be written.
+        """
+        from factlab.evaluation.localising.pictures import draw_picture  # noqa: PLC0415 - drawing
+
+        return draw_picture(self, name, path)
+
+    def to_markdown(self) -> str:
+        """What came out, in words and tables; pictures are named as `save` writes them."""
+        from factlab.evaluation.localising.report_page import to_markdown  # noqa: PLC0415 - drawing
+
+        return to_markdown(self)
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write the report with its pictures, the rows and the regressions.
+
+        That is `report.md`, `report.html` (with the pictures inside), `effects.png`, `peaks.png`,
+        `scatter.png`, `scores.png`, `r2.png`, `rows.csv` and `regressions.csv`.
+
+        Returns:
+            The files.
+
+        Raises:
+            InvalidRequestError: nothing has been edited yet.
+            StorageError: one of them cannot be written.
+        """
+        from factlab.evaluation.localising.report_page import save_report  # noqa: PLC0415 - drawing
+
+        return save_report(self, Path(folder))
+
     def to_json(self) -> dict[str, Any]:
         """What was asked for and found, and every row, ready for JSON."""
         return {
@@ -162,10 +227,12 @@ class Localisation(Tabular):
             "found": self.found.model_dump(mode="json"),
             "facts": [as_line(fact) for fact in self.facts.values()],
             "rows": self.rows(),
+            "regressions": [one.row() for one in (*self.regressions, *self.robustness)],
         }
 
     @cached_property
-    def _scored(self) -> list[dict[str, Any]]:
+    def scored(self) -> list[dict[str, Any]]:
+        """`rows`, made once; not to be changed."""
         return [*self._score_rows()]
 
     def rows(self) -> list[dict[str, Any]]:
@@ -176,7 +243,7 @@ class Localisation(Tabular):
         each over all prompts and as NAME_first over the first, as published. None where there is no
         number.
         """
-        return [dict(row) for row in self._scored]
+        return [dict(row) for row in self.scored]
 
     def _score_rows(self) -> Iterator[dict[str, Any]]:
         for edit in self.edits:
@@ -208,7 +275,7 @@ class Localisation(Tabular):
                 )
         return [
             (row["fact"], row["layer"], row[score])
-            for row in self._scored
+            for row in self.scored
             if row["method"] == method and row["variant"] == variant and row[score] is not None
         ]
 
