@@ -195,7 +195,7 @@ def test_a_study_killed_three_times_is_the_whole_study(make_model, tmp_path):
 
 
 def test_a_study_that_is_stopped_goes_on(lm, tmp_path):
-    whole = study(lm, tmp_path / "whole")
+    whole = study(lm, tmp_path / "whole", batch_size=2)
     asked = 0
 
     def stop() -> bool:
@@ -203,10 +203,10 @@ def test_a_study_that_is_stopped_goes_on(lm, tmp_path):
         asked += 1
         return asked > 2
 
-    part = study(lm, tmp_path / "part", should_stop=stop)
+    part = study(lm, tmp_path / "part", batch_size=2, should_stop=stop)
     assert part.n_missing > 0
     assert "Unfinished" in repr(part)
-    again = study(lm, tmp_path / "part", resume=True)
+    again = study(lm, tmp_path / "part", batch_size=2, resume=True)
     assert again.rows() == whole.rows()
     assert again.n_missing == 0
 

@@ -215,6 +215,17 @@ def test_the_page_says_the_same_in_markdown_and_html(plain, tmp_path):
         assert len(list(csv.DictReader(file))) == 5 * 20 + 3 * 20
 
 
+def test_two_studies_are_equal_if_they_hold_the_same(plain, planted):
+    again = Localisation(
+        plain.asked, plain.found, plain.layers, dict(plain.facts), list(plain.edits)
+    )
+    assert again == plain
+    assert hash(again) == hash(plain)
+    assert plain != planted
+    assert len(plain._pictures()) == 5
+    assert len(plain.to_json()["rows"]) == len(plain.rows())
+
+
 def test_edits_that_failed_are_counted_and_left_out():
     failed = {(place, 9, "memit", "forcing") for place in range(20)}
     study = made_up(of_layers, failed=failed)

@@ -120,5 +120,7 @@ class KeptRows:
         rows = [self._rows[i] for i in numbers]
         reads = Reads.of(rows)
         logprobs, _ = read_tokens(self._lm, reads.states(hidden), reads.ids)
-        parts: Sequence[Tensor] = logprobs.double().split([len(row.target_ids) for row in rows])
+        parts: Sequence[Tensor] = (
+            logprobs.cpu().double().split([len(row.target_ids) for row in rows])
+        )
         return [float(part.sum()) for part in parts]

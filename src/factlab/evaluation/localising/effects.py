@@ -92,7 +92,7 @@ def trace_config(noise: SubjectNoise, window: int, positions: Sequence[int]) -> 
 
 def restored_shares(trace: CausalTrace) -> Float[Tensor, "pos layer"]:
     """Of what the noise took, the share that each restoration brings back; at least 0."""
-    effects = trace.effects["mlp"].double()
+    effects = trace.effects["mlp"].cpu().double()
     restored = effects + trace.corrupted_prob
     best = restored.nan_to_num(nan=-torch.inf).max()
     taken = abs(max(trace.clean_prob, float(best)) - trace.corrupted_prob)

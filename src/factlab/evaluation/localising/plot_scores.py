@@ -43,6 +43,7 @@ def draw_scores(study: "Localisation") -> Picture:
             finish_panel(panel, VARIANT_NAMES[variant] if row == 0 else "")
             panel.xaxis.set_major_locator(FixedLocator(study.layers))
         panels[row, 0].set_ylabel(SCORE_NAMES[name], fontsize=9)
+        panels[row, 0].set_ylim(top=min(panels[row, 0].get_ylim()[1], 1.02))
     for panel in panels[-1]:
         panel.set_xlabel("edited layer", fontsize=9)
     for method, colour in zip(study.methods, LINE_COLOURS, strict=False):

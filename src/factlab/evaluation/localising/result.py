@@ -35,7 +35,7 @@ FIGURES: tuple[FigureName, ...] = get_args(FigureName)
 _ADVICE = "Run the study again in a new folder."
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, repr=False)
 class Localisation(Tabular, Drawn):
     """Where facts are held and where editing them works, side by side.
 
@@ -136,6 +136,12 @@ class Localisation(Tabular, Drawn):
                 *(f"  {note}" for note in self.notes),
             ]
         )
+
+    def __hash__(self) -> int:
+        return hash((self.asked.model.fingerprint, self.asked.data.sha256, len(self.edits)))
+
+    def _pictures(self) -> "Sequence[Picture]":
+        return [self.plot(name=name) for name in FIGURES] if self.edits else ()
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from factlab.results import known
 
@@ -149,7 +149,7 @@ def regress(observations: Sequence[Observation], n_draws: int = N_DRAWS) -> Regr
         *(float(fits[name].rsquared_adj) for name in ("layer", "effect", "both")),
         delta=delta, delta_low=low, delta_high=high, f=float(f), f_p=float(p),
         f_df=(df, round(fits["both"].df_resid)),
-        shuffled_p=table.shuffled_p(delta, n_draws), correlation=_correlation(rows),
+        shuffled_p=table.shuffled_p(n_draws), correlation=_correlation(rows),
     )  # fmt: skip
 
 
@@ -223,18 +223,28 @@ class _Table(NamedTuple):
         low, high = np.nanquantile(found, [0.025, 0.975])
         return 2 * delta - float(high), 2 * delta - float(low)
 
-    def shuffled_p(self, delta: float, n_draws: int) -> float:
-        """Share of shuffles, the rows as they are among them, with a ΔR² as large."""
-        complete = self.present.all(axis=1)  # only these can change places
-        kept = _Table(self.present[complete], self.effects[complete], self.scores[complete])
-        if len(kept.present) < 2:
+    def shuffled_p(self, n_draws: int) -> float:
+        """Share of shuffles, the rows as they are among them, with a ΔR² as large.
+
+        Only facts with a row at every layer can change places. Sums over facts of effects, and of
+        their squares, are the same whoever has them; those of products with scores are not.
+        """
+        complete = self.present.all(axis=1)
+        effects, scores = (part[complete] for part in (self.effects, self.scores))
+        if len(effects) < 2:
             return math.nan
-        random, once = np.random.default_rng(_SEED), np.ones((1, len(kept.present)))
-        own = float(kept.deltas(once, kept.effects)[0]) if not complete.all() else delta
+        effects, scores = effects - effects.mean(axis=0), scores - scores.mean(axis=0)
+        s_xx = (effects**2).sum(axis=0)
+        has_effect = s_xx > 0
+        random, n = np.random.default_rng(_SEED), len(effects)
+        own = _explained((effects * scores).sum(axis=0), s_xx, has_effect)
         as_large = 1
-        for _ in range(n_draws):
-            shuffled = random.permutation(kept.effects, axis=0)
-            as_large += float(kept.deltas(once, shuffled)[0]) >= own * (1 - 1e-9)
+        for start in range(0, n_draws, _AT_ONCE):
+            orders = random.permuted(
+                np.tile(np.arange(n), (min(_AT_ONCE, n_draws - start), 1)), axis=1
+            )
+            s_xy = (effects[orders] * scores).sum(axis=1)
+            as_large += int((_explained(s_xy, s_xx, has_effect) >= own * (1 - 1e-9)).sum())
         return as_large / (n_draws + 1)
 
     def deltas(
@@ -250,3 +260,12 @@ class _Table(NamedTuple):
             explained = np.where(s_xx > 1e-12 * xx, s_xy**2 / s_xx, 0.0).sum(axis=1)
             total = yy.sum(axis=1) - y.sum(axis=1) ** 2 / n.sum(axis=1)
             return np.where(total > 0, explained / total, np.nan)
+
+
+def _explained(
+    s_xy: Float[np.ndarray, "*draw layer"],
+    s_xx: Float[np.ndarray, " layer"],
+    has_effect: Bool[np.ndarray, " layer"],
+) -> Float[np.ndarray, "*draw"]:
+    """Sum of squares that one line per layer explains."""
+    return (s_xy[..., has_effect] ** 2 / s_xx[has_effect]).sum(axis=-1)
