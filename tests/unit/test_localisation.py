@@ -1,5 +1,6 @@
 """The study of localisation: rows against direct passes, runs that are killed and shared, refusals."""
 
+import json
 import math
 import random
 import signal
@@ -262,9 +263,10 @@ def test_a_folder_of_another_study_is_refused(lm, make_model, tmp_path):
 def test_a_damaged_row_is_named(lm, tmp_path):
     study(lm, tmp_path)
     path = tmp_path / "records-1-of-1.jsonl"
-    lines = path.read_text().splitlines()
-    lines[1] = lines[1].replace('"variant":"injection"', '"variant":"other"')
-    path.write_text("\n".join(lines) + "\n")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    number = next(i for i, line in enumerate(lines) if line["case"] == 1)
+    lines[number]["variant"] = "other"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(StorageError, match=r"Row 1 of '.*' is damaged: variant"):
         Localisation.load(tmp_path)
 
@@ -315,7 +317,8 @@ def test_records_that_cannot_be_used_are_counted_with_their_reason(lm, tmp_path)
 )
 def test_what_makes_no_sense_is_one_sentence(config, words, lm, tmp_path):
     with pytest.raises(InvalidRequestError, match=words):
-        study(lm, tmp_path, LocalisationConfig(**{**dict(SMALL), **config}))
+        study(lm, tmp_path / "out", LocalisationConfig(**{**dict(SMALL), **config}))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_variant_that_a_method_cannot_do_is_refused_before_a_model_is_loaded(run, tmp_path):

@@ -230,10 +230,20 @@ class LocalisationConfig(Config):
         return tuple(sorted(set(self.layers)))
 
     def windows_of(self, n_layers: int) -> tuple[int, ...]:
-        """The windows to trace, the main one among them."""
-        main = min(self.window, n_layers)
-        others = (w for w in _WINDOWS if w <= n_layers) if self.windows is None else self.windows
-        return tuple(sorted({main, *others}))
+        """The windows to trace, the main one among them.
+
+        Raises:
+            InvalidRequestError: one is wider than a model of so many layers.
+        """
+        main = self.main_window(n_layers)
+        if self.windows is None:
+            return tuple(sorted({main, *(w for w in _WINDOWS if w <= n_layers)}))
+        if max(self.windows) > n_layers:
+            raise InvalidRequestError(
+                f"A window of {max(self.windows)} layers is wider than the model, which has "
+                f"{n_layers}. Choose at most {n_layers}."
+            )
+        return tuple(sorted({main, *self.windows}))
 
     def main_window(self, n_layers: int) -> int:
         """The window of the effect that scores are compared with."""

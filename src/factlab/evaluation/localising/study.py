@@ -94,6 +94,7 @@ def study_localisation(
         raise InvalidRequestError("batch_size and limit must be at least 1.")
     lm.abilities.need("trace")
     grid, folder = Grid.of(config, lm.n_layers), Path(out)
+    config.windows_of(lm.n_layers)
     for cell in grid.cells:
         for layer in grid.edited_layers(cell):
             lm.layer(layer)
