@@ -385,8 +385,8 @@ def test_the_command_makes_the_study_and_goes_on(run, tmp_path):
         "--window", 1, "--windows", 1, "--answer-tokens", 0, "--least-prob", 0, "--essence", 0,
         "--out", tmp_path / "out", "--limit", 3,
     )  # fmt: skip
-    code, _, said = run(*options)
-    assert code == 0, said
+    code, said, error = run(*options)
+    assert code == 0, error
     assert "3 facts, 6 edits" in said
     assert run(*options)[0] == 2
     assert run(*options, "--resume")[0] == 0
