@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from factlab.cli.interrupt import finishing_on_interrupt
+from factlab.cli.localisation import EXAMPLES, localisation
 from factlab.cli.options import (
     DataOption,
     MethodSettings,
@@ -198,6 +199,7 @@ def register(app: typer.Typer) -> None:
         study, mixture, "mixture", takes=takes,
         examples=("factlab study mixture --pairs P19:P27,P17:P30 --out mixture",),
     )  # fmt: skip
+    command(study, localisation, "localisation", takes=takes, examples=EXAMPLES)
     app.add_typer(study, name="study", rich_help_panel=MEASURE)
 
 

@@ -35,6 +35,7 @@ from .methods import METHODS as METHODS
 from .methods import method_named as method_named
 from .model_diff import ModelDiff as ModelDiff
 from .model_diff import compare as compare
+from .noise_config import SubjectNoise as SubjectNoise
 from .one_fact import EditedFact as EditedFact
 from .one_fact import edit_fact as edit_fact
 from .requests import said_before as said_before
@@ -58,3 +59,5 @@ from .value_run import compute_values as compute_values
 from .values.cache import ValueCache as ValueCache
 from .values.folder import SavedValues as SavedValues
 from .values.folder import load_values as load_values
+from .variants import Problem as Problem
+from .variants import edit_variant as edit_variant

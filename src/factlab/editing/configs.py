@@ -19,7 +19,9 @@ from pydantic import (
 
 from factlab.config import Config, with_none
 from factlab.editing.context_config import ChatContexts, ContextConfig, Switchable
+from factlab.editing.noise_config import SubjectNoise
 from factlab.editing.value_config import ValueConfig
+from factlab.errors import InvalidRequestError
 from factlab.facts import LookupToken
 from factlab.neurons.configs import NeuronConfig
 from factlab.stats.configs import StatsConfig
@@ -58,12 +60,14 @@ class MethodConfig(Config):
         layer_setting: the setting that says where to edit: `layer` for one layer, `layers` for
             several; None if the method has none.
         can_erase: whether there is a setting `erase`.
+        can_force: whether there is a setting `subject_noise`, to edit under noise.
         can_look_up: whether there is a setting `lookup`, for the token to edit at.
         chat_setting: the setting that puts facts into the chat template as well, if there is one.
     """
 
     layer_setting: ClassVar[Literal["layer", "layers"] | None] = None
     can_erase: ClassVar[bool] = False
+    can_force: ClassVar[bool] = False
     can_look_up: ClassVar[bool] = False
     chat_setting: ClassVar[_ChatSetting] = None
 
@@ -154,8 +158,12 @@ class RomeConfig(ErasingConfig):
         norm_anchor: length that every value v* is brought to, so that long sequences do not grow
             (NAS, `closed_form.anchor`); "first" for the mean of the first edit's. A fact whose
             value is more than twice as long is not written, and the diagnostics name it.
+        subject_noise: on the subject's embeddings wherever the edit looks: in keys, values and the
+            essence (fact forcing, Hase et al. 2023); by default none.
     """
 
+    added: ClassVar[frozenset[str]] = frozenset({"subject_noise"})
+    can_force: ClassVar[bool] = True
     layer_setting: ClassVar[Literal["layer", "layers"] | None] = "layer"
     can_look_up: ClassVar[bool] = True
     chat_setting: ClassVar[_ChatSetting] = "contexts.chat"
@@ -168,6 +176,7 @@ class RomeConfig(ErasingConfig):
     lookup: LookupToken = "last"
     experts: Literal["active", "top", "shared"] = "active"
     norm_anchor: PositiveFloat | Literal["first"] | None = None
+    subject_noise: SubjectNoise | None = None
 
     @property
     def edited_layers(self) -> tuple[int, ...]:
@@ -198,8 +207,11 @@ class LayerwiseConfig(ErasingConfig):
         erase: make the true targets improbable instead of new ones probable.
         remember: in a sequence, keep away from the keys that earlier edits wrote at.
         norm_anchor: as in `RomeConfig`.
+        subject_noise: as in `RomeConfig`.
     """
 
+    added: ClassVar[frozenset[str]] = frozenset({"subject_noise"})
+    can_force: ClassVar[bool] = True
     layer_setting: ClassVar[Literal["layer", "layers"] | None] = "layers"
     chat_setting: ClassVar[_ChatSetting] = "contexts.chat"
 
@@ -209,6 +221,7 @@ class LayerwiseConfig(ErasingConfig):
     stats: StatsConfig = StatsConfig()
     remember: bool = True
     norm_anchor: PositiveFloat | Literal["first"] | None = None
+    subject_noise: SubjectNoise | None = None
 
     @property
     def edited_layers(self) -> tuple[int, ...]:
@@ -270,11 +283,16 @@ class FineTuneConfig(ErasingConfig):
         stop_nll: stop when the target's NLL is below this (0.01 in the code; the paper has 0.03).
         erase: make the true target improbable instead of a new one probable.
         chat: tune on the fact in the chat template as well, as in `ContextConfig`.
+        layers: several layers to tune together, instead of one.
+        subject_noise: on the subject's embeddings, the mean loss over all samples of it (fact
+            forcing, Hase et al. 2023); by default none.
     """
+
+    can_force: ClassVar[bool] = True
 
     layer_setting: ClassVar[Literal["layer", "layers"] | None] = "layer"
     chat_setting: ClassVar[_ChatSetting] = "chat"
-    added: ClassVar[frozenset[str]] = frozenset({"chat"})
+    added: ClassVar[frozenset[str]] = frozenset({"chat", "layers", "subject_noise"})
 
     layer: int | None = Field(default=None, ge=0)
     epsilon: PositiveFloat | None = None
@@ -282,10 +300,20 @@ class FineTuneConfig(ErasingConfig):
     learning_rate: PositiveFloat | None = None
     stop_nll: NonNegativeFloat = 0.01
     chat: Switchable = None
+    layers: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
+    subject_noise: SubjectNoise | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "FineTuneConfig":
+        if self.layer is not None and self.layers is not None:
+            raise InvalidRequestError("Give layer for one layer or layers for several, not both.")
+        return self
 
     @property
     def edited_layers(self) -> tuple[int, ...]:
-        """The layer, if it is set."""
+        """The layers, if they are set."""
+        if self.layers is not None:
+            return tuple(sorted({*self.layers}))
         return () if self.layer is None else (self.layer,)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -360,7 +360,13 @@ def _rank_in_words(row: dict[str, Any]) -> str:
 
 def current_versions() -> dict[str, str]:
     """Versions of what computes an edit."""
-    return {name: version(name) for name in ("factlab", "torch", "transformers")}
+    return {name: _version(name) for name in ("factlab", "torch", "transformers")}
+
+
+@cache
+def _version(name: str) -> str:
+    """Of an installed package; looking it up takes longer than a small edit."""
+    return version(name)
 
 
 def _active_digests(lm: LanguageModel) -> set[str]:

@@ -4,6 +4,10 @@ from .harnessing.result import HarnessStage as HarnessStage
 from .harnessing.run import harness as harness
 from .harnessing.scores import HarnessScore as HarnessScore
 from .judging.run import judge as judge
+from .localising.configs import LocalisationConfig as LocalisationConfig
+from .localising.configs import LocalisedMethod as LocalisedMethod
+from .localising.result import Localisation as Localisation
+from .localising.study import study_localisation as study_localisation
 from .reporting.eval_report import EvalReport as EvalReport
 from .reporting.report import report as report
 from .requests import EvaluationRequest as EvaluationRequest

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from factlab.editing.closed_form.lookup import keys_and_outputs, prompt_rows
 from factlab.editing.edit import SKIPPED
+from factlab.editing.noised import NoisedSubjects
 from factlab.editing.remembered import remembered_on
 from factlab.facts import Fact, LookupToken
 from factlab.models.language_model import LanguageModel
@@ -49,6 +50,7 @@ def anchored(
     layer: int,
     anchor: float | Literal["first"] | None,
     lookup: LookupToken = "last",
+    noised: NoisedSubjects | None = None,
 ) -> Anchored:
     """Bring values to the length of the anchor.
 
@@ -60,11 +62,12 @@ def anchored(
         anchor: m; "first" for the mean length of the first edit's values, which are these if no
             edit on the model has an anchor; None to leave values as they are.
         lookup: which token of a prompt is looked up.
+        noised: puts noise on the subjects; make this call in its block.
     """
     if anchor is None:
         return Anchored(deltas)
     name = f"anchor.{layer}"
-    rows = [row for fact in facts for row in prompt_rows(lm, fact, [""], lookup)]
+    rows = [row for fact in facts for row in prompt_rows(lm, fact, [""], lookup, noised)]
     initial = keys_and_outputs(lm, rows, layer).outputs.cpu().double()
     lengths = (initial + deltas).norm(dim=1).clamp(min=1e-30)
     if anchor == "first":

@@ -40,6 +40,7 @@ from factlab.editing.contexts import context_weights
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.method import FAULTS, Settled
 from factlab.editing.metric import Keys, Metric
+from factlab.editing.noised import NoisedSubjects
 from factlab.editing.preset_table import Preset
 from factlab.editing.presets import one_layer, preset_of, several_layers
 from factlab.editing.protection import Protection, Question, keys_name
@@ -256,13 +257,17 @@ class _Writer:
         """One edit with some facts."""
         layers = self.config.edited_layers
         weights = context_weights(self.config.contexts, len(self.contexts))
+        noised = NoisedSubjects(self.lm, self.config.subject_noise)
         deltas = torch.stack([value.delta.cpu().double() for value in values])
-        found = anchored(self.lm, facts, deltas, layers[-1], self.config.norm_anchor)
-        with torch.no_grad(), self.lm.frozen():
-            rows = WaitingFacts(self.lm, facts, self.contexts, weights, layers[0])
         # A fact that is written anew is not protected from it.
         duals = partial(self.closed_form.duals, questions=[fact.question for fact in facts])
-        written = _write(self.lm, rows, found.deltas, layers, duals)
+        with noised.present():
+            found = anchored(
+                self.lm, facts, deltas, layers[-1], self.config.norm_anchor, "last", noised
+            )
+            with torch.no_grad(), self.lm.frozen():
+                rows = WaitingFacts(self.lm, facts, self.contexts, weights, layers[0], noised)
+            written = _write(self.lm, rows, found.deltas, layers, duals)
         left = found.left | (written.keys if self.config.remember else {})
         return Edit(
             method=self.method,

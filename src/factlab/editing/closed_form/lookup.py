@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from factlab.continuations import Continuation, continuation_of
+from factlab.editing.noised import NoisedSubjects
 from factlab.facts import Fact, LookupToken
 from factlab.hooks import Site, Stream, record
 from factlab.models.engines.engine import select_rows
@@ -21,10 +22,15 @@ from factlab.wrapping import Context, Thinned
 
 
 def prompt_rows(
-    lm: LanguageModel, fact: Fact, contexts: Sequence[Context], lookup: LookupToken = "last"
+    lm: LanguageModel,
+    fact: Fact,
+    contexts: Sequence[Context],
+    lookup: LookupToken = "last",
+    noised: NoisedSubjects | None = None,
 ) -> list[Continuation]:
-    """The fact's prompt behind each context, or wrapped into it."""
-    return _rows(lm, fact, contexts, None, lookup)
+    """The fact's prompt behind each context, or wrapped into it; perhaps with noise."""
+    rows = _rows(lm, fact, contexts, None, lookup)
+    return rows if noised is None else [noised.of(row, fact) for row in rows]
 
 
 def target_rows(
@@ -33,9 +39,11 @@ def target_rows(
     contexts: Sequence[Context],
     target: str,
     lookup: LookupToken = "last",
+    noised: NoisedSubjects | None = None,
 ) -> list[Continuation]:
-    """The fact's prompt behind each context, or wrapped into it, followed by a target."""
-    return _rows(lm, fact, contexts, target, lookup)
+    """The same, followed by a target."""
+    rows = _rows(lm, fact, contexts, target, lookup)
+    return rows if noised is None else [noised.of(row, fact) for row in rows]
 
 
 def _rows(
@@ -109,6 +117,7 @@ def mean_keys(
     weights: Tensor,
     lookup: LookupToken = "last",
     shared: bool = False,
+    noised: NoisedSubjects | None = None,
 ) -> KeysAndOutputs:
     """k* of every fact, and what the projection makes of it: weighted means over contexts (eq. 3).
 
@@ -120,11 +129,12 @@ def mean_keys(
         weights: of the contexts; they add up to 1.
         lookup: which token is looked up.
         shared: at a mixture, look up the expert that every token goes through.
+        noised: puts noise on the subjects; make this call in its block.
 
     Returns:
         keys (fact, d_mlp) and outputs (fact, d_model), float64 on the CPU.
     """
-    rows = [row for fact in facts for row in prompt_rows(lm, fact, contexts, lookup)]
+    rows = [row for fact in facts for row in prompt_rows(lm, fact, contexts, lookup, noised)]
     means: list[Tensor] = []
     with closing(_looked_up(lm, rows, layer, shared)) as found:
         for numbers, batch in found:

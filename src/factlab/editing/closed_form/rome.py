@@ -31,6 +31,7 @@ from factlab.editing.contexts import context_weights
 from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.method import Settled
 from factlab.editing.methods import METHODS
+from factlab.editing.noised import NoisedSubjects
 from factlab.editing.presets import one_layer, preset_of
 from factlab.editing.remembered import Remembered
 from factlab.editing.requests import value_requests
@@ -191,11 +192,14 @@ class _Memory:
             weighting = weighting.model_copy(update={"bare_weight": None})
         weights = context_weights(weighting, len(contexts))
         shared = isinstance(moment, SecondMoment) and moment.part == "shared"
-        means = mean_keys(lm, facts, contexts, layer, weights, config.lookup, shared)
-        lookups = means
-        if config.legacy:
-            only = torch.ones(1, dtype=torch.float64, device="cpu")
-            lookups = mean_keys(lm, facts, [""], layer, only, config.lookup, shared)
+        noised = NoisedSubjects(lm, config.subject_noise)
+        asked = (config.lookup, shared, noised)
+        with noised.present():
+            means = mean_keys(lm, facts, contexts, layer, weights, *asked)
+            lookups = means
+            if config.legacy:
+                only = torch.ones(1, dtype=torch.float64, device="cpu")
+                lookups = mean_keys(lm, facts, [""], layer, only, *asked)
         name = lm.layers.shared_name(layer) if shared else lm.layers.memory_name(layer)
         norm = float(lm.layers.weight(name).detach().cpu().double().norm())
         return cls(lm, BaseModelInfo.of(lm), settled, moment, lookups, means, name, norm)
@@ -209,10 +213,12 @@ class _Memory:
         """
         lm, moment, config = self.lm, self.moment, self.settled.config
         key, output = self.lookups.keys[row], self.lookups.outputs[row]
-        found = anchored(
-            lm, [fact], value.delta.cpu().double()[None], moment.layer, config.norm_anchor,
-            config.lookup,
-        )  # fmt: skip
+        noised = NoisedSubjects(lm, config.subject_noise)
+        with noised.present():
+            found = anchored(
+                lm, [fact], value.delta.cpu().double()[None], moment.layer, config.norm_anchor,
+                config.lookup, noised,
+            )  # fmt: skip
         target = output + found.deltas[0]
         direction = moment.solve(self.means.keys[row : row + 1])[0]
         mixture, told = lm.layers.mixture(moment.layer), dict[str, Any]()

@@ -29,6 +29,8 @@ from factlab.editing.closed_form.value_batch import (
 )
 from factlab.editing.configs import ValueConfig
 from factlab.editing.descent import Descended, Evaluation, StepRule, descend
+from factlab.editing.noise_config import SubjectNoise
+from factlab.editing.noised import NoisedSubjects
 from factlab.editing.requests import ValueRequest
 from factlab.editing.step_rules import Adam, Polyak
 from factlab.errors import EditError, FactlabError, InvalidRequestError, TokenizationError
@@ -94,6 +96,7 @@ def optimise_values(
     config: ValueConfig,
     progress: ProgressCallback = silent,
     lookup: LookupToken = "last",
+    noise: SubjectNoise | None = None,
 ) -> list[OptimisedValue | FactlabError]:
     """Find δ for every request; the result for one does not depend on the others.
 
@@ -105,6 +108,7 @@ def optimise_values(
         config: see `ValueConfig`.
         progress: called with steps done and most of them in all.
         lookup: where in a prompt δ is added.
+        noise: on the subjects, whose first sample is taken; by default none.
 
     Returns:
         For each request its value; or a TokenizationError if its target or subject makes no token
@@ -115,20 +119,21 @@ def optimise_values(
         MemoryLimitError: memory ran out.
     """
     results: dict[int, OptimisedValue | FactlabError] = {}
+    noised = NoisedSubjects(lm, noise)
     prepared: dict[int, PreparedRequest] = {}
     for number, request in enumerate(requests):
         if isinstance(request, FactlabError):
             results[number] = request
             continue
         try:
-            (prepared[number],) = prepare_requests(lm, [request], contexts, lookup)
+            (prepared[number],) = prepare_requests(lm, [request], contexts, lookup, noised)
         except (TokenizationError, InvalidRequestError) as error:
             results[number] = error
     if not prepared:
         return [results[number] for number in range(len(requests))]
     read = max(p.n_reads / p.cost for p in prepared.values())
     limit = lm.budget.gradient_tokens(read, LEFT)
-    with lm.frozen():
+    with lm.frozen(), noised.present():
         with torch.no_grad():
             shared = SharedContexts.of(lm, [p.rows for p in prepared.values()])
         order, batches = [*prepared], groups([p.cost for p in prepared.values()], limit)

@@ -24,6 +24,7 @@ from torch import Tensor
 from factlab.continuations import Continuation
 from factlab.editing.closed_form.aligned_rows import AlignedRows, SharedContexts
 from factlab.editing.closed_form.lookup import prompt_rows, target_rows
+from factlab.editing.noised import NoisedSubjects
 from factlab.editing.requests import ValueRequest
 from factlab.errors import TokenizationError
 from factlab.facts import Fact, LookupToken
@@ -88,8 +89,9 @@ def prepare_requests(
     requests: Sequence[ValueRequest],
     contexts: Sequence[Context],
     lookup: LookupToken = "last",
+    noised: NoisedSubjects | None = None,
 ) -> list[PreparedRequest]:
-    """Tokenise every request behind every context.
+    """Tokenise every request behind every context, perhaps with noise on its subject.
 
     Raises:
         TokenizationError: a target or subject makes no token of its own, or a row is too long.
@@ -98,8 +100,9 @@ def prepare_requests(
     for request in requests:
         fact = request.fact
         try:
-            rows = target_rows(lm, fact, contexts, request.target, lookup)
-            rows += prompt_rows(lm, Fact("{} is a", fact.subject), [""], lookup)
+            rows = target_rows(lm, fact, contexts, request.target, lookup, noised)
+            (essence,) = prompt_rows(lm, Fact("{} is a", fact.subject), [""], lookup)
+            rows.append(essence if noised is None else noised.of(essence, fact))
         except TokenizationError as error:
             raise TokenizationError(f"Fact '{fact.prompt}': {error}") from error
         prepared.append(PreparedRequest(request, rows))

@@ -42,7 +42,7 @@ def values_of(
         FactlabError: the source has other values, and nothing may be optimised instead.
     """
     site = Site(plan.layer, _STREAMS[plan.stream])
-    more = (contexts, site, plan.value, progress, plan.lookup)
+    more = (contexts, site, plan.value, progress, plan.lookup, plan.noise)
     if source is None or not source.has_values_of(lm):
         return optimise_values(lm, requests, *more)
     recipe = ValueRecipe.of(lm, plan, contexts)

@@ -22,6 +22,7 @@ from factlab.editing.closed_form.lookup import (
     prompt_rows,
     up_to_lookup,
 )
+from factlab.editing.noised import NoisedSubjects
 from factlab.facts import Fact
 from factlab.hooks import Site, Stream, record
 from factlab.models.engines.engine import Frame, Hidden
@@ -45,6 +46,7 @@ class WaitingFacts:
         contexts: texts before the prompts; the first is empty.
         weights: of the contexts in a mean key.
         layer: where the facts wait first.
+        noised: puts noise on the subjects; make it, and run it, in its block.
     """
 
     def __init__(
@@ -54,9 +56,10 @@ class WaitingFacts:
         contexts: Sequence[Context],
         weights: Float[Tensor, " context"],
         layer: int,
+        noised: NoisedSubjects | None = None,
     ) -> None:
         self._weights = weights
-        by_fact = [prompt_rows(lm, fact, contexts) for fact in facts]
+        by_fact = [prompt_rows(lm, fact, contexts, "last", noised) for fact in facts]
         room = lm.budget.at_most(_KEPT * lm.budget.sizes.state, 0.5)
         self._bare = _WaitingRows(lm, [rows[0] for rows in by_fact], layer, room)
         behind = [row for rows in by_fact for row in rows[1:]]

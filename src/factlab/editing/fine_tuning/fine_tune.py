@@ -1,6 +1,6 @@
 """Fine-tuning baselines: FT, FT+L and AttnEdit (ROME paper, appendix E.1 and appendix I).
 
-Adam on the weights of one layer until the model says the target, and nothing else:
+Adam on the weights of one layer, or of several, until the model says the target, and nothing else:
 
 | method | weights | bound |
 |---|---|---|
@@ -31,6 +31,7 @@ from factlab.editing.edit import BaseModelInfo, Edit, current_versions
 from factlab.editing.fine_tuning.tuning import Row, Tuning, batch_tokens
 from factlab.editing.method import Method, Settled, succeeded
 from factlab.editing.methods import METHODS
+from factlab.editing.noised import NoisedSubjects
 from factlab.editing.presets import tuned_layer
 from factlab.editing.requests import ValueRequest, value_requests
 from factlab.errors import EditError, FactlabError, InvalidRequestError, TokenizationError, nearest
@@ -119,9 +120,12 @@ class FineTuning:
         """Layer, ε and learning rate, the same for every fact."""
         del background, progress  # all of it is in the presets
         config = config or FineTuneConfig()
-        place, epsilon = tuned_layer(lm, self.name, config.layer)
-        values = {
-            "layer": place.layers[0],
+        chosen = config.edited_layers
+        for layer in chosen:
+            lm.layer(layer)
+        place, epsilon = tuned_layer(lm, self.name, chosen[0] if chosen else None)
+        where = {} if config.layers else {"layer": place.layers[0]}
+        values = where | {
             "epsilon": config.epsilon or epsilon,
             "learning_rate": config.learning_rate or self.rate,
         }
@@ -138,6 +142,7 @@ class FineTuning:
         """Weights of its own for each fact."""
         del background  # fine-tuning needs nothing of ordinary text
         in_chat = chat_contexts(lm, settled.config.chat)
+        noised = NoisedSubjects(lm, settled.config.subject_noise)
         results: dict[int, Edit | FactlabError] = {}
         rows: dict[int, list[Row]] = {}
         for number, request in enumerate(value_requests(lm, facts, settled.config.erase)):
@@ -145,10 +150,11 @@ class FineTuning:
                 results[number] = request
                 continue
             try:
-                rows[number] = Row.every(lm, request, in_chat)
+                rows[number] = Row.every(lm, request, in_chat, noised)
             except (TokenizationError, InvalidRequestError) as error:
                 results[number] = error
-        tuned = self._tuned(lm, [*rows.values()], settled, progress)
+        with noised.present():
+            tuned = self._tuned(lm, [*rows.values()], settled, progress)
         for number, end in zip(rows, tuned, strict=True):
             results[number] = (
                 self._edit(lm, [facts[number]], end, settled) if isinstance(end, Descended) else end
@@ -168,16 +174,19 @@ class FineTuning:
         check_conflicts(facts)
         requests = succeeded(value_requests(lm, facts, settled.config.erase))
         in_chat = chat_contexts(lm, settled.config.chat)
-        rows = [row for request in requests for row in Row.every(lm, request, in_chat)]
-        (end,) = self._tuned(lm, [rows], settled, progress)
+        noised = NoisedSubjects(lm, settled.config.subject_noise)
+        rows = [row for request in requests for row in Row.every(lm, request, in_chat, noised)]
+        with noised.present():
+            (end,) = self._tuned(lm, [rows], settled, progress)
         if not isinstance(end, Descended):
             raise end
         return self._edit(lm, facts, end, settled)
 
     def _weight_names(self, lm: LanguageModel, config: FineTuneConfig) -> list[str]:
-        (layer,) = config.edited_layers
-        attention = self.tunes_attention
-        names = attention_weights(lm, layer) if attention else [lm.mlp_weight_name(layer)]
+        names: list[str] = []
+        for layer in config.edited_layers:
+            attention = self.tunes_attention
+            names += attention_weights(lm, layer) if attention else [lm.mlp_weight_name(layer)]
         for name in names:
             lm.layout_of(name)  # a plain matrix, or an error that says what it is
         return names
@@ -223,7 +232,11 @@ class FineTuning:
             base=BaseModelInfo.of(lm),
             config=settled.config.model_dump(mode="json"),
             diagnostics={
-                "layer": settled.config.layer,
+                **(
+                    {"layers": [*settled.config.edited_layers]}
+                    if settled.config.layers
+                    else {"layer": settled.config.layer}
+                ),
                 "layer_source": settled.source,
                 "loss": [step["loss"] for step in end.history],
                 "update_norms": [update.norm for update in updates],

@@ -1,4 +1,4 @@
-"""Weights of one layer tuned to many facts at once: the objective of fine-tuning."""
+"""Weights of a layer, or several, tuned to many facts at once: the objective of fine-tuning."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from torch import Tensor
 from factlab.continuations import Continuation
 from factlab.editing.configs import FineTuneConfig
 from factlab.editing.descent import Descended, Evaluation, descend
+from factlab.editing.noised import NoisedSubjects
 from factlab.editing.requests import ValueRequest
 from factlab.editing.step_rules import Adam
 from factlab.errors import EditError, TokenizationError
@@ -17,7 +18,7 @@ from factlab.models.changes.carried import owners_of, substituted
 from factlab.models.engines.engine import Hidden
 from factlab.models.language_model import LanguageModel
 from factlab.models.reading import Reads, target_logprobs, target_nll, wide_logits
-from factlab.models.texts import wrapped_continuation
+from factlab.models.texts import wrapped_continuation, wrapped_fact
 from factlab.precision import wide
 from factlab.tokens import TokenBatch, groups, pad
 from factlab.wrapping import ChatForms, Wrapping
@@ -48,8 +49,11 @@ class Row:
         lm: LanguageModel,
         request: ValueRequest,
         wrappings: Sequence[Wrapping | ChatForms] = (),
+        noised: NoisedSubjects | None = None,
     ) -> "list[Row]":
         """Tokenise a request: the bare prompt, and the prompt in each wrapping.
+
+        With noise on the subject there is one of each for every sample.
 
         Raises:
             TokenizationError: the target makes no token of its own, or the text is too long.
@@ -57,9 +61,15 @@ class Row:
         """
         fact, target = request.fact, request.target
         try:
-            found = [lm.continuation(fact.prompt, target)]
             forms = [each.of(fact.prompt) for each in wrappings]
-            found += [wrapped_continuation(lm, fact.prompt, form, target) for form in forms]
+            if noised is not None and noised.is_noisy:
+                whole = [lm.fact_continuation(fact, target)]
+                whole += [wrapped_fact(lm, fact, form, target) for form in forms]
+                samples = range(noised.n_samples)
+                found = [noised.of(each, fact, sample) for each in whole for sample in samples]
+            else:
+                found = [lm.continuation(fact.prompt, target)]
+                found += [wrapped_continuation(lm, fact.prompt, form, target) for form in forms]
         except TokenizationError as error:
             raise TokenizationError(f"Fact '{fact.prompt}': {error}") from error
         return [cls(each, fact.topic, request.erase) for each in found]
@@ -92,7 +102,7 @@ class Tuning:
         config: FineTuneConfig,
     ) -> None:
         self._lm, self._names, self._config = lm, names, config
-        (self._layer,) = config.edited_layers
+        self._layer = config.edited_layers[0]  # below it nothing changes
         self._groups = [list(group) for group in groups]
         width = wide(lm.dtype)
         self._originals = [lm.model.get_parameter(name).detach().to(width) for name in names]

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from factlab.config import Config
 from factlab.documents import JsonValue
@@ -21,6 +21,7 @@ from factlab.editing.configs import (
     RomeConfig,
     ValueConfig,
 )
+from factlab.editing.noise_config import SubjectNoise
 from factlab.errors import InvalidRequestError
 from factlab.facts import LookupToken
 from factlab.models.run_model import run_model
@@ -61,7 +62,10 @@ class ValuePlan(Config):
         erase: whether targets are made improbable.
         value: how δ is optimised.
         contexts: which texts are put before the prompts.
+        noise: on the subjects.
     """
+
+    added: ClassVar[frozenset[str]] = frozenset({"noise"})
 
     layer: int
     stream: Literal["mlp", "block"]
@@ -69,6 +73,7 @@ class ValuePlan(Config):
     erase: bool
     value: ValueConfig
     contexts: ContextConfig
+    noise: SubjectNoise | None = None
 
     @classmethod
     def of(cls, config: RomeConfig | LayerwiseConfig) -> "ValuePlan":
@@ -81,6 +86,7 @@ class ValuePlan(Config):
             erase=config.erase,
             value=config.value,
             contexts=config.contexts.model_copy(update=_NOT_OF_TEXTS),
+            noise=config.subject_noise,
         )
 
     @classmethod
