@@ -9,7 +9,7 @@ import math
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -35,12 +35,9 @@ class Growing(BaseModel):
 
     Attributes:
         added: their names.
-        earlier: what it means if one is not written, where that is not its default: what versions
-            did that did not know it.
     """
 
     added: ClassVar[frozenset[str]] = frozenset()
-    earlier: ClassVar[Mapping[str, Any]] = {}
 
     if TYPE_CHECKING:  # a subclass with a metaclass of its own takes what its fields are
 
@@ -50,7 +47,7 @@ class Growing(BaseModel):
     def _without_added(self, whole: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         written, fields = whole(self), type(self).model_fields
         for name in self.added:
-            if getattr(self, name) == self.earlier.get(name, fields[name].default):
+            if getattr(self, name) == fields[name].default:
                 written.pop(name, None)
         return written
 

@@ -5,10 +5,9 @@ Nothing here needs PyTorch, so that a setting can be checked, or listed, before 
 
 from collections.abc import Mapping
 from operator import attrgetter
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import (
-    AfterValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -125,15 +124,6 @@ class ErasingConfig(MethodConfig):
         return self.erase
 
 
-def _leaving_out(share: float) -> AfterValidator:
-    """Texts that say how much of a prompt is left out, the method's share if nobody else's."""
-
-    def leaving_out(contexts: ContextConfig) -> ContextConfig:
-        return contexts.leaving_out(share)
-
-    return AfterValidator(leaving_out)
-
-
 class RomeConfig(ErasingConfig):
     """Settings of ROME.
 
@@ -170,7 +160,7 @@ class RomeConfig(ErasingConfig):
 
     layer: int | None = Field(default=None, ge=0)
     value: ValueConfig = ValueConfig()
-    contexts: Annotated[ContextConfig, _leaving_out(0.5)] = ContextConfig(left_out=0.5)
+    contexts: ContextConfig = ContextConfig()
     stats: StatsConfig = StatsConfig()
     legacy: bool = False
     lookup: LookupToken = "last"
@@ -217,7 +207,7 @@ class LayerwiseConfig(ErasingConfig):
 
     layers: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
     value: ValueConfig = ValueConfig()
-    contexts: Annotated[ContextConfig, _leaving_out(0.0)] = ContextConfig(left_out=0.0)
+    contexts: ContextConfig = ContextConfig()
     stats: StatsConfig = StatsConfig()
     remember: bool = True
     norm_anchor: PositiveFloat | Literal["first"] | None = None

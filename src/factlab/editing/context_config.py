@@ -1,6 +1,5 @@
 """Which texts an edit is found behind, so that it does not depend on one exact wording."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
@@ -33,9 +32,9 @@ class ContextConfig(Config):
             own (see docs/results/bundled-model.md), and one part in 21 does not reach it. One half
             is what MEMIT's code uses.
         left_out: behind the texts, leave out every word of the prompt but the subject and the last
-            one with this probability (`Thinned`): a value that is found so holds for other ways of
-            asking. By default one half for ROME, and none for methods that write many facts, which
-            it costs more neighbours; see docs/results/evaluation.md.
+            one with this probability (`Thinned`). A value that is found so holds for other ways of
+            asking, and for other questions about the subject too; docs/results/evaluation.md has
+            both sides of it.
         chat: add the prompt in the model's own chat template (`LanguageModel.chat_forms`): `asked`
             as what the user says, `begun` as how the assistant's answer begins, `both`, or
             `fitting` for the one that fits the prompt, which is what True stands for. None, or
@@ -43,20 +42,15 @@ class ContextConfig(Config):
     """
 
     added: ClassVar[frozenset[str]] = frozenset({"chat", "left_out"})
-    earlier: ClassVar[Mapping[str, Any]] = {"left_out": 0.0}
 
     groups: tuple[tuple[NonNegativeInt, PositiveInt], ...] = ((3, 5), (2, 10))
     top_k: PositiveInt = 5
     seed: int = 0
     bare_weight: float | None = Field(default=0.5, ge=0, le=1)
-    left_out: float | None = Field(default=None, ge=0, lt=1)
+    left_out: float = Field(default=0.0, ge=0, lt=1)
     chat: Switchable = None
-
-    def leaving_out(self, share: float) -> "ContextConfig":
-        """With this `left_out`, unless one is set."""
-        return self if self.left_out is not None else self.model_copy(update={"left_out": share})
 
     @classmethod
     def published_rome(cls) -> "ContextConfig":
         """The bare prompt and twenty others, all alike (ROME paper, appendix E.5)."""
-        return cls(groups=((10, 5), (10, 10)), bare_weight=None, left_out=0.0)
+        return cls(groups=((10, 5), (10, 10)), bare_weight=None)

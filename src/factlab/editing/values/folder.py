@@ -271,10 +271,7 @@ def recipe_of(journal: Journal) -> ValueRecipe:
         StorageError: the run is damaged.
     """
     where, advice = f"'{journal.folder / 'run.json'}'", "Begin again in a new folder."
-    plan = journal.request.get("plan")
-    if isinstance(plan, dict) and isinstance(texts := plan.get("contexts"), dict):
-        plan = {**plan, "contexts": {**ContextConfig.earlier, **texts}}
-    plan = validated(ValuePlan, plan, where, advice)
+    plan = validated(ValuePlan, journal.request.get("plan"), where, advice)
     model, contexts = journal.request.get("model"), journal.findings.get("contexts")
     if (
         not isinstance(model, dict)
