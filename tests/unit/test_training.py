@@ -143,8 +143,9 @@ def test_lengths_are_mixed(make_model):
     corpus = passages(150)
     found = examples_of_text(lm, replace(corpus, rows=tuple((*start, *r) for r in corpus.rows)))
     edits = [example.edit for example in found.train]
-    assert all(edit.ids[:1] == start and start[0] not in edit.ids[1:] for edit in edits)
-    lengths = [len(edit.prompt_ids) - 1 for edit in edits]
+    prompts = [edit.prompt_ids for edit in edits]
+    assert all(prompt[:1] == start and start[0] not in prompt[1:] for prompt in prompts)
+    lengths = [len(prompt) - 1 for prompt in prompts]
     assert min(lengths) == 4
     assert max(lengths) > 25
     assert 0.3 < sum(length < 11 for length in lengths) / len(lengths) < 0.7
@@ -374,7 +375,7 @@ def test_a_curve_shows_its_end_as_well_as_its_beginning(tmp_path, at_first, scal
     history[100] |= {"score": 0.7, "says_prompt": 1.0, "says": 0.5, "stays": 0.8}
     plot_curve(history, "MEND", tmp_path / "curve.png")
     shares = figures[1].axes[3]
-    assert [line.get_ydata().tolist() for line in shares.lines] == [
+    assert [list(line.get_ydata()) for line in shares.lines] == [
         [0.9, 1],
         [0.8, 0.5],
         [0.7, 0.8],

@@ -54,7 +54,8 @@ def plot_curve(
     for key, label, style in _SHARES:
         _line(shares, history, key, label, _VALIDATION, style)
     shares.set_ylim(-0.02, 1.02)
-    shares.legend(fontsize=8, frameon=False)
+    if shares.lines:
+        shares.legend(fontsize=8, frameon=False)
     titles = ("loss", "−log P(new target)", "KL where nothing should change", "shares")
     for panel, title in zip((loss, edit, kept, shares), titles, strict=True):
         panel.set_title(title, fontsize=10)
