@@ -57,6 +57,7 @@ class MendConfig(_EditorConfig):
     kind: ClassVar[str] = "mend"
     about: ClassVar[str] = "A gradient's factors, edited by a trained network (MEND)."
     home: ClassVar[tuple[str, str]] = "factlab.editing.trained.mend", "Mend"
+    learning_rate: ClassVar[float] = 2e-5
 
     rank: PositiveInt | None = None
     step_size: PositiveFloat = 1e-4
@@ -111,10 +112,11 @@ class TrainConfig(Config):
     """Settings of a training.
 
     Attributes:
-        learning_rate: of Adam; by default 1e-4, which suits small models and short trainings
-            (published: 1e-6 for MEND and 1e-5 for KE).
+        learning_rate: of Adam; by default 2e-5 for MEND and 1e-4 for KE, which suits small models
+            and short trainings (published: 1e-6 and 1e-5).
         step_learning_rate: of MEND's learned step sizes (published: 1e-4).
-        c_edit: weight of the edit's loss.
+        c_edit: weight of the edit's loss (published: 0.1, with which a short training writes
+            paraphrases but not the prompts, which are near their neighbours).
         c_loc: weight of the divergence on texts that must stay.
         examples_per_step: their gradients are added up before each step.
         n_unrelated: unrelated texts per example and step: of records, neighbours.
@@ -134,7 +136,7 @@ class TrainConfig(Config):
     c_loc: NonNegativeFloat = 1.0
     examples_per_step: PositiveInt = 10
     n_unrelated: PositiveInt = 2
-    n_ordinary: NonNegativeInt = 1
+    n_ordinary: NonNegativeInt = 2
     clip: PositiveFloat = 100.0
     max_steps: PositiveInt = 1000
     validate_every: PositiveInt = 50
