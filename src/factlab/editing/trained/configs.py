@@ -115,8 +115,7 @@ class TrainConfig(Config):
         learning_rate: of Adam; by default 2e-5 for MEND and 1e-4 for KE, which suits small models
             and short trainings (published: 1e-6 and 1e-5).
         step_learning_rate: of MEND's learned step sizes (published: 1e-4).
-        c_edit: weight of the edit's loss (published: 0.1, with which a short training writes
-            paraphrases but not the prompts, which are near their neighbours).
+        c_edit: weight of the edit's loss (published: 0.1; see docs/results/trained-editors.md).
         c_loc: weight of the divergence on texts that must stay.
         examples_per_step: their gradients are added up before each step.
         n_unrelated: unrelated texts per example and step: of records, neighbours.
@@ -132,7 +131,7 @@ class TrainConfig(Config):
 
     learning_rate: PositiveFloat | None = None
     step_learning_rate: PositiveFloat = 1e-5
-    c_edit: NonNegativeFloat = 1.0
+    c_edit: NonNegativeFloat = 0.3
     c_loc: NonNegativeFloat = 1.0
     examples_per_step: PositiveInt = 10
     n_unrelated: PositiveInt = 2
