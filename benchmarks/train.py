@@ -25,9 +25,11 @@ from factlab.editing.trained.configs import KeConfig, MendConfig, TrainConfig
 from factlab.editing.trained.examples import examples_of_records
 from factlab.editing.trained.gradients import OuterProducts
 from factlab.editing.trained.losses import losses
+from factlab.editing.trained.passages import PASSAGE_TOKENS
 from factlab.editing.trained.sampling import picked
 from factlab.editing.trained.states import States
 from factlab.editing.trained.training import train_editor
+from factlab.stats.corpus import corpus_from_model
 
 HEADINGS = ("", "examples per second", "ratio", "GFLOP/s useful", "of torch's product")
 
@@ -49,7 +51,9 @@ def main() -> None:
     print(f"{lm.name}, {lm.dtype}, {lm.device}, {torch.get_num_threads()} threads")
     print(f"large matrix product: {by_torch / 1e9:.0f} GFLOP/s by torch, "
           f"{by_ours / 1e9:.0f} GFLOP/s the way linear layers of a frozen model do it")  # fmt: skip
-    data = examples_of_records(lm, load_records("builtin", limit=args.records))
+    text = corpus_from_model(lm, 200 * PASSAGE_TOKENS, PASSAGE_TOKENS, 0)
+    records = load_records("builtin", limit=args.records)
+    data = examples_of_records(lm, records, ordinary=text)
     others = load_records("builtin", offset=args.records)
     print("| " + " | ".join(HEADINGS) + " |\n|---|---:|---:|---:|---:|")
     edit_lines = []
@@ -128,7 +132,7 @@ def nll(logits, reads, wanted) -> torch.Tensor:
 def straightforward(lm, editor, data, config, n_examples: int) -> tuple[float, float]:
     """Seconds of an example, and how far its loss is from ours."""
     network = editor.network
-    examples = picked(data.train, 0, n_examples, config.n_unrelated, config.seed)
+    examples = picked(data.train, 0, n_examples, config.n_unrelated, config.seed, config.n_ordinary)
     weights = dict(lm.model.named_parameters())
     found, began = [], time.perf_counter()
     with frozen_plainly(lm):
@@ -149,17 +153,17 @@ def straightforward(lm, editor, data, config, n_examples: int) -> tuple[float, f
                 ids = torch.tensor([reading.inputs], device=lm.device)
                 return functional_call(lm.model, changed, (ids,)).logits[0].float()
 
-            asked = example.rephrased[0]
-            edit_nll = nll(after(asked), asked.reads, asked.target_ids)
+            asked = (example.edit, example.rephrased[0])
+            edit_nll = sum(nll(after(text), text.reads, text.target_ids) for text in asked) / 2
             divergences = []
-            for other in example.unrelated:
+            for other in (*example.unrelated, *example.ordinary):
                 ids = torch.tensor([other.ids], device=lm.device)
                 with torch.no_grad():
                     logits = lm.model(ids, use_cache=False).logits[0].float()
                     before = logits.log_softmax(-1)[list(other.reads)]
                 now = after(other).log_softmax(-1)[list(other.reads)]
-                divergences.append((before.exp() * (before - now)).sum(-1))
-            loss = config.c_edit * edit_nll + config.c_loc * torch.cat(divergences).mean()
+                divergences.append((before.exp() * (before - now)).sum(-1).mean())
+            loss = config.c_edit * edit_nll + config.c_loc * torch.stack(divergences).mean()
             loss.backward()
             found.append(float(loss.detach()))
         synchronise(lm)
@@ -193,10 +197,11 @@ def useful_operations(lm, editor, data, config) -> float:
     readout = 2 * lm.d_model * lm.embedding.weight.shape[0]
     n_weights = sum(p.numel() for n, p in network.named_parameters() if p.dim() > 1)
     shared = len(network.matrices) / max(1, len(getattr(network, "networks", network.matrices)))
-    total, examples = 0.0, picked(data.train, 0, 50, config.n_unrelated, config.seed)
+    total = 0.0
+    examples = picked(data.train, 0, 50, config.n_unrelated, config.seed, config.n_ordinary)
     for example in examples:
-        edit, asked, others = example.edit, example.rephrased[0], example.unrelated
-        texts = [edit, asked, *others]
+        edit, others = example.edit, (*example.unrelated, *example.ordinary)
+        texts = [edit, *example.texts]  # the edit is written, and asked
         tokens = sum(len(text.ids) for text in texts)
         reads = sum(len(text.reads) for text in texts)
         through = editor.config.n_blocks * layer_operations(lm, tokens / len(texts))

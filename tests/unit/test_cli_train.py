@@ -104,8 +104,8 @@ def test_train_on_text(run, folder):
         (("train", "mand", "--out", "x"), "Did you mean 'mend'?"),
         (("train", "mend", "--out", "x", "--steps", "0"), "--steps cannot be 0"),
         (("train", "mend", "--out", "x", "--test-share", "1"), "must leave something"),
-        (("train", "mend", "--out", "x", "--text", "records.json"), "--text goes with"),
-        (("train", "mend", "--out", "x", "--data", "text", "--passages", "0"), "at least 1"),
+        (("train", "mend", "--out", "x", "--text", "nowhere.txt"), "Check --text"),
+        (("train", "mend", "--out", "x", "--passages", "0"), "at least 1"),
         (
             ("train", "mend", "--out", "x", "--data", "text", "--keep-out", "records.json"),
             "--keep-out goes with records",

@@ -77,8 +77,9 @@ def test_examples_of_records(lm, data):
     assert len(data.train) + len(data.validation) + data.n_test == 24
     assert len(data.subjects) == len(data.train) + len(data.validation)
     for example in data.train:
-        assert len(example.rephrased) == 3
-        assert example.rephrased[-1] == example.edit
+        assert len(example.rephrased) == 2
+        assert example.edit not in example.rephrased  # which counts at every step
+        assert example.ordinary == ()
         assert example.edit.ids[-len(example.edit.target_ids) :] == example.edit.target_ids
         for reading in example.unrelated:  # at the end, where the answer begins
             assert reading.reads == (len(reading.inputs) - 1,)
@@ -97,27 +98,79 @@ def test_examples_of_questions_are_read_along_their_answers(lm):
     assert len(found.train[0].unrelated[0].reads) > 1
 
 
+def passages(n=40, n_tokens=30):
+    """Rows of as many different tokens."""
+    rows = tuple(
+        tuple(20 + (i * 7 + j * j) % 300 for j in range(n_tokens + i % 3)) for i in range(n)
+    )
+    return Corpus(rows, "numbers")
+
+
 def test_examples_of_text(lm):
-    rows = tuple(tuple((i * 7 + j * j) % 300 for j in range(30)) for i in range(40))
-    corpus = Corpus((*rows, rows[0], (1, 2, 3)), "numbers")
+    corpus = passages(80)
+    corpus = replace(corpus, rows=(*corpus.rows, corpus.rows[0], (21, 22, 23)))
     found = examples_of_text(lm, corpus, validation_share=0.3)
     assert found.kind == "text"
     assert not found.subjects
-    assert len(found.train) + len(found.validation) == 40
+    assert len(found.train) + len(found.validation) == 80
     assert sum(found.skipped.values()) == 2
     for example in (*found.train, *found.validation):
-        assert len(example.edit.target_ids) == 10
-        assert example.rephrased[0].target_ids == example.edit.target_ids
-        assert len(example.rephrased[0].inputs) < len(example.edit.inputs)
         prompt = example.edit.prompt_ids
-        assert all(reading.inputs[: len(prompt)] != prompt for reading in example.unrelated)
+        assert 4 <= len(prompt) <= 32
+        assert 1 <= len(example.edit.target_ids) <= 10
+        (other,) = example.rephrased
+        assert other.target_ids == example.edit.target_ids
+        if len(prompt) >= 12:  # less of its beginning
+            assert other.prompt_ids == prompt[-len(other.prompt_ids) :] != prompt
+        else:  # behind other text
+            assert other.prompt_ids[-len(prompt) :] == prompt != other.prompt_ids
+        assert len({reading.inputs for reading in example.unrelated}) == 6
+        assert all(prompt != reading.inputs[: len(prompt)] for reading in example.unrelated)
     shares = [
         {r.inputs for e in share for r in e.unrelated} for share in (found.train, found.validation)
     ]
     assert not shares[0] & shares[1]
     assert examples_of_text(lm, corpus, validation_share=0.3) == found
+    assert examples_of_text(lm, corpus, 1, validation_share=0.3) != found
     with pytest.raises(fl.FactlabError, match="Too little text to train on"):
-        examples_of_text(lm, Corpus(rows[:5], "numbers"))
+        examples_of_text(lm, passages(5))
+
+
+def test_lengths_are_mixed(make_model):
+    """From short facts to whole passages; what must stay is read at early places too."""
+    lm = make_model("llama", add_bos=True)
+    start = lm.encode("The").ids[:1]
+    corpus = passages(150)
+    found = examples_of_text(lm, replace(corpus, rows=tuple((*start, *r) for r in corpus.rows)))
+    edits = [example.edit for example in found.train]
+    prompts = [edit.prompt_ids for edit in edits]
+    assert all(prompt[:1] == start and start[0] not in prompt[1:] for prompt in prompts)
+    lengths = [len(prompt) - 1 for prompt in prompts]
+    assert min(lengths) == 4
+    assert max(lengths) > 25
+    assert 0.3 < sum(length < 11 for length in lengths) / len(lengths) < 0.7
+    assert {len(edit.target_ids) for edit in edits} == set(range(1, 11))
+    reads = {read for example in found.train for text in example.unrelated for read in text.reads}
+    assert reads >= set(range(30))
+
+
+def test_ordinary_text_stays_beside_neighbours(lm):
+    found = examples_of_records(lm, records(), validation_share=0.3, ordinary=passages(60))
+    for share in (found.train, found.validation):
+        assert all(len(example.ordinary) == 6 for example in share)
+    learned, validated = (
+        {text.inputs for example in share for text in example.ordinary}
+        for share in (found.train, found.validation)
+    )
+    assert not learned & validated
+    same = examples_of_records(lm, records(), validation_share=0.3, ordinary=passages(60))
+    assert same.examples_hash == found.examples_hash
+    without = examples_of_records(lm, records(), validation_share=0.3)
+    assert without.examples_hash != found.examples_hash
+    (one, *_) = picked(found.train, 0, per_step=1, n_unrelated=2, seed=0, n_ordinary=8)
+    assert len(one.ordinary) == 8
+    (one, *_) = picked(without.train, 0, per_step=1, n_unrelated=2, seed=0, n_ordinary=8)
+    assert one.ordinary == ()
 
 
 def test_what_cannot_be_used_is_counted_or_refused(lm):
@@ -152,7 +205,9 @@ def test_every_example_comes_once_before_any_comes_again(data):
 @pytest.mark.parametrize("kind", ["mend", "ke"])
 def test_losses_are_those_of_a_model_with_the_edit(make_model, kind, tmp_path):
     lm = make_model("gpt2", dtype=torch.float64)
-    found = examples_of_records(lm, records(benchmark="zsre"))
+    found = examples_of_records(
+        lm, records(benchmark="zsre"), validation_share=0.3, ordinary=passages(60)
+    )
     network = NETWORKS[kind]
     if kind == "mend":
         network = network.model_copy(update={"step_size": 1e-2})
@@ -160,7 +215,7 @@ def test_losses_are_those_of_a_model_with_the_edit(make_model, kind, tmp_path):
         lm, found, tmp_path / "editor", network, CONFIG.model_copy(update={"max_steps": 1})
     ).editor
     editor.network.double()
-    some = picked(found.train, 0, per_step=4, n_unrelated=2, seed=0)
+    some = picked(found.train, 0, per_step=4, n_unrelated=2, seed=0, n_ordinary=2)
     states = States(lm, lm.n_layers - 2)
     with torch.no_grad(), lm.frozen():
         together = losses(lm, editor.network, states, some)
@@ -183,15 +238,31 @@ def test_losses_are_those_of_a_model_with_the_edit(make_model, kind, tmp_path):
                     .log_softmax(-1)
                 )
 
-        before = torch.cat([logprobs(reading) for reading in example.unrelated])
+        kept, asked = (*example.unrelated, *example.ordinary), (example.edit, *example.rephrased)
+        before = [logprobs(reading) for reading in kept]
         with edit.applied(lm):
-            after = torch.cat([logprobs(reading) for reading in example.unrelated])
-            asked = logprobs(example.rephrased[0])
-        kl = (before.exp() * (before - after)).sum(-1).mean()
-        nll = -asked.gather(1, torch.tensor(example.rephrased[0].target_ids)[:, None]).mean()
-        assert torch.isclose(together.loc_kl[i], kl, atol=1e-9)
-        assert torch.isclose(together.edit_nll[i], nll, atol=1e-7)
-        assert kl > 1e-9
+            after = [logprobs(reading) for reading in kept]
+            found_there = [logprobs(reading) for reading in asked]
+        # Of each text the mean over what is read, and then the mean over texts.
+        kl = torch.stack(
+            [(b.exp() * (b - a)).sum(-1).mean() for b, a in zip(before, after, strict=True)]
+        )
+        same = [
+            (b.argmax(-1) == a.argmax(-1)).double().mean()
+            for b, a in zip(before, after, strict=True)
+        ]
+        wanted = [torch.tensor(reading.target_ids)[:, None] for reading in asked]
+        nll = [-there.gather(1, ids).mean() for there, ids in zip(found_there, wanted, strict=True)]
+        said = [
+            bool((t.argmax(-1) == ids[:, 0]).all())
+            for t, ids in zip(found_there, wanted, strict=True)
+        ]
+        assert torch.isclose(together.loc_kl[i], kl.mean(), atol=1e-9)
+        assert torch.isclose(together.ordinary_kl[i], kl[2:].mean(), atol=1e-9)
+        assert torch.isclose(together.edit_nll[i], torch.stack(nll).mean(), atol=1e-7)
+        assert together.stays[i] == pytest.approx(float(torch.stack(same).mean()))
+        assert [bool(together.says_prompt[i]), bool(together.says[i])] == said
+        assert kl.min() > 1e-9
 
 
 # -- training ---------------------------------------------------------------------------------
@@ -296,10 +367,20 @@ def test_a_curve_shows_its_end_as_well_as_its_beginning(tmp_path, at_first, scal
         lambda figure, _: figures.append(figure),
     )
     plot_curve(history, "MEND", tmp_path / "curve.png")
-    loss, edit, kept = figures[0].axes
+    loss, edit, kept, _ = figures[0].axes
     assert (loss.get_yscale(), edit.get_yscale(), kept.get_yscale()) == ("log", "log", scale)
     colours = {line.get_color() for panel in (loss, edit, kept) for line in panel.lines}
     assert len(colours) == 2  # what it learns from, and what it never saw
+    history[50] |= {"score": 0.8, "says_prompt": 0.9, "says": 0.8, "stays": 0.7}
+    history[100] |= {"score": 0.7, "says_prompt": 1.0, "says": 0.5, "stays": 0.8}
+    plot_curve(history, "MEND", tmp_path / "curve.png")
+    shares = figures[1].axes[3]
+    assert [list(line.get_ydata()) for line in shares.lines] == [
+        [0.9, 1],
+        [0.8, 0.5],
+        [0.7, 0.8],
+    ]
+    assert figures[1].get_suptitle() == "MEND: best at step 50"
 
 
 def test_it_stops_early(lm, data, tmp_path):
@@ -312,6 +393,29 @@ def test_it_stops_early(lm, data, tmp_path):
     assert max(run.history) < 12
     best = min(run.history, key=lambda step: run.history[step]["loss"])
     assert run.editor.training["step"] == best
+
+
+def test_the_editor_that_does_most_is_kept(lm, data, tmp_path, monkeypatch):
+    """What is said and what stays decides, the loss only between equals."""
+    found = {
+        0: (0.0, 0.0, 1.0, 3.0), 1: (0.9, 0.9, 0.9, 2.0), 2: (1.0, 0.1, 1.0, 1.0),
+        3: (0.9, 0.9, 0.9, 1.9), 4: (0.9, 0.9, 0.9, 2.5),
+    }  # fmt: skip
+    measured = training.Losses.measured.fget
+    steps = iter(found)
+
+    def as_found(self):
+        says_prompt, says, stays, nll = found[next(steps)]
+        values = {"says_prompt": says_prompt, "says": says, "stays": stays, "edit_nll": nll}
+        return measured(self) | {n: torch.full_like(self.edit_nll, v) for n, v in values.items()}
+
+    monkeypatch.setattr(training.Losses, "measured", property(as_found))
+    config = CONFIG.model_copy(update={"max_steps": 4, "validate_every": 1})
+    run = train_editor(lm, data, tmp_path / "editor", NETWORKS["ke"], config)
+    assert run.editor.training["step"] == 3
+    assert run.editor.training["validation"]["score"] == pytest.approx(0.9)
+    assert run.history[2]["score"] == pytest.approx(0.25)
+    assert json.loads((tmp_path / "editor" / "run.json").read_text())
 
 
 def test_divergence_keeps_the_best_editor(lm, data, tmp_path):

@@ -41,12 +41,12 @@ class _TrainData:
     text: Annotated[
         Path | None,
         typer.Option(
-            help="With --data text: UTF-8 text file, or folder of them; by default the model "
-            "writes its own."
+            help="Ordinary text, which must stay as it is, or with --data text is learned from: "
+            "UTF-8 text file, or folder of them. By default the model writes its own."
         ),
     ] = None
     passages: Annotated[
-        int, typer.Option(help="With --data text: passages to take, of 40 tokens each.")
+        int, typer.Option(help="Passages of that text to take, of 40 tokens each.")
     ] = 600
     limit: LimitOption = None
     offset: OffsetOption = 0
@@ -200,11 +200,15 @@ def _say_data(session: Session, data: "TrainingSet") -> None:
 def _show(session: Session, trained: "Trained", kind: str, out: Path, data: str) -> None:
     rows = [
         [str(step), _number(found["train_loss"]), _number(found["loss"]),
-         _number(found["edit_nll"]), _number(found["loc_kl"]), f"{found['says']:.0%}"]
+         _number(found["edit_nll"]), _number(found["loc_kl"]),
+         *(_share(found.get(name)) for name in ("says_prompt", "says", "stays"))]
         for step, found in trained.history.items()
     ]  # fmt: skip
-    headings = ["step", "training loss", "validation", "edit", "unrelated", "says it"]
-    session.say(table(headings, rows, right=set(range(6))))
+    headings = [
+        "step", "training loss", "validation", "edit", "elsewhere", "says it", "in other words",
+        "elsewhere as before",
+    ]  # fmt: skip
+    session.say(table(headings, rows, right=set(range(len(headings)))))
     editor = trained.editor
     session.say(
         f"{editor.name}: {trained.reason}; the best is of step {editor.training['step']}. "
@@ -217,3 +221,7 @@ def _show(session: Session, trained: "Trained", kind: str, out: Path, data: str)
 
 def _number(value: Any) -> str:
     return "—" if value is None else f"{value:.3f}"
+
+
+def _share(value: Any) -> str:
+    return "—" if value is None else f"{value:.0%}"

@@ -6,7 +6,7 @@ say where it is; `NetworkConfig` lists them. Nothing else knows which kinds ther
 
 from typing import ClassVar, Literal, get_args
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from factlab.config import Config
 from factlab.editing.configs import MethodConfig
@@ -57,6 +57,7 @@ class MendConfig(_EditorConfig):
     kind: ClassVar[str] = "mend"
     about: ClassVar[str] = "A gradient's factors, edited by a trained network (MEND)."
     home: ClassVar[tuple[str, str]] = "factlab.editing.trained.mend", "Mend"
+    learning_rate: ClassVar[float] = 2e-5
 
     rank: PositiveInt | None = None
     step_size: PositiveFloat = 1e-4
@@ -111,13 +112,14 @@ class TrainConfig(Config):
     """Settings of a training.
 
     Attributes:
-        learning_rate: of Adam; by default 1e-4, which suits small models and short trainings
-            (published: 1e-6 for MEND and 1e-5 for KE).
+        learning_rate: of Adam; by default 2e-5 for MEND and 1e-4 for KE, which suits small models
+            and short trainings (published: 1e-6 and 1e-5).
         step_learning_rate: of MEND's learned step sizes (published: 1e-4).
-        c_edit: weight of the edit's loss.
-        c_loc: weight of the divergence on unrelated text.
+        c_edit: weight of the edit's loss (published: 0.1; see docs/results/trained-editors.md).
+        c_loc: weight of the divergence on texts that must stay.
         examples_per_step: their gradients are added up before each step.
-        n_unrelated: unrelated texts per example and step.
+        n_unrelated: unrelated texts per example and step: of records, neighbours.
+        n_ordinary: passages of ordinary text per example and step, beside neighbours.
         clip: largest norm of the gradient.
         max_steps: end here.
         validate_every: steps between validations, each of which writes a checkpoint.
@@ -129,14 +131,15 @@ class TrainConfig(Config):
 
     learning_rate: PositiveFloat | None = None
     step_learning_rate: PositiveFloat = 1e-5
-    c_edit: NonNegativeFloat = 0.1
+    c_edit: NonNegativeFloat = 0.3
     c_loc: NonNegativeFloat = 1.0
     examples_per_step: PositiveInt = 10
     n_unrelated: PositiveInt = 2
+    n_ordinary: NonNegativeInt = 2
     clip: PositiveFloat = 100.0
     max_steps: PositiveInt = 1000
     validate_every: PositiveInt = 50
-    n_validation: PositiveInt = 60
+    n_validation: PositiveInt = 100
     patience: PositiveInt = 6
     mixed_precision: bool = False
     seed: int = Field(default=0, ge=0)

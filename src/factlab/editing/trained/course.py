@@ -5,12 +5,12 @@ from pathlib import Path
 
 from factlab.arguments import checked
 from factlab.editing.trained.examples import (
-    PASSAGE_TOKENS,
     TrainingSet,
     examples_of_records,
     examples_of_text,
 )
 from factlab.editing.trained.gradients import last_matrices
+from factlab.editing.trained.passages import PASSAGE_TOKENS
 from factlab.editing.trained.requests import TrainMaterial, TrainRequest
 from factlab.editing.trained.training import Trained, train_editor
 from factlab.models.language_model import LanguageModel
@@ -41,13 +41,13 @@ def examples_for(
     """
     material = material or TrainMaterial.of(request, progress)
     last_matrices(lm, request.network.n_blocks)  # refuses before there is work to lose
+    n_tokens = request.passages * PASSAGE_TOKENS
+    corpus = corpus_of(lm, request.source, n_tokens, PASSAGE_TOKENS, request.seed, progress)
     if material.records is not None:
         return examples_of_records(
             lm, material.records, request.seed, request.validation_share, request.test_share,
-            material.kept_out,
+            material.kept_out, corpus if request.config.n_ordinary else None,
         )  # fmt: skip
-    n_tokens = request.passages * PASSAGE_TOKENS
-    corpus = corpus_of(lm, request.source, n_tokens, PASSAGE_TOKENS, request.seed, progress)
     return examples_of_text(lm, corpus, request.seed, request.validation_share, progress)
 
 

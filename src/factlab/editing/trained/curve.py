@@ -14,12 +14,18 @@ from factlab.figures import Picture, new_picture, save_picture
 # One colour for what an editor never saw, in all panels; grey for what it learns from.
 _TRAINING, _VALIDATION = "0.6", "#0072b2"
 _NARROW = 3.0
+# What an editor is kept for, with how its line is drawn; trainings of 0.1.0 have not all of them.
+_SHARES = (
+    ("says_prompt", "says it behind the prompt", "-"),
+    ("says", "in other words", "--"),
+    ("stays", "elsewhere as before", ":"),
+)
 
 
 def plot_curve(
     history: Mapping[int, Mapping[str, Any]], name: str, path: str | Path | None = None
 ) -> Picture:
-    """Draw the loss, and the two parts it is made of, over the steps of a training.
+    """Draw the loss, its two parts, and what came of it, over the steps of a training.
 
     Args:
         history: what each validation found, by step; see `Trained.history`.
@@ -32,9 +38,9 @@ def plot_curve(
     """
     if not history:
         raise InvalidRequestError("The training has no validations yet: nothing to draw.")
-    figure = new_picture(9.0, 3.1)
-    loss, edit, kept = figure.subplots(1, 3)
-    best = min(history, key=lambda step: history[step]["loss"])
+    figure = new_picture(12.0, 3.1)
+    loss, edit, kept, shares = figure.subplots(1, 4)
+    best = best_step(history)
     _line(loss, history, "train_loss", "training", _TRAINING)
     for panel, key in ((loss, "loss"), (edit, "edit_nll"), (kept, "loc_kl")):
         _line(panel, history, key, "validation", _VALIDATION)
@@ -45,12 +51,18 @@ def plot_curve(
                 label=f"kept: step {best}",
             )  # fmt: skip
     loss.legend(fontsize=8, frameon=False)
-    titles = ("loss", "−log P(new target), paraphrased", "KL on unrelated text")
-    for panel, title in zip((loss, edit, kept), titles, strict=True):
+    for key, label, style in _SHARES:
+        _line(shares, history, key, label, _VALIDATION, style)
+    shares.set_ylim(-0.02, 1.02)
+    if shares.lines:
+        shares.legend(fontsize=8, frameon=False)
+    titles = ("loss", "−log P(new target)", "KL where nothing should change", "shares")
+    for panel, title in zip((loss, edit, kept, shares), titles, strict=True):
         panel.set_title(title, fontsize=10)
         panel.set_xlabel("step", fontsize=9)
-        panel.set_ylabel("nats", fontsize=9)
-        _scale(panel)
+        if panel is not shares:
+            panel.set_ylabel("nats", fontsize=9)
+            _scale(panel)
         panel.tick_params(labelsize=8, length=2)
         panel.grid(axis="y", color="0.92", linewidth=0.6)
         for side in ("top", "right"):
@@ -60,12 +72,28 @@ def plot_curve(
     return figure
 
 
+def best_step(history: Mapping[int, Mapping[str, Any]]) -> int:
+    """The step whose editor was kept: by score, and of equals by loss."""
+    return min(
+        sorted(history), key=lambda step: (-history[step].get("score", 0), history[step]["loss"])
+    )
+
+
 def _line(
-    panel: Axes, history: Mapping[int, Mapping[str, Any]], key: str, label: str, colour: str
+    panel: Axes,
+    history: Mapping[int, Mapping[str, Any]],
+    key: str,
+    label: str,
+    colour: str,
+    style: str = "-",
 ) -> None:
-    steps = [step for step in sorted(history) if history[step][key] is not None]
-    values = [history[step][key] for step in steps]
-    panel.plot(steps, values, color=colour, label=label, linewidth=1.5, marker=".", markersize=4)
+    steps = [step for step in sorted(history) if history[step].get(key) is not None]
+    if steps:
+        values = [history[step][key] for step in steps]
+        panel.plot(
+            steps, values, style, color=colour, label=label, linewidth=1.5, marker=".",
+            markersize=4,
+        )  # fmt: skip
 
 
 def _scale(panel: Axes) -> None:

@@ -2,15 +2,17 @@
 
 | data | the edit | in other words | unrelated |
 |---|---|---|---|
-| CounterFact | prompt and new target | paraphrase prompts, the prompt | neighbourhood prompts, at their end |
-| zsRE | question and answer | the paraphrase, the question | the unrelated question, at each answer token |
-| text | passage and ten tokens that the model went on with | the passage without its beginning | other passages |
-"""  # noqa: E501 - the table
+| CounterFact | prompt and new target | paraphrase prompts | neighbourhood prompts, at their end |
+| zsRE | question and answer | the paraphrase | the unrelated question, at each answer token |
+| text | see `passages` | see `passages` | other passages |
+
+Beside these, passages of ordinary text must stay as they are.
+"""
 
 import hashlib
-import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from factlab.arguments import checked
 from factlab.continuations import Continuation
@@ -20,23 +22,16 @@ from factlab.data.split import (
     VALIDATION_SHARE,
     Split,
     check_shares,
-    share_of,
     shares_hash,
     split_by_subject,
     subject_hash,
 )
 from factlab.editing.trained.configs import DataKind
-from factlab.errors import FactlabError, InvalidRequestError, counted
-from factlab.models.generation import generate_ids
+from factlab.editing.trained.passages import Passages
+from factlab.errors import FactlabError, InvalidRequestError
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.stats.corpus import Corpus
-
-PASSAGE_TOKENS = 40
-N_CONTINUED = 10  # tokens of a passage that the model is to write otherwise, as published
-_N_PASSAGES = 3  # unrelated passages that go with each
-_N_READ = 8  # places at which an unrelated passage is read
-_SHORTEST = 8  # tokens that a passage must have beyond its continuation
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +40,20 @@ class Example:
 
     Attributes:
         edit: what is written.
-        rephrased: where it should be found; at least one.
-        unrelated: where nothing should change; at least one.
+        rephrased: where it should be found too; at least one.
+        unrelated: what is near it, where nothing should change; at least one.
+        ordinary: any text, where nothing should change either.
     """
 
     edit: Continuation
     rephrased: tuple[Continuation, ...]
     unrelated: tuple[Continuation, ...]
+    ordinary: tuple[Continuation, ...] = ()
+
+    @property
+    def texts(self) -> tuple[Continuation, ...]:
+        """All of them."""
+        return (self.edit, *self.rephrased, *self.unrelated, *self.ordinary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ class TrainingSet:
     def texts(self) -> list[Continuation]:
         """All texts, in a fixed order."""
         examples = (*self.train, *self.validation)
-        return [text for e in examples for text in (e.edit, *e.rephrased, *e.unrelated)]
+        return [text for example in examples for text in example.texts]
 
 
 @checked()
@@ -97,6 +99,7 @@ def examples_of_records(
     validation_share: float = VALIDATION_SHARE,
     test_share: float = TEST_SHARE,
     kept_out: Collection[str] = (),
+    ordinary: Corpus | None = None,
 ) -> TrainingSet:
     """Examples of benchmark records, split by subject.
 
@@ -107,9 +110,12 @@ def examples_of_records(
         validation_share: part of the subjects for validation.
         test_share: part of the subjects that is not looked at.
         kept_out: subjects that are not looked at in any case.
+        ordinary: text that must stay as it is. Without any an editor learns to leave alone what is
+            near its facts, and nothing else.
 
     Raises:
-        InvalidRequestError: the records are of two benchmarks, too few to split, or none will do.
+        InvalidRequestError: the records are of two benchmarks, too few to split, or none will do;
+            or there are too few passages.
     """
     kinds = {record.benchmark for record in records}
     if len(kinds) != 1:
@@ -118,7 +124,11 @@ def examples_of_records(
         )
     split: Split = split_by_subject(records, seed, validation_share, test_share, kept_out)
     skipped: dict[str, int] = {}
-    shares = [_usable(lm, share, skipped) for share in (split.train, split.validation)]
+    text = Passages.of(lm, ordinary, seed, validation_share) if ordinary else None
+    shares = [
+        _usable(lm, share, skipped, partial(text.staying, place) if text else _nothing)
+        for place, share in enumerate((split.train, split.validation))
+    ]
     used = {subject_hash(r.fact.topic) for r in (*split.train, *split.validation)}
     for name, share in zip(("training", "validation"), shares, strict=True):
         if not share:
@@ -138,12 +148,12 @@ def examples_of_text(
     validation_share: float = VALIDATION_SHARE,
     progress: ProgressCallback = silent,
 ) -> TrainingSet:
-    """Examples of passages: the edit makes the model go on with ten tokens it sampled itself.
+    """Examples of passages: the edit makes the model go on with a few words; see `passages`.
 
     Args:
         lm: the model.
         corpus: passages; rows that are too short are left out.
-        seed: of the split and of what the model goes on with.
+        seed: of the split, of lengths, and of what the model goes on with.
         validation_share: part of the passages for validation.
         progress: True for a bar, or a function that is told how far the sampling is.
 
@@ -151,43 +161,39 @@ def examples_of_text(
         InvalidRequestError: there are too few passages.
     """
     check_shares(validation_share, 0.0)
-    rows = [row for row in dict.fromkeys(corpus.rows) if len(row) >= N_CONTINUED + _SHORTEST]
-    prompts = [row[:-N_CONTINUED] for row in rows]
-    # A stream of its own, so that a passage which the model sampled is not sampled once more.
-    streams = [len(rows) + 1 + i for i in range(len(rows))]
-    continued = (
-        generate_ids(lm, prompts, N_CONTINUED, 0, seed, progress, may_end=False, streams=streams)
-        if prompts
-        else []
-    )
-    shares: list[list[int]] = [[], [], []]
-    keys = [repr(row) for row in rows]
-    for i, key in enumerate(keys):
-        shares[share_of(key, seed, validation_share, 0.0)].append(i)
-    if min(len(shares[0]), len(shares[1])) <= _N_PASSAGES:
-        raise InvalidRequestError(
-            f"Too little text to train on: {counted(len(rows), 'passage')}, {len(shares[0])} for "
-            f"training and {len(shares[1])} for validation. Give more."
-        )
+    text = Passages.of(lm, corpus, seed, validation_share)
+    continued = text.continued(lm, progress)
     train, validation = (
-        tuple(_passage(i, prompts[i], continued[i], [rows[j] for j in share], seed) for i in share)
-        for share in shares[:2]
+        tuple(
+            Example(*text.edit(number, continued), text.staying(place, f"{number}", number))
+            for number in text.shares[place]
+        )
+        for place in (0, 1)
     )
-    digest = shares_hash([[keys[i] for i in share] for share in shares])
-    short = len(corpus.rows) - len(rows)
+    digest = shares_hash([[repr(text.rows[i]) for i in share] for share in (*text.shares, ())])
+    short = len(corpus.rows) - len(text.rows)
     skipped = {"the passage is too short, or a copy": short} if short else {}
     return TrainingSet("text", train, validation, frozenset(), digest, 0, skipped)
 
 
-def _usable(lm: LanguageModel, records: Sequence[Record], skipped: dict[str, int]) -> list[Example]:
+def _usable(
+    lm: LanguageModel,
+    records: Sequence[Record],
+    skipped: dict[str, int],
+    ordinary: Callable[[str], tuple[Continuation, ...]],
+) -> list[Example]:
     found: list[Example] = []
-    for record in records:
+    for number, record in enumerate(records):
         try:
-            found.append(_example(lm, record))
+            found.append(replace(_example(lm, record), ordinary=ordinary(f"record {number}")))
         except FactlabError as error:
             reason = str(error)
             skipped[reason] = skipped.get(reason, 0) + 1
     return found
+
+
+def _nothing(_key: str) -> tuple[Continuation, ...]:
+    return ()
 
 
 def _example(lm: LanguageModel, record: Record) -> Example:
@@ -203,41 +209,15 @@ def _example(lm: LanguageModel, record: Record) -> Example:
         lm.continuation(prompt, answer).without_target()
         for prompt, answer in zip(record.neighborhood_prompts, answers, strict=True)
     ]
-    # Its own prompt is one of them: an editor that never sees it need not answer it.
-    prompts = (*record.paraphrase_prompts, fact.prompt)
+    rephrased = record.paraphrase_prompts or (fact.prompt,)
     return Example(
         lm.continuation(fact.prompt, target),
-        tuple(lm.continuation(prompt, target) for prompt in prompts),
+        tuple(lm.continuation(prompt, target) for prompt in rephrased),
         tuple(unrelated),
     )
 
 
-def _passage(
-    number: int,
-    prompt: tuple[int, ...],
-    continued: Sequence[int],
-    passages: Sequence[tuple[int, ...]],
-    seed: int,
-) -> Example:
-    """A passage that goes on otherwise. In other words means with less of its beginning."""
-    draw = random.Random(f"{seed} {number}")  # noqa: S311 - not a secret
-    start = 1 + draw.randrange((len(prompt) - 1) // 2)
-    others = [row for row in passages if row[: len(prompt)] != prompt]
-    return Example(
-        Continuation.behind(prompt, tuple(continued)),
-        (Continuation.behind((prompt[0], *prompt[start + 1 :]), tuple(continued)),),
-        tuple(_read_through(row) for row in draw.sample(others, min(_N_PASSAGES, len(others)))),
-    )
-
-
-def _read_through(row: tuple[int, ...]) -> Continuation:
-    """Read at places spread over a passage."""
-    n_read = min(_N_READ, len(row))
-    reads = tuple((i + 1) * len(row) // n_read - 1 for i in range(n_read))
-    return replace(Continuation.behind(row), reads=reads)
-
-
-# -- how examples are hashed; as in 0.1.0, so that a training which was begun then can go on ------
+# -- how examples are hashed; those without ordinary text as in 0.1.0 -----------------------------
 
 
 def _example_line(example: Example) -> str:
@@ -245,7 +225,10 @@ def _example_line(example: Example) -> str:
         _listed([_text_line(text) for text in texts])
         for texts in (example.rephrased, example.unrelated)
     )
-    return f"Example(edit={_text_line(example.edit)}, rephrased={rephrased}, unrelated={unrelated})"
+    line = f"edit={_text_line(example.edit)}, rephrased={rephrased}, unrelated={unrelated}"
+    if example.ordinary:
+        line += f", ordinary={_listed([_text_line(text) for text in example.ordinary])}"
+    return f"Example({line})"
 
 
 def _text_line(text: Continuation) -> str:

@@ -27,7 +27,8 @@ class TrainRequest(Config):
     Attributes:
         kind: of editor.
         records: to learn from; None to learn from text.
-        source: of the text, if that is learned from; by default the model writes its own.
+        source: of ordinary text, which is learned from or must stay; by default the model writes
+            its own.
         passages: of text to take.
         keep_out: records whose subjects are kept for evaluation too.
         seed: of the split, and where they say nothing else, of network and training.
@@ -85,11 +86,9 @@ class TrainRequest(Config):
         check_shares(self.validation_share, self.test_share)
         if self.validation_share == 0:
             raise InvalidRequestError("--validation-share 0 leaves nothing to tell when to stop.")
-        if self.records is not None and self.source != TextSource():
-            raise InvalidRequestError("--text goes with --data text.")
         if self.records is None and self.keep_out:
             raise InvalidRequestError("--keep-out goes with records; text has no subjects.")
-        if self.records is None and self.passages < 1:
+        if self.passages < 1:
             raise InvalidRequestError(f"--passages cannot be {self.passages}: at least 1.")
         return self
 

@@ -44,9 +44,9 @@ def examples_together(
         lm: the model.
         network: the editor.
         n_blocks: how many blocks it edits.
-        picked: with one rephrasing each, and equally many unrelated texts.
+        picked: with one rephrasing each, and equally many texts that must stay.
     """
-    by_example = [[e.edit, *e.rephrased, *e.unrelated] for e in picked]
+    by_example = [[e.edit, *e.texts] for e in picked]  # the edit is written, and asked
     n_texts = max(map(len, by_example), default=1)
     # Every text of an example as wide as its widest, so that no padding is left out.
     costs = [len(texts) * max(len(t.inputs) for t in texts) for texts in by_example]

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import harmonic_mean
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 # Settings that change only how long a training goes on.
 _MAY_DIFFER = {"max_steps", "patience"}
+# What a validation notes of the training itself.
+_OF_TRAINING = {"train_loss", "examples_per_s"}
 
 
 class Progress(BaseModel):
@@ -53,6 +56,7 @@ class Progress(BaseModel):
         step: steps done.
         best_step: step of the best validation so far.
         best_loss: its loss; None before the first.
+        best_score: its score; those of earlier versions went by the loss alone.
         stale: validations since.
         train_loss: sum of the steps' losses since the last validation.
         n_steps: how many steps that sum is over.
@@ -63,6 +67,7 @@ class Progress(BaseModel):
     step: NonNegativeInt = 0
     best_step: NonNegativeInt = 0
     best_loss: float | None = None
+    best_score: float = 0.0
     stale: NonNegativeInt = 0
     train_loss: float = 0.0
     n_steps: NonNegativeInt = 0
@@ -98,8 +103,11 @@ class Trained(Tabular, Drawn):
     def rows(self) -> list[dict[str, Any]]:
         """One dictionary per validation.
 
-        Its keys: step, loss (of validation), edit_nll (of the new target, paraphrased), loc_kl (on
-        unrelated text), says (share of edits whose target is said), train_loss, examples_per_s.
+        Its keys: step, loss (of validation), edit_nll (of the new target), loc_kl (on texts that
+        must stay), ordinary_kl (on ordinary text alone), says_prompt and says (shares of edits
+        whose target is said behind their prompt, and in other words), stays (share of what is read
+        elsewhere that is as before), score (harmonic mean of these three, by which the best editor
+        is kept), train_loss, examples_per_s. Trainings of earlier versions have fewer.
         """
         return [{"step": step, **found} for step, found in self.history.items()]
 
@@ -311,36 +319,36 @@ class _Training:
     def _picked(self, step: int) -> list[Example]:
         config = self._config
         return picked(
-            self._data.train, step, config.examples_per_step, config.n_unrelated, config.seed
-        )
+            self._data.train, step, config.examples_per_step, config.n_unrelated, config.seed,
+            config.n_ordinary,
+        )  # fmt: skip
 
     def _validated(self, states: States, writer: Writer, speed: float) -> None:
         """Validate, keep the editor if it is the best so far, and write a checkpoint."""
         config, at = self._config, self._at
         examples = with_fixed_texts(
-            self._data.validation[: config.n_validation], config.n_unrelated
+            self._data.validation[: config.n_validation], config.n_unrelated, config.n_ordinary
         )
-        sums = torch.zeros(3, dtype=torch.float64, device="cpu")
+        sums: dict[str, float] = {}
         with torch.no_grad():
             for some in self._parts(examples):
-                found = self._losses(states, some)
-                each = (found.edit_nll, found.loc_kl, found.says)
-                sums += torch.stack([values.cpu().double().sum() for values in each])
-        edit_nll, loc_kl, says = (sums / len(examples)).tolist()
-        loss = config.c_edit * edit_nll + config.c_loc * loc_kl
+                for name, values in self._losses(states, some).measured.items():
+                    sums[name] = sums.get(name, 0.0) + float(values.cpu().double().sum())
+        means = {name: total / len(examples) for name, total in sums.items()}
+        loss = config.c_edit * means["edit_nll"] + config.c_loc * means["loc_kl"]
         if not math.isfinite(loss):
             self._diverged(f"the validation loss is {loss}")
+        score = harmonic_mean([means[name] for name in ("says_prompt", "says", "stays")])
         record: dict[str, Any] = {
             "loss": loss,
-            "edit_nll": edit_nll,
-            "loc_kl": loc_kl,
-            "says": says,
+            **means,
+            "score": score,
             "train_loss": at.train_loss / at.n_steps if at.n_steps else None,
             "examples_per_s": speed,
         }
         at.train_loss, at.n_steps = 0.0, 0
-        if at.best_loss is None or loss < at.best_loss:
-            at.best_loss, at.best_step, at.stale = loss, at.step, 0
+        if at.best_loss is None or (-score, loss) < (-at.best_score, at.best_loss):
+            at.best_loss, at.best_score, at.best_step, at.stale = loss, score, at.step, 0
             self._keep(record)
         else:
             at.stale += 1
@@ -353,7 +361,9 @@ class _Training:
     def _keep(self, record: dict[str, Any]) -> None:
         training = {
             "step": self._at.step,
-            "validation": {name: record[name] for name in ("loss", "edit_nll", "loc_kl", "says")},
+            "validation": {
+                name: value for name, value in record.items() if name not in _OF_TRAINING
+            },
             **{name: self.request[name] for name in ("data", "config")},
         }
         editor = TrainedEditor(
