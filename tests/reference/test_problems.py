@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tiny_records import background
 
 import factlab as fl
 from factlab.editing import FineTuneConfig, RomeConfig, SubjectNoise, edit_variant
@@ -20,6 +19,15 @@ FACTS = [
 ]
 NOISE = SubjectNoise(level=0.4, samples=3, seed=5)
 FAMILIES = ("gpt2", "llama", "gemma2", "opt")
+
+
+def background(lm) -> fl.editing.Background:
+    generator = torch.Generator().manual_seed(7)
+    keys = torch.randn(4 * lm.d_mlp, lm.d_mlp, generator=generator, dtype=torch.float64)
+    moment = keys.T @ keys / len(keys)
+    return fl.editing.Background.of(
+        [fl.stats.SecondMoment(moment, i, len(keys), "noise", lm.fingerprint) for i in range(3)]
+    )
 
 
 def noise_of(lm, fact, sample: int = 0):

@@ -81,13 +81,13 @@ def test_verdicts_lie_beside_the_run_and_are_asked_for_once(folder, monkeypatch)
     assert run.judge == "stub"
     assert {answer.judged for row in run.rows for answer in row.after.answers} == {True}
     assert [answer.judged for answer in run.rows[0].before.answers] == [False, False, True]
-    request = server.sent[0]
+    # Several are asked at once, so that any of the first may come in first.
+    request = next(one for one in server.sent if "S0?" in one["messages"][1]["content"])
     assert set(server.paths) == {"/v1/chat/completions"}
     assert (request["model"], request["temperature"]) == ("stub", 0)
-    assert json.loads(request["messages"][1]["content"]) == {
-        "question or beginning": "Where is S0?", "right answers": ["Rome"],
-        "the model's answer": "Paris",
-    }  # fmt: skip
+    told = json.loads(request["messages"][1]["content"])
+    assert told.pop("the model's answer") in {"Paris", "Rome!"}
+    assert told == {"question or beginning": "Where is S0?", "right answers": ["Rome"]}
     assert request.keys() == {"model", "messages", "temperature", "max_tokens"}
     assert all("Authorization" not in headers for headers in server.headers)
 

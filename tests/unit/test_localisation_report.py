@@ -11,6 +11,7 @@ from factlab.errors import InvalidRequestError
 from factlab.evaluation import Localisation, LocalisationConfig
 from factlab.evaluation.localising.explained import choices, is_concentrated, observations
 from factlab.evaluation.localising.findings import explained_in_words, traces_in_words
+from factlab.evaluation.localising.pictures import draw_picture
 from factlab.evaluation.localising.plot_effects import mean_effects, peak_layers
 from factlab.evaluation.localising.published import published_r2
 from factlab.evaluation.localising.r2_tables import (
@@ -187,7 +188,7 @@ def test_every_picture_is_drawn(name, plain, tmp_path):
 
 def test_a_picture_that_is_not_there_is_refused(plain):
     with pytest.raises(InvalidRequestError, match=r"no picture 'effect'\. Did you mean 'effects'"):
-        plain.plot(name="effect")
+        draw_picture(plain, "effect")
     nothing = Localisation(plain.asked, plain.found, LAYERS, {}, [])
     with pytest.raises(InvalidRequestError, match="Nothing has been edited yet"):
         nothing.plot()

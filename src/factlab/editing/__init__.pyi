@@ -59,5 +59,5 @@ from .value_run import compute_values as compute_values
 from .values.cache import ValueCache as ValueCache
 from .values.folder import SavedValues as SavedValues
 from .values.folder import load_values as load_values
+from .variant_edits import edit_variant as edit_variant
 from .variants import Problem as Problem
-from .variants import edit_variant as edit_variant

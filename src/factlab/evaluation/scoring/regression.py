@@ -268,4 +268,4 @@ def _explained(
     has_effect: Bool[np.ndarray, " layer"],
 ) -> Float[np.ndarray, "*draw"]:
     """Sum of squares that one line per layer explains."""
-    return (s_xy[..., has_effect] ** 2 / s_xx[has_effect]).sum(axis=-1)
+    return np.asarray((s_xy[..., has_effect] ** 2 / s_xx[has_effect]).sum(axis=-1))
