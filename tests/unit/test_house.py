@@ -74,6 +74,22 @@ def test_no_files_import_each_other_in_a_circle():
         raise AssertionError(" -> ".join(error.args[1])) from None
 
 
+def test_no_public_name_is_also_a_file_beside_it():
+    """Whoever imports such a file puts it where the name was: `fl.models.answers` was a module."""
+    stubs = sorted(SOURCE.rglob("__init__.pyi"))
+    assert stubs
+    both = [
+        f"{stub.parent.name}.{name}"
+        for stub in stubs
+        for node in ast.walk(ast.parse(stub.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        for name in (alias.asname or alias.name for alias in node.names)
+        if node.module is not None
+        and ((stub.parent / f"{name}.py").exists() or (stub.parent / name).is_dir())
+    ]
+    assert not both
+
+
 def test_no_file_is_named_after_nothing():
     names = {path.stem for path in FILES}
     assert not names & {"utils", "util", "common", "helpers", "misc"}

@@ -16,7 +16,7 @@ from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.measuring.rows import Measurement, Row
 from factlab.evaluation.measuring.yardstick import Wanted, Yardstick
 from factlab.evaluation.reporting.formats import to_csv, to_json, to_markdown
-from factlab.models.answers import answers
+from factlab.models.answering import answers
 from factlab.models.generation import decode_continuation, generate_ids
 
 SETTINGS = MeasureConfig(n_generated=0, ripple=True, ripple_per_axis=2)

@@ -13,7 +13,7 @@ from factlab.editing.configs import ValueConfig
 from factlab.editing.methods import METHODS
 from factlab.editing.runs import EditSequence
 from factlab.errors import EditError, InvalidRequestError, StorageError, TokenizationError
-from factlab.models.answers import answers
+from factlab.models.answering import answers
 from factlab.stats.corpus import corpus_from_texts
 
 FACTS = [

@@ -18,7 +18,7 @@ from factlab.errors import MemoryLimitError
 from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.running.run import evaluate
 from factlab.journal import merge
-from factlab.models.answers import answers
+from factlab.models.answering import answers
 from factlab.models.budget import GIB
 from factlab.models.engines.replay import Replay
 

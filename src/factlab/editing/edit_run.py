@@ -9,7 +9,7 @@ from factlab.editing.configs import Mode
 from factlab.editing.edit import Edit
 from factlab.errors import InvalidRequestError, counted
 from factlab.facts import Fact
-from factlab.models.answers import Answer
+from factlab.models.answering import Answer
 from factlab.results import Tabular
 
 

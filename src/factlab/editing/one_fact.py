@@ -12,7 +12,7 @@ from factlab.editing.method import Method
 from factlab.editing.methods import method_named
 from factlab.errors import counted
 from factlab.facts import Fact
-from factlab.models.answers import answers
+from factlab.models.answering import answers
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.results import Tabular

@@ -23,7 +23,7 @@ from factlab.editing.method import Method, Settled
 from factlab.editing.methods import method_named
 from factlab.errors import InvalidRequestError
 from factlab.facts import Fact
-from factlab.models.answers import Answer, answers
+from factlab.models.answering import Answer, answers
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.writing import behind

@@ -1,6 +1,6 @@
 from .allocator import keep_freed_memory as keep_freed_memory
-from .answers import Answer as Answer
-from .answers import answers as answers
+from .answering import Answer as Answer
+from .answering import answers as answers
 from .changes.update import DenseUpdate as DenseUpdate
 from .changes.update import LowRankUpdate as LowRankUpdate
 from .chat import ChatForms as ChatForms
