@@ -17,7 +17,7 @@ from factlab.models.keys import recorded_keys
 from factlab.models.language_model import LanguageModel
 from factlab.models.texts import fitting, tokenise, wrapped_fact
 from factlab.precision import wide
-from factlab.tokens import context_place, groups, pad, subject_span
+from factlab.tokens import Tokens, context_place, groups, pad, subject_span
 from factlab.wrapping import Context, Thinned
 
 
@@ -53,24 +53,32 @@ def _rows(
     target: str | None,
     lookup: LookupToken,
 ) -> list[Continuation]:
+    bare = tokenise(lm, fact.prompt, target)
     rows: list[Continuation] = []
     for context in contexts:
         if isinstance(context, str):
-            rows.append(_behind(lm, context, fact, target, lookup))
+            rows.append(_behind(lm, context, fact, bare, target, lookup))
         elif isinstance(context, Thinned):
-            rows.append(_behind(lm, context.before, context.of(fact), target, lookup))
+            thin = context.of(fact)
+            tokens = tokenise(lm, thin.prompt, target)
+            rows.append(_behind(lm, context.before, thin, tokens, target, lookup))
         else:
             rows.append(wrapped_fact(lm, fact, context.of(fact.prompt), target, lookup))
     return rows
 
 
 def _behind(
-    lm: LanguageModel, context: str, fact: Fact, target: str | None, lookup: LookupToken
+    lm: LanguageModel,
+    context: str,
+    fact: Fact,
+    bare: Tokens,
+    target: str | None,
+    lookup: LookupToken,
 ) -> Continuation:
-    """The fact's prompt behind a text, which goes behind what the tokenizer puts in front."""
-    tokens = tokenise(lm, fact.prompt, target)
+    """A fact's prompt, whose tokens are known, behind a text and what a tokenizer puts in front."""
+    tokens = bare
     if context:
-        place = context_place(lm.tokenizer, tokens, fact.subject_start)
+        place = context_place(lm.tokenizer, bare, fact.subject_start)
         tokens = tokenise(lm, fact.prompt[:place] + context + fact.prompt[place:], target)
     subject = subject_span(tokens, len(context) + fact.subject_start, fact.subject)
     return fitting(lm, continuation_of(tokens, subject, lookup))

@@ -1,6 +1,7 @@
 """A training as a person asks for it: from records or text to an editor on the disk."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from factlab.arguments import checked
@@ -42,13 +43,15 @@ def examples_for(
     material = material or TrainMaterial.of(request, progress)
     last_matrices(lm, request.network.n_blocks)  # refuses before there is work to lose
     n_tokens = request.passages * PASSAGE_TOKENS
-    corpus = corpus_of(lm, request.source, n_tokens, PASSAGE_TOKENS, request.seed, progress)
+    text = partial(
+        corpus_of, lm, request.source, n_tokens, PASSAGE_TOKENS, request.seed, progress
+    )  # made only where it is needed: the model may have to write it
     if material.records is not None:
         return examples_of_records(
             lm, material.records, request.seed, request.validation_share, request.test_share,
-            material.kept_out, corpus if request.config.n_ordinary else None,
+            material.kept_out, text() if request.config.n_ordinary else None,
         )  # fmt: skip
-    return examples_of_text(lm, corpus, request.seed, request.validation_share, progress)
+    return examples_of_text(lm, text(), request.seed, request.validation_share, progress)
 
 
 @checked(in_steps=True)
