@@ -79,13 +79,15 @@ def slow_severed(
     noise: Tensor,
     severed: str,
     position: int,
+    second_noise: Tensor | None = None,
 ) -> Tensor:
     """Effects by layer of a restored hidden state at one position, a path of that token cut.
 
     Two passes per cell, after the paper's section 2.2: the first notes what the severed modules put
-    out in the corrupted run, the second writes that back wherever the token passes them, while the
-    hidden state is restored.
+    out in the corrupted run, the second writes that back wherever the token passes them, in all
+    layers, while the hidden state is restored. The second pass may have noise of its own.
     """
+    passes = [noise, noise if second_noise is None else second_noise]
     rows = torch.tensor([ids] * (1 + len(noise)))
     noted: dict[nn.Module, Tensor] = {}
 
@@ -95,7 +97,7 @@ def slow_severed(
 
     def corrupt(_module: nn.Module, _args: object, out: Tensor) -> Tensor:
         out = out.clone()
-        out[1:, span[0] : span[1]] += noise.to(out.dtype)
+        out[1:, span[0] : span[1]] += passes[0].to(out.dtype)
         return out
 
     def note(module: nn.Module, _args: object, out: object) -> None:
@@ -122,9 +124,10 @@ def slow_severed(
     base = probs([(module, note) for module in modules[severed]])
     answer = int(base[0].argmax())
     effects = []
-    for layer, block in enumerate(modules["block"]):
-        held = [(module, hold) for module in modules[severed][layer + 1 :]]
-        restored = probs([(block, restore), *held])
+    del passes[0]
+    held = [(module, hold) for module in modules[severed]]
+    for block in modules["block"]:
+        restored = probs([*held, (block, restore)])
         effects.append(restored[1:, answer].mean() - base[1:, answer].mean())
     return torch.stack(effects)
 

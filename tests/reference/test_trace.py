@@ -84,6 +84,49 @@ def test_severed_paths_in_float64(make_model, family, severed):
     assert bool(fast[others].isnan().all())
 
 
+@pytest.mark.parametrize("engine", ["replay", "plain"])
+@pytest.mark.parametrize("severed", ["mlp", "attn"])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_severed_paths_with_noise_drawn_anew(make_model, family, severed, engine):
+    """As published: the second pass draws on, and holds the outputs of all layers."""
+    lm = make_model(family, dtype=torch.float64, engine=engine)
+    fact = fl.Fact("See {} is in", "Space Needle")
+    kinds = ("block", "mlp", f"{severed}_severed")
+    config = fl.tracing.TraceConfig(samples=3, kinds=kinds, seed=2, severed_noise="anew")
+    trace = fl.causal_trace(lm, fact, config=config)
+    tokens = lm.fact_continuation(fact)
+    span = tokens.subject
+    generator = torch.Generator("cpu").manual_seed(config.seed)
+    shape = (config.samples, span.stop - span.start, lm.embedding.weight.shape[1])
+    first, second = (trace.noise_level * torch.randn(shape, generator=generator) for _ in range(2))
+    assert not torch.equal(first, second)
+    for position in (span.last, tokens.n_prompt - 1):
+        with torch.no_grad():
+            slow = slow_severed(
+                lm.model,
+                lm.embedding,
+                trace_modules(lm),
+                list(tokens.ids),
+                span,
+                first,
+                severed,
+                position,
+                second,
+            )
+        fast = trace.effects[f"{severed}_severed"][position]
+        assert float((fast - slow).abs().max()) < 1e-6
+    same = config.model_copy(update={"severed_noise": "same"})
+    others = fl.causal_trace(lm, fact, config=same)
+    for kind in ("block", "mlp"):  # only severed paths draw anew
+        assert torch.equal(trace.effects[kind], others.effects[kind])
+    gap = (trace.effects[kinds[2]] - others.effects[kinds[2]]).abs().max()
+    assert float(gap) > 1e-5, "the test would be empty"
+    lm.memory_gib = 1e-4
+    parts = fl.causal_trace(lm, fact, config=config)
+    for kind in kinds:
+        assert torch.allclose(parts.effects[kind], trace.effects[kind], atol=1e-7)
+
+
 @pytest.mark.parametrize("convention", ["code", "paper"])
 @pytest.mark.parametrize("window", [1, 2, 3])
 def test_windows_cover_the_layers_they_should(make_model, window, convention):

@@ -41,8 +41,21 @@ def register(app: typer.Typer) -> None:
 def trace_average(
     session: Session,
     *,
-    facts: Annotated[Path, typer.Argument(help="File of known facts (.json or .jsonl).")],
+    facts: Annotated[
+        str,
+        typer.Argument(
+            help="File of known facts (.json or .jsonl), or builtin or builtin-reasoning."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for records, summary and figures.")],
+    relation: Annotated[
+        str | None,
+        typer.Option(
+            help="Facts of this relation only, such as P36; of builtin-reasoning arithmetic, "
+            "temporal, spatial or logical.",
+            show_default="all",
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(help="Trace this many of the facts that the model knows.")
     ] = None,
@@ -54,7 +67,7 @@ def trace_average(
 
     With --severed only the last subject token is traced unless --tokens says else.
     """
-    from factlab.data.known import load_known
+    from factlab.data.known_sources import known_facts
     from factlab.journal import Shard, check_run_folder
 
     config = options.config(tokens="last-subject" if options.severed else None)
@@ -62,7 +75,7 @@ def trace_average(
     if limit is not None and limit < 1:
         raise InvalidRequestError(f"--limit {limit} must be at least 1.")
     check_run_folder(out, resume or part.total > 1)
-    known = [entry.fact for entry in load_known(facts)]
+    known = [entry.fact for entry in known_facts(facts, relation)]
     lm = session.load_model()
     from factlab.tracing.average_run import average_trace
 

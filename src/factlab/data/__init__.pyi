@@ -3,6 +3,7 @@ from .fact_files import save_facts as save_facts
 from .known import KnownFact as KnownFact
 from .known import load_known as load_known
 from .known import save_known as save_known
+from .known_sources import known_facts as known_facts
 from .record_files import load_records as load_records
 from .record_files import record_hash as record_hash
 from .record_files import save_records as save_records

@@ -41,6 +41,11 @@ def cells_of(layers: Layers, config: TraceConfig) -> list[Cell]:
     return sorted(there, key=lambda cell: (cell.first, -cell.stop))
 
 
+def redrawn(cell: Cell, config: TraceConfig) -> bool:
+    """Whether a cell's run has noise of its own, so that no part of the corrupted run is its."""
+    return config.redraws and cell.kind in SEVERED
+
+
 def restored_sites(layers: Layers, cell: Cell) -> list[Site]:
     """The states that a cell puts back to what they are in the clean run."""
     stream = RESTORED.get(cell.kind, Stream.BLOCK)

@@ -1,14 +1,19 @@
 """How to trace: the kinds of states and the settings; nothing here needs PyTorch."""
 
 from collections.abc import Collection, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from factlab.config import Config
 from factlab.errors import InvalidRequestError, nearest
 from factlab.facts import TokenSpan
-from factlab.tracing.corruption_kinds import Corruption, GaussianNoise, parse_corruption
+from factlab.tracing.corruption_kinds import (
+    Corruption,
+    GaussianNoise,
+    Substitution,
+    parse_corruption,
+)
 from factlab.words import NumberList, numbers_listed
 
 Kind = Literal["block", "mlp", "attn", "mlp_severed", "attn_severed"]
@@ -56,8 +61,13 @@ class TraceConfig(Config):
         method: `exact` runs every restoration; `gradient` estimates all of them from one backward
             pass (`factlab.tracing.gradient`).
         seed: of the noise.
+        severed_noise: the noise of the run in which a state is restored and a path severed: the
+            `same` as that of the corrupted run whose outputs are held, or drawn `anew`, as in the
+            paper's code. There a generator goes on from the first of the two runs to the second,
+            and the outputs of all layers are held, those below the restored state too.
     """
 
+    added: ClassVar[frozenset[str]] = frozenset({"severed_noise"})
     samples: PositiveInt = 10
     window: PositiveInt | None = None
     window_convention: Literal["code", "paper"] = "code"
@@ -68,6 +78,7 @@ class TraceConfig(Config):
     answer: AnswerRule = "first_token"
     method: Literal["exact", "gradient"] = "exact"
     seed: int = Field(default=0, ge=0, lt=2**32)
+    severed_noise: Literal["same", "anew"] = "same"
 
     @field_validator("corruption", mode="before")
     @classmethod
@@ -89,7 +100,16 @@ class TraceConfig(Config):
         severed = [kind for kind in self.kinds if kind.endswith("severed")]
         if severed and self.method == "gradient":
             raise ValueError(f"method 'gradient' cannot sever paths, so not with {severed[0]}")
+        if self.severed_noise == "anew" and not severed:
+            raise ValueError("severed_noise is about severed paths, and no kind severs one")
+        if self.severed_noise == "anew" and isinstance(self.corruption, Substitution):
+            raise ValueError("severed_noise 'anew' needs noise, and a substitution draws none")
         return self
+
+    @property
+    def redraws(self) -> bool:
+        """Whether the noise of severed paths is drawn anew."""
+        return self.severed_noise == "anew"
 
     @property
     def is_estimate(self) -> bool:

@@ -83,7 +83,7 @@ def _sigma(lm: LanguageModel, ids: Sequence[int]) -> float:
 
 
 def draw_noise(
-    corruption: AnyNoise, lm: LanguageModel, samples: int, n_tokens: int, seed: int
+    corruption: AnyNoise, lm: LanguageModel, samples: int, n_tokens: int, seed: int, before: int = 0
 ) -> tuple[Noise, float]:
     """The noise of every sample and corrupted token, and its size.
 
@@ -93,12 +93,25 @@ def draw_noise(
         samples: how many.
         n_tokens: number of corrupted tokens.
         seed: the same seed gives the same noise, whatever else is traced.
+        before: leave out so many draws of this size first: what one generator gives next.
 
     Returns:
         The noise, float32 on the CPU; and ν, or for noise with a covariance the root mean square
         standard deviation of its entries.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
+    for _ in range(before):
+        _draw(corruption, lm, samples, n_tokens, generator)
+    return _draw(corruption, lm, samples, n_tokens, generator)
+
+
+def _draw(
+    corruption: AnyNoise,
+    lm: LanguageModel,
+    samples: int,
+    n_tokens: int,
+    generator: torch.Generator,
+) -> tuple[Noise, float]:
     shape = (samples, n_tokens, lm.embedding.weight.shape[1])
     if isinstance(corruption, EntrywiseNoise):
         if corruption.level is None:

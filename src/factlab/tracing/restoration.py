@@ -12,6 +12,9 @@ one walk goes up the layers with all cells in one batch:
   where it branches off the longer;
 * the readout sees only the tokens at which the answer is read.
 
+Where severed paths have noise drawn anew nothing of the corrupted run can be used: those cells are
+whole forward passes (`factlab.tracing.whole_passes`).
+
 The batch goes through a layer in pieces that fit the processor's cache, which is what makes one
 layer cost little more than its matrix products.
 """
@@ -27,10 +30,11 @@ from factlab.hooks import Site, Stream, intervene
 from factlab.models.engines.engine import Frame
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback
-from factlab.tracing.cells import RESTORED, SEVERED, Cell, cells_of, parents_of
+from factlab.tracing.cells import RESTORED, SEVERED, Cell, cells_of, parents_of, redrawn
 from factlab.tracing.configs import TraceConfig
 from factlab.tracing.effects import Effects
 from factlab.tracing.runs import CleanRun, CorruptedRun, PlannedRun
+from factlab.tracing.whole_passes import add_by_whole_passes
 
 # States kept between layers, in pieces that go through a layer together.
 _PIECES_HELD = 16
@@ -48,6 +52,7 @@ def exact_effects(
     effects = Effects(lm, clean, planned, positions, config)
     changing = [position for position in positions if position >= clean.span.start]
     n_steps = len(planned) * len(changing)
+    apart = [cell for cell in cells_of(lm.layers, config) if redrawn(cell, config)]
     restorer = None
     for i, plan in enumerate(planned):
         del restorer  # the states that a run keeps go before those of the next come
@@ -57,6 +62,7 @@ def exact_effects(
             if position in plan.aligned:
                 for cell, effect in restorer.effects(position):
                     effects.add(cell.kind, position, cell.layer, float(effect.sum()))
+                add_by_whole_passes(effects, lm, clean, restorer.corrupted, apart, [position])
     progress("tracing", n_steps, n_steps)
     return effects
 
@@ -75,7 +81,7 @@ class Restorer:
         self, lm: LanguageModel, clean: CleanRun, corrupted: CorruptedRun, config: TraceConfig
     ) -> None:
         self.lm, self.clean, self.corrupted = lm, clean, corrupted
-        self.cells = cells_of(lm.layers, config)
+        self.cells = [c for c in cells_of(lm.layers, config) if not redrawn(c, config)]
         self.samples = corrupted.batch.n_rows
         self.piece = lm.budget.piece_tokens
         self.held = min(_PIECES_HELD * self.piece, _states_held(lm))

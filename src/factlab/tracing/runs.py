@@ -100,6 +100,7 @@ class CorruptedRun:
         states: MLP and mixer outputs, (sample, pos, d_model); of such a model also those of blocks.
         probs: P(answer) of each sample.
         noise_level: size of the noise; None where there is none.
+        redrawn: as `embedded`, with the noise that severed paths have if it is drawn anew.
     """
 
     samples: range
@@ -111,6 +112,7 @@ class CorruptedRun:
     states: dict[Site, Tensor]
     probs: Float[Tensor, " sample"]
     noise_level: float | None
+    redrawn: Float[Tensor, "sample pos width"] | None = None
 
     def state(self, site: Site) -> Float[Tensor, "sample pos width"]:
         """The state at a site of a layer."""
@@ -191,6 +193,7 @@ class PlannedRun:
         aligned: for each position of the clean prompt that has one, the position here.
         corrupt: what is done to the embeddings.
         noise_level: size of the noise; None where there is none.
+        redraw: the same with noise drawn anew, for severed paths; None where they keep the same.
     """
 
     samples: range
@@ -198,6 +201,7 @@ class PlannedRun:
     aligned: dict[int, int]
     corrupt: Callable[[Tensor], Tensor]
     noise_level: float | None
+    redraw: Callable[[Tensor], Tensor] | None = None
 
     def run(self, lm: LanguageModel, clean: CleanRun) -> CorruptedRun:
         """Run it, and keep what restorations need of it."""
@@ -223,6 +227,7 @@ class PlannedRun:
             states=states,
             probs=clean.probs(lm, inputs[-1][:, -len(clean.continuation.target_ids) :]),
             noise_level=self.noise_level,
+            redrawn=self._redrawn(clean),
         )
 
     def _run_in_one_pass(
@@ -242,7 +247,13 @@ class PlannedRun:
             states=states,
             probs=clean.probs(lm, last[:, -len(clean.continuation.target_ids) :]),
             noise_level=self.noise_level,
+            redrawn=self._redrawn(clean),
         )
+
+    def _redrawn(self, clean: CleanRun) -> Float[Tensor, "sample pos width"] | None:
+        if self.redraw is None:
+            return None
+        return self.redraw(clean.states[Site(0, Stream.EMBED)].expand(len(self.samples), -1, -1))
 
 
 def plan_corrupted(
@@ -254,17 +265,28 @@ def plan_corrupted(
     if isinstance(corruption, Substitution):
         return [_substituted(lm, fact, clean, subject) for subject in corruption.subjects]
     span = corruption.corrupted_span(clean.span, n_prompt)
-    noise, level = draw_noise(corruption, lm, config.samples, span.stop - span.start, config.seed)
-    noise = noise.to(lm.device)
+    draw = partial(
+        draw_noise, corruption, lm, config.samples, span.stop - span.start, config.seed
+    )
+    noise, level = draw()
+    noise, second = noise.to(lm.device), draw(before=1)[0].to(lm.device) if config.redraws else None
     aligned = {i: i for i in range(n_prompt)}
     at_once = _samples_at_once(lm, len(clean.continuation.inputs), config)
     planned: list[PlannedRun] = []
     for start in range(0, config.samples, at_once):
         samples = range(start, min(start + at_once, config.samples))
-        some = noise[samples.start : samples.stop]
-        corrupt = partial(put_noise, noise=some, span=span, replace=corruption.replace)
-        planned.append(PlannedRun(samples, clean.continuation.inputs, aligned, corrupt, level))
+        put = partial(_put_some, samples=samples, span=span, replace=corruption.replace)
+        corrupt = partial(put, noise=noise)
+        redraw = None if second is None else partial(put, noise=second)
+        ids = clean.continuation.inputs
+        planned.append(PlannedRun(samples, ids, aligned, corrupt, level, redraw))
     return planned
+
+
+def _put_some(
+    embedded: Tensor, noise: Tensor, samples: range, span: TokenSpan, replace: bool
+) -> Tensor:
+    return put_noise(embedded, noise[samples.start : samples.stop], span, replace)
 
 
 def _samples_at_once(lm: LanguageModel, width: int, config: TraceConfig) -> int:

@@ -1,6 +1,7 @@
 """Corrupted runs with restoration by whole forward passes, for any model.
 
-For a model whose layers cannot be run one by one (`factlab.models.engines.plain`). Every cell is a
+For a model whose layers cannot be run one by one (`factlab.models.engines.plain`), and for severed
+paths whose noise is drawn anew. Every cell is a
 run of the whole text, with hooks that put clean states in; as many cells and positions go through
 the model together as memory has room for, and logits are worked out where the answer is read, only.
 """
@@ -8,6 +9,7 @@ the model together as memory has room for, and logits are worked out where the a
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -35,19 +37,50 @@ def effects_by_whole_passes(
     effects = Effects(lm, clean, planned, positions, config)
     cells = cells_of(lm.layers, config)
     changing = [position for position in positions if position >= clean.span.start]
-    n_steps = len(planned) * len(changing) * len(cells)
+    n_each = len(changing) * len(cells)
     for done, plan in enumerate(planned):
         run = effects.of(plan.run(lm, clean))
-        todo = [(cell, p) for p in changing if p in run.aligned for cell in cells]
-        tokens = run.batch.width * run.batch.n_rows
-        at_once = max(1, lm.budget.pass_tokens() // tokens)
-        for i in range(0, len(todo), at_once):
-            progress("tracing", done * len(changing) * len(cells) + i, n_steps)
-            some = todo[i : i + at_once]
-            for (cell, position), effect in zip(some, _effects(lm, clean, run, some), strict=True):
-                effects.add(cell.kind, position, cell.layer, float(effect.sum()))
-    progress("tracing", n_steps, n_steps)
+        add_by_whole_passes(
+            effects, lm, clean, run, cells, changing,
+            partial(_report, progress, done * n_each, len(planned) * n_each),
+        )  # fmt: skip
+    progress("tracing", len(planned) * n_each, len(planned) * n_each)
     return effects
+
+
+def add_by_whole_passes(
+    effects: Effects,
+    lm: LanguageModel,
+    clean: CleanRun,
+    run: CorruptedRun,
+    cells: Sequence[Cell],
+    positions: Sequence[int],
+    report: Callable[[int], None] | None = None,
+) -> None:
+    """Add the effects of some cells at some positions, in one corrupted run.
+
+    Args:
+        effects: what they are added to.
+        lm: the model.
+        clean: where restored states come from.
+        run: where they go, and where the outputs of severed paths come from.
+        cells: what is restored.
+        positions: where.
+        report: told how many restorations are done.
+    """
+    todo = [(cell, p) for p in positions if p in run.aligned for cell in cells]
+    tokens = run.batch.width * run.batch.n_rows
+    at_once = max(1, lm.budget.pass_tokens() // tokens)
+    for i in range(0, len(todo), at_once):
+        if report is not None:
+            report(i)
+        some = todo[i : i + at_once]
+        for (cell, position), effect in zip(some, _effects(lm, clean, run, some), strict=True):
+            effects.add(cell.kind, position, cell.layer, float(effect.sum()))
+
+
+def _report(progress: ProgressCallback, before: int, total: int, done: int) -> None:
+    progress("tracing", before + done, total)
 
 
 def _effects(
@@ -64,17 +97,25 @@ def _effects(
         for site in restored_sites(lm.layers, cell):
             puts.setdefault(site, []).append((row, column, clean.states[site][position]))
         if cell.kind in SEVERED:
-            for layer in range(cell.stop, lm.n_layers):
+            # Below the restored state outputs are what they are anyway, unless noise is drawn anew.
+            for layer in range(0 if run.redrawn is not None else cell.stop, lm.n_layers):
                 site = Site(layer, SEVERED[cell.kind])
                 if lm.layers.has(site):
                     puts.setdefault(site, []).append((row, column, run.states[site][:, column]))
     interventions: dict[Site, Callable[[Tensor], Tensor]] = {
         site: partial(_put, some, n) for site, some in puts.items()
     }
-    interventions[Site(0, Stream.EMBED)] = partial(_embedded, run.embedded.repeat(n, 1, 1))
+    embedded = [_starts(run, cell) for cell, _ in restorations]
+    interventions[Site(0, Stream.EMBED)] = partial(_embedded, torch.cat(embedded))
     with intervene(lm, interventions):
         last = lm.run(lm.frame(run.batch, rows=n * run.batch.n_rows))
     return clean.probs(lm, last[:, -n_reads:]).view(n, -1) - run.probs
+
+
+def _starts(run: CorruptedRun, cell: Cell) -> Float[Tensor, "sample pos width"]:
+    """The embeddings with which a restoration begins."""
+    is_redrawn = run.redrawn is not None and cell.kind in SEVERED
+    return run.redrawn if is_redrawn else run.embedded
 
 
 def _embedded(embedded: Tensor, _state: Tensor) -> Tensor:
