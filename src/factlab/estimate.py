@@ -54,6 +54,34 @@ class Estimate(NamedTuple):
         return cls(mean, t_quantile(len(values) - 1) * math.sqrt(variance / len(values)))
 
     @classmethod
+    def of_clusters(cls, sums: Sequence[float], counts: Sequence[int]) -> "Estimate":
+        """Mean of values that come in clusters, each value counted once.
+
+        Values of a cluster are not independent, so clusters are what varies: the mean is a ratio
+        of two sums, Σ sums / Σ counts, and its variance is that of the ratio to first order, with
+        Student's t of clusters − 1 degrees of freedom (Cochran 1977, section 6.3). With clusters of
+        one size it is `of` their means. One cluster has a mean and no interval.
+
+        Args:
+            sums: of the values of each cluster.
+            counts: how many values each cluster has, at least one.
+
+        Examples:
+            >>> from factlab.estimate import Estimate
+            >>> Estimate.of_clusters([3.0, 1.0], [3, 1]).mean
+            1.0
+        """
+        if not sums:
+            return cls(math.nan, math.nan)
+        n, total = len(sums), sum(counts)
+        mean = math.fsum(sums) / total
+        if n < 2:
+            return cls(mean, math.nan)
+        pairs = zip(sums, counts, strict=True)
+        squares = math.fsum((one - mean * count) ** 2 for one, count in pairs)
+        return cls(mean, t_quantile(n - 1) * math.sqrt(n / (n - 1) * squares) / total)
+
+    @classmethod
     def of_shares(cls, values: Sequence[float]) -> "Estimate":
         """Mean of values from 0 to 1, one per case, and an interval that stays in that range.
 

@@ -292,6 +292,16 @@ class TraceOptions:
         typer.Option(help="Seed of the noise.", show_default="0", rich_help_panel=CORRUPTION),
     ] = None
 
+    severed_noise: Annotated[
+        str | None,
+        typer.Option(
+            help="Noise where a path is cut: the same as in the corrupted run, or drawn anew as in "
+            "the paper's code.",
+            show_default="same",
+            rich_help_panel=CORRUPTION,
+        ),
+    ] = None
+
     def config(self, tokens: str | None = None) -> "TraceConfig":
         """The config that these options ask for.
 
@@ -315,4 +325,5 @@ class TraceOptions:
             positions=self.tokens or tokens,
             layers=self.layers,
             seed=self.seed,
+            severed_noise=self.severed_noise,
         )

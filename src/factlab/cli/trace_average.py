@@ -1,4 +1,4 @@
-"""`factlab trace-average` and `factlab trace-merge`: causal traces of many facts."""
+"""`factlab trace-average`, `trace-merge` and `trace-compare`: causal traces of many facts."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
             "factlab trace-average known.json --limit 100 --out run",
             "factlab trace-average known.json --limit 100 --out run --resume",
             "factlab trace-average known.json --shard 2/5 --out run",
+            "factlab trace-average builtin-reasoning --relation temporal --out temporal",
         ),
     )
     command(
@@ -34,8 +35,28 @@ def register(app: typer.Typer) -> None:
         "trace-merge",
         group=LOCATE,
         takes=NO_MODEL,
-        examples=("factlab trace-merge run-1 run-2 --out run",),
+        examples=(
+            "factlab trace-merge run-1 run-2 --out run",
+            "factlab trace-merge run --out run-by-tokens --pooling tokens",
+        ),
     )
+    command(
+        app,
+        trace_compare,
+        "trace-compare",
+        group=LOCATE,
+        takes=NO_MODEL,
+        examples=("factlab trace-compare facts arithmetic spatial --out kinds",),
+    )
+
+
+PoolingOption = Annotated[
+    str,
+    typer.Option(
+        help="What counts once in groups of several tokens: facts, each fact's tokens averaged "
+        "first, or tokens, as in the paper's notebook."
+    ),
+]
 
 
 def trace_average(
@@ -61,6 +82,7 @@ def trace_average(
     ] = None,
     resume: ResumeOption = False,
     shard: ShardOption = None,
+    pooling: PoolingOption = "facts",
     options: TraceOptions,
 ) -> None:
     """Average causal traces over many facts, by kind of token, with 95 % confidence intervals.
@@ -69,11 +91,13 @@ def trace_average(
     """
     from factlab.data.known_sources import known_facts
     from factlab.journal import Shard, check_run_folder
+    from factlab.tracing.groups import check_pooling
 
     config = options.config(tokens="last-subject" if options.severed else None)
     part = Shard.parse(shard) if shard is not None else Shard()
     if limit is not None and limit < 1:
         raise InvalidRequestError(f"--limit {limit} must be at least 1.")
+    check_pooling(pooling)
     check_run_folder(out, resume or part.total > 1)
     known = [entry.fact for entry in known_facts(facts, relation)]
     lm = session.load_model()
@@ -81,8 +105,9 @@ def trace_average(
 
     with session.progress() as report:
         average = average_trace(
-            lm, known, config, out, limit=limit, shard=part, resume=resume, progress=report
-        )
+            lm, known, config, out, limit=limit, shard=part, resume=resume, progress=report,
+            pooling=pooling,
+        )  # fmt: skip
     _finish(session, average, out)
 
 
@@ -90,14 +115,64 @@ def trace_merge(
     session: Session,
     folders: Annotated[list[Path], typer.Argument(help="Folders of the shards of one run.")],
     out: Annotated[Path, typer.Option(help="New folder for all of them together.")],
+    pooling: PoolingOption = "facts",
 ) -> None:
-    """Put shards that ran in different folders or on different machines together."""
-    from factlab.journal import merge
+    """Put shards that ran in different folders or on different machines together.
 
+    Of one run it makes a copy, averaged as --pooling says; nothing is traced anew.
+    """
+    from factlab.journal import merge
+    from factlab.tracing.groups import check_pooling
+
+    check_pooling(pooling)
     merge(folders, out)
     from factlab.tracing.average import AverageTrace
 
-    _finish(session, AverageTrace.load(out), out)
+    _finish(session, AverageTrace.load(out, pooling), out)
+
+
+def trace_compare(
+    session: Session,
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs of trace-average.")],
+    out: Annotated[Path, typer.Option(help="New folder for the tables and the figure.")],
+    pooling: PoolingOption = "facts",
+) -> None:
+    """Put averages of several kinds of prompts beside each other: a table, and lines by layer.
+
+    Each run has the name of its folder.
+    """
+    from factlab.journal import check_run_folder
+    from factlab.tracing.groups import check_pooling
+
+    check_pooling(pooling)
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        raise InvalidRequestError(
+            "Two of the folders have the same name, by which runs are told apart. Rename one."
+        )
+    check_run_folder(out, resume=False)
+    from factlab.tracing.average import AverageTrace
+    from factlab.tracing.comparison import compare_averages
+    from factlab.tracing.configs import KIND_NAMES
+    from factlab.tracing.groups import GROUPS, LAST, LAST_SUBJECT
+
+    comparison = compare_averages(
+        {
+            name: AverageTrace.load(folder, pooling)
+            for name, folder in zip(names, folders, strict=True)
+        }
+    )
+    comparison.save(out)
+    ends = {GROUPS[LAST_SUBJECT], GROUPS[LAST]}
+    shown = [row for row in comparison.rows() if row["group"] in ends]
+    rows = [
+        [row["name"], KIND_NAMES[row["kind"]], row["group"], str(row["layer"]),
+         f"{row['effect']:.3f}" + (f" ± {row['half_width']:.3f}" if row["half_width"] else "")]
+        for row in shown
+    ]  # fmt: skip
+    session.say(table(["prompts", "restored", "token", "layer", "effect"], rows, right={3, 4}))
+    session.say(f"Tables and figure: {out}")
+    session.emit(comparison.rows())
 
 
 _REASONS_SHOWN = 5

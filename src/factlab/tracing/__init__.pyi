@@ -1,5 +1,7 @@
 from .average import AverageTrace as AverageTrace
 from .average_run import average_trace as average_trace
+from .comparison import TraceComparison as TraceComparison
+from .comparison import compare_averages as compare_averages
 from .configs import TraceConfig as TraceConfig
 from .corruption_kinds import GaussianNoise as GaussianNoise
 from .corruption_kinds import MultivariateNoise as MultivariateNoise

@@ -4,6 +4,13 @@ Facts differ in length, so effects are averaged by what a token is to its fact: 
 last token of the subject, the first token after it, further tokens, or the prompt's last token. A
 subject of one token counts as its first and as its last; a token right behind the subject that ends
 the prompt counts as the last.
+
+Two groups may have several tokens of one fact, the middle ones of its subject and the further ones
+behind it. `pooling` says what counts once there: each fact, its own tokens averaged first, or each
+token of all facts, as in the notebook of the paper's authors (`average_causal_effects.ipynb`):
+long facts then weigh more. Tokens of one fact are not independent, so intervals are over facts:
+Student's, and of pooled tokens that of a ratio of two sums (`Estimate.of_clusters`). A run that is
+kept in a folder can be read either way, since it holds the effects of every token.
 """
 
 import math
@@ -26,7 +33,13 @@ from factlab.results import Drawn, Tabular, known
 from factlab.storage import write_json
 from factlab.tracing.configs import TraceConfig
 from factlab.tracing.describe import average_in_words
-from factlab.tracing.groups import GROUPS, LAST_SUBJECT, group_positions
+from factlab.tracing.groups import (
+    GROUPS,
+    LAST_SUBJECT,
+    Pooling,
+    check_pooling,
+    group_positions,
+)
 
 if TYPE_CHECKING:
     from factlab.figures import Picture
@@ -63,6 +76,9 @@ class AverageTrace(Tabular, Drawn, EqualByContent):
         n_one_token: how many of the facts have a subject of one token, which is entered as the
             first and as the last subject token.
         part_names: as of `CausalTrace`; None in older averages.
+        pooling: what counts once in groups that may have several tokens of a fact: `facts` or
+            `tokens`.
+        token_counts: how many tokens all facts have of each group.
     """
 
     n_facts: int
@@ -80,6 +96,8 @@ class AverageTrace(Tabular, Drawn, EqualByContent):
     fingerprint: str
     n_one_token: int = 0
     part_names: dict[str, str] | None = None
+    pooling: Pooling = "facts"
+    token_counts: tuple[int, ...] = (0,) * len(GROUPS)
 
     def __repr__(self) -> str:
         return average_in_words(self)
@@ -98,6 +116,9 @@ class AverageTrace(Tabular, Drawn, EqualByContent):
 
     def to_json(self) -> dict[str, Any]:
         """Everything, ready for JSON; null where nothing was traced."""
+        # Said only where it is not what it always was, so that older summaries stay the same.
+        token_counts = dict(zip(GROUPS, self.token_counts, strict=True))
+        pooled = {"pooling": self.pooling, "token_counts": token_counts}
         return {
             "format": FORMAT,
             "n_facts": self.n_facts,
@@ -115,6 +136,7 @@ class AverageTrace(Tabular, Drawn, EqualByContent):
             "fingerprint": self.fingerprint,
             "n_one_token": self.n_one_token,
             "part_names": self.part_names,
+            **({} if self.pooling == "facts" else pooled),
         }
 
     def rows(self) -> list[dict[str, Any]]:
@@ -170,15 +192,20 @@ class AverageTrace(Tabular, Drawn, EqualByContent):
             plot_average(self, Path(folder))
 
     @classmethod
-    def load(cls, folder: str | Path) -> "AverageTrace":
+    def load(cls, folder: str | Path, pooling: Pooling = "facts") -> "AverageTrace":
         """Average the records of a folder, finished or not.
+
+        Args:
+            folder: of a run.
+            pooling: what counts once in groups that may have several tokens of a fact; see
+                `factlab.tracing.average`. Nothing is traced anew for it.
 
         Raises:
             StorageError: the folder holds no such run, or is damaged.
         """
         journal = Journal.load(Path(folder))
         check_format(journal.request.get("format"), FORMAT, f"'{folder}'", "an average trace")
-        return average_records(journal.request, journal.findings, journal.records)
+        return average_records(journal.request, journal.findings, journal.records, pooling)
 
 
 # -- averaging --------------------------------------------------------------------------------
@@ -188,8 +215,15 @@ def average_records(
     request: Mapping[str, Any],
     findings: Mapping[str, Any],
     records: Mapping[int, Mapping[str, Any]],
+    pooling: Pooling = "facts",
 ) -> AverageTrace:
-    """Average records in the order of their facts, so that their order on disk does not matter."""
+    """Average records in the order of their facts, so that their order on disk does not matter.
+
+    Raises:
+        InvalidRequestError: there is no such pooling.
+        StorageError: a record is damaged.
+    """
+    check_pooling(pooling)
     try:
         unusable = {int(case): str(reason) for case, reason in findings["unusable"].items()}
         for case in sorted(records):
@@ -211,7 +245,7 @@ def average_records(
                 torch.tensor(_with_nan(record["effects"][kind]), dtype=torch.float32, device="cpu")
                 for record in ordered
             ]
-            effects[kind], half_widths[kind] = _by_group(maps, groups)
+            effects[kind], half_widths[kind] = _by_group(maps, groups, pooling)
         clean = [float(record["clean_prob"]) for record in ordered]
         corrupted = [float(record["corrupted_prob"]) for record in ordered]
         model = request["model"]
@@ -231,6 +265,8 @@ def average_records(
             fingerprint=str(model["fingerprint"]),
             n_one_token=sum(len(g[0]) and g[0] == g[LAST_SUBJECT] for g in groups),
             part_names=findings.get("part_names"),
+            pooling=pooling,
+            token_counts=tuple(sum(len(g[i]) for g in groups) for i in range(len(GROUPS))),
         )
     except (
         ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError,
@@ -257,20 +293,37 @@ def _with_nan(rows: list[list[float | None]]) -> list[list[float]]:
 
 
 def _by_group(
-    maps: Sequence[Float[Tensor, "_ layer"]], groups: Sequence[Sequence[range]]
+    maps: Sequence[Float[Tensor, "_ layer"]], groups: Sequence[Sequence[range]], pooling: Pooling
 ) -> tuple[Float[Tensor, "group layer"], Float[Tensor, "group layer"]]:
-    """Mean over the facts that have tokens of a group, each fact's own tokens averaged first."""
+    """Mean over the facts that have tokens of a group, or over all their tokens."""
     n_layers = maps[0].shape[1]
     means = torch.full((len(GROUPS), n_layers), torch.nan, dtype=torch.float32, device="cpu")
     widths = torch.full((len(GROUPS), n_layers), torch.nan, dtype=torch.float32, device="cpu")
     for i in range(len(GROUPS)):
-        rows = [m[g[i]].nanmean(0) for m, g in zip(maps, groups, strict=True) if len(g[i])]
-        for layer in range(n_layers):
-            values = [float(row[layer]) for row in rows if not row[layer].isnan()]
-            if values:
-                estimate = Estimate.of(values)
+        of_group = [m[g[i]] for m, g in zip(maps, groups, strict=True) if len(g[i])]
+        for layer, estimate in enumerate(_pooled(of_group, n_layers, pooling)):
+            if not math.isnan(estimate.mean):
                 means[i, layer], widths[i, layer] = estimate.mean, estimate.half_width
     return means, widths
+
+
+def _pooled(
+    of_group: Sequence[Float[Tensor, "_ layer"]], n_layers: int, pooling: Pooling
+) -> list[Estimate]:
+    """By layer, of the tokens of one group, those of each fact together."""
+    if pooling == "facts":
+        means = [tokens.nanmean(0) for tokens in of_group]
+        by_layer = [[float(mean[i]) for mean in means] for i in range(n_layers)]
+        return [Estimate.of([x for x in values if not math.isnan(x)]) for values in by_layer]
+    counts = [(~tokens.isnan()).sum(0).tolist() for tokens in of_group]
+    sums = [tokens.nansum(0).tolist() for tokens in of_group]
+    return [
+        Estimate.of_clusters(
+            [one[i] for one, count in zip(sums, counts, strict=True) if count[i]],
+            [count[i] for count in counts if count[i]],
+        )
+        for i in range(n_layers)
+    ]
 
 
 # -- numbers in files ------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from factlab.tracing.average import FORMAT, AverageTrace, average_records, round
 from factlab.tracing.cells import with_kinds_of
 from factlab.tracing.configs import TraceConfig
 from factlab.tracing.corruption import with_level
+from factlab.tracing.groups import Pooling, check_pooling
 from factlab.tracing.knowns import knows
 from factlab.tracing.result import CausalTrace
 from factlab.tracing.trace import trace_fact
@@ -34,6 +35,7 @@ def average_trace(
     shard: Shard | None = None,
     resume: bool = False,
     progress: ProgressCallback = silent,
+    pooling: Pooling = "facts",
 ) -> AverageTrace:
     """Trace many facts and average.
 
@@ -52,9 +54,14 @@ def average_trace(
         shard: trace only this part of them; needs a folder.
         resume: go on with what is in the folder.
         progress: True for a bar, or a function that is called with facts done and in all.
+        pooling: what counts once in groups that may have several tokens of a fact, such as the
+            middle ones of its subject: every fact (`facts`), or every token as in the notebook of
+            the paper's authors (`tokens`). No part of what a run is: a folder can be read either
+            way (`AverageTrace.load`).
 
     Raises:
-        InvalidRequestError: no fact is left, or the config or the shard cannot be used.
+        InvalidRequestError: no fact is left, there is no such pooling, or the config or the shard
+            cannot be used.
         StorageError: the folder is not empty, belongs to another run, or cannot be written.
 
     Examples:
@@ -64,6 +71,7 @@ def average_trace(
         2
     """
     config = config or TraceConfig()
+    check_pooling(pooling)
     lm.abilities.need("trace")
     config.check(lm.n_layers)
     config = with_kinds_of(lm.layers, config, lm.name)
@@ -84,7 +92,7 @@ def average_trace(
         findings = select()
         cases = selected_cases(findings, len(facts), "what was found out")
         traced = _trace_each(lm, facts, _settled(findings), cases, progress)
-        return average_records(request, findings, dict(traced))
+        return average_records(request, findings, dict(traced), pooling)
     may_go_on = resume or shard.total > 1
     if may_go_on:
         request["limit"] = _go_on_to(run, request, select)
@@ -95,7 +103,7 @@ def average_trace(
         cases = [i for i in selected if i not in journal.records]
         for case, record in _trace_each(lm, facts, settled, cases, progress):
             writer.append(case, record)
-    return AverageTrace.load(run)
+    return AverageTrace.load(run, pooling)
 
 
 def _go_on_to(folder: Path, request: Line, select: Callable[[], Line]) -> JsonValue:

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 from factlab.errors import counted
 from factlab.tracing.configs import KIND_NAMES, TraceConfig
 from factlab.tracing.corruption_kinds import Substitution
-from factlab.tracing.groups import GROUPS, LAST, LAST_SUBJECT
+from factlab.tracing.groups import GROUPS, LAST, LAST_SUBJECT, POOLED
 
 if TYPE_CHECKING:
     from factlab.tracing.average import AverageTrace
     from factlab.tracing.result import CausalTrace
 
 _HARDLY_KNOWN = 0.2
+REDRAWN = "noise drawn anew"  # as in the paper's code
 
 
 def trace_in_words(trace: "CausalTrace") -> str:
@@ -79,6 +80,8 @@ def average_in_words(average: "AverageTrace") -> str:
             f"{average.corrupted_prob.mean:.3f}; total effect "
             f"{average.total_effect.in_words()}"
         )
+    if average.pooling != "facts":
+        lines.append(f"  groups of several tokens: {POOLED[average.pooling]}")
     for kind, effects in average.effects.items():
         for group in (LAST_SUBJECT, LAST):
             if not effects[group].isnan().all():
@@ -124,6 +127,8 @@ def kind_in_words(
         part_names: what stands for attention and for the MLP in this model.
     """
     several = f", {config.window} layers at a time" if config.is_window(kind) else ""
+    if config.redraws and kind.endswith("severed"):
+        several = f", {REDRAWN}"
     names = part_names or {}
     said = KIND_NAMES[kind].replace("attention", names.get("attn", "attention"))
     return said.replace("MLP", names.get("mlp", "MLP")) + several

@@ -1,6 +1,16 @@
 """What a token is to its fact: the groups by which effects of many facts are averaged."""
 
+from typing import Literal
+
+from factlab.errors import InvalidRequestError, nearest
 from factlab.facts import TokenSpan
+
+Pooling = Literal["facts", "tokens"]
+
+POOLED: dict[Pooling, str] = {
+    "facts": "every fact counts once, its tokens averaged first",
+    "tokens": "every token counts once, as in the paper's notebook",
+}
 
 GROUPS = (
     "first subject token",
@@ -24,3 +34,16 @@ def group_positions(span: TokenSpan, n_tokens: int) -> list[range]:
         range(span.stop + 1, last),
         range(last, n_tokens),
     ]
+
+
+def check_pooling(pooling: str) -> None:
+    """Refuse what is no way to pool tokens.
+
+    Raises:
+        InvalidRequestError: names those that there are.
+    """
+    if pooling not in POOLED:
+        raise InvalidRequestError(
+            f"There is no pooling '{pooling}'.{nearest(pooling, POOLED)} Choose from "
+            f"{', '.join(POOLED)}."
+        )

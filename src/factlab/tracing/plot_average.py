@@ -10,8 +10,8 @@ import numpy as np
 
 from factlab.errors import InvalidRequestError, counted, nearest
 from factlab.figures import Picture, clear_spines, footnote, new_picture, save_picture
-from factlab.tracing.describe import noise_in_words
-from factlab.tracing.groups import GROUPS, LAST, LAST_SUBJECT
+from factlab.tracing.describe import REDRAWN, noise_in_words
+from factlab.tracing.groups import GROUPS, LAST, LAST_SUBJECT, POOLED
 from factlab.tracing.plot import heat, panel_title
 from factlab.tracing.scales import scales
 
@@ -86,9 +86,11 @@ def _heatmaps(average: "AverageTrace") -> Picture:
                 panel.plot(*at, marker="o", markersize=size, mfc="none", mec=colour, mew=width)
         panel_title(panel, kind, config, title, average.part_names)
         heat(panel, average.effects[kind][rows], kind, of_kind[kind], config, 1.7)
-    labels = [f"{GROUPS[i]} ({average.group_counts[i]})" for i in rows]
+    counts = average.group_counts if average.pooling == "facts" else average.token_counts
+    labels = [f"{GROUPS[i]} ({counts[i]})" for i in rows]
     panels[0].set_yticks(range(len(rows)), labels=labels)
-    notes = "○ peak at the last subject token;  (facts that have such a token)"
+    counted_once = "facts that have such a token" if average.pooling == "facts" else "such tokens"
+    notes = f"○ peak at the last subject token;  ({counted_once});  {POOLED[average.pooling]}"
     if 0 < average.n_one_token < average.n_facts:
         notes += f";  {counted(average.n_one_token, 'one-token subject')} in both first and last"
     if any(scale.low < 0 for scale in of_kind.values()):
@@ -159,4 +161,6 @@ def _caption(average: "AverageTrace") -> str:
     ]
     if average.config.is_estimate:
         parts.insert(1, "good for ranks, not for sizes")
+    if average.config.redraws:
+        parts.append(f"severed: {REDRAWN} in the second pass")
     return ";  ".join(parts)

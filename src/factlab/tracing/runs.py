@@ -265,9 +265,7 @@ def plan_corrupted(
     if isinstance(corruption, Substitution):
         return [_substituted(lm, fact, clean, subject) for subject in corruption.subjects]
     span = corruption.corrupted_span(clean.span, n_prompt)
-    draw = partial(
-        draw_noise, corruption, lm, config.samples, span.stop - span.start, config.seed
-    )
+    draw = partial(draw_noise, corruption, lm, config.samples, span.stop - span.start, config.seed)
     noise, level = draw()
     noise, second = noise.to(lm.device), draw(before=1)[0].to(lm.device) if config.redraws else None
     aligned = {i: i for i in range(n_prompt)}
