@@ -134,6 +134,42 @@ def test_trace_average_resume_shard_merge(run, known, tmp_path):
     assert (tmp_path / "s" / "severed.png").exists()
 
 
+def test_averages_by_token_and_beside_each_other(run, known, tmp_path):
+    args = ["trace-average", known, "--samples", "1", "--noise", "0.5", "--kind", "mlp", *TINY]
+    code, _, err = run(*args, "--limit", "1", "--out", tmp_path / "one")
+    assert code == 0, err
+    code, out, err = run(*args, "--pooling", "tokens", "--out", tmp_path / "all")
+    assert code == 0, err
+    assert "every token counts once" in out
+    merge = ["trace-merge", tmp_path / "all", "--out", tmp_path / "copy"]
+    code, out, err = run(*merge, "--pooling", "tokens", "--json")
+    assert code == 0, err
+    assert json.loads(out)["pooling"] == "tokens"
+    compare = ["trace-compare", tmp_path / "one", tmp_path / "all"]
+    code, out, err = run(*compare, "--out", tmp_path / "both", "--json")
+    assert code == 0, err
+    assert {row["name"] for row in json.loads(out)} == {"one", "all"}
+    assert {p.name for p in (tmp_path / "both").iterdir()} == {"comparison.md", "comparison.png"}
+    assert "±" in run(*compare, "--out", tmp_path / "said")[1]
+    code, _, err = run(*compare, tmp_path / "one", "--out", tmp_path / "twice")
+    assert (code, "the same name" in err) == (2, True)
+
+
+def test_noise_drawn_anew_is_said(run):
+    args = ["trace", PROMPT, "--subject", SUBJECT, "--samples", "1", "--severed", "mlp", *TINY]
+    said = run(*args, "--severed-noise", "anew")[1]
+    assert "MLP severed, noise drawn anew" in said
+    assert "anew" not in run(*args)[1]
+
+
+def test_knowns_build_from_what_comes_with_factlab(run, tmp_path):
+    build = ["knowns", "build", "--data", "builtin-reasoning", "--relation", "spatial", *TINY]
+    code, _, err = run(*build, "--out", tmp_path / "k.json")
+    assert (code, "knows none of 24" in err) == (2, True)
+    code, _, err = run("knowns", "build", "--out", tmp_path / "k.json", *TINY)
+    assert (code, "--facts and --templates, or --data" in err) == (2, True)
+
+
 def test_knowns_build(run, known, tmp_path):
     said = json.loads(known.read_text())
     facts, templates = tmp_path / "f.tsv", tmp_path / "t.tsv"
@@ -264,6 +300,9 @@ BAD = {
     "severed gradient": (["trace", PROMPT, "--subject", SUBJECT, "--severed", "mlp", "--method", "gradient"], "do not go together"),
     "third of two subjects": (["trace", "Rome is Rome", "--subject", "Rome", "--occurrence", "3"], "occurs 2 times"),
     "no fact file": (["trace-average", "/no/such.json", "--out", "o"], "Cannot read '/no/such.json'"),
+    "noise anew for no path": (["trace", PROMPT, "--subject", SUBJECT, "--severed-noise", "anew"], "no kind severs one"),
+    "a pooling of sentences": (["trace-average", "builtin", "--out", "o", "--pooling", "token"], "Did you mean 'tokens'"),
+    "no such kind": (["trace-average", "builtin-reasoning", "--relation", "poetic", "--out", "o"], "no facts of the relation 'poetic'"),
     "a shard out of range": (["trace-average", "/dev/null", "--out", "o", "--shard", "3/2"], "out of range"),
     "an empty fact file": (["trace-average", "/dev/null", "--out", "o"], "holds no facts"),
     "nothing to merge": (["trace-merge", "/no/such", "--out", "o"], "holds no run"),

@@ -16,12 +16,12 @@ from factlab.cli.tables import table
 from factlab.errors import counted
 
 COMMANDS = """
-demo; ask; trace; trace-average; trace-merge; layers; neurons; edit; values; values-merge; train;
+demo; ask; trace; trace-average; trace-merge; trace-compare; layers; neurons; edit; values; values-merge; train;
 show; export; diff; eval; eval-merge; report; judge; sweep; study scaling; study relations; study layers;
 study mixture; study localisation; methods; models; stats; data stats; data show; data build; knowns build
 """
 NAMES = [name.strip() for name in COMMANDS.split(";")]
-WITHOUT_MODEL = ["show", "report", "judge", "eval-merge", "trace-merge", "values-merge", "methods",
+WITHOUT_MODEL = ["show", "report", "judge", "eval-merge", "trace-merge", "trace-compare", "values-merge", "methods",
                  "data show", "data build"]  # fmt: skip
 
 
@@ -112,7 +112,13 @@ def test_the_shell_completes_commands():
         env=os.environ | {"_FACTLAB_COMPLETE": "complete_bash", "COMP_WORDS": "factlab tra",
                           "COMP_CWORD": "1"},
     )  # fmt: skip
-    assert done.stdout.split() == ["trace", "trace-average", "trace-merge", "train"]
+    assert done.stdout.split() == [
+        "trace",
+        "trace-average",
+        "trace-compare",
+        "trace-merge",
+        "train",
+    ]
 
 
 def test_an_interrupt_says_so(run, monkeypatch, tmp_path):

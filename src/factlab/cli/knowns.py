@@ -30,14 +30,25 @@ def register(app: typer.Typer) -> None:
 
 def build(
     session: Session,
-    facts: Annotated[
-        Path, typer.Option(help="Tab-separated file with the columns relation, subject, object.")
-    ],
-    templates: Annotated[
-        Path,
-        typer.Option(help="Tab-separated file with the columns relation, pattern ([X] is [Y])."),
-    ],
     out: Annotated[Path, typer.Option(help="Write known facts here (.json).")],
+    facts: Annotated[
+        Path | None,
+        typer.Option(help="Tab-separated file with the columns relation, subject, object."),
+    ] = None,
+    templates: Annotated[
+        Path | None,
+        typer.Option(help="Tab-separated file with the columns relation, pattern ([X] is [Y])."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Prompts as they are, instead of the two files: builtin, builtin-reasoning, or a "
+            "file of known facts."
+        ),
+    ] = None,
+    relation: Annotated[
+        str | None, typer.Option(help="Those of --data of this relation only.", show_default="all")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Stop when so many are known.")] = None,
     shuffle: Annotated[
         int | None, typer.Option(help="Ask in the random order that this seed gives.")
@@ -47,11 +58,12 @@ def build(
     """Ask the model for facts, and keep those that it knows, in the words in which it knows them.
 
     A fact is known if the model, going on greedily, names the object before any other capitalised
-    word.
+    word; a prompt of --data, if it says the first token of the answer next.
     """
     import random
 
     from factlab.data.known import save_known
+    from factlab.data.known_sources import known_facts
     from factlab.data.relations import load_templates, load_triples
     from factlab.destinations import check_new_file
     from factlab.errors import InvalidRequestError
@@ -59,14 +71,22 @@ def build(
     if limit is not None and limit < 1:
         raise InvalidRequestError(f"--limit {limit} must be at least 1.")
     check_new_file(out, overwrite)
-    triples, patterns = load_triples(facts), load_templates(templates)
-    if shuffle is not None:
-        random.Random(shuffle).shuffle(triples)  # noqa: S311 - not a secret
+    if (data is None) == (facts is None or templates is None) or (data and (facts or templates)):
+        raise InvalidRequestError("Give --facts and --templates, or --data.")
+    prompts = [] if data is None else known_facts(data, relation)
+    triples = [] if facts is None else load_triples(facts)
+    patterns = {} if templates is None else load_templates(templates)
+    for asked in (prompts, triples):
+        if shuffle is not None:
+            random.Random(shuffle).shuffle(asked)  # noqa: S311 - not a secret
     lm = session.load_model()
-    from factlab.tracing.knowns import build_known
+    from factlab.tracing.knowns import build_known, known_among
 
     with session.progress() as report:
-        known = build_known(lm, triples, patterns, limit=limit, progress=report)
+        if data is None:
+            known = build_known(lm, triples, patterns, limit=limit, progress=report)
+        else:
+            known = known_among(lm, prompts, limit=limit, progress=report)
     save_known(known, out)
     session.say(f"{counted(len(known), 'known fact')}: {out}")
     rows = [[fact.prompt, fact.prediction.strip().split("\n")[0]] for fact in known[:8]]

@@ -180,7 +180,7 @@ _REASONS_SHOWN = 5
 
 def _finish(session: Session, average: "AverageTrace", out: Path) -> None:
     from factlab.tracing.configs import KIND_NAMES
-    from factlab.tracing.groups import GROUPS, LAST, LAST_SUBJECT
+    from factlab.tracing.groups import GROUPS, LAST, LAST_SUBJECT, POOLED
 
     average.save(out)
     effect = average.total_effect
@@ -203,6 +203,10 @@ def _finish(session: Session, average: "AverageTrace", out: Path) -> None:
         f"P(answer) {average.clean_prob.mean:.3f} clean, {average.corrupted_prob.mean:.3f} "
         f"corrupted; total effect {effect.in_words()}."
     )
+    if average.pooling != "facts":
+        session.say(f"In groups of several tokens {POOLED[average.pooling]}.")
+    if average.config.redraws:
+        session.say("Where a path is cut, the noise is drawn anew, as in the paper's code.")
     if average.n_facts == 1:
         session.say("One fact has no confidence interval.")
     if average.config.is_estimate:

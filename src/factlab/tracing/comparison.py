@@ -139,7 +139,8 @@ def compare_averages(averages: Mapping[str, AverageTrace]) -> TraceComparison:
 
     Raises:
         InvalidRequestError: there are none, one is of no facts, or two are of different models or
-            were traced or pooled differently.
+            were traced or pooled differently. σ of the noise is over the subjects of a run, so give
+            all runs the same level.
 
     Examples:
         >>> asked = [fl.Fact(fact.template, "The Louvre"), fl.Fact(fact.template, "Big Ben")]
@@ -156,7 +157,7 @@ def compare_averages(averages: Mapping[str, AverageTrace]) -> TraceComparison:
             raise InvalidRequestError(f"Nothing of '{name}' has been traced yet.")
         for what, one, other in (
             ("models", first.fingerprint, average.fingerprint),
-            ("settings", _how(first), _how(average)),
+            ("settings", _settings(first), _settings(average)),
             ("poolings", first.pooling, average.pooling),
         ):
             if one != other:
@@ -167,12 +168,10 @@ def compare_averages(averages: Mapping[str, AverageTrace]) -> TraceComparison:
     return TraceComparison(dict(averages))
 
 
-def _how(average: AverageTrace) -> dict[str, Any]:
-    """The settings of a trace, but for a level that was worked out from the prompts' subjects."""
+def _settings(average: AverageTrace) -> dict[str, Any]:
+    """How it was traced, the corruption's own settings among the others."""
     settings = average.config.model_dump(mode="json")
-    if average.config.corruption.model_fields_set != {"level"}:
-        settings["corruption"].pop("level", None)
-    return settings
+    return settings | {f"corruption.{k}": v for k, v in settings.pop("corruption").items()}
 
 
 def _difference(one: object, other: object) -> str:

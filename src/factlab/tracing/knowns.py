@@ -7,6 +7,7 @@ so that the object's first token is what the model would say next.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from factlab.arguments import checked
 from factlab.data.known import KnownFact
@@ -54,6 +55,39 @@ def _known_of(lm: LanguageModel, facts: Sequence[Fact]) -> list[bool]:
         asked = lm.continuation(fact.prompt, fact.target_true, first_token=True)
         known.append(asked.target_ids[0] == token_id)
     return known
+
+
+@checked()
+def known_among(
+    lm: LanguageModel,
+    prompts: Sequence[KnownFact],
+    limit: int | None = None,
+    progress: ProgressCallback = silent,
+) -> list[KnownFact]:
+    """Those of some prompts that a model completes with the right first token, as they are.
+
+    Each is numbered anew, and says how the model went on.
+
+    Args:
+        lm: the model.
+        prompts: as read; see `factlab.data.known_sources`.
+        limit: the first ones, so many.
+        progress: True for a bar, or a function that is called with prompts asked and in all.
+
+    Raises:
+        InvalidRequestError: no prompt is known.
+    """
+    is_known = knows(lm, [prompt.fact for prompt in prompts], progress=progress)
+    known = [prompt for prompt, yes in zip(prompts, is_known, strict=True) if yes][:limit]
+    if not known:
+        raise InvalidRequestError(f"The model knows none of {counted(len(prompts), 'prompt')}.")
+    texts = [prompt.prompt for prompt in known]
+    n_tokens = room_behind(lm, texts, _MAX_NEW_TOKENS)
+    said = lm.generate_batch(texts, max_new_tokens=n_tokens, return_full_text=False)
+    return [
+        replace(prompt, known_id=number, prediction=text)
+        for number, (prompt, text) in enumerate(zip(known, said, strict=True))
+    ]
 
 
 @checked(in_steps=True)
