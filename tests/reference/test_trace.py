@@ -101,7 +101,7 @@ def test_severed_paths_with_noise_drawn_anew(make_model, family, severed):
     shape = (config.samples, span.stop - span.start, lm.embedding.weight.shape[1])
     first, second = (trace.noise_level * torch.randn(shape, generator=generator) for _ in range(2))
     assert not torch.equal(first, second)
-    for position in (span.last, tokens.n_prompt - 1):
+    for position in (0, span.last, tokens.n_prompt - 1):  # also left of the subject
         with torch.no_grad():
             slow = slow_severed(
                 lm.model,

@@ -185,3 +185,27 @@ def test_corruptions_are_read_from_text(text, expected):
 def test_nonsense_is_refused(text, reason):
     with pytest.raises(InvalidRequestError, match=reason):
         parse_corruption(text)
+
+
+def test_the_next_draw_is_what_one_generator_gives_next(make_model):
+    lm = make_model("llama")
+    corruption = fl.tracing.GaussianNoise(level=2.0)
+    generator = torch.Generator("cpu").manual_seed(5)
+    shape = (3, 2, lm.embedding.weight.shape[1])
+    for before in range(3):
+        expected = 2.0 * torch.randn(shape, generator=generator)
+        assert torch.equal(draw_noise(corruption, lm, 3, 2, 5, before)[0], expected)
+
+
+def test_noise_drawn_anew_is_written_only_where_it_is_asked_for():
+    """So what was begun before there was such a setting is still the same run."""
+    severed = fl.tracing.TraceConfig(kinds=("block", "mlp_severed"))
+    assert "severed_noise" not in severed.model_dump(mode="json")
+    anew = fl.tracing.TraceConfig(kinds=("block", "mlp_severed"), severed_noise="anew")
+    assert anew.model_dump(mode="json")["severed_noise"] == "anew"
+    assert fl.tracing.TraceConfig.model_validate(anew.model_dump(mode="json")) == anew
+    with pytest.raises(fl.FactlabError, match="no kind severs one"):
+        fl.tracing.TraceConfig(severed_noise="anew")
+    other = fl.tracing.Substitution(subjects=("Rome",))
+    with pytest.raises(fl.FactlabError, match="a substitution draws none"):
+        fl.tracing.TraceConfig(kinds=anew.kinds, severed_noise="anew", corruption=other)

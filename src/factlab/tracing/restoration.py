@@ -62,7 +62,8 @@ def exact_effects(
             if position in plan.aligned:
                 for cell, effect in restorer.effects(position):
                     effects.add(cell.kind, position, cell.layer, float(effect.sum()))
-                add_by_whole_passes(effects, lm, clean, restorer.corrupted, apart, [position])
+        todo = [(cell, position) for position in positions for cell in apart]
+        add_by_whole_passes(effects, lm, clean, restorer.corrupted, todo)
     progress("tracing", n_steps, n_steps)
     return effects
 

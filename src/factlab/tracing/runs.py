@@ -267,7 +267,8 @@ def plan_corrupted(
     span = corruption.corrupted_span(clean.span, n_prompt)
     draw = partial(draw_noise, corruption, lm, config.samples, span.stop - span.start, config.seed)
     noise, level = draw()
-    noise, second = noise.to(lm.device), draw(before=1)[0].to(lm.device) if config.redraws else None
+    noise = noise.to(lm.device)
+    second = draw(before=1)[0].to(lm.device) if config.redraws else None
     aligned = {i: i for i in range(n_prompt)}
     at_once = _samples_at_once(lm, len(clean.continuation.inputs), config)
     planned: list[PlannedRun] = []

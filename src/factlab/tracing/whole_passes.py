@@ -16,7 +16,7 @@ from torch import Tensor
 from factlab.hooks import Site, Stream, intervene
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback
-from factlab.tracing.cells import SEVERED, Cell, cells_of, restored_sites
+from factlab.tracing.cells import SEVERED, Cell, cells_of, redrawn, restored_sites
 from factlab.tracing.configs import TraceConfig
 from factlab.tracing.effects import Effects
 from factlab.tracing.runs import CleanRun, CorruptedRun, PlannedRun
@@ -36,15 +36,19 @@ def effects_by_whole_passes(
     """Indirect effects, as `causal_trace` has them."""
     effects = Effects(lm, clean, planned, positions, config)
     cells = cells_of(lm.layers, config)
-    changing = [position for position in positions if position >= clean.span.start]
-    n_each = len(changing) * len(cells)
+    # Left of the subject a state is what it was, and changes nothing unless the noise is another.
+    todo = [
+        (cell, position)
+        for position in positions
+        for cell in cells
+        if position >= clean.span.start or redrawn(cell, config)
+    ]
+    n_steps = len(planned) * len(todo)
     for done, plan in enumerate(planned):
         run = effects.of(plan.run(lm, clean))
-        add_by_whole_passes(
-            effects, lm, clean, run, cells, changing,
-            partial(_report, progress, done * n_each, len(planned) * n_each),
-        )  # fmt: skip
-    progress("tracing", len(planned) * n_each, len(planned) * n_each)
+        report = partial(_report, progress, done * len(todo), n_steps)
+        add_by_whole_passes(effects, lm, clean, run, todo, report)
+    progress("tracing", n_steps, n_steps)
     return effects
 
 
@@ -53,8 +57,7 @@ def add_by_whole_passes(
     lm: LanguageModel,
     clean: CleanRun,
     run: CorruptedRun,
-    cells: Sequence[Cell],
-    positions: Sequence[int],
+    restorations: Sequence[tuple[Cell, int]],
     report: Callable[[int], None] | None = None,
 ) -> None:
     """Add the effects of some cells at some positions, in one corrupted run.
@@ -64,11 +67,10 @@ def add_by_whole_passes(
         lm: the model.
         clean: where restored states come from.
         run: where they go, and where the outputs of severed paths come from.
-        cells: what is restored.
-        positions: where.
+        restorations: what is restored, and at which position of the prompt.
         report: told how many restorations are done.
     """
-    todo = [(cell, p) for p in positions if p in run.aligned for cell in cells]
+    todo = [(cell, position) for cell, position in restorations if position in run.aligned]
     tokens = run.batch.width * run.batch.n_rows
     at_once = max(1, lm.budget.pass_tokens() // tokens)
     for i in range(0, len(todo), at_once):
