@@ -15,7 +15,7 @@ PROMPT, SUBJECT = "See the Space Needle is in", "Space Needle"
 FACTS = [fl.Fact("{} is in the", subject, "Seattle", "Rome") for subject in ("Paris", "Rome")]
 FEW = fl.tracing.TraceConfig(samples=2, window=2)
 NAMES = (
-    "trace", "average", "layers", "attribution", "neurons", "edit", "edited fact", "edit run",
+    "trace", "average", "comparison", "layers", "attribution", "neurons", "edit", "edited fact", "edit run",
     "run", "report", "grid", "sweep", "study", "diff", "editor", "training", "moment",
 )  # fmt: skip
 
@@ -33,6 +33,9 @@ def made(name, make_model, folder):
             facts = [fl.Fact("{} is in the city of", "Space Needle")]
             average = fl.average_trace(lm, facts, FEW, folder / "run")
             return average, fl.AverageTrace.load(folder / "run")
+        case "comparison":
+            average = fl.average_trace(lm, FACTS[:1], FEW)
+            return tuple(fl.tracing.compare_averages({"Paris": average}) for _ in "ab")
         case "layers":
             choice = fl.recommend_layer(lm, FACTS[:1] and [fl.Fact("{} is in", "Big Ben")])
             return choice, copy.copy(choice)
