@@ -72,7 +72,7 @@ def trace_average(
     relation: Annotated[
         str | None,
         typer.Option(
-            help="Facts of this relation only, such as P36; of builtin-reasoning arithmetic, "
+            help="Facts of this relation only, such as P30; of builtin-reasoning arithmetic, "
             "temporal, spatial or logical.",
             show_default="all",
         ),

@@ -27,7 +27,7 @@ def known_facts(source: str | Path, relation: str | None = None) -> list[KnownFa
 
     Args:
         source: `builtin`, `builtin-reasoning`, or a file that `load_known` reads.
-        relation: those of this one only: such as P36, and of `builtin-reasoning` one of
+        relation: those of this one only: such as P30, and of `builtin-reasoning` one of
             arithmetic, temporal, spatial, logical.
 
     Raises:

@@ -144,7 +144,8 @@ def compare_averages(averages: Mapping[str, AverageTrace]) -> TraceComparison:
 
     Examples:
         >>> asked = [fl.Fact(fact.template, "The Louvre"), fl.Fact(fact.template, "Big Ben")]
-        >>> averages = {fact.subject: fl.average_trace(lm, [fact]) for fact in asked}
+        >>> config = fl.tracing.TraceConfig(corruption="0.5")
+        >>> averages = {fact.subject: fl.average_trace(lm, [fact], config) for fact in asked}
         >>> comparison = fl.tracing.compare_averages(averages)
         >>> comparison.rows()[0]["name"]
         'The Louvre'
