@@ -32,9 +32,8 @@ def main() -> None:
     parser.add_argument("--noise", default="0.35")
     args = parser.parse_args()
     lm = fl.load(device="cpu")
-    config = fl.tracing.TraceConfig(
-        samples=args.samples, corruption=args.noise, layers=args.layers, window=10
-    )
+    settings = {"samples": args.samples, "corruption": args.noise, "layers": args.layers}
+    config = fl.tracing.TraceConfig.model_validate(settings | {"window": 10})
     known, n_asked = {}, {}
     for kind in KINDS:
         facts = [k.fact for k in _facts(kind)]
