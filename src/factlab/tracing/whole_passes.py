@@ -116,8 +116,9 @@ def _effects(
 
 def _starts(run: CorruptedRun, cell: Cell) -> Float[Tensor, "sample pos width"]:
     """The embeddings with which a restoration begins."""
-    is_redrawn = run.redrawn is not None and cell.kind in SEVERED
-    return run.redrawn if is_redrawn else run.embedded
+    if run.redrawn is not None and cell.kind in SEVERED:
+        return run.redrawn
+    return run.embedded
 
 
 def _embedded(embedded: Tensor, _state: Tensor) -> Tensor:
