@@ -1,5 +1,7 @@
 """ROME against slow, obviously right versions, on every family in float64."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from factlab.editing.closed_form.rank_one import rank_one_factors
 from factlab.editing.closed_form.value import OptimisedValue, optimise_values
 from factlab.editing.configs import ContextConfig, ValueConfig
 from factlab.editing.contexts import context_weights
+from factlab.editing.methods import METHODS
 from factlab.editing.requests import ValueRequest
 from factlab.errors import (
     EditError,
@@ -20,6 +23,7 @@ from factlab.errors import (
     WrongModelError,
 )
 from factlab.hooks import Site, Stream
+from factlab.models.changes.update import DenseUpdate
 
 FACT = fl.Fact("Is {} in the city of", "the Space Needle", "Rome and Paris", "Seattle")
 CONTEXTS = ["", "Where is it? ", "A museum, a tower. "]
@@ -255,6 +259,70 @@ def test_the_change_is_the_smallest_in_the_metric_of_c():
         rival = torch.randn(m, n, generator=generator, dtype=torch.float64)
         rival -= torch.outer(rival @ key, key) / (key @ key)
         assert cost(change + 0.1 * rival) > cost(change)
+
+
+MORE = [
+    FACT,
+    fl.Fact("{} stands in", "The old mill", "Oslo", "Bergen"),
+    fl.Fact("The language of {} is", "Ana", "Greek", "Dutch"),
+]
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("n_facts", [1, 3])
+def test_several_facts_are_stored_one_after_the_other(make_model, legacy, n_facts):
+    lm = make_model("gpt2", dtype=torch.float64)
+    moment = some_moment(lm)
+    config = fl.editing.RomeConfig(layer=1, value=ValueConfig(steps=4), legacy=legacy,
+                                   contexts=ContextConfig(groups=((2, 4),)))  # fmt: skip
+    given, facts = background(moment), MORE[:n_facts]
+    together = METHODS["rome"].together(lm, facts, config, given)
+    alone = fl.editing.rome_each(lm, facts, config, given)
+    contexts = given.contexts(lm, config.contexts)
+    weighting = config.contexts.model_copy(update={"bare_weight": None} if legacy else {})
+    weights = context_weights(weighting, len(contexts))
+    memory = first = lm.mlp_weight(1).detach().T  # GPT-2 keeps (in, out)
+    for fact, edit in zip(facts, alone, strict=True):
+        keys = keys_and_outputs(lm, prompt_rows(lm, fact, contexts), 1).keys
+        mean, bare = weights @ keys, keys[0]
+        key = bare if legacy else mean
+        change = edit.updates[0].left @ edit.updates[0].right  # of the memory as it was
+        value = (first + change) @ key
+        direction = torch.linalg.solve(moment.matrix, mean)
+        memory = memory + torch.outer(value - memory @ key, direction) / (direction @ key)
+    (update,) = together.updates
+    assert torch.allclose(update.left @ update.right, memory - first, atol=1e-9)
+    assert together.facts == tuple(facts)
+    if n_facts == 1:
+        assert torch.equal(update.left, alone[0].updates[0].left)
+        assert together.diagnostics == alone[0].diagnostics
+    else:
+        assert (memory - first - change).norm() > 1e-3
+        for told, edit in zip(together.diagnostics["facts"], alone, strict=True):
+            assert edit.diagnostics.items() >= told.items()
+
+
+def test_more_facts_than_dimensions_make_one_dense_change(make_model):
+    lm = make_model("llama", dtype=torch.float64)
+    config = fl.editing.RomeConfig(
+        layer=1, value=ValueConfig(steps=1), contexts=ContextConfig(groups=())
+    )
+    facts = [fl.Fact("{} stands in", f"Tower {n}", "Oslo") for n in range(lm.d_model + 1)]
+    edit = METHODS["rome"].together(lm, facts, config, background(some_moment(lm)))
+    assert isinstance(edit.updates[0], DenseUpdate)
+    rows = prompt_rows(lm, facts[-1], [""])
+    before = keys_and_outputs(lm, rows, 1).outputs[0]
+    with edit.applied(lm):
+        moved = keys_and_outputs(lm, rows, 1).outputs[0] - before
+    delta = edit.diagnostics["facts"][-1]["delta_norm"][-1]
+    assert float(moved.norm()) == pytest.approx(delta, rel=1e-6)  # the last one holds exactly
+
+
+def test_contradicting_facts_are_not_written_together(make_model):
+    lm = make_model("llama")
+    other = replace(FACT, target_new="Oslo")
+    with pytest.raises(InvalidRequestError, match="Conflicts between facts"):
+        METHODS["rome"].together(lm, [FACT, other])
 
 
 def test_legacy_uses_the_bare_key_where_the_original_code_does(make_model):

@@ -273,7 +273,6 @@ BAD: dict[str, tuple[list[str], str]] = {
     "empty slice": (["--offset", "5"], "Offset 5 leaves nothing of the 5 records"),
     "limit": (["--limit", "0"], "--limit cannot be 0"),
     "relation": (["--relation", "P37"], "5 records, none of relation"),
-    "together": (["--mode", "together"], "'rome' writes one fact at a time"),
     "shard": (["--shard", "two"], "Shard 'two' is not understood"),
     "far shard": (["--shard", "3/2"], "Shard 3/2 is out of range"),
     "both": (["--no-generation", "--generate", "3"], "one of --no-generation and --generate"),

@@ -167,9 +167,14 @@ def test_edits_that_leave_nothing_stand_among_those_that_do(lm, background):
     assert fl.editing.combine([rome]).remembered == ()
 
 
+ONE_BY_ONE = replace(methods.METHODS["rome"], name="single", compute_together=None)
+
+
 def test_one_fact_methods_do_not_write_many_at_once(lm):
-    with pytest.raises(InvalidRequestError, match="one fact at a time"):
-        fl.edit_together(lm, FACTS, "rome")
+    with pytest.raises(InvalidRequestError, match="'single' writes one fact at a time"):
+        fl.edit_together(lm, FACTS, ONE_BY_ONE)
+    with pytest.raises(InvalidRequestError, match="'single' cannot write 2 facts at a time"):
+        fl.edit_sequence(lm, FACTS, ONE_BY_ONE, turn=2)
 
 
 def test_wrong_requests(lm):
@@ -274,9 +279,8 @@ def test_sequences_in_inference_mode(lm, background):
 
 
 def test_a_sequence_drops_no_fact(lm):
-    one_at_a_time = methods.method_named("rome")
-    with EditSequence(lm, one_at_a_time, CONFIG, None) as sequence:
-        with pytest.raises(InvalidRequestError, match="'rome' writes one fact at a time, not 2"):
+    with EditSequence(lm, ONE_BY_ONE, CONFIG, None) as sequence:
+        with pytest.raises(InvalidRequestError, match="'single' writes one fact at a time, not 2"):
             sequence.write(FACTS[:2])
         with pytest.raises(InvalidRequestError, match="no facts to write"):
             sequence.write([])

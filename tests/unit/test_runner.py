@@ -295,9 +295,9 @@ def test_an_unedited_model_that_is_broken(lm, tmp_path, monkeypatch):
 
 def test_what_is_refused_before_anything_is_computed(lm, tmp_path, monkeypatch):
     monkeypatch.setattr("factlab.evaluation.running.run.Yardstick", None)
-    records = make_records(2)
+    records, single = make_records(2), replace(METHODS["rome"], compute_together=None)
     for message, options in (
-        ("one fact at a time", {"mode": "together", "method": "rome", "config": ROME}),
+        ("one fact at a time", {"mode": "together", "method": single, "config": ROME}),
         ("list of records is empty", {"records": []}),
         ("batch_size=0", {"batch_size": 0}),
         ("takes a RomeConfig, not a MemitConfig", {"config": MEMIT}),

@@ -12,6 +12,7 @@ from tiny_records import LIKELIHOODS, PASSAGES, background, make_record
 
 import factlab as fl
 from factlab.data.record_files import save_records
+from factlab.editing.methods import METHODS
 from factlab.errors import InvalidRequestError, StorageError
 from factlab.estimate import Estimate
 from factlab.evaluation import (
@@ -372,15 +373,21 @@ def test_many_turns_are_grouped(tmp_path):
     assert [*forgetting_points("a", run, records, 25)] == []
 
 
-def test_methods_that_write_one_fact_at_a_time_take_turns_of_one(lm, tmp_path):
+def test_methods_that_write_one_fact_at_a_time_take_turns_of_one(lm, tmp_path, monkeypatch):
+    single = replace(METHODS["rome"], name="single", compute_together=None)
+    monkeypatch.setitem(METHODS, "single", single)
     config = ScalingConfig(
-        methods=["rome:layer=0,value.steps=2,contexts.groups=[[1,3]]"], numbers="1,4", turn=4,
+        methods=["single:layer=0,value.steps=2,contexts.groups=[[1,3]]"], numbers="1,4", turn=4,
         measure=LIKELIHOODS,
     )  # fmt: skip
     study_scaling(lm, related(), tmp_path / "s", config)
     (folder,) = (tmp_path / "s").glob("*/*")
     run = load_run(folder)
     assert (folder.name, run.request.turn, run.request.checkpoints) == ("n-4", 1, (1,))
+    with pytest.raises(InvalidRequestError, match="'single' writes one fact at a time"):
+        ScalingConfig(methods=["single"], mode="together").choices()
+    with pytest.raises(InvalidRequestError, match="'single' writes one fact at a time"):
+        RelationsConfig(method={"name": "single"}).choice()
 
 
 # -- methods in a word ------------------------------------------------------------------------
@@ -422,7 +429,6 @@ FEW = related(3)
         (lambda: LayersConfig(n_facts=10).chosen(FEW), "There are 9 records, and 10 are needed"),
         (lambda: LayersConfig(counts="5", tops="1,2").cells(3), "no 5 layers up to layer 2"),
         (lambda: LayersConfig(method={"name": "ft"}).choice(), "'ft' does not edit several"),
-        (lambda: RelationsConfig(method={"name": "rome"}).choice(), "writes one fact at a time"),
         (lambda: ScalingConfig(numbers="10").chosen(FEW), "There are 9 records, and 10 are"),
         (lambda: ScalingConfig(numbers="0,1"), "greater than 0"),
         (lambda: ScalingConfig(methods=["memit:"]), "'memit:' is not understood"),
@@ -432,7 +438,6 @@ FEW = related(3)
         (lambda: ScalingConfig(methods=[]), "no method to study"),
         (lambda: ScalingConfig(methods=["memmit"]).choices(), "Did you mean 'memit'"),
         (lambda: ScalingConfig(methods=["memit:value.stpes=1"]).choices(), "Did you mean 'steps'"),
-        (lambda: ScalingConfig(methods=["rome"], mode="together").choices(), "one fact at a time"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_studied(ask, message):

@@ -249,7 +249,7 @@ class Method:
         if self.compute_together is None:
             raise InvalidRequestError(
                 f"Method '{self.name}' writes one fact at a time. Write them in sequence with it "
-                "(--sequence, of 'factlab eval' --mode sequence), or use emmet, its form for many."
+                "(--sequence, of 'factlab eval' --mode sequence)."
             )
         return self.compute_together
 

@@ -51,7 +51,6 @@ def _built_in(
     about: str,
     config: type[MethodConfig],
     home: str,
-    writes_many: bool = True,
     settles: bool = True,
     needs: RungName = "closed_form",
     needs_subject: bool = True,
@@ -63,7 +62,7 @@ def _built_in(
         for function in ("settle", "compute", "compute_together")
     )
     return Method(
-        name, about, config, compute, together if writes_many else None,
+        name, about, config, compute, together,
         settle if settles else None, needs=needs, needs_subject=needs_subject,
     )  # fmt: skip
 
@@ -72,7 +71,7 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         _built_in("rome", "Rank-one update of one MLP (ROME).", RomeConfig,
-                  "closed_form.rome", writes_many=False),
+                  "closed_form.rome"),
         _built_in("memit", "Least squares over several MLPs (MEMIT).", MemitConfig,
                   "closed_form.memit:MEMIT"),
         _built_in("emmet", "ROME's constraint for many facts (EMMET).", EmmetConfig,

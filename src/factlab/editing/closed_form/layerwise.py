@@ -31,7 +31,7 @@ from torch import Tensor
 from factlab.data.fact_files import check_conflicts
 from factlab.editing.background import Background
 from factlab.editing.closed_form.anchor import anchored
-from factlab.editing.closed_form.experts import update_of_experts
+from factlab.editing.closed_form.factors import update_of
 from factlab.editing.closed_form.value import DEFAULT_CLAMP, OptimisedValue
 from factlab.editing.closed_form.values import values_of
 from factlab.editing.closed_form.waiting import WaitingFacts
@@ -52,7 +52,6 @@ from factlab.errors import FactlabError
 from factlab.facts import Fact
 from factlab.models.changes.carried import Carried, as_changed, carrying
 from factlab.models.changes.change import Change
-from factlab.models.changes.update import DenseUpdate, LowRankUpdate
 from factlab.models.language_model import LanguageModel
 from factlab.precision import wide
 from factlab.progress import ProgressCallback
@@ -330,7 +329,8 @@ def _write(
             residuals = missing / (len(layers) - done)
             with carrying(lm, changed, None):
                 keys = rows.keys()
-            update = _update(lm, layer, residuals, duals(layer, keys))
+            name, mixture = lm.layers.memory_name(layer), lm.layers.mixture(layer)
+            update = update_of(lm, name, mixture, residuals.T, duals(layer, keys))
             written.updates.append(update)
             written.keys[keys_name(layer)] = keys.to(wide(lm.dtype))
             changed[update.weight_name] = as_changed(lm, update)
@@ -340,17 +340,3 @@ def _write(
                     rows.advance(layers[done + 1])
             written.missing_shares.append(float(missing.norm() / deltas.norm().clamp(min=1e-30)))
     return written
-
-
-def _update(
-    lm: LanguageModel, layer: int, residuals: Float[Tensor, "fact d_model"], duals: Keys
-) -> Change:
-    """Rᵀ D, thin while there are fewer facts than dimensions."""
-    name, precision = lm.layers.memory_name(layer), wide(lm.dtype)
-    mixture = lm.layers.mixture(layer)
-    if mixture is not None:
-        return update_of_experts(name, mixture, residuals.T, duals, precision)
-    if len(duals) < residuals.shape[1]:
-        left, right = residuals.T.contiguous(), duals
-        return LowRankUpdate(name, lm.layers.layout(name), left.to(precision), right.to(precision))
-    return DenseUpdate(name, lm.layers.layout(name), (residuals.T @ duals).to(precision))

@@ -53,3 +53,38 @@ def rank_one_factors(
             "or collect statistics from more text."
         )
     return ((value - output) / scale)[:, None], right[None]
+
+
+def stored_in_turn(
+    keys: Float[Tensor, "fact d_in"],
+    values: Float[Tensor, "fact d_out"],
+    outputs: Float[Tensor, "fact d_out"],
+    directions: Float[Tensor, "fact d_in"],
+) -> tuple[Float[Tensor, "d_out fact"], Float[Tensor, "fact d_in"]]:
+    """Factors of the change that stores pairs one after the other.
+
+    Each pair is stored in the memory that those before it have left, so that the last one holds
+    exactly, and an earlier one as far as later keys leave it alone.
+
+    Args:
+        keys: k* of every pair, in order.
+        values: v* of each.
+        outputs: what the projection gives for each key before the first change.
+        directions: C⁻¹k* of each.
+
+    Returns:
+        left (d_out, fact) and right (fact, d_in), float64 on the CPU; their product is ΔW.
+
+    Raises:
+        EditError: see `rank_one_factors`.
+    """
+    n_facts, width = keys.shape
+    left = torch.zeros(outputs.shape[1], n_facts, dtype=torch.float64, device="cpu")
+    right = torch.zeros(n_facts, width, dtype=torch.float64, device="cpu")
+    for i, (key, value, output, direction) in enumerate(
+        zip(keys.cpu().double(), values, outputs.cpu().double(), directions, strict=True)
+    ):
+        now = output + left[:, :i] @ (right[:i] @ key)
+        column, row = rank_one_factors(key, value, now, direction)
+        left[:, i], right[i] = column[:, 0], row[0]
+    return left, right
