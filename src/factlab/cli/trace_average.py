@@ -91,13 +91,13 @@ def trace_average(
     """
     from factlab.data.known_sources import known_facts
     from factlab.journal import Shard, check_run_folder
-    from factlab.tracing.groups import check_pooling
+    from factlab.tracing.groups import pooling_named
 
     config = options.config(tokens="last-subject" if options.severed else None)
     part = Shard.parse(shard) if shard is not None else Shard()
     if limit is not None and limit < 1:
         raise InvalidRequestError(f"--limit {limit} must be at least 1.")
-    check_pooling(pooling)
+    pooled = pooling_named(pooling)
     check_run_folder(out, resume or part.total > 1)
     known = [entry.fact for entry in known_facts(facts, relation)]
     lm = session.load_model()
@@ -106,7 +106,7 @@ def trace_average(
     with session.progress() as report:
         average = average_trace(
             lm, known, config, out, limit=limit, shard=part, resume=resume, progress=report,
-            pooling=pooling,
+            pooling=pooled,
         )  # fmt: skip
     _finish(session, average, out)
 
@@ -122,13 +122,13 @@ def trace_merge(
     Of one run it makes a copy, averaged as --pooling says; nothing is traced anew.
     """
     from factlab.journal import merge
-    from factlab.tracing.groups import check_pooling
+    from factlab.tracing.groups import pooling_named
 
-    check_pooling(pooling)
+    pooled = pooling_named(pooling)
     merge(folders, out)
     from factlab.tracing.average import AverageTrace
 
-    _finish(session, AverageTrace.load(out, pooling), out)
+    _finish(session, AverageTrace.load(out, pooled), out)
 
 
 def trace_compare(
@@ -142,9 +142,9 @@ def trace_compare(
     Each run has the name of its folder.
     """
     from factlab.journal import check_run_folder
-    from factlab.tracing.groups import check_pooling
+    from factlab.tracing.groups import pooling_named
 
-    check_pooling(pooling)
+    pooled = pooling_named(pooling)
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         raise InvalidRequestError(
@@ -158,7 +158,7 @@ def trace_compare(
 
     comparison = compare_averages(
         {
-            name: AverageTrace.load(folder, pooling)
+            name: AverageTrace.load(folder, pooled)
             for name, folder in zip(names, folders, strict=True)
         }
     )
@@ -172,7 +172,7 @@ def trace_compare(
     ]  # fmt: skip
     session.say(table(["prompts", "restored", "token", "layer", "effect"], rows, right={3, 4}))
     session.say(f"Tables and figure: {out}")
-    session.emit(comparison.rows())
+    session.emit({"rows": comparison.rows()})
 
 
 _REASONS_SHOWN = 5

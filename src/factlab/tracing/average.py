@@ -37,8 +37,8 @@ from factlab.tracing.groups import (
     GROUPS,
     LAST_SUBJECT,
     Pooling,
-    check_pooling,
     group_positions,
+    pooling_named,
 )
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def average_records(
         InvalidRequestError: there is no such pooling.
         StorageError: a record is damaged.
     """
-    check_pooling(pooling)
+    pooling_named(pooling)
     try:
         unusable = {int(case): str(reason) for case, reason in findings["unusable"].items()}
         for case in sorted(records):

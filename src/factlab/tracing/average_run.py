@@ -19,7 +19,7 @@ from factlab.tracing.average import FORMAT, AverageTrace, average_records, round
 from factlab.tracing.cells import with_kinds_of
 from factlab.tracing.configs import TraceConfig
 from factlab.tracing.corruption import with_level
-from factlab.tracing.groups import Pooling, check_pooling
+from factlab.tracing.groups import Pooling, pooling_named
 from factlab.tracing.knowns import knows
 from factlab.tracing.result import CausalTrace
 from factlab.tracing.trace import trace_fact
@@ -71,7 +71,7 @@ def average_trace(
         2
     """
     config = config or TraceConfig()
-    check_pooling(pooling)
+    pooling_named(pooling)
     lm.abilities.need("trace")
     config.check(lm.n_layers)
     config = with_kinds_of(lm.layers, config, lm.name)

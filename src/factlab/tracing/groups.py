@@ -36,14 +36,15 @@ def group_positions(span: TokenSpan, n_tokens: int) -> list[range]:
     ]
 
 
-def check_pooling(pooling: str) -> None:
-    """Refuse what is no way to pool tokens.
+def pooling_named(name: str) -> Pooling:
+    """A way to pool tokens by its name.
 
     Raises:
-        InvalidRequestError: names those that there are.
+        InvalidRequestError: there is none; names those that there are.
     """
-    if pooling not in POOLED:
-        raise InvalidRequestError(
-            f"There is no pooling '{pooling}'.{nearest(pooling, POOLED)} Choose from "
-            f"{', '.join(POOLED)}."
-        )
+    for pooling in POOLED:
+        if pooling == name:
+            return pooling
+    raise InvalidRequestError(
+        f"There is no pooling '{name}'.{nearest(name, POOLED)} Choose from {', '.join(POOLED)}."
+    )
