@@ -20,7 +20,7 @@ from factlab.data.ripple.tables import (
 )
 from factlab.data.shipped import FOLDER
 from factlab.errors import StorageError
-from factlab.facts import SLOT
+from factlab.facts import SLOT, Fact
 
 _FACTS, _PHRASING = "facts.tsv", "templates.tsv"
 _NO_WORDS = RippleWords()
@@ -86,6 +86,16 @@ class RippleWorld:
         phrasing = self.source.phrasing.get(relation_id, Phrasing())
         template = next(iter(phrasing.prompts), "")
         return filled(template, subject) if template else ""
+
+    def relation_of(self, fact: Fact) -> str:
+        """The relation whose words a fact is asked in; empty if none has them, or several do."""
+        template = fact.template.strip()
+        found = [
+            relation_id
+            for relation_id, phrasing in self.source.phrasing.items()
+            if template in phrasing.prompts
+        ]
+        return found[0] if len(found) == 1 else ""
 
     def described(self, relation_id: str, subject: str) -> str:
         """The object without its name: the country where Marseille is located; or nothing."""
