@@ -17,7 +17,7 @@ from factlab.errors import counted
 
 COMMANDS = """
 demo; ask; trace; trace-average; trace-merge; layers; neurons; edit; values; values-merge; train;
-show; export; diff; eval; eval-merge; report; judge; sweep; study scaling; study relations; study layers;
+show; export; diff; eval; eval-merge; report; judge; probe; sweep; study scaling; study relations; study layers;
 study mixture; study localisation; methods; models; stats; data stats; data show; data build; knowns build
 """
 NAMES = [name.strip() for name in COMMANDS.split(";")]

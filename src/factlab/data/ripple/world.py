@@ -1,5 +1,6 @@
 """`RippleWorld`: true facts and the words for them, looked up in every direction."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,16 @@ class RippleWorld:
         )
         tables = RippleTables(load_words(words), load_aliases(aliases), load_values(values))
         return cls.of(load_triples(facts), load_any_phrasing(templates), tables)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the facts, and of the words and values."""
+        tables = self.tables
+        whole = [
+            [(t.relation_id, t.subject, t.object) for t in self.source.triples],
+            *([*each.items()] for each in (tables.words, tables.aliases, tables.values)),
+        ]
+        return hashlib.sha256(repr(whole).encode()).hexdigest()
 
     # -- words ------------------------------------------------------------------------------
 

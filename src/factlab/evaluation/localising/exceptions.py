@@ -1,9 +1,9 @@
 """Facts that are not decided at the last token of their subject, and what marks them.
 
-The ROME paper (section 2.2) finds an early site at the subject's last token, in the mean over facts.
-Here every fact counts by itself: the token whose restored MLPs bring back the largest share of what
-the noise took *decides* it. Where that is another token than the subject's last, the fact is an
-exception.
+The ROME paper (section 2.2) finds an early site at the subject's last token, in the mean over
+facts. Here every fact counts by itself: the token whose restored MLPs bring back the largest share
+of what the noise took *decides* it. Where that is another token than the subject's last, the fact
+is an exception.
 """
 
 from collections.abc import Iterable, Sequence

@@ -71,7 +71,9 @@ def list_table(found: Exceptions) -> Table:
         "at the last",
     ]  # fmt: skip
     return Table(
-        heads, lines, 4,
+        heads,
+        lines,
+        4,
         "token: counted from the subject's first, which is 0. Shares: of what the noise took, how "
         f"much restoring MLPs at that token brings back, at the best layer.{rest}",
     )

@@ -102,7 +102,7 @@ class FactRow(_Strict):
         peak_token: position behind the subject's first token of the largest share, in the main
             window.
         texts: of the unedited model about the subject.
-        relation_id: of the record; None where that does not say it, and in rows of earlier versions.
+        relation_id: of the record; None where it is not said.
     """
 
     record: int

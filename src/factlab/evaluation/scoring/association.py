@@ -90,8 +90,7 @@ class Contrast:
             self.n_without - self.hits_without, self.hits_without,
         )  # fmt: skip
         log = sum(
-            sign * math.log(count + 0.5)
-            for sign, count in zip((1, -1, 1, -1), counts, strict=True)
+            sign * math.log(count + 0.5) for sign, count in zip((1, -1, 1, -1), counts, strict=True)
         )
         half = _NORMAL * math.sqrt(math.fsum(1 / (count + 0.5) for count in counts))
         low, high = math.exp(log - half), math.exp(log + half)
