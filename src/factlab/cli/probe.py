@@ -163,7 +163,7 @@ def probe(
 
     config, part = asked.config(), Shard() if shard is None else Shard.parse(shard)
     check_run_folder(out, resume or part.total > 1)
-    from factlab.evaluation.probing.edits import ProbedEdits
+    from factlab.evaluation.probing.folders import edit_folders, run_folder
 
     if paths:
         is_plain = picked == RecordOptions() and more == MethodSettings()
@@ -172,6 +172,10 @@ def probe(
                 "Saved edits and evaluations are probed as they are: leave out the options of "
                 "records, methods and references."
             )
+        if run_folder(paths) is None:
+            edit_folders(paths)
+        from factlab.evaluation.probing.edits import ProbedEdits
+
         edits = ProbedEdits.of_paths(paths)
     else:
         wanted = picked.of(data or "builtin", limit, asked.references, picked.one_per_subject)
@@ -179,6 +183,8 @@ def probe(
             records = wanted.load(report)
             references = wanted.load_references(records, report) if config.generated else {}
         choice = more.of(method or "rome").chosen()
+        from factlab.evaluation.probing.edits import ProbedEdits
+
         edits = ProbedEdits.of_method(
             records, choice.method, choice.config, wanted.name, references
         )

@@ -6,6 +6,7 @@ from factlab.data.relation_names import relation_label
 from factlab.errors import counted
 from factlab.estimate import Estimate
 from factlab.evaluation.localising.exceptions import CLEAR_GAP, Exceptions
+from factlab.evaluation.reporting.formats import estimate_cell
 from factlab.evaluation.reporting.page import Part, Table
 from factlab.evaluation.scoring.association import Contrast
 
@@ -47,7 +48,7 @@ def marks_table(found: Exceptions) -> Table:
     return Table(
         heads, lines, 1,
         "Share: of facts with the mark, and of all others, how many are exceptions, with Wilson's "
-        "interval. Odds ratio: with a half added to every count. p: Fisher's exact test, of each "
+        "interval; ×100. Odds ratio: with a half added to every count. p: Fisher's exact test, of each "
         "line by itself. The more tokens a subject has, the more there are that may decide it.",
     )  # fmt: skip
 
@@ -81,29 +82,19 @@ def list_table(found: Exceptions) -> Table:
 
 def _line(one: Contrast) -> list[str]:
     return [
-        one.mark, f"{one.n_with}", f"{one.hits_with}", _percent(one.share_with),
-        _percent(one.share_without), _odds(one.odds_ratio), p_cell(one.p),
+        one.mark, f"{one.n_with}", f"{one.hits_with}", estimate_cell(one.share_with, 100, 0),
+        estimate_cell(one.share_without, 100, 0), estimate_cell(one.odds_ratio, 1, 2), _p(one.p),
     ]  # fmt: skip
 
 
 def _percent(estimate: Estimate) -> str:
-    if math.isnan(estimate.mean):
-        return _NO
     if not estimate.has_interval:
         return f"{estimate.mean:.0%}"
     low, high = estimate.interval
-    return f"{estimate.mean:.0%}, {low:.0%} to {high:.0%}"
+    return f"{estimate.mean:.0%}, interval {low:.0%} to {high:.0%}"
 
 
-def _odds(estimate: Estimate) -> str:
-    if math.isnan(estimate.mean):
-        return _NO
-    low, high = estimate.interval
-    return f"{estimate.mean:.2f}, {low:.2f} to {high:.2f}"
-
-
-def p_cell(value: float) -> str:
-    """A p-value for a table."""
+def _p(value: float) -> str:
     if math.isnan(value):
         return _NO
     return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -145,4 +145,4 @@ def _open(lm: LanguageModel, asked: AskedFact, config: ProbeConfig) -> None:
     if not config.essence_texts:
         asked.no_essence = "texts about the subject were not asked for"
     elif n_tokens >= min(config.essence_tokens, lm.context_length or config.essence_tokens):
-        asked.no_essence = f"'{opening}' leaves no room for a text"
+        asked.no_essence = "the subject leaves no room for a text"

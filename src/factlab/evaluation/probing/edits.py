@@ -14,17 +14,16 @@ from factlab.editing.configs import MethodConfig
 from factlab.editing.edit import Edit
 from factlab.editing.method import Method, check_targets
 from factlab.editing.methods import method_named
-from factlab.editing.shipping.folders import JSON
 from factlab.editing.trained.configs import KINDS
 from factlab.errors import (
     FactlabError,
     InvalidRequestError,
-    StorageError,
     WrongModelError,
     counted,
 )
 from factlab.evaluation.measuring.generated_text import weighted_entropy_bits
 from factlab.evaluation.measuring.rows import Measurement, Row
+from factlab.evaluation.probing.folders import edit_folders, run_folder
 from factlab.evaluation.probing.rows import ProbedData, TextScores
 from factlab.evaluation.running.saved_run import ADVICE, load_run
 from factlab.facts import Fact, fill
@@ -171,14 +170,10 @@ class ProbedEdits:
             StorageError: a folder holds neither.
             InvalidRequestError: an evaluation stands beside others, or as `of_run`.
         """
-        if any((path / "run.json").is_file() for path in paths):
-            if len(paths) > 1:
-                raise InvalidRequestError(
-                    "An evaluation is probed by itself. Name its folder alone."
-                )
-            return cls.of_run(paths[0])
-        folders = [folder for path in paths for folder in _edit_folders(path)]
-        edits = [Edit.load(folder) for folder in folders]
+        run = run_folder(paths)
+        if run is not None:
+            return cls.of_run(run)
+        edits = [Edit.load(folder) for folder in edit_folders(paths)]
         return cls.of_saved(edits, ", ".join(path.name for path in paths))
 
     def data(self) -> ProbedData:
@@ -242,19 +237,6 @@ def _with_relations(records: Sequence[Record]) -> tuple[Record, ...]:
         else replace(record, relation_id=world.relation_of(record.fact))
         for record in records
     )
-
-
-def _edit_folders(path: Path) -> list[Path]:
-    """The folder of a saved edit; or all inside one that `factlab edit --each --out` wrote."""
-    if (path / JSON).is_file():
-        return [path]
-    inside = sorted(folder.parent for folder in path.glob(f"*/{JSON}"))
-    if not inside:
-        raise StorageError(
-            f"'{path}' holds no saved edit and no evaluation: it has neither {JSON} nor run.json. "
-            "Name a folder that 'factlab edit --out' or 'factlab eval --out' wrote."
-        )
-    return inside
 
 
 def _fact_of(row: Row, world: RippleWorld) -> Fact:

@@ -8,6 +8,7 @@ from factlab.errors import counted
 from factlab.estimate import Estimate
 from factlab.evaluation.localising.exceptions_page import exceptions_part
 from factlab.evaluation.probing.scores import InverseScores
+from factlab.evaluation.reporting.formats import estimate_cell
 from factlab.evaluation.reporting.page import Part, Table, html_page, markdown_page
 from factlab.evaluation.studies.tables import to_csv
 from factlab.storage import write_text
@@ -84,21 +85,20 @@ def inverse_table(probes: "Probes") -> Table:
         heads, [_inverse_line(one) for one in probes.inverse], 2,
         "Facts that hold: after the edit the new object is more probable than the true one. Place: "
         "share of other subjects of the relation, of which the object is not true, that are less "
-        "probable than the edited one after the inverse prompt; 50 % by chance. First: the edited "
+        "probable than the edited one after the inverse prompt; one half by chance. First: the edited "
         "one is the most probable. Lift: of log P(subject), in nats. Rose: share of facts whose "
-        "subject gains more than the others do in the mean. 95 % intervals over facts.",
+        "subject gains more than the others do in the mean. Shares ×100; in brackets or after ± "
+        "stands the 95 % interval over facts.",
     )  # fmt: skip
 
 
 def _inverse_line(one: InverseScores) -> list[str]:
+    shares = one.place_before, one.place_after, one.moved, one.first_before, one.first_after
+    lifts = one.lift, one.others_lift, one.specific_lift
     return [
         _OF[one.prompt], _FACTS[one.facts], f"{one.n}",
-        *(percent_cell(each) for each in (one.place_before, one.place_after)),
-        percent_cell(one.moved, signed=True),
-        *(percent_cell(each) for each in (one.first_before, one.first_after)),
-        *(number_cell(each, signed=True)
-          for each in (one.lift, one.others_lift, one.specific_lift)),
-        percent_cell(one.rose),
+        *(estimate_cell(each, 100, 0) for each in shares),
+        *(estimate_cell(each, 1, 2) for each in lifts), estimate_cell(one.rose, 100, 0),
     ]  # fmt: skip
 
 
@@ -106,9 +106,9 @@ def essence_table(probes: "Probes") -> Table:
     """Perplexity of texts about the subject, and the next token."""
     one = probes.essence
     line = [
-        f"{one.n}", *(number_cell(each) for each in (one.ppl_before, one.ppl_after)),
-        number_cell(one.rise, signed=True), number_cell(one.kept), f"{one.n_kl}",
-        number_cell(one.kl, 3),
+        f"{one.n}", estimate_cell(Estimate(one.ppl_before, math.nan), 1, 2),
+        estimate_cell(Estimate(one.ppl_after, math.nan), 1, 2), estimate_cell(one.rise, 1, 2),
+        estimate_cell(one.kept, 1, 2), f"{one.n_kl}", estimate_cell(one.kl, 1, 3),
     ]  # fmt: skip
     heads = ["facts", "perplexity before", "after", "rise", "essence kept", "facts", "KL"]
     return Table(
@@ -127,12 +127,12 @@ def written_table(probes: "Probes") -> Table:
         [
             one.stage,
             f"{one.n}",
-            number_cell(one.entropy),
+            estimate_cell(one.entropy, 1, 2),
             f"{one.n_both}",
-            number_cell(one.consistency, 3),
-            number_cell(one.together.linear),
-            number_cell(one.together.ranks),
-        ]
+            estimate_cell(one.consistency, 1, 3),
+            estimate_cell(one.together.linear, 1, 2),
+            estimate_cell(one.together.ranks, 1, 2),
+        ]  # fmt: skip
         for one in probes.written
     ]
     heads = ["texts", "facts", "GE", "with RS", "RS", "correlation", "of ranks"]
@@ -161,30 +161,3 @@ def save_report(probes: "Probes", folder: Path) -> list[Path]:
     for name, text in texts.items():
         write_text(folder / name, text)
     return [*(folder / name for name in texts), *files]
-
-
-# -- cells -------------------------------------------------------------------------------------
-
-
-def percent_cell(estimate: Estimate, signed: bool = False) -> str:
-    """A share with its interval, such as `43 %, 30 to 57`."""
-    if math.isnan(estimate.mean):
-        return _NO
-    sign = "+" if signed else ""
-    low, high = estimate.interval
-    shown = f"{100 * estimate.mean:{sign}.0f} %"
-    return (
-        f"{shown}, {100 * low:{sign}.0f} to {100 * high:{sign}.0f}"
-        if estimate.has_interval
-        else shown
-    )
-
-
-def number_cell(estimate: Estimate, digits: int = 2, signed: bool = False) -> str:
-    """A mean with its interval, such as `0.43, 0.30 to 0.57`."""
-    if math.isnan(estimate.mean):
-        return _NO
-    form = f"{'+' if signed else ''}.{digits}f"
-    low, high = estimate.interval
-    shown = f"{estimate.mean:{form}}"
-    return f"{shown}, {low:{form}} to {high:{form}}" if estimate.has_interval else shown

@@ -81,8 +81,8 @@ class EssenceScores:
     """
 
     n: int
-    ppl_before: Estimate
-    ppl_after: Estimate
+    ppl_before: float
+    ppl_after: float
     rise: Estimate
     kept: Estimate
     n_kl: int
@@ -95,8 +95,8 @@ class EssenceScores:
         kls = [row.kl for row in rows if row.kl is not None]
         return cls(
             len(pairs),
-            Estimate.of([before for before, _ in pairs]),
-            Estimate.of([after for _, after in pairs]),
+            _mean([before for before, _ in pairs]),
+            _mean([after for _, after in pairs]),
             Estimate.of([after - before for before, after in pairs]),
             Estimate.of_shares([essence_kept(before, after) for before, after in pairs]),
             len(kls), Estimate.of(kls),
@@ -132,11 +132,12 @@ def written_scores(rows: Sequence[ProbeRow]) -> list[WrittenScores]:
         WrittenScores(
             stage, len(points), Estimate.of([entropy for entropy, _ in points]),
             sum(near is not None for _, near in points),
-            Estimate.of([near for _, near in points if near is not None]),
+            consistency([near for _, near in points if near is not None]),
             Correlation.of([(entropy, near) for entropy, near in points if near is not None]),
         )
         for stage in ("before", "after", "change")
         for points in [written_points(rows, stage)]
+        for consistency in [Estimate.of if stage == "change" else Estimate.of_shares]
     ]  # fmt: skip
 
 
@@ -162,6 +163,8 @@ def inverse_scores(rows: Sequence[ProbeRow]) -> list[InverseScores]:
     found: list[InverseScores] = []
     for facts in ("all", "hold"):
         some = [row for row in rows if facts == "all" or row.holds]
+        if facts == "hold" and len(some) == len(rows):
+            continue
         those = {
             "new": [row.inverse for row in some if row.inverse is not None],
             "true": [row.inverse_true for row in some if row.inverse_true is not None],
@@ -179,8 +182,14 @@ def perplexities(essence: Essence) -> tuple[float, float]:
     return math.fsum(before) / len(before), math.fsum(after) / len(after)
 
 
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan
+
+
 def in_json(scores: object) -> Any:
     """Scores ready for JSON: an estimate is its mean with the ends of its interval."""
+    if isinstance(scores, float):
+        return known(scores)
     if isinstance(scores, Estimate):
         low, high = scores.interval
         return {"mean": known(scores.mean), "low": known(low), "high": known(high)}

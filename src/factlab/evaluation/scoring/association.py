@@ -40,7 +40,7 @@ class Correlation:
 
         Examples:
             >>> from factlab.evaluation.scoring.association import Correlation
-            >>> round(Correlation.of([(1, 1), (2, 4), (3, 9), (4, 16)]).ranks.mean, 6)
+            >>> round(Correlation.of([(1.0, 1.0), (2.0, 4.0), (3.0, 9.0)]).ranks.mean, 6)
             1.0
         """
         if len(pairs) < _FEWEST:
