@@ -254,7 +254,7 @@ def test_what_a_kill_left_is_gone_on_with(lm, records, tmp_path):
             assert one.inverse.after == pytest.approx(row.inverse.after, abs=1e-8)
             assert one.essence.after == pytest.approx(row.essence.after, abs=1e-8)
             assert one.decided == row.decided
-    with pytest.raises(StorageError, match="belongs to another run: its config.seed"):
+    with pytest.raises(StorageError, match=r"belongs to another run: its config\.seed"):
         other = SMALL.model_copy(update={"seed": 1})
         probe(lm, edits, tmp_path / "part", other, resume=True)
     with pytest.raises(StorageError, match="Resume it"):
@@ -271,7 +271,7 @@ def test_refusals(lm, make_model, records, tmp_path):
         ProbedEdits.of_saved([replace(edit, facts=())])
     with pytest.raises(WrongModelError, match="This edit was made for"):
         probe(make_model("gpt2", seed=5), ProbedEdits.of_saved([edit]), tmp_path / "p", BARE)
-    with pytest.raises(StorageError, match="neither edit.json nor run.json"):
+    with pytest.raises(StorageError, match=r"neither edit\.json nor run\.json"):
         ProbedEdits.of_paths([tmp_path])
     with pytest.raises(InvalidRequestError, match="no beginnings of texts"):
         config = BARE.model_copy(update={"generated": True})

@@ -57,7 +57,7 @@ class _Asked:
     candidates: Annotated[
         int,
         typer.Option(
-            min=0, help="Most subjects that the edited one is compared with; 0 asks nothing backwards.",
+            min=0, help="Most subjects to compare the edited one with; 0 asks nothing backwards.",
             rich_help_panel=MEASURED,
         ),
     ] = 50  # fmt: skip

@@ -85,8 +85,8 @@ def inverse_table(probes: "Probes") -> Table:
         heads, [_inverse_line(one) for one in probes.inverse], 2,
         "Facts that hold: after the edit the new object is more probable than the true one. Place: "
         "share of other subjects of the relation, of which the object is not true, that are less "
-        "probable than the edited one after the inverse prompt; one half by chance. First: the edited "
-        "one is the most probable. Lift: of log P(subject), in nats. Rose: share of facts whose "
+        "probable than the edited one after the inverse prompt; one half by chance. First: the "
+        "edited one is the most probable. Lift: of log P(subject), in nats. Rose: share of facts whose "
         "subject gains more than the others do in the mean. Shares ×100; in brackets or after ± "
         "stands the 95 % interval over facts.",
     )  # fmt: skip
@@ -132,7 +132,7 @@ def written_table(probes: "Probes") -> Table:
             estimate_cell(one.consistency, 1, 3),
             estimate_cell(one.together.linear, 1, 2),
             estimate_cell(one.together.ranks, 1, 2),
-        ]  # fmt: skip
+        ]
         for one in probes.written
     ]
     heads = ["texts", "facts", "GE", "with RS", "RS", "correlation", "of ranks"]
