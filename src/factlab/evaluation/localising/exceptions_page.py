@@ -49,7 +49,8 @@ def marks_table(found: Exceptions) -> Table:
         heads, lines, 1,
         "Share: of facts with the mark, and of all others, how many are exceptions, with Wilson's "
         "interval; ×100. Odds ratio: with a half added to every count. p: Fisher's exact test, of "
-        "each line by itself. The more tokens a subject has, the more there are that may decide it.",
+        "each line by itself. The more tokens a subject has, the more there are that may decide "
+        "it.",
     )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ from factlab.progress import ProgressCallback, silent
 Written = tuple[TextScores | None, TextScores | None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ProbedEdits:
     """Facts, each with the edit it is probed with; make one with `of_method`, `of_saved`, `of_run`.
 
@@ -59,6 +59,10 @@ class ProbedEdits:
     references: References = field(default_factory=References)
     written: Mapping[int, Written] = field(default_factory=lambda: MappingProxyType({}))
     fingerprint: str = ""
+
+    def __repr__(self) -> str:
+        n_facts = counted(len(self.records), "fact")
+        return f"ProbedEdits({self.data().method} on {self.name}: {n_facts})"
 
     @classmethod
     def of_method(

@@ -86,9 +86,9 @@ def inverse_table(probes: "Probes") -> Table:
         "Facts that hold: after the edit the new object is more probable than the true one. Place: "
         "share of other subjects of the relation, of which the object is not true, that are less "
         "probable than the edited one after the inverse prompt; one half by chance. First: the "
-        "edited one is the most probable. Lift: of log P(subject), in nats. Rose: share of facts whose "
-        "subject gains more than the others do in the mean. Shares ×100; in brackets or after ± "
-        "stands the 95 % interval over facts.",
+        "edited one is the most probable. Lift: of log P(subject), in nats. Rose: share of facts "
+        "whose subject gains more than the others do in the mean. Shares ×100; in brackets or "
+        "after ± stands the 95 % interval over facts.",
     )  # fmt: skip
 
 
