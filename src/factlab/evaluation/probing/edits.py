@@ -62,7 +62,12 @@ class ProbedEdits:
 
     def __repr__(self) -> str:
         n_facts = counted(len(self.records), "fact")
-        return f"ProbedEdits({self.data().method} on {self.name}: {n_facts})"
+        return f"ProbedEdits({self.method_name} on {self.name}: {n_facts})"
+
+    @property
+    def method_name(self) -> str:
+        """What wrote the facts."""
+        return self.saved[0].method if self.method is None else self.method.name
 
     @classmethod
     def of_method(
@@ -138,13 +143,13 @@ class ProbedEdits:
                 "next one, or probe a run of --mode each."
             )
         world = RippleWorld.load()
-        records = tuple(
+        records = _with_relations([
             Record(
                 case_id=row.case_id, benchmark=row.benchmark, fact=_fact_of(row, world),
                 relation_id=row.relation_id,
             )
             for row in run.rows
-        )  # fmt: skip
+        ])  # fmt: skip
         written = {
             place: (_text_scores(row.before), _text_scores(row.after))
             for place, row in enumerate(run.rows)
@@ -182,10 +187,9 @@ class ProbedEdits:
 
     def data(self) -> ProbedData:
         """What makes two of these the same."""
-        method = self.saved[0].method if self.method is None else self.method.name
         return ProbedData(
             name=self.name, sha256=record_hash(self.records), n_records=len(self.records),
-            method=method,
+            method=self.method_name,
             config=None if self.config is None else self.config.model_dump(mode="json"),
             edits=tuple(edit.digest for edit in self.saved),
         )  # fmt: skip

@@ -5,7 +5,7 @@ folder/
     records-1-of-1.jsonl    a row of every edited fact
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from factlab.arguments import checked
 from factlab.data.ripple.world import RippleWorld
 from factlab.documents import validated
 from factlab.editing.background import Background
-from factlab.editing.edit import current_versions
+from factlab.editing.edit import Edit, current_versions
 from factlab.editing.noise_config import SubjectNoise
 from factlab.errors import InvalidRequestError, TokenizationError
 from factlab.evaluation.measuring.baseline import references_hash
@@ -39,7 +39,7 @@ BATCH_SIZE = 8
 @checked(in_steps=True)
 def probe(
     lm: LanguageModel,
-    edits: ProbedEdits,
+    edits: ProbedEdits | Sequence[Edit],
     out: str | Path,
     config: ProbeConfig | None = None,
     world: RippleWorld | None = None,
@@ -54,7 +54,7 @@ def probe(
 
     Args:
         lm: the model, left as it is.
-        edits: whose; see `ProbedEdits`.
+        edits: facts with their edits, or a list of edits.
         out: folder for one row per fact; new or empty, or with `resume` of these probes.
         config: see `ProbeConfig`.
         world: facts and words for inverse prompts; by default those that come with factlab.
@@ -85,19 +85,11 @@ def probe(
         ['', 'the relation of the fact is not known']
     """
     config, shard = config or ProbeConfig(), (shard or Shard()).checked()
+    edits = edits if isinstance(edits, ProbedEdits) else ProbedEdits.of_saved(edits)
     check_batch_size(batch_size)
-    config.window_of(lm.n_layers)
-    edits.check_model(lm)
-    if config.generated and not any(record.generation_prompts for record in edits.records):
-        raise InvalidRequestError(
-            "There are no beginnings of texts to have written: saved edits and evaluations do not "
-            "keep them. Probe records (--data), or leave generated out (--generate)."
-        )
-    if config.traced:
-        lm.abilities.need("trace")
-    background, world = background or Background(), world or RippleWorld.load()
-    writer = TextWriter(lm, config, edits.references) if config.generated else None
-    folder = Path(out)
+    _check(lm, edits, config)
+    folder, background = Path(out), background or Background()
+    world = world or RippleWorld.load()
     request: Line = {
         "format": FORMAT,
         "model": run_model(lm, folder, progress),
@@ -110,15 +102,19 @@ def probe(
     journal = Journal.open(folder, request, find, resume=resume or shard.total > 1)
     where = f"'{folder / 'run.json'}'"
     found = validated(ProbeFindings, journal.findings, where, ADVICE)
-    method_config = None
-    if edits.method is not None:
-        method_config = validated(edits.method.config, found.method_config, where, ADVICE)
-    noise = None
-    if found.noise_level is not None:
-        noise = SubjectNoise(level=found.noise_level, samples=config.samples, seed=config.seed)
-    prober = Prober(lm, edits, method_config, config, world, noise, writer, background, progress)
+    prober = Prober(
+        lm, edits, config, world,
+        method_config=None
+        if edits.method is None
+        else validated(edits.method.config, found.method_config, where, ADVICE),
+        noise=None
+        if found.noise_level is None
+        else SubjectNoise(level=found.noise_level, samples=config.samples, seed=config.seed),
+        writer=TextWriter(lm, config, edits.references) if config.generated else None,
+        background=background, progress=progress,
+    )  # fmt: skip
     cases = journal.cases(len(edits.records))
-    with journal.writing(shard, current_versions()) as writer_:
+    with journal.writing(shard, current_versions()) as rows:
         for block in blocks_of(cases, shard, batch_size):
             if all(case in journal.records for case in block):
                 continue
@@ -126,11 +122,24 @@ def probe(
             # As a whole, so that what a kill cut short comes out as it would have.
             for case, row in zip(block, prober.rows(block), strict=True):
                 if case not in journal.records:
-                    writer_.append(case, row.as_line())
+                    rows.append(case, row.as_line())
             if should_stop():
                 break
     progress("probing edits", len(journal.records), len(cases))
     return Probes.load(folder)
+
+
+def _check(lm: LanguageModel, edits: ProbedEdits, config: ProbeConfig) -> None:
+    """Refuse what does not go together, before anything is asked."""
+    config.window_of(lm.n_layers)
+    edits.check_model(lm)
+    if config.generated and not any(record.generation_prompts for record in edits.records):
+        raise InvalidRequestError(
+            "There are no beginnings of texts to have written: saved edits and evaluations do not "
+            "keep them. Probe records (--data), or leave generated out (--generate)."
+        )
+    if config.traced:
+        lm.abilities.need("trace")
 
 
 def _found(

@@ -33,9 +33,9 @@ class Prober:
     Attributes:
         lm: the model, left as it is.
         edited: facts and their edits.
-        method_config: of the method, with what is settled.
         config: what to ask.
         world: facts and words for inverse prompts.
+        method_config: of the method, with what is settled; None of saved edits.
         noise: of traces; None if nothing is traced.
         writer: has texts written; None if none are.
         background: statistics, contexts and values that are at hand.
@@ -44,9 +44,9 @@ class Prober:
 
     lm: LanguageModel
     edited: ProbedEdits
-    method_config: MethodConfig | None
     config: ProbeConfig
     world: RippleWorld
+    method_config: MethodConfig | None = None
     noise: SubjectNoise | None = None
     writer: TextWriter | None = None
     background: Background = field(default_factory=Background)
