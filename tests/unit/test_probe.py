@@ -22,7 +22,7 @@ from factlab.evaluation.scoring.association import Contrast, Correlation, fisher
 from factlab.journal import Shard, merge
 
 SMALL = ProbeConfig(
-    candidates=4, essence_texts=2, essence_tokens=12, samples=2, least_prob=0, window=1
+    candidates=4, essence_texts=2, essence_tokens=30, samples=2, least_prob=0, window=1
 )
 BARE = ProbeConfig(candidates=3, essence_texts=0, traced=False)
 
@@ -68,8 +68,8 @@ def test_every_number_is_what_direct_passes_say(lm, records, tmp_path):
             assert inverse.before == pytest.approx(
                 [direct(lm, inverse.prompt, subject) for subject in inverse.subjects], abs=1e-8
             )
-        texts = subject_texts(lm, [record.fact.subject], [place], 2, 12, 0)[0]
-        ids = [lm.encode(text).ids[:12] for text in texts]
+        texts = subject_texts(lm, [record.fact.subject], [place], 2, 30, 0)[0]
+        ids = [lm.encode(text).ids[:30] for text in texts]
         opening = lm.encode(f"{record.fact.subject} is a").ids
         next_before = of_next(lm, opening)
         assert row.essence.before == pytest.approx(

@@ -113,13 +113,13 @@ class Answering:
         places = [place for place in owners if place not in found]
         told = self._prompts(places, [questions[place] for place in places], changes)
         openings = self._next_tokens(places, prefixes, owners, changes)
-        asked = [
+        rows = [
             (number, owners[place])
             for place in places
             if not prefixes[place]
             for number in self._numbers[place]
         ]
-        texts = iter(self._kept.edited(self._first, asked, changes))
+        texts = iter(self._kept.edited(self._first, rows, changes))
         for place in places:
             numbers = [] if prefixes[place] else self._numbers[place]
             kl = divergence(self._openings[place], openings[place]) if place in openings else None

@@ -1,7 +1,7 @@
 """Inverse prompts: does who has an object come with what a subject has?
 
 An edit s, r → o* is asked for backwards: "The country of Italy is home to". The ROME paper
-(section 3.6) names as a limitation that edits are directional. Every object has several subjects,
+(section 3.7) names as a limitation that edits are directional. Every object has several subjects,
 so no one subject is the right answer; what is asked is whether the edited subject rises among
 subjects of its relation of which the object is not true.
 """
@@ -36,8 +36,7 @@ def inverse_prompts(
     Args:
         record: with the edited fact.
         world: the facts and words.
-        most: subjects to compare with; of more, the seed draws, the same for all edits of a
-            relation as far as they are not about these subjects themselves.
+        most: subjects to compare with; of more, the seed draws, by relation and object.
         seed: of the draws.
     """
     reason = _why_none(record, world, most)

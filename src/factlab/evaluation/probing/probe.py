@@ -75,7 +75,7 @@ def probe(
         EditError: no fact can be written.
         StorageError: the folder is not empty, belongs to other probes, or cannot be written.
 
-    Source: Meng et al. 2022 (ROME), section 3.6; Hase et al. 2023, section 3.4 (essence).
+    Source: Meng et al. 2022 (ROME), section 3.7; Hase et al. 2023, section 3.4 (essence).
 
     Examples:
         >>> edits = fl.evaluation.ProbedEdits.of_method(facts, "ft")
