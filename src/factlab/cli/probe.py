@@ -166,8 +166,8 @@ def probe(
     from factlab.evaluation.probing.folders import edit_folders, run_folder
 
     if paths:
-        is_plain = picked == RecordOptions() and more == MethodSettings()
-        if not is_plain or any(one is not None for one in (data, method, limit, asked.references)):
+        given = data, method, limit, asked.references, more.editor, more.layer, more.settings
+        if any(each is not None for each in given) or more.assignments or picked != RecordOptions():
             raise InvalidRequestError(
                 "Saved edits and evaluations are probed as they are: leave out the options of "
                 "records, methods and references."
