@@ -29,7 +29,8 @@ BARE = ProbeConfig(candidates=3, essence_texts=0, traced=False)
 
 @pytest.fixture(scope="module")
 def records():
-    return fl.load_records("builtin", limit=4, seed=3)
+    found = fl.load_records("builtin", limit=4, seed=3)
+    return sorted(found, key=lambda record: record.case_id)
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_every_number_is_what_direct_passes_say(lm, records, tmp_path):
     world = RippleWorld.load()
     facts = [record.fact for record in records]
     made = method_named("rome").attempts(lm, facts, ROME, background(lm))
-    for place, (row, record, edit) in enumerate(zip(found.facts, records, made, strict=True)):
+    for row, record, edit in zip(found.facts, records, made, strict=True):
         prompts = inverse_prompts(record, world, SMALL.candidates, SMALL.seed)
         asked = zip((row.inverse, row.inverse_true), prompts, strict=True)
         for inverse, prompted in asked:
@@ -68,7 +69,7 @@ def test_every_number_is_what_direct_passes_say(lm, records, tmp_path):
             assert inverse.before == pytest.approx(
                 [direct(lm, inverse.prompt, subject) for subject in inverse.subjects], abs=1e-8
             )
-        texts = subject_texts(lm, [record.fact.subject], [place], 2, 30, 0)[0]
+        texts = subject_texts(lm, [record.fact.subject], [record.case_id], 2, 30, 0)[0]
         ids = [lm.encode(text).ids[:30] for text in texts]
         opening = lm.encode(f"{record.fact.subject} is a").ids
         next_before = of_next(lm, opening)

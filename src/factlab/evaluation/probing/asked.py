@@ -68,7 +68,6 @@ def questioned(lm: LanguageModel, prompted: Prompted, owner: int, prefix: str = 
 def asked_facts(
     lm: LanguageModel,
     records: Sequence[Record],
-    streams: Sequence[int],
     world: RippleWorld,
     config: ProbeConfig,
 ) -> list[AskedFact]:
@@ -76,8 +75,7 @@ def asked_facts(
 
     Args:
         lm: the model, without the edits.
-        records: the facts.
-        streams: a number for each, which the random numbers of its texts follow from.
+        records: the facts; the random numbers of texts follow from their case_id.
         world: facts and words for inverse prompts.
         config: what to ask.
     """
@@ -86,7 +84,7 @@ def asked_facts(
         _open(lm, one, config)
     wanted = [i for i, one in enumerate(asked) if not one.no_essence]
     written = subject_texts(
-        lm, [records[i].fact.subject for i in wanted], [streams[i] for i in wanted],
+        lm, [records[i].fact.subject for i in wanted], [records[i].case_id for i in wanted],
         config.essence_texts, config.essence_tokens, config.seed,
     )  # fmt: skip
     for i, texts in zip(wanted, written, strict=True):

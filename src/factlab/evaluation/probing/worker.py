@@ -59,7 +59,7 @@ class Prober:
             FactlabError: none can be written, for a reason that is not one fact's own.
         """
         records = [self.edited.records[place] for place in block]
-        asked = asked_facts(self.lm, records, block, self.world, self.config)
+        asked = asked_facts(self.lm, records, self.world, self.config)
         edits, failed = self._edits(block, asked)
         with self.lm.frozen():
             answering = Answering(self.lm, asked, edits)
