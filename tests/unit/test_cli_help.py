@@ -16,8 +16,9 @@ from factlab.cli.tables import table
 from factlab.errors import counted
 
 COMMANDS = """
-demo; ask; trace; trace-average; trace-merge; trace-compare; layers; neurons; edit; values; values-merge; train;
-show; export; diff; eval; eval-merge; report; judge; sweep; study scaling; study relations; study layers;
+demo; serve; ask; trace; trace-average; trace-merge; trace-compare; layers; neurons; edit; values;
+values-merge; train; show; export; diff; eval; eval-merge; report; judge; probe; sweep; study scaling;
+study relations; study layers;
 study mixture; study localisation; methods; models; stats; data stats; data show; data build; knowns build
 """
 NAMES = [name.strip() for name in COMMANDS.split(";")]

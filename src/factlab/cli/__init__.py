@@ -35,6 +35,7 @@ def build_app() -> typer.Typer:
         methods,
         models,
         neurons,
+        probe,
         report,
         show,
         stats,
@@ -57,7 +58,7 @@ def build_app() -> typer.Typer:
     app.callback()(_root)
     for module in (
         demo, ask, trace, trace_average, layers, neurons, edit, values, train, show, export, diff,
-        evaluate, report, judge, sweep, study, methods, models, data, knowns, stats,
+        evaluate, report, judge, probe, sweep, study, methods, models, data, knowns, stats,
     ):  # fmt: skip
         module.register(app)
     return app

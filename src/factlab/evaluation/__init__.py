@@ -4,7 +4,7 @@ The rooms follow what happens: `measuring` asks an edited model, `running` does 
 records and keeps what was measured, `scoring` makes numbers of it, and `reporting` makes tables and
 pictures of them; `sweeping` does all of it for many methods, settings or places. `harnessing` has
 another package ask: lm_eval, for what a model is able to do in general. `judging` has another model
-say which answers are right.
+say which answers are right. `probing` asks what edits do beside what they are for.
 """
 
 import lazy_loader

@@ -8,6 +8,10 @@ from .localising.configs import LocalisationConfig as LocalisationConfig
 from .localising.configs import LocalisedMethod as LocalisedMethod
 from .localising.result import Localisation as Localisation
 from .localising.study import study_localisation as study_localisation
+from .probing.configs import ProbeConfig as ProbeConfig
+from .probing.edits import ProbedEdits as ProbedEdits
+from .probing.probe import probe as probe
+from .probing.result import Probes as Probes
 from .reporting.eval_report import EvalReport as EvalReport
 from .reporting.report import report as report
 from .requests import EvaluationRequest as EvaluationRequest

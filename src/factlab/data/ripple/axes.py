@@ -197,26 +197,30 @@ def alias(edited: Edited) -> Made:
     return made
 
 
+def other_subjects(edited: Edited) -> list[str]:
+    """Other subjects of the relation, each once, without those of which the new object is true."""
+    of_relation = (
+        other
+        for (relation, object_), subjects in edited.world.source.subjects.items()
+        if relation == edited.relation_id and object_ != edited.new
+        for other in subjects
+    )
+    return [other for other in dict.fromkeys(of_relation) if other != edited.subject]
+
+
 def reversal(edited: Edited) -> Made:
     """Who has the new object, among subjects of the relation of which that is not true."""
     inverse = edited.world.words(edited.relation_id).inverse
     if not inverse:
         return "the relation has no inverse prompt"
-    relation_id, subject, new = edited.relation_id, edited.subject, edited.new
-    others = [
-        other
-        for (relation, object_), subjects in edited.world.source.subjects.items()
-        if relation == relation_id and object_ != new
-        for other in subjects
-        if other != subject
-    ]
+    subject, others = edited.subject, other_subjects(edited)
     if not subject or not others:
         return "there is no other subject to compare with"
     draw = edited.drawn("reversal")
     return [
         RippleQuery(
             axis="reversal",
-            prompt=filled(inverse, new),
+            prompt=filled(inverse, edited.new),
             answers=(subject,),
             others=draw.sample(others, min(_N_SUBJECTS, len(others))),
             manner="rise",

@@ -1,5 +1,6 @@
 """`RippleWorld`: true facts and the words for them, looked up in every direction."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from factlab.data.ripple.tables import (
 )
 from factlab.data.shipped import FOLDER
 from factlab.errors import StorageError
-from factlab.facts import SLOT
+from factlab.facts import SLOT, Fact
 
 _FACTS, _PHRASING = "facts.tsv", "templates.tsv"
 _NO_WORDS = RippleWords()
@@ -75,6 +76,16 @@ class RippleWorld:
         tables = RippleTables(load_words(words), load_aliases(aliases), load_values(values))
         return cls.of(load_triples(facts), load_any_phrasing(templates), tables)
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the facts, and of the words and values."""
+        tables = self.tables
+        whole = [
+            [(t.relation_id, t.subject, t.object) for t in self.source.triples],
+            *([*each.items()] for each in (tables.words, tables.aliases, tables.values)),
+        ]
+        return hashlib.sha256(repr(whole).encode()).hexdigest()
+
     # -- words ------------------------------------------------------------------------------
 
     def words(self, relation_id: str) -> RippleWords:
@@ -86,6 +97,16 @@ class RippleWorld:
         phrasing = self.source.phrasing.get(relation_id, Phrasing())
         template = next(iter(phrasing.prompts), "")
         return filled(template, subject) if template else ""
+
+    def relation_of(self, fact: Fact) -> str:
+        """The relation whose words a fact is asked in; empty if none has them, or several do."""
+        template = fact.template.strip()
+        found = [
+            relation_id
+            for relation_id, phrasing in self.source.phrasing.items()
+            if template in phrasing.prompts
+        ]
+        return found[0] if len(found) == 1 else ""
 
     def described(self, relation_id: str, subject: str) -> str:
         """The object without its name: the country where Marseille is located; or nothing."""

@@ -2,33 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from factlab.editing.variants import VARIANT_NAMES
 from factlab.evaluation.localising.explained import MAIN_SCORES, Explained, choices
 from factlab.evaluation.localising.published import published_r2
+from factlab.evaluation.reporting.page import Table
 from factlab.evaluation.scoring.regression import Regression
 
 if TYPE_CHECKING:
     from factlab.evaluation.localising.result import Localisation
 
 _NO = "—"
-
-
-class Table(NamedTuple):
-    """A table as it is shown.
-
-    Attributes:
-        heads: of the columns.
-        lines: of cells.
-        n_words: how many columns are words; the others are numbers.
-        note: below it.
-    """
-
-    heads: list[str]
-    lines: list[list[str]]
-    n_words: int
-    note: str
 
 
 def r2_table(study: "Localisation") -> Table:

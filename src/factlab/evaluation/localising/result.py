@@ -12,6 +12,7 @@ from factlab.documents import check_format, described, validated
 from factlab.editing.variants import Variant
 from factlab.errors import InvalidRequestError, StorageError, counted
 from factlab.evaluation.localising.configs import LocalisationConfig
+from factlab.evaluation.localising.exceptions import Exceptions
 from factlab.evaluation.localising.explained import Explained, explained, robustness
 from factlab.evaluation.localising.plan import Grid
 from factlab.evaluation.localising.rows import (
@@ -176,6 +177,11 @@ class Localisation(Tabular, Drawn):
         """The rewrite score on other effects, and of facts whose effect is in few layers."""
         return tuple(robustness(self))
 
+    @cached_property
+    def exceptions(self) -> Exceptions:
+        """The facts that another token than the subject's last decides, and what marks them."""
+        return Exceptions.of_study([*self.facts.values()], self.window)
+
     def explained(self, score: str = "rewrite") -> "list[Explained]":
         """The regressions of one score."""
         return [one for one in self.regressions if one.score == score]
@@ -234,6 +240,7 @@ class Localisation(Tabular, Drawn):
             "facts": [as_line(fact) for fact in self.facts.values()],
             "rows": self.rows(),
             "regressions": [one.row() for one in (*self.regressions, *self.robustness)],
+            "exceptions": self.exceptions.to_json(),
         }
 
     @cached_property

@@ -102,6 +102,7 @@ class FactRow(_Strict):
         peak_token: position behind the subject's first token of the largest share, in the main
             window.
         texts: of the unedited model about the subject.
+        relation_id: of the record; None where it is not said.
     """
 
     record: int
@@ -116,6 +117,7 @@ class FactRow(_Strict):
     effects: dict[int, WindowEffects]
     peak_token: int | None = None
     texts: tuple[str, ...] = ()
+    relation_id: str | None = None
 
     def effect(self, window: int, layer: int, last_subject: bool = False) -> float:
         """The share that comes back at a layer; NaN where nothing was traced."""

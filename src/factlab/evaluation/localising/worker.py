@@ -21,12 +21,10 @@ from factlab.evaluation.localising.effects import fact_effects
 from factlab.evaluation.localising.fact_batch import FactBatch, Key
 from factlab.evaluation.localising.plan import Cell, Grid
 from factlab.evaluation.localising.rows import EditRow, FactRow
-from factlab.models.generation import decode_continuation, generate_ids
+from factlab.evaluation.measuring.subject_texts import subject_texts
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
-from factlab.writing import joined
 
-_TOP_K = 5  # of the texts about a subject, as published
 _BROKEN = "The edited model's probabilities are not finite."
 
 
@@ -64,20 +62,17 @@ class Worker:
             clean_prob=effects.clean_prob, corrupted_prob=effects.corrupted_prob, said=said,
             n_subject_tokens=effects.n_subject_tokens, effects=effects.by_window,
             peak_token=effects.peak_token, texts=self._texts(place),
+            relation_id=record.relation_id or None,
         )  # fmt: skip
 
     def _texts(self, place: int) -> tuple[str, ...]:
         """What the unedited model writes about a subject."""
-        config, n = self.grid.config, self.grid.config.essence_texts
-        if n == 0:
-            return ()
-        prompt = f"{self.records[place].fact.subject} is a"
-        ids = self.lm.encode(prompt).ids
-        limit = self.lm.context_length or config.essence_tokens
-        room = max(1, min(config.essence_tokens, limit) - len(ids))
-        streams = [self.places[place] * n + number for number in range(n)]
-        new = generate_ids(self.lm, [ids] * n, room, _TOP_K, config.seed, streams=streams)
-        return tuple(joined(prompt, decode_continuation(self.lm, ids, one)) for one in new)
+        config = self.grid.config
+        (texts,) = subject_texts(
+            self.lm, [self.records[place].fact.subject], [self.places[place]],
+            config.essence_texts, config.essence_tokens, config.seed,
+        )  # fmt: skip
+        return texts
 
     def batch(self, facts: Mapping[int, FactRow]) -> FactBatch:
         """Some facts, ready to be edited."""

@@ -21,6 +21,7 @@ from factlab.errors import FactlabError, InvalidRequestError
 from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.measuring.asked_texts import TokenisedRecords
 from factlab.evaluation.running.saved_run import ADVICE
+from factlab.facts import Fact
 from factlab.journal import Journal, Line
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
@@ -142,7 +143,10 @@ class Plan(BaseModel):
         size = {"together": len(cases), "sequence": asked.turn}.get(asked.mode, 1)
         for start in range(0, len(cases), size):
             check_conflicts([asked.records[case].fact for case in cases[start : start + size]])
-        settled = _settled(texts.lm, asked, cases, background or Background(), progress)
+        settled = settled_config(
+            texts.lm, asked.method, asked.config, [asked.records[case].fact for case in cases],
+            background or Background(), progress,
+        )  # fmt: skip
         return cls(
             request=request,
             cases=tuple(cases),
@@ -233,21 +237,24 @@ def usable_cases(
     return [i for i in range(start, len(records)) if str(i) not in unusable], unusable
 
 
-def _settled(
+def settled_config(
     lm: LanguageModel,
-    asked: Evaluation,
-    cases: Sequence[int],
+    method: Method,
+    config: MethodConfig | None,
+    facts: Sequence[Fact],
     background: Background,
-    progress: ProgressCallback,
+    progress: ProgressCallback = silent,
 ) -> MethodConfig:
-    """The config with all settled that is the same for every case; the rest is left open."""
-    method = asked.method
-    facts = [asked.records[case].fact for case in cases]
-    found = method.settled(lm, facts, asked.config, background, progress)
+    """The config with all settled that is the same for every fact; the rest is left open.
+
+    Raises:
+        FactlabError: the method can settle nothing for any of them.
+    """
+    found = method.settled(lm, facts, config, background, progress)
     configs = [one.config for one in found if isinstance(one, Settled)]
     if not configs:
         raise next(one for one in found if isinstance(one, FactlabError))
-    open_config = asked.config or method.config()
+    open_config = config or method.config()
     differing = {
         name
         for name in method.config.model_fields

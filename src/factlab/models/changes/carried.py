@@ -11,7 +11,7 @@ change of its owner. Gradients flow to the changes. What is carried says what co
 | `ExpertRows` | what the experts give + left (right κ) | rows, of a mixture of experts |
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -302,6 +302,14 @@ def carried_together(lm: LanguageModel, edits: Sequence[Sequence[Change]]) -> li
         parts[-1].append(number)
         held += size
     return parts
+
+
+def first_changed(lm: LanguageModel, changes: Iterable[Change]) -> int:
+    """The lowest layer with a weight among those that are changed; 0 if one is outside of all."""
+    beginning = f"{lm.layers.anatomy.layers}."
+    inside = [change.weight_name.removeprefix(beginning) for change in changes]
+    numbers = [name.partition(".")[0] for name in inside]
+    return min((int(n) if n.isdecimal() else 0 for n in numbers), default=0)
 
 
 def _expert_rows(lm: LanguageModel, name: str, changes: Mapping[int, ExpertUpdate]) -> ExpertRows:

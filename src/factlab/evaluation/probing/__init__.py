@@ -1,0 +1,1 @@
+"""Probes of what an edit does beside its benchmark: the limitations that the ROME paper names."""
