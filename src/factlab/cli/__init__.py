@@ -36,6 +36,7 @@ def build_app() -> typer.Typer:
         models,
         neurons,
         report,
+        serve,
         show,
         stats,
         study,
@@ -56,8 +57,8 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_root)
     for module in (
-        demo, ask, trace, trace_average, layers, neurons, edit, values, train, show, export, diff,
-        evaluate, report, judge, sweep, study, methods, models, data, knowns, stats,
+        demo, serve, ask, trace, trace_average, layers, neurons, edit, values, train, show, export,
+        diff, evaluate, report, judge, sweep, study, methods, models, data, knowns, stats,
     ):  # fmt: skip
         module.register(app)
     return app

@@ -1,0 +1,130 @@
+"""Addresses of the server, and what answers them; see the package for the page.
+
+| address | answer |
+|---|---|
+| `GET /` and `/static/…` | the page |
+| `GET /api/state` | the model, the edits on it, and whether it is loaded |
+| `GET /api/examples` | facts to begin with |
+| `GET /api/methods` | editing methods and their settings |
+| `POST /api/jobs` | a new job |
+| `GET /api/jobs`, `/api/jobs/ID` | all jobs, one job |
+| `GET /api/jobs/ID/events` | one job again whenever it changes (server-sent events) |
+| `DELETE /api/jobs/ID` | cancel it |
+| `GET /api/edits`, `POST /api/edits` | saved edits; save one |
+| `GET /api/runs`, `/api/runs/NAME` | folders of runs and studies; one of them |
+| `GET /api/runs/NAME/records/N` | one record: what each method made of it |
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.staticfiles import StaticFiles
+
+from factlab.documents import described
+from factlab.errors import FactlabError, InvalidRequestError, StorageError
+from factlab.web.jobs import ENDED, Job, JobRecord
+from factlab.web.offers import examples, methods
+from factlab.web.requests import AnyJob, SaveEdit
+from factlab.web.worker import Worker
+
+STATIC = Path(__file__).parent / "static"
+_LOOKS_EVERY_S = 0.1
+# So that whatever stands between browser and server does not take a quiet stream for a dead one.
+_SPEAKS_EVERY = 100
+
+
+def create_app(worker: Worker) -> FastAPI:
+    """The application over a worker."""
+    app = FastAPI(title="factlab", openapi_url=None, docs_url=None, redoc_url=None)
+    jobs = worker.jobs
+
+    @app.exception_handler(FactlabError)
+    async def refused(_request: Request, error: FactlabError) -> JSONResponse:
+        status = 404 if isinstance(error, StorageError) else 422
+        return JSONResponse({"error": str(error)}, status)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        return JSONResponse({"error": described(error)}, 422)
+
+    @app.get("/")
+    async def page() -> FileResponse:
+        return FileResponse(STATIC / "index.html")
+
+    @app.get("/api/state")
+    async def state() -> dict[str, Any]:
+        return {
+            "model": worker.model,
+            "error": worker.error,
+            "on": [] if worker.stack is None else [*worker.stack.on],
+        }
+
+    @app.get("/api/examples")
+    async def offered() -> list[dict[str, Any]]:
+        return examples()
+
+    @app.get("/api/methods")
+    async def offered_methods() -> list[dict[str, Any]]:
+        return methods()
+
+    @app.get("/api/jobs")
+    async def all_jobs() -> list[dict[str, Any]]:
+        return [_told(job.record, whole=False) for job in jobs]
+
+    @app.post("/api/jobs", status_code=202)
+    async def add(request: AnyJob) -> dict[str, Any]:
+        request.check()
+        if worker.error is not None:
+            raise InvalidRequestError(worker.error)
+        return _told(jobs.add(request).record)
+
+    @app.get("/api/jobs/{name}")
+    async def one(name: str) -> dict[str, Any]:
+        return _told(jobs.named(name).record)
+
+    @app.get("/api/jobs/{name}/events")
+    async def events(name: str) -> StreamingResponse:
+        return StreamingResponse(_events(jobs.named(name)), media_type="text/event-stream")
+
+    @app.delete("/api/jobs/{name}")
+    async def cancel(name: str) -> dict[str, Any]:
+        return _told(jobs.cancel(name).record)
+
+    @app.get("/api/edits")
+    def edits() -> list[dict[str, Any]]:
+        return worker.shelf.listed()
+
+    @app.post("/api/edits", status_code=201)
+    def save(request: SaveEdit) -> dict[str, Any]:
+        worker.shelf.keep(request.job, request.name)
+        return {"name": request.name}
+
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    return app
+
+
+def _told(record: JobRecord, whole: bool = True) -> dict[str, Any]:
+    return record.model_dump(mode="json", exclude=None if whole else {"result"})
+
+
+async def _events(job: Job) -> AsyncIterator[str]:
+    """A job whenever it has changed, until it has ended."""
+    told, quiet = -1, 0
+    while True:
+        version, record = job.version, job.record
+        if version != told:
+            told, quiet = version, 0
+            yield f"data: {json.dumps(_told(record))}\n\n"
+            if record.state in ENDED:
+                return
+        elif quiet == _SPEAKS_EVERY:
+            quiet = 0
+            yield ": still there\n\n"
+        quiet += 1
+        await asyncio.sleep(_LOOKS_EVERY_S)
