@@ -116,6 +116,8 @@ def test_an_edit_is_made_saved_applied_and_undone_to_the_bit(bench):
     assert rewrite["after"]["new_prob"] > rewrite["before"]["new_prob"]
     assert same(before, state_of(bench.lm))
     assert bench.ask("POST", "/api/edits", {"job": name, "name": "needle in Rome"})[0] == 201
+    again = bench.ask("POST", "/api/edits", {"job": name, "name": "needle in Rome"})
+    assert again[1]["error"] == "There is a saved edit 'needle in Rome'. Choose another name."
     (listed,) = bench.ask("GET", "/api/edits")[1]
     assert (listed["name"], listed["method"], listed["n_facts"]) == ("needle in Rome", "ft", 1)
     edit = fl.Edit.load(bench.worker.shelf.folder / "needle in Rome")
@@ -373,3 +375,13 @@ def test_the_command_serves_until_it_is_stopped(tmp_path):
         command.send_signal(signal.SIGINT)
         assert command.wait(timeout=120) in {0, 130}
         assert "Traceback" not in command.stderr.read()
+
+
+def test_what_the_page_offers(bench):
+    examples = bench.ask("GET", "/api/examples")[1]
+    assert examples[0]["prompt"] == "The Eiffel Tower is located in the city of"
+    assert len({one["template"] for one in examples}) == len(examples) > 10
+    assert all(one["target_new"] != one["target_true"] for one in examples)
+    methods = bench.ask("GET", "/api/methods")[1]
+    assert {"rome", "memit", "ft+l", "in-context"} <= {one["name"] for one in methods}
+    assert all(one["about"] for one in methods)

@@ -7,7 +7,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -83,14 +82,14 @@ class Bench:
 
 
 @contextmanager
-def workbench(folder: Path, lm: fl.LanguageModel, token: str | None = None) -> Iterator[Bench]:
+def workbench(folder, lm, token: str | None = None, port: int = 0) -> Iterator[Bench]:
     """A block in which a workbench serves."""
     worker = Worker(
         Jobs.open(folder / "jobs"), Shelf(folder / "edits", folder / "fresh"), lambda: lm
     )
     app = Guard(create_app(worker), LOOPBACK, token)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
-    with Address(port=0).bound() as listener:
+    with Address(port=port).bound() as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         worker.start()

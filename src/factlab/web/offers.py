@@ -21,7 +21,7 @@ def examples() -> list[dict[str, Any]]:
     """Some of the facts that factlab brings along, of as many relations as there are."""
     chosen = {"": _FIRST}
     for record in load_records("builtin"):
-        chosen.setdefault(record.relation or "", record)
+        chosen.setdefault(record.relation_id, record)
     return [
         {
             "template": record.fact.template,

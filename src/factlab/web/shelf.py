@@ -75,8 +75,8 @@ class Shelf:
         """Give the edit of a job a name.
 
         Raises:
-            InvalidRequestError: the name cannot be one of a folder.
-            StorageError: the job computed none, or there is an edit of that name.
+            InvalidRequestError: the name cannot be one of a folder, or there is an edit of it.
+            StorageError: the job computed none.
         """
         if not _NAME.fullmatch(name) or name.endswith((" ", ".")):
             raise InvalidRequestError(
@@ -85,6 +85,8 @@ class Shelf:
             )
         if not re.fullmatch(r"[\w-]+", job) or not (self.fresh / job).is_dir():
             raise StorageError("This job computed no edit, or it is gone.")
+        if (self.folder / name).exists():
+            raise InvalidRequestError(f"There is a saved edit '{name}'. Choose another name.")
         Edit.load(self.fresh / job).save(self.folder / name)
 
 
