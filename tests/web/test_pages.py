@@ -6,7 +6,7 @@ import re
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
-from workbench import EDIT, FACT, PROMPT, SUBJECT, TRACE, workbench
+from workbench import EDIT, FACT, PROMPT, SUBJECT, TRACE, evaluated, workbench
 
 import factlab as fl
 
@@ -120,7 +120,7 @@ def test_edits_are_stacked_asked_and_taken_off(bench, window):
     before = {name: weight.clone() for name, weight in bench.lm.model.named_parameters()}
     page = window.page
     page.goto(f"{bench.url}/#/stack")
-    page.get_by_label("first").check()
+    page.get_by_role("checkbox", name="first").check()
     expect(page.locator("#model")).to_contain_text("with first")
     page.get_by_label("Prompts").fill(f"{PROMPT}\nThe Louvre is in")
     page.get_by_label("Tokens to write").fill("4")
@@ -145,6 +145,51 @@ def test_what_was_asked_for_can_be_found_again(bench, window):
     table.get_by_role("link", name=re.compile("→ Rome")).click()
     expect(page.get_by_role("region", name="Before and after")).to_be_visible()
     assert job in page.url
+
+
+def test_runs_are_compared_down_to_a_record(bench, window, tmp_path):
+    for steps in (1, 3):
+        evaluated(bench.lm, tmp_path / "runs" / f"ft-{steps}", steps)
+    page = window.page
+    page.goto(f"{bench.url}/#/runs")
+    page.get_by_role("checkbox", name=re.compile("ft-1")).check()
+    page.get_by_role("checkbox", name=re.compile("ft-3")).check()
+    expect(page.get_by_text("6 of 6 records are done.")).to_be_visible()
+    expect(page.locator("main table tbody tr")).to_have_count(3)
+    check_access(page)
+    page.get_by_role("button", name="ES", exact=True).click()
+    lines = page.get_by_role("region", name=re.compile("of every record")).locator("button")
+    expect(lines).to_have_count(3)
+    lines.first.click()
+    expect(page.get_by_text("This run kept no texts.")).to_be_visible()
+    check_access(page)
+
+
+def test_a_run_is_watched_while_it_grows(bench, window, tmp_path):
+    folder = tmp_path / "runs" / "ft"
+    stop = iter([False, True])
+    records = fl.load_records("builtin", limit=3)
+    arguments = {
+        "config": fl.editing.FineTuneConfig(layer=1, steps=1), "batch_size": 1,
+        "measure": fl.evaluation.MeasureConfig(n_generated=0), "resume": True,
+    }  # fmt: skip
+    fl.evaluate(bench.lm, records, "ft", folder, should_stop=lambda: next(stop, True), **arguments)
+    page = window.page
+    page.goto(f"{bench.url}/#/runs?runs=0/ft")
+    expect(page.get_by_text(re.compile("[12] of 3 records are done."))).to_be_visible()
+    fl.evaluate(bench.lm, records, "ft", folder, **arguments)
+    expect(page.get_by_text("3 of 3 records are done.")).to_be_visible()
+
+
+def test_a_saved_trace_is_looked_at(bench, window, tmp_path):
+    (tmp_path / "runs").mkdir()
+    trace = fl.causal_trace(bench.lm, PROMPT, SUBJECT, config=fl.tracing.TraceConfig(samples=2))
+    trace.save(tmp_path / "runs" / "needle.safetensors")
+    page = window.page
+    page.goto(f"{bench.url}/#/runs")
+    page.get_by_role("link", name=re.compile("needle")).click()
+    expect(page.locator("figure.map")).to_have_count(3)
+    check_access(page)
 
 
 def test_text_of_a_model_is_never_html(bench, window, monkeypatch):

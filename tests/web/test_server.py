@@ -11,15 +11,18 @@ import urllib.request
 
 import pytest
 import torch
-from workbench import EDIT, FACT, PROMPT, SUBJECT, TRACE, workbench
+from workbench import EDIT, FACT, PROMPT, SUBJECT, TRACE, evaluated, workbench
 
 import factlab as fl
 from factlab.errors import InvalidRequestError, MissingPackageError
+from factlab.evaluation.reporting.formats import cells
+from factlab.evaluation.running.saved_run import load_run
 from factlab.tracing.growing import growing_trace
+from factlab.web.documents import trace_document
 from factlab.web.jobs import Jobs
 from factlab.web.requests import TraceJob
 from factlab.web.serving import Address, serve
-from factlab.web.tasks import Tasks, trace_document
+from factlab.web.tasks import Tasks
 
 
 @pytest.fixture
@@ -236,6 +239,61 @@ def test_a_bug_in_one_job_ends_no_other(bench, monkeypatch):
         "failed", "Unexpected ZeroDivisionError: oops. This is a bug in factlab.",
     )  # fmt: skip
     assert bench.done({"kind": "ask", "prompts": [PROMPT]})["columns"]
+
+
+# -- runs and studies ---------------------------------------------------------------------------
+
+
+def test_runs_are_shown_as_the_report_has_them(bench, tmp_path):
+    for steps in (1, 3):
+        evaluated(bench.lm, tmp_path / "runs" / f"ft-{steps}", steps)
+    trace = fl.causal_trace(bench.lm, PROMPT, SUBJECT, config=fl.tracing.TraceConfig(samples=2))
+    trace.save(tmp_path / "runs" / "needle.safetensors")
+    (tmp_path / "runs" / "notes.json").write_text("{}")
+    listed = bench.ask("GET", "/api/folders")[1]
+    assert [(one["name"], one["kind"]) for one in listed] == [
+        ("0/ft-1", "evaluation"), ("0/ft-3", "evaluation"), ("0/needle.safetensors", "trace"),
+    ]  # fmt: skip
+    found = bench.ask("GET", "/api/report?run=0/ft-1&run=0/ft-3")[1]
+    made = fl.report([load_run(tmp_path / "runs" / f"ft-{steps}") for steps in (1, 3)])
+    assert (found["done"], found["total"]) == (6, 6)
+    (table,) = found["tables"]
+    assert table["rows"] == [cells(made.tables[0], row) for row in made.tables[0].rows]
+    assert len(table["header"]) == len(table["scores"])
+    records = bench.ask("GET", "/api/records?run=0/ft-1&run=0/ft-3&score=rewrite_success")[1]
+    rows = load_run(tmp_path / "runs" / "ft-3").table()
+    assert len(records["labels"]) == 2
+    assert [one["values"][records["labels"][1]] for one in records["records"]] == [
+        row["rewrite_success"] for row in rows
+    ]
+    record = bench.ask("GET", f"/api/records/{rows[0]['case_id']}?run=0/ft-1")[1]
+    assert rows[0]["subject"] in record["statement"]
+    shown = bench.ask("GET", "/api/view?name=0/needle.safetensors")[1]
+    assert shown["trace"] == json.loads(json.dumps(trace_document(trace)))
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "sentence"),
+    [
+        ("/api/report", 422, "run"),
+        ("/api/report?run=0/../bench", 404, "There is no evaluation '0/../bench' here."),
+        ("/api/view?name=/etc/passwd", 404, "There is no result '/etc/passwd' here."),
+        ("/api/records/1?run=0/gone", 404, "There is no evaluation '0/gone' here."),
+    ],
+)
+def test_nothing_but_what_is_listed_is_shown(bench, path, status, sentence):
+    found, told = bench.ask("GET", path)
+    assert found == status
+    assert sentence in told["error"]
+
+
+def test_a_damaged_run_is_said_to_be(bench, tmp_path):
+    evaluated(bench.lm, tmp_path / "runs" / "ft")
+    for rows in (tmp_path / "runs" / "ft").glob("records*.jsonl"):
+        rows.write_text('{"nonsense": 1}\n')
+    status, told = bench.ask("GET", "/api/report?run=0/ft")
+    assert status == 404
+    assert "record" in told["error"]
 
 
 # -- bad input ----------------------------------------------------------------------------------

@@ -7,12 +7,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 
 import factlab as fl
 from factlab.web.app import create_app
+from factlab.web.folders import Folders
 from factlab.web.guard import LOOPBACK, Guard
 from factlab.web.jobs import ENDED, Jobs
 from factlab.web.serving import Address
@@ -82,12 +84,14 @@ class Bench:
 
 
 @contextmanager
-def workbench(folder, lm, token: str | None = None, port: int = 0) -> Iterator[Bench]:
-    """A block in which a workbench serves."""
+def workbench(
+    folder: Path, lm: fl.LanguageModel, token: str | None = None, port: int = 0
+) -> Iterator[Bench]:
+    """A block in which a workbench serves; it shows the runs beside its own folder."""
     worker = Worker(
         Jobs.open(folder / "jobs"), Shelf(folder / "edits", folder / "fresh"), lambda: lm
     )
-    app = Guard(create_app(worker), LOOPBACK, token)
+    app = Guard(create_app(worker, Folders([folder.parent / "runs"])), LOOPBACK, token)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
     with Address(port=port).bound() as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -99,3 +103,11 @@ def workbench(folder, lm, token: str | None = None, port: int = 0) -> Iterator[B
             server.should_exit = True
             worker.stop()
             thread.join()
+
+
+def evaluated(lm: fl.LanguageModel, folder: Path, steps: int = 2, n_records: int = 3) -> None:
+    """An evaluation of a few records in a folder."""
+    config = fl.editing.FineTuneConfig(layer=1, steps=steps)
+    measure = fl.evaluation.MeasureConfig(n_generated=0)
+    records = fl.load_records("builtin", limit=n_records)
+    fl.evaluate(lm, records, "ft", folder, config, measure=measure)

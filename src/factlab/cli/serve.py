@@ -29,6 +29,13 @@ def serve(
     folder: Annotated[
         Path, typer.Option(help="Where results and saved edits are kept.", rich_help_panel=OUTPUT)
     ] = Path("factlab-workbench"),
+    runs: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Show the runs, studies and traces in this folder; may be given several times.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     host: Annotated[
         str,
         typer.Option(
@@ -55,4 +62,7 @@ def serve(
         session.say(f"Results and edits are kept in {folder}. Stop with Ctrl-C.")
         session.emit({"url": url, "folder": str(folder)})
 
-    serve(partial(session.load_model), folder, Address(host, port), opens=not no_browser, tell=tell)
+    serve(
+        partial(session.load_model), folder, Address(host, port), runs or (),
+        opens=not no_browser, tell=tell,
+    )  # fmt: skip

@@ -11,27 +11,33 @@
 | `GET /api/jobs/ID/events` | one job again whenever it changes (server-sent events) |
 | `DELETE /api/jobs/ID` | cancel it |
 | `GET /api/edits`, `POST /api/edits` | saved edits; save one |
-| `GET /api/runs`, `/api/runs/NAME` | folders of runs and studies; one of them |
-| `GET /api/runs/NAME/records/N` | one record: what each method made of it |
+| `GET /api/folders` | runs, studies and traces that may be looked at |
+| `GET /api/report?run=…` | tables of evaluations side by side |
+| `GET /api/records?run=…&score=…` | one score of every record |
+| `GET /api/records/N?run=…` | one record: what each run's model said |
+| `GET /api/view?name=…` | anything else of these folders |
 """
 
 import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 
 from factlab.documents import described
 from factlab.errors import FactlabError, InvalidRequestError, StorageError
+from factlab.web.folders import Folders
 from factlab.web.jobs import ENDED, Job, JobRecord
 from factlab.web.offers import examples, methods
 from factlab.web.requests import AnyJob, SaveEdit
 from factlab.web.worker import Worker
+
+Names = Annotated[list[str], Query()]
 
 STATIC = Path(__file__).parent / "static"
 _LOOKS_EVERY_S = 0.1
@@ -39,8 +45,9 @@ _LOOKS_EVERY_S = 0.1
 _SPEAKS_EVERY = 100
 
 
-def create_app(worker: Worker) -> FastAPI:
-    """The application over a worker."""
+def create_app(worker: Worker, folders: Folders | None = None) -> FastAPI:
+    """The application over a worker, and over folders that may be looked at."""
+    folders = folders or Folders(())
     app = FastAPI(title="factlab", openapi_url=None, docs_url=None, redoc_url=None)
     jobs = worker.jobs
 
@@ -104,6 +111,26 @@ def create_app(worker: Worker) -> FastAPI:
     def save(request: SaveEdit) -> dict[str, Any]:
         worker.shelf.keep(request.job, request.name)
         return {"name": request.name}
+
+    @app.get("/api/folders")
+    def listed() -> list[dict[str, Any]]:
+        return folders.listed()
+
+    @app.get("/api/report")
+    def made(run: Names) -> dict[str, Any]:
+        return folders.report(run)
+
+    @app.get("/api/records")
+    def records(run: Names, score: str) -> dict[str, Any]:
+        return folders.records(run, score)
+
+    @app.get("/api/records/{case}")
+    def record(case: int, run: Names) -> dict[str, Any]:
+        return folders.record(run, case)
+
+    @app.get("/api/view")
+    def view(name: str) -> dict[str, Any]:
+        return folders.view(name)
 
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     return app

@@ -71,8 +71,11 @@ def serve(
 
     Raises:
         MissingPackageError: fastapi or uvicorn is not installed.
-        InvalidRequestError: nothing can listen at the address.
+        InvalidRequestError: nothing can listen at the address, or a folder is not there.
     """
+    for each in runs:
+        if not Path(each).is_dir():
+            raise InvalidRequestError(f"There is no folder '{each}'.")
     try:
         import uvicorn  # noqa: PLC0415 - of the extra `web`
 
@@ -81,20 +84,21 @@ def serve(
         raise MissingPackageError(
             "The workbench needs more packages: pip install 'factlab[web]'."
         ) from error
+    from factlab.web.folders import Folders  # noqa: PLC0415
     from factlab.web.guard import LOOPBACK, Guard  # noqa: PLC0415
     from factlab.web.jobs import Jobs  # noqa: PLC0415
     from factlab.web.shelf import Shelf  # noqa: PLC0415
     from factlab.web.worker import Worker  # noqa: PLC0415
 
     address, folder = address or Address(), Path(folder)
-    del runs
     with address.bound() as listener:
         port = listener.getsockname()[1]
         jobs = Jobs.open(folder / "jobs")
         worker = Worker(jobs, Shelf(folder / "edits", folder / "computed"), load)
         token = None if address.is_loopback else secrets.token_urlsafe(24)
         hosts = LOOPBACK | {address.host.lower(), f"[{address.host.lower()}]"}
-        guarded = Guard(create_app(worker), frozenset(hosts), token)
+        folders = Folders([*map(Path, runs)])
+        guarded = Guard(create_app(worker, folders), frozenset(hosts), token)
         shown = f"[{address.host}]" if ":" in address.host else address.host
         url = f"http://{shown}:{port}/" + (f"#token={token}" if token else "")
         server = uvicorn.Server(

@@ -6,14 +6,12 @@ from typing import Any
 
 from factlab.editing.background import Background
 from factlab.editing.edit import Edit
-from factlab.editing.presets import preset_of
-from factlab.errors import InvalidRequestError
 from factlab.facts import Fact
 from factlab.models.answering import answers
 from factlab.models.language_model import LanguageModel
 from factlab.tracing.growing import growing_trace
-from factlab.tracing.result import CausalTrace
 from factlab.tracing.said import said_with_state
+from factlab.web.documents import trace_document
 from factlab.web.jobs import Job
 from factlab.web.requests import AskJob, CellJob, EditJob, StackJob, TraceJob, WrittenFact
 from factlab.web.shelf import Shelf, Stack
@@ -140,30 +138,6 @@ class Tasks:
             columns.append({"stack": [*names], "texts": texts})
             job.show({"prompts": [*request.prompts], "columns": columns})
         return {"prompts": [*request.prompts], "columns": columns}
-
-
-def trace_document(trace: CausalTrace) -> dict[str, Any]:
-    """A trace as the page reads it: its own document, with what pictures of it say besides."""
-    return trace.to_json() | {"labels": trace.token_labels, "notes": [*trace.notes]}
-
-
-def model_document(lm: LanguageModel) -> dict[str, Any]:
-    """What the page needs to know of a model."""
-    try:
-        chats = bool(lm.chat_forms())
-    except InvalidRequestError:
-        chats = False
-    preset = preset_of(lm)
-    return {
-        "name": lm.name,
-        "family": lm.family,
-        "n_layers": lm.n_layers,
-        "d_model": lm.d_model,
-        "fingerprint": lm.fingerprint,
-        "chats": chats,
-        "layer": None if preset is None else preset.rome_layer,
-        "layer_source": None if preset is None else f"preset ({preset.rome_source})",
-    }
 
 
 def _as_template(prompt: str) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 
 from factlab.errors import FactlabError
 from factlab.models.language_model import LanguageModel
+from factlab.web.documents import model_document
 from factlab.web.jobs import Job, JobCancelled, Jobs
 from factlab.web.shelf import Shelf, Stack
-from factlab.web.tasks import Tasks, model_document
+from factlab.web.tasks import Tasks
 
 _LOOKS_EVERY_S = 0.5
 
