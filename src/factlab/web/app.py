@@ -47,45 +47,58 @@ _SPEAKS_EVERY = 100
 
 def create_app(worker: Worker, folders: Folders | None = None) -> FastAPI:
     """The application over a worker, and over folders that may be looked at."""
-    folders = folders or Folders(())
     app = FastAPI(title="factlab", openapi_url=None, docs_url=None, redoc_url=None)
-    jobs = worker.jobs
+    app.add_exception_handler(FactlabError, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    _add_page(app)
+    _add_state(app, worker)
+    _add_jobs(app, worker)
+    _add_edits(app, worker)
+    _add_folders(app, folders or Folders(()))
+    return app
 
-    @app.exception_handler(FactlabError)
-    async def refused(_request: Request, error: FactlabError) -> JSONResponse:
-        status = 404 if isinstance(error, StorageError) else 422
-        return JSONResponse({"error": str(error)}, status)
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        return JSONResponse({"error": described(error)}, 422)
+async def _refused(_request: Request, error: Exception) -> JSONResponse:
+    status = 404 if isinstance(error, StorageError) else 422
+    return JSONResponse({"error": str(error)}, status)
 
+
+async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"error": described(error)}, 422)
+
+
+def _add_page(app: FastAPI) -> None:
     @app.get("/")
     async def page() -> FileResponse:
         return FileResponse(STATIC / "index.html")
 
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+
+
+def _add_state(app: FastAPI, worker: Worker) -> None:
     @app.get("/api/state")
     async def state() -> dict[str, Any]:
-        return {
-            "model": worker.model,
-            "error": worker.error,
-            "on": [] if worker.stack is None else [*worker.stack.on],
-        }
+        on = [] if worker.stack is None else [*worker.stack.on]
+        return {"model": worker.model, "error": worker.error, "on": on}
 
     @app.get("/api/examples")
-    async def offered() -> list[dict[str, Any]]:
+    def offered_examples() -> list[dict[str, Any]]:
         return examples()
 
     @app.get("/api/methods")
-    async def offered_methods() -> list[dict[str, Any]]:
+    def offered_methods() -> list[dict[str, Any]]:
         return methods()
 
+
+def _add_jobs(app: FastAPI, worker: Worker) -> None:
+    jobs = worker.jobs
+
     @app.get("/api/jobs")
-    async def all_jobs() -> list[dict[str, Any]]:
+    async def listed() -> list[dict[str, Any]]:
         return [_told(job.record, whole=False) for job in jobs]
 
     @app.post("/api/jobs", status_code=202)
-    async def add(request: AnyJob) -> dict[str, Any]:
+    def begin(request: AnyJob) -> dict[str, Any]:
         request.check()
         if worker.error is not None:
             raise InvalidRequestError(worker.error)
@@ -100,11 +113,13 @@ def create_app(worker: Worker, folders: Folders | None = None) -> FastAPI:
         return StreamingResponse(_events(jobs.named(name)), media_type="text/event-stream")
 
     @app.delete("/api/jobs/{name}")
-    async def cancel(name: str) -> dict[str, Any]:
+    def cancel(name: str) -> dict[str, Any]:
         return _told(jobs.cancel(name).record)
 
+
+def _add_edits(app: FastAPI, worker: Worker) -> None:
     @app.get("/api/edits")
-    def edits() -> list[dict[str, Any]]:
+    def listed() -> list[dict[str, Any]]:
         return worker.shelf.listed()
 
     @app.post("/api/edits", status_code=201)
@@ -112,6 +127,8 @@ def create_app(worker: Worker, folders: Folders | None = None) -> FastAPI:
         worker.shelf.keep(request.job, request.name)
         return {"name": request.name}
 
+
+def _add_folders(app: FastAPI, folders: Folders) -> None:
     @app.get("/api/folders")
     def listed() -> list[dict[str, Any]]:
         return folders.listed()
@@ -131,9 +148,6 @@ def create_app(worker: Worker, folders: Folders | None = None) -> FastAPI:
     @app.get("/api/view")
     def view(name: str) -> dict[str, Any]:
         return folders.view(name)
-
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    return app
 
 
 def _told(record: JobRecord, whole: bool = True) -> dict[str, Any]:
