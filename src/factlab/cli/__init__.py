@@ -37,6 +37,7 @@ def build_app() -> typer.Typer:
         neurons,
         probe,
         report,
+        serve,
         show,
         stats,
         study,
@@ -57,8 +58,8 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_root)
     for module in (
-        demo, ask, trace, trace_average, layers, neurons, edit, values, train, show, export, diff,
-        evaluate, report, judge, probe, sweep, study, methods, models, data, knowns, stats,
+        demo, serve, ask, trace, trace_average, layers, neurons, edit, values, train, show, export,
+        diff, evaluate, report, judge, probe, sweep, study, methods, models, data, knowns, stats,
     ):  # fmt: skip
         module.register(app)
     return app

@@ -13,4 +13,5 @@ from .knowns import knows as knows
 from .layers import LayerChoice as LayerChoice
 from .layers import recommend_layer as recommend_layer
 from .result import CausalTrace as CausalTrace
+from .said import said_with_state as said_with_state
 from .trace import causal_trace as causal_trace

@@ -90,13 +90,22 @@ class Restorer:
 
     def effects(self, position: int) -> Iterator[tuple[Cell, Float[Tensor, " sample"]]]:
         """P(answer) with restoration minus without, of every cell at a position of the prompt."""
+        for cells, reads in self.reads(position):
+            probs = self.clean.probs(self.lm, reads).view(-1, self.samples)
+            yield from zip(cells, probs - self.corrupted.probs, strict=True)
+
+    def reads(
+        self, position: int
+    ) -> Iterator[tuple[Sequence[Cell], Float[Tensor, "row read d_model"]]]:
+        """What leaves the last layer where the answer is read, with each cell at a position.
+
+        Rows are (cell, sample), some cells at a time.
+        """
         width = self.corrupted.batch.width - self.corrupted.aligned[position]
         at_once = max(1, self.held // (self.samples * width))
         for i in range(0, len(self.cells), at_once):
             walk = _Walk(self, position, self.cells[i : i + at_once])
-            reads = walk.run()[:, -len(self.clean.continuation.target_ids) :]
-            probs = self.clean.probs(self.lm, reads).view(-1, self.samples)
-            yield from zip(walk.cells, probs - self.corrupted.probs, strict=True)
+            yield walk.cells, walk.run()[:, -len(self.clean.continuation.target_ids) :]
 
     def _first_steps(self) -> dict[tuple[Stream, int], Float[Tensor, "sample pos d_model"]]:
         """What each token would be above a layer at which its own output was put back.

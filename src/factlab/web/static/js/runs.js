@@ -1,0 +1,160 @@
+"use strict";
+/* The screen with runs and studies: tables as they grow, and the records behind a score. */
+
+{
+  const { el, table, number } = factlab;
+  const LOOKS_EVERY_MS = 3000;
+  const ROW_PX = 30;
+  const SPARE_ROWS = 12;
+  const query = (names) => names.map((name) => `run=${encodeURIComponent(name)}`).join("&");
+
+  /** Thousands of rows, of which only those that can be seen are elements. */
+  function longList(label, headings, rows, onchoose) {
+    const body = el("div.rows");
+    const place = el("div.long", { tabindex: 0, role: "region", "aria-label": label }, body);
+    body.style.height = `${rows.length * ROW_PX}px`;
+    let drawn = null;
+    function draw() {
+      const first = Math.max(0, Math.floor(place.scrollTop / ROW_PX) - SPARE_ROWS);
+      const last = Math.min(rows.length, first + Math.ceil(place.clientHeight / ROW_PX) + 2 * SPARE_ROWS);
+      if (drawn === `${first}-${last}`) return;
+      drawn = `${first}-${last}`;
+      body.replaceChildren(...rows.slice(first, last).map((row, i) => {
+        const line = el("button.line", { type: "button", onclick: () => onchoose(row) }, row.cells.map((cell) => el("span", {}, cell)));
+        line.style.top = `${(first + i) * ROW_PX}px`;
+        return line;
+      }));
+    }
+    place.addEventListener("scroll", draw);
+    new ResizeObserver(draw).observe(place);
+    return el("div", {}, el("div.line.head", { "aria-hidden": "true" }, headings.map((heading) => el("span", {}, heading))), place);
+  }
+
+  factlab.screens.runs = {
+    name: "Runs",
+    show(place, state, app) {
+      const chosen = new Set((state.runs || "").split("|").filter(Boolean));
+      const list = el("div", {}, el("p.hint", {}, "Looking …"));
+      const told = el("p.error", { role: "alert", hidden: true });
+      const report = el("div");
+      const records = el("div");
+      const record = el("div", { "aria-live": "polite" });
+      let timer = null;
+      let left = false;
+
+      const fail = (error) => {
+        told.hidden = false;
+        told.textContent = error.message;
+      };
+
+      function compare() {
+        app.remember("runs", { runs: [...chosen].join("|") || undefined });
+        records.replaceChildren();
+        record.replaceChildren();
+        watch();
+      }
+
+      function offer(folders) {
+        if (!folders.length) {
+          list.replaceChildren(el("p.hint", {}, "There is nothing to look at. Start the workbench with --runs FOLDER to see evaluations, sweeps, studies and traces of that folder."));
+          return;
+        }
+        list.replaceChildren(el("ul.found", {}, folders.map((one) => {
+          if (one.kind !== "evaluation") return el("li", {}, el("a", { href: app.link("runs", { view: one.name }) }, `${one.kind}: ${one.path}`));
+          const box = factlab.check(one.path, { checked: chosen.has(one.name), onchange: (event) => {
+            if (event.target.checked) chosen.add(one.name);
+            else chosen.delete(one.name);
+            compare();
+          } });
+          return el("li", {}, box);
+        })));
+      }
+
+      async function watch() {
+        clearTimeout(timer);
+        if (!chosen.size) {
+          report.replaceChildren();
+          return;
+        }
+        try {
+          const names = [...chosen];
+          const made = await factlab.ask("GET", `api/report?${query(names)}`);
+          told.hidden = true;
+          if (left) return;
+          report.replaceChildren(
+            el("p", { role: "status" }, `${made.done} of ${made.total} records are done.`),
+            ...made.tables.map((one) => {
+              const headings = one.header.map((heading, i) => {
+                const score = one.scores[i];
+                return score ? el("button.quiet", { type: "button", onclick: () => showRecords(names, score, heading) }, heading) : heading;
+              });
+              const numeric = new Set(one.header.map((_, i) => i).slice(1));
+              return el("div", {}, table(one.title, headings, one.rows, numeric), one.notes.map((note) => el("p.hint", {}, note)));
+            }),
+            el("p.hint", {}, "Choose a score to see the records behind it."));
+          if (made.done < made.total) timer = setTimeout(watch, LOOKS_EVERY_MS);
+        } catch (error) {
+          fail(error);
+          if (error.gone && !left) timer = setTimeout(watch, LOOKS_EVERY_MS);
+        }
+      }
+
+      async function showRecords(names, score, heading) {
+        try {
+          const found = await factlab.ask("GET", `api/records?${query(names)}&score=${encodeURIComponent(score)}`);
+          const first = found.labels[0];
+          const worth = (one) => one.values[first] ?? Infinity;
+          const rows = found.records.sort((a, b) => worth(a) - worth(b)).map((one) => ({
+            case: one.case_id,
+            cells: [`${one.prompt} … ${(one.target_new || "").trim()}`, ...found.labels.map((label) => number(one.values[label]))],
+          }));
+          records.replaceChildren(
+            el("h2", {}, `${heading} of every record, lowest first`),
+            longList(`${heading} of every record`, ["Record", ...found.labels], rows, (row) => showRecord(names, row.case)));
+        } catch (error) {
+          fail(error);
+        }
+      }
+
+      async function showRecord(names, number_) {
+        try {
+          const found = await factlab.ask("GET", `api/records/${number_}?${query(names)}`);
+          record.replaceChildren(el("section.panel", {},
+            el("h2", {}, found.statement),
+            found.texts.length ? table("What was written", ["Model", "Text"], found.texts) : null,
+            found.answers.length ? table("Answers", found.answers[0], found.answers.slice(1)) : null,
+            found.texts.length || found.answers.length ? null : el("p.hint", {}, "This run kept no texts.")));
+          record.scrollIntoView({ block: "nearest" });
+        } catch (error) {
+          fail(error);
+        }
+      }
+
+      async function view(name) {
+        try {
+          const found = await factlab.ask("GET", `api/view?name=${encodeURIComponent(name)}`);
+          if (found.kind === "trace") {
+            report.replaceChildren(factlab.traceView(found.trace, () => {}));
+            return;
+          }
+          const heads = found.rows && found.rows.length ? Object.keys(found.rows[0]) : [];
+          report.replaceChildren(
+            el("pre", { tabindex: 0, role: "region", "aria-label": "In words" }, found.about),
+            found.picture ? el("img.picture", { src: `data:image/png;base64,${found.picture}`, alt: `Picture of this ${found.kind}; the table below has its numbers` }) : null,
+            heads.length ? table("Numbers", heads, found.rows.map((row) => heads.map((head) => (typeof row[head] === "number" ? number(row[head]) : String(row[head] ?? "—"))))) : null);
+        } catch (error) {
+          fail(error);
+        }
+      }
+
+      place.replaceChildren(el("section.panel", {}, el("h1", {}, "Runs, studies and traces"), list, told), report, records, record);
+      factlab.ask("GET", "api/folders").then(offer).catch(fail);
+      if (state.view) view(state.view);
+      else watch();
+      return () => {
+        left = true;
+        clearTimeout(timer);
+      };
+    },
+  };
+}
