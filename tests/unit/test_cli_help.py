@@ -16,13 +16,13 @@ from factlab.cli.tables import table
 from factlab.errors import counted
 
 COMMANDS = """
-demo; serve; ask; trace; trace-average; trace-merge; trace-compare; layers; neurons; edit; values;
+demo; serve; view; ask; trace; trace-average; trace-merge; trace-compare; layers; neurons; edit; values;
 values-merge; train; show; export; diff; eval; eval-merge; report; judge; probe; sweep; study scaling;
 study relations; study layers;
 study mixture; study localisation; methods; models; stats; data stats; data show; data build; knowns build
 """
 NAMES = [name.strip() for name in COMMANDS.split(";")]
-WITHOUT_MODEL = ["show", "report", "judge", "eval-merge", "trace-merge", "trace-compare", "values-merge", "methods",
+WITHOUT_MODEL = ["view", "show", "report", "judge", "eval-merge", "trace-merge", "trace-compare", "values-merge", "methods",
                  "data show", "data build"]  # fmt: skip
 
 

@@ -46,6 +46,7 @@ def build_app() -> typer.Typer:
         trace_average,
         train,
         values,
+        view,
     )
 
     app = typer.Typer(
@@ -58,8 +59,9 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_root)
     for module in (
-        demo, serve, ask, trace, trace_average, layers, neurons, edit, values, train, show, export,
-        diff, evaluate, report, judge, probe, sweep, study, methods, models, data, knowns, stats,
+        demo, serve, view, ask, trace, trace_average, layers, neurons, edit, values, train, show,
+        export, diff, evaluate, report, judge, probe, sweep, study, methods, models, data, knowns,
+        stats,
     ):  # fmt: skip
         module.register(app)
     return app

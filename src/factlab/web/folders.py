@@ -4,36 +4,20 @@ Only what is found below these folders can be asked for, by the name under which
 are read by the same functions as everywhere; nothing is served as it lies on the disk.
 """
 
-import base64
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
-
-from factlab.errors import FactlabError, StorageError
-from factlab.evaluation.localising.result import Localisation
-from factlab.evaluation.reporting.formats import cells, header, table_title
-from factlab.evaluation.reporting.notes import notes
+from factlab.errors import StorageError
 from factlab.evaluation.reporting.report import report
 from factlab.evaluation.reporting.run_labels import label_runs
-from factlab.evaluation.reporting.tables import ReportTable
 from factlab.evaluation.running.saved_run import Run, load_run
-from factlab.evaluation.studies.result import Study
-from factlab.evaluation.sweeping.result import Sweep
-from factlab.results import Drawn, Tabular
-from factlab.storage import read_json
-from factlab.tracing.average import AverageTrace
-from factlab.tracing.result import CausalTrace
-from factlab.web.documents import trace_document
-
-Kind = Literal["evaluation", "localisation", "sweep", "study", "average", "trace"]
+from factlab.web.results import Kind, kind_of, report_document, result_document
 
 _DEPTH = 4
 _LISTED = 500
-_TABLE_ROWS = 2000
 
 
 class Found(NamedTuple):
@@ -48,15 +32,6 @@ class Found(NamedTuple):
     name: str
     kind: Kind
     path: Path
-
-
-_LOADERS: dict[Kind, Callable[[Path], Any]] = {
-    "localisation": Localisation.load,
-    "sweep": Sweep.load,
-    "study": Study.load,
-    "average": AverageTrace.load,
-    "trace": CausalTrace.load,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +58,7 @@ class Folders:
             StorageError: one is not there, or damaged.
             InvalidRequestError: none is named.
         """
-        runs = self._runs(names)
-        made = report(runs)
-        return {
-            "tables": [
-                {
-                    "title": table_title(table),
-                    "header": header(table),
-                    "scores": _scores(table),
-                    "rows": [cells(table, row) for row in table.rows],
-                    "notes": [*notes(table)],
-                }
-                for table in made.tables
-            ],
-            "done": sum(len(run.rows) for run in runs),
-            "total": sum(run.n_cases for run in runs),
-        }
+        return report_document(self._runs(names))
 
     def records(self, names: Sequence[str], score: str) -> dict[str, Any]:
         """One score of every record, by run.
@@ -140,18 +100,7 @@ class Folders:
         Raises:
             StorageError: it is not there, or damaged.
         """
-        found = self._named(name)
-        loaded = _LOADERS[found.kind](found.path)
-        if isinstance(loaded, CausalTrace):
-            return {"kind": "trace", "trace": trace_document(loaded)}
-        document: dict[str, Any] = {"kind": found.kind, "about": repr(loaded)}
-        if isinstance(loaded, Tabular):
-            rows = loaded.rows()
-            document |= {"rows": rows[:_TABLE_ROWS], "n_rows": len(rows)}
-        if isinstance(loaded, Drawn):
-            picture = loaded._repr_png_()
-            document["picture"] = picture and base64.b64encode(picture).decode()
-        return document
+        return result_document(self._named(name).path)
 
     def _runs(self, names: Sequence[str]) -> list[Run]:
         return [load_run(self._named(name, "evaluation").path) for name in names]
@@ -165,16 +114,10 @@ class Folders:
     def _found(self) -> Iterator[Found]:
         for number, root in enumerate(self.roots):
             for path in _below(root, _DEPTH):
-                kind = _kind_of(path) if path.exists() else None
+                kind = kind_of(path) if path.exists() else None
                 if kind is not None:
                     place = path.relative_to(root).as_posix()
                     yield Found(f"{number}/{place}", kind, path)
-
-
-def _scores(table: ReportTable) -> list[str | None]:
-    """For each heading of a table the score under it; None where there is none."""
-    scores: list[str | None] = [None, None, *table.columns]
-    return scores + [None] * (len(header(table)) - len(scores))
 
 
 def _below(root: Path, depth: int) -> Iterator[Path]:
@@ -187,43 +130,3 @@ def _below(root: Path, depth: int) -> Iterator[Path]:
             yield from _below(path, depth - 1)
         elif path.is_file():
             yield path
-
-
-def _kind_of(path: Path) -> Kind | None:
-    """What a folder or file is, by its name and first lines; None if nothing that can be shown."""
-    if path.suffix == ".json":
-        return "study" if path.name in _STUDIES else None
-    if path.suffix == ".safetensors":
-        return "trace" if _begins(_format_of_tensors(path), "factlab causal trace") else None
-    if (path / "run.json").is_file():
-        written = _format_of_folder(path)
-        return next((kind for start, kind in _FORMATS.items() if _begins(written, start)), None)
-    return "sweep" if any(path.glob("layer-*/run.json")) else None
-
-
-_STUDIES = frozenset({"scaling.json", "relations.json", "layers.json", "mixture.json"})
-_FORMATS: dict[str, Kind] = {
-    "factlab evaluation": "evaluation",
-    "factlab localisation": "localisation",
-    "factlab average trace": "average",
-}
-
-
-def _begins(written: object, start: str) -> bool:
-    return str(written).rpartition(" ")[0] == start
-
-
-def _format_of_folder(path: Path) -> object:
-    try:
-        request = read_json(path / "run.json").get("request")
-    except FactlabError:
-        return None
-    return request.get("format") if isinstance(request, dict) else None
-
-
-def _format_of_tensors(path: Path) -> object:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("format")
-    except (OSError, SafetensorError):
-        return None

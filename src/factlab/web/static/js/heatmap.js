@@ -106,7 +106,7 @@
       const place = placed(event);
       if (place) {
         move(place.row, place.layer);
-        given.onchoose(place.row, place.layer);
+        if (given.onchoose) given.onchoose(place.row, place.layer);
       }
     });
     const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
@@ -116,12 +116,12 @@
         const [rows, layers] = STEPS[event.key];
         if (at) move(at.row + rows, at.layer + layers);
         else move(given.start.row, given.start.layer);
-      } else if ((event.key === "Enter" || event.key === " ") && at) {
+      } else if ((event.key === "Enter" || event.key === " ") && at && given.onchoose) {
         event.preventDefault();
         given.onchoose(at.row, at.layer);
       }
     });
-    canvas.setAttribute("aria-label", `${given.title}. ${given.summary} Arrow keys move, Enter asks what the model says there.`);
+    canvas.setAttribute("aria-label", `${given.title}. ${given.summary} Arrow keys move${given.onchoose ? ", Enter asks what the model says there" : ""}.`);
 
     new ResizeObserver(() => draw()).observe(figure);
     figure.at = () => at;

@@ -61,26 +61,9 @@
     while (!(await told())) await new Promise((wake) => setTimeout(wake, LOOKS_EVERY_MS));
   }
 
-  const theme = document.getElementById("theme");
-  const systemIsDark = matchMedia("(prefers-color-scheme: dark)");
-  function paint() {
-    const kept = localStorage.getItem("factlab-theme");
-    const dark = kept ? kept === "dark" : systemIsDark.matches;
-    document.documentElement.dataset.theme = dark ? "dark" : "light";
-    theme.textContent = dark ? "Light" : "Dark";
-    window.dispatchEvent(new Event("resize"));
-  }
-  theme.addEventListener("click", () => {
-    localStorage.setItem("factlab-theme", document.documentElement.dataset.theme === "dark" ? "light" : "dark");
-    paint();
-    for (const figure of document.querySelectorAll("figure.map")) figure.redraw();
-  });
-  systemIsDark.addEventListener("change", paint);
-
   for (const [name, screen] of Object.entries(screens)) {
     nav.append(el("a", { href: `#/${name}`, "data-screen": name }, screen.name));
   }
-  paint();
   window.addEventListener("hashchange", route);
   window.addEventListener("popstate", route);
   route();

@@ -82,15 +82,7 @@
           told.hidden = true;
           if (left) return;
           report.replaceChildren(
-            el("p", { role: "status" }, `${made.done} of ${made.total} records are done.`),
-            ...made.tables.map((one) => {
-              const headings = one.header.map((heading, i) => {
-                const score = one.scores[i];
-                return score ? el("button.quiet", { type: "button", onclick: () => showRecords(names, score, heading) }, heading) : heading;
-              });
-              const numeric = new Set(one.header.map((_, i) => i).slice(1));
-              return el("div", {}, table(one.title, headings, one.rows, numeric), one.notes.map((note) => el("p.hint", {}, note)));
-            }),
+            factlab.reportView(made, (score, heading) => showRecords(names, score, heading)),
             el("p.hint", {}, "Choose a score to see the records behind it."));
           if (made.done < made.total) timer = setTimeout(watch, LOOKS_EVERY_MS);
         } catch (error) {
@@ -132,16 +124,7 @@
 
       async function view(name) {
         try {
-          const found = await factlab.ask("GET", `api/view?name=${encodeURIComponent(name)}`);
-          if (found.kind === "trace") {
-            report.replaceChildren(factlab.traceView(found.trace, () => {}));
-            return;
-          }
-          const heads = found.rows && found.rows.length ? Object.keys(found.rows[0]) : [];
-          report.replaceChildren(
-            el("pre", { tabindex: 0, role: "region", "aria-label": "In words" }, found.about),
-            found.picture ? el("img.picture", { src: `data:image/png;base64,${found.picture}`, alt: `Picture of this ${found.kind}; the table below has its numbers` }) : null,
-            heads.length ? table("Numbers", heads, found.rows.map((row) => heads.map((head) => (typeof row[head] === "number" ? number(row[head]) : String(row[head] ?? "—"))))) : null);
+          report.replaceChildren(factlab.resultView(await factlab.ask("GET", `api/view?name=${encodeURIComponent(name)}`)));
         } catch (error) {
           fail(error);
         }

@@ -30,7 +30,7 @@
 
   /**
    * @param {object} trace  its document
-   * @param {(kind, row, layer) => void} onchoose
+   * @param {((kind, row, layer) => void) | null} onchoose
    */
   factlab.traceView = function traceView(trace, onchoose) {
     const total = trace.clean_prob - trace.corrupted_prob;
@@ -51,7 +51,7 @@
         title: title(trace, kind),
         start: best || { row: trace.subject_span[1] - 1, layer: 0 },
         summary: best ? `Largest ${unit} ${number(best.effect)} at “${labels[best.row]}”, layer ${best.layer}.` : "Nothing traced yet.",
-        onchoose: (row, layer) => onchoose(kind, row, layer),
+        onchoose: onchoose && ((row, layer) => onchoose(kind, row, layer)),
       });
     });
     const answer = factlab.visible(trace.answer);
