@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -63,10 +64,9 @@ LOOKS = {
 }
 
 
-@pytest.fixture(params=LOOKS)
-def window(request, browser, tmp_path) -> Iterator[Window]:
-    """A window, wide and light or narrow and dark; a picture of it is kept if the test fails."""
-    size, scheme = LOOKS[request.param]
+@contextmanager
+def _opened(look: str, request, browser: Browser, tmp_path: Path) -> Iterator[Window]:
+    size, scheme = LOOKS[look]
     context = browser.new_context(viewport=size, color_scheme=scheme)
     window = Window(context.new_page())
     failed_before = request.session.testsfailed
@@ -76,3 +76,17 @@ def window(request, browser, tmp_path) -> Iterator[Window]:
     context.close()
     assert not window.strangers
     assert not window.errors
+
+
+@pytest.fixture(params=LOOKS)
+def window(request, browser, tmp_path) -> Iterator[Window]:
+    """A window, wide and light or narrow and dark; a picture of it is kept if the test fails."""
+    with _opened(request.param, request, browser, tmp_path) as window:
+        yield window
+
+
+@pytest.fixture
+def wide_window(request, browser, tmp_path) -> Iterator[Window]:
+    """The wide one alone, where the look makes no difference."""
+    with _opened("wide-light", request, browser, tmp_path) as window:
+        yield window

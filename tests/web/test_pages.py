@@ -75,8 +75,8 @@ def test_a_fact_is_traced(bench, window):
     expect(page.get_by_label("Prompt")).to_have_value(PROMPT)
 
 
-def test_the_subject_is_marked_by_selecting_it(bench, window):
-    page = window.page
+def test_the_subject_is_marked_by_selecting_it(bench, wide_window):
+    page = wide_window.page
     page.goto(bench.url)
     page.get_by_label("Prompt").fill("Rome is in the land of Italy")
     page.get_by_label("Prompt").focus()
@@ -166,7 +166,7 @@ def test_runs_are_compared_down_to_a_record(bench, window, tmp_path):
     check_access(page)
 
 
-def test_a_run_is_watched_while_it_grows(bench, window, tmp_path):
+def test_a_run_is_watched_while_it_grows(bench, wide_window, tmp_path):
     folder = tmp_path / "runs" / "ft"
     stop = iter([False, True])
     records = fl.load_records("builtin", limit=3)
@@ -175,31 +175,31 @@ def test_a_run_is_watched_while_it_grows(bench, window, tmp_path):
         "measure": fl.evaluation.MeasureConfig(n_generated=0), "resume": True,
     }  # fmt: skip
     fl.evaluate(bench.lm, records, "ft", folder, should_stop=lambda: next(stop, True), **arguments)
-    page = window.page
+    page = wide_window.page
     page.goto(f"{bench.url}/#/runs?runs=0/ft")
     expect(page.get_by_text(re.compile("[0-2] of 3 records are done."))).to_be_visible()
     fl.evaluate(bench.lm, records, "ft", folder, **arguments)
     expect(page.get_by_text("3 of 3 records are done.")).to_be_visible()
 
 
-def test_a_saved_trace_is_looked_at(bench, window, tmp_path):
+def test_a_saved_trace_is_looked_at(bench, wide_window, tmp_path):
     (tmp_path / "runs").mkdir()
     trace = fl.causal_trace(bench.lm, PROMPT, SUBJECT, config=fl.tracing.TraceConfig(samples=2))
     trace.save(tmp_path / "runs" / "needle.safetensors")
-    page = window.page
+    page = wide_window.page
     page.goto(f"{bench.url}/#/runs")
     page.get_by_role("link", name=re.compile("needle")).click()
     expect(page.locator("figure.map")).to_have_count(3)
     check_access(page)
 
 
-def test_text_of_a_model_is_never_html(bench, window, monkeypatch):
+def test_text_of_a_model_is_never_html(bench, wide_window, monkeypatch):
     evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"
     monkeypatch.setattr(
         "factlab.models.language_model.LanguageModel.generate_batch",
         lambda self, prompts, **_: [evil] * len(prompts),
     )
-    page = window.page
+    page = wide_window.page
     dialogs = []
     page.on("dialog", lambda dialog: dialogs.append(dialog.message) or dialog.dismiss())
     page.goto(f"{bench.url}/#/stack")
@@ -225,8 +225,8 @@ def test_what_is_wrong_is_said(bench, window):
     window.forgive()
 
 
-def test_a_server_that_ended_is_noticed_and_met_again(make_model, tmp_path, window):
-    lm, page = make_model("gpt2"), window.page
+def test_a_server_that_ended_is_noticed_and_met_again(make_model, tmp_path, wide_window):
+    lm, page = make_model("gpt2"), wide_window.page
     with workbench(tmp_path / "bench", lm) as bench:
         page.goto(f"{bench.url}/#/history")
         expect(page.get_by_text("Nothing yet.")).to_be_visible()
@@ -234,7 +234,7 @@ def test_a_server_that_ended_is_noticed_and_met_again(make_model, tmp_path, wind
     port = int(bench.url.rpartition(":")[2])
     with workbench(tmp_path / "bench", lm, port=port):
         expect(page.get_by_text("Nothing yet.")).to_be_visible()
-        window.forgive()
+        wide_window.forgive()
 
 
 def test_light_and_dark_are_a_choice_that_is_kept(bench, window):
