@@ -148,7 +148,7 @@ def test_averages_by_token_and_beside_each_other(run, known, tmp_path):
     compare = ["trace-compare", tmp_path / "one", tmp_path / "all"]
     code, out, err = run(*compare, "--out", tmp_path / "both", "--json")
     assert code == 0, err
-    assert {row["name"] for row in json.loads(out)} == {"one", "all"}
+    assert {row["name"] for row in json.loads(out)["rows"]} == {"one", "all"}
     assert {p.name for p in (tmp_path / "both").iterdir()} == {"comparison.md", "comparison.png"}
     assert "±" in run(*compare, "--out", tmp_path / "said")[1]
     code, _, err = run(*compare, tmp_path / "one", "--out", tmp_path / "twice")

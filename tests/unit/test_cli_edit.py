@@ -85,7 +85,6 @@ BAD = {
     "a bad row": (HEADER + "{} is,Rome,Paris,\nx is,Rome,Paris,\n", [], "Line 3"),
     "the same row twice": (HEADER + "{} is,Rome,Paris,\n{} is,Rome,Paris,\n", [], "ine 3"),
     "contradictions": (HEADER + "{} is,Rome,Paris,\n{} is,Rome,Oslo,\n", [], "Oslo"),
-    "one at a time": (HEADER + ROWS, ["--together", "--method", "rome"], "--sequence"),
     "two modes": (HEADER + ROWS, ["--each", "--together"], "Choose one of"),
     "both ways": (HEADER + ROWS, ["{} is", "--subject", "Rome"], "not both"),
     "nothing to write": (HEADER + "{} is,Rome,,Paris\n", [], "no target_new"),

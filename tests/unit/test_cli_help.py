@@ -116,8 +116,8 @@ def test_the_shell_completes_commands():
     assert done.stdout.split() == [
         "trace",
         "trace-average",
-        "trace-compare",
         "trace-merge",
+        "trace-compare",
         "train",
     ]
 

@@ -88,6 +88,9 @@ def test_a_later_edit_may_replace_an_earlier_one(lm, background):
     assert len(run.edits) == 2
 
 
+ONE_BY_ONE = replace(METHODS["rome"], name="single", compute_together=None)
+
+
 def test_batches_of_a_sequence(lm, background):
     config = fl.editing.MemitConfig(
         layers=(0,), value=ValueConfig(steps=2), contexts=CONFIG.contexts
@@ -96,7 +99,7 @@ def test_batches_of_a_sequence(lm, background):
     assert [len(edit.facts) for edit in run.edits] == [2, 1]
     assert len(run.right_after) == len(run.at_end) == 3
     with pytest.raises(InvalidRequestError, match="cannot write 2 facts"):
-        fl.edit_sequence(lm, FACTS, "rome", CONFIG, background, turn=2)
+        fl.edit_sequence(lm, FACTS, ONE_BY_ONE, CONFIG, background, turn=2)
 
 
 REMEMBERING = {
@@ -165,9 +168,6 @@ def test_edits_that_leave_nothing_stand_among_those_that_do(lm, background):
         ((FACTS[1],), []),
     ]
     assert fl.editing.combine([rome]).remembered == ()
-
-
-ONE_BY_ONE = replace(methods.METHODS["rome"], name="single", compute_together=None)
 
 
 def test_one_fact_methods_do_not_write_many_at_once(lm):

@@ -10,7 +10,7 @@ import torch
 import factlab as fl
 from factlab.errors import InvalidRequestError, StorageError
 from factlab.estimate import Estimate
-from factlab.tracing.groups import GROUPS, group_positions
+from factlab.tracing.groups import GROUPS, group_positions, pooling_named
 
 FACTS = [
     fl.Fact("See {} is in the very", "Space Needle"),
@@ -99,7 +99,7 @@ def test_which_it_is_is_said(traces):
 def test_another_pooling_is_refused(traces, tmp_path):
     lm, _ = traces
     with pytest.raises(InvalidRequestError, match=r"no pooling 'token'\. Did you mean 'tokens'"):
-        fl.average_trace(lm, FACTS, CONFIG, pooling="token")
+        pooling_named("token")
     with pytest.raises(StorageError):
         fl.AverageTrace.load(tmp_path, pooling="tokens")
 

@@ -34,7 +34,7 @@ def made(name, make_model, folder):
             average = fl.average_trace(lm, facts, FEW, folder / "run")
             return average, fl.AverageTrace.load(folder / "run")
         case "comparison":
-            average = fl.average_trace(lm, FACTS[:1], FEW)
+            average = fl.average_trace(lm, [fl.Fact("{} is in the city of", "Paris")], FEW)
             return tuple(fl.tracing.compare_averages({"Paris": average}) for _ in "ab")
         case "layers":
             choice = fl.recommend_layer(lm, FACTS[:1] and [fl.Fact("{} is in", "Big Ben")])

@@ -438,7 +438,7 @@ def test_the_command_serves_until_it_is_stopped(tmp_path):
 def test_what_the_page_offers(bench):
     examples = bench.ask("GET", "/api/examples")[1]
     assert examples[0]["prompt"] == "The Eiffel Tower is located in the city of"
-    assert len({one["template"] for one in examples}) == len(examples) > 10
+    assert len({one["prompt"] for one in examples}) == len(examples) > 10
     assert all(one["target_new"] != one["target_true"] for one in examples)
     methods = bench.ask("GET", "/api/methods")[1]
     assert {"rome", "memit", "ft+l", "in-context"} <= {one["name"] for one in methods}

@@ -97,8 +97,8 @@ def _inverse_line(one: InverseScores) -> list[str]:
     lifts = one.lift, one.others_lift, one.specific_lift
     return [
         _OF[one.prompt], _FACTS[one.facts], f"{one.n}",
-        *(estimate_cell(each, 100, 0) for each in shares),
-        *(estimate_cell(each, 1, 2) for each in lifts), estimate_cell(one.rose, 100, 0),
+        *(estimate_cell(each, 100.0, 0) for each in shares),
+        *(estimate_cell(each, 1.0, 2) for each in lifts), estimate_cell(one.rose, 100.0, 0),
     ]  # fmt: skip
 
 
@@ -106,9 +106,9 @@ def essence_table(probes: "Probes") -> Table:
     """Perplexity of texts about the subject, and the next token."""
     one = probes.essence
     line = [
-        f"{one.n}", estimate_cell(Estimate(one.ppl_before, math.nan), 1, 2),
-        estimate_cell(Estimate(one.ppl_after, math.nan), 1, 2), estimate_cell(one.rise, 1, 2),
-        estimate_cell(one.kept, 1, 2), f"{one.n_kl}", estimate_cell(one.kl, 1, 3),
+        f"{one.n}", estimate_cell(Estimate(one.ppl_before, math.nan), 1.0, 2),
+        estimate_cell(Estimate(one.ppl_after, math.nan), 1.0, 2), estimate_cell(one.rise, 1.0, 2),
+        estimate_cell(one.kept, 1.0, 2), f"{one.n_kl}", estimate_cell(one.kl, 1.0, 3),
     ]  # fmt: skip
     heads = ["facts", "perplexity before", "after", "rise", "essence kept", "facts", "KL"]
     return Table(
@@ -127,11 +127,11 @@ def written_table(probes: "Probes") -> Table:
         [
             one.stage,
             f"{one.n}",
-            estimate_cell(one.entropy, 1, 2),
+            estimate_cell(one.entropy, 1.0, 2),
             f"{one.n_both}",
-            estimate_cell(one.consistency, 1, 3),
-            estimate_cell(one.together.linear, 1, 2),
-            estimate_cell(one.together.ranks, 1, 2),
+            estimate_cell(one.consistency, 1.0, 3),
+            estimate_cell(one.together.linear, 1.0, 2),
+            estimate_cell(one.together.ranks, 1.0, 2),
         ]
         for one in probes.written
     ]
