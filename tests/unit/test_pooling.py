@@ -96,8 +96,7 @@ def test_which_it_is_is_said(traces):
         assert (words in repr(average)) == (pooling == "tokens")
 
 
-def test_another_pooling_is_refused(traces, tmp_path):
-    lm, _ = traces
+def test_another_pooling_is_refused(tmp_path):
     with pytest.raises(InvalidRequestError, match=r"no pooling 'token'\. Did you mean 'tokens'"):
         pooling_named("token")
     with pytest.raises(StorageError):

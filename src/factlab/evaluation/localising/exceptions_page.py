@@ -84,7 +84,8 @@ def list_table(found: Exceptions) -> Table:
 def _line(one: Contrast) -> list[str]:
     return [
         one.mark, f"{one.n_with}", f"{one.hits_with}", estimate_cell(one.share_with, 100.0, 0),
-        estimate_cell(one.share_without, 100.0, 0), estimate_cell(one.odds_ratio, 1.0, 2), _p(one.p),
+        estimate_cell(one.share_without, 100.0, 0), estimate_cell(one.odds_ratio, 1.0, 2),
+        _p(one.p),
     ]  # fmt: skip
 
 
