@@ -56,11 +56,13 @@ factlab.table = function table(caption, headings, rows, numeric = new Set()) {
       el("tbody", {}, rows.map((row) => el("tr", {}, row.map((c, i) => cell("td", c, i)))))));
 };
 
-/** A number with three digits that count; "—" for none. */
+/** A number with so many digits that count; "—" for none. */
 factlab.number = function number(value, digits = 3) {
   if (value === null || value === undefined) return "—";
-  if (value !== 0 && Math.abs(value) < 0.001) return value.toExponential(1);
-  return Number(value).toPrecision(digits).replace(/\.?0+$/, (zeros) => (zeros[0] === "." ? "" : zeros));
+  const size = Math.abs(value);
+  if (size >= 10 ** digits) return String(Math.round(value));
+  if (size !== 0 && size < 0.001) return value.toExponential(1);
+  return String(Number(value.toPrecision(digits)));
 };
 
 /** White space that one would not see. */
