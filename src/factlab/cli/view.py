@@ -7,6 +7,7 @@ import typer
 
 from factlab.cli.registration import NO_MODEL, OUTPUT, START, command
 from factlab.cli.session import Session
+from factlab.errors import StorageError
 
 
 def register(app: typer.Typer) -> None:
@@ -43,6 +44,9 @@ def view(
     import tempfile
     import webbrowser
 
+    for path in paths:
+        if not path.exists():
+            raise StorageError(f"There is no file or folder '{path}'. Check the name.")
     from factlab.web.bundle import write_bundle
 
     page = write_bundle(paths, bundle or Path(tempfile.mkdtemp(prefix="factlab-view-")))

@@ -6,9 +6,12 @@ import webbrowser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from factlab.errors import InvalidRequestError, MissingPackageError
-from factlab.models.language_model import LanguageModel
+
+if TYPE_CHECKING:
+    from factlab.models.language_model import LanguageModel
 
 PORT = 7575
 
@@ -52,7 +55,7 @@ class Address:
 
 
 def serve(
-    load: Callable[[], LanguageModel],
+    load: Callable[[], "LanguageModel"],
     folder: str | Path,
     address: Address | None = None,
     runs: Sequence[str | Path] = (),
