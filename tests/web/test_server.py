@@ -142,6 +142,9 @@ def test_edits_that_are_texts_stand_in_front(bench):
     name = bench.begin(EDIT | {"method": {"name": "in-context"}})
     assert bench.ended(name)["state"] == "done"
     assert bench.ask("POST", "/api/edits", {"job": name, "name": "told"})[0] == 201
+    bench.done({"kind": "stack", "on": ["told"]})
+    traced = bench.ended(bench.begin(TRACE))
+    assert (traced["state"], "Take it off the stack" in traced["error"]) == ("failed", True)
     plain, told = bench.done(
         {"kind": "ask", "prompts": [PROMPT], "stacks": [[], ["told"]], "n_tokens": 6}
     )["columns"]

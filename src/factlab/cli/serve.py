@@ -7,8 +7,7 @@ import typer
 
 from factlab.cli.registration import OUTPUT, RUNNING, START, command
 from factlab.cli.session import Session
-
-_PORT = 7575
+from factlab.web.serving import PORT
 
 
 def register(app: typer.Typer) -> None:
@@ -47,7 +46,7 @@ def serve(
     port: Annotated[
         int,
         typer.Option(min=0, max=65535, help="0 for any that is free.", rich_help_panel=RUNNING),
-    ] = _PORT,
+    ] = PORT,
     no_browser: Annotated[
         bool, typer.Option(help="Only print the address.", rich_help_panel=RUNNING)
     ] = False,

@@ -20,8 +20,9 @@ from factlab.progress import ProgressCallback, silent
 from factlab.writing import find_words
 
 _MAX_NEW_TOKENS = 10
-_ASKED_AT_ONCE = 64  # before it is looked whether enough facts are known
-_ASKED_AT_ONCE = 64  # facts whose probabilities of all next tokens are held together
+# Facts whose probabilities of all next tokens are held together, and before it is looked whether
+# enough are known.
+_ASKED_AT_ONCE = 64
 
 
 @checked()

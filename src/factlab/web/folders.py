@@ -100,16 +100,17 @@ class Folders:
         Raises:
             StorageError: it is not there, or damaged.
         """
-        return result_document(self._named(name).path)
+        for one in self._found():
+            if one.name == name:
+                return result_document(one.path)
+        raise StorageError(f"There is no result '{name}' here.")
 
     def _runs(self, names: Sequence[str]) -> list[Run]:
-        return [load_run(self._named(name, "evaluation").path) for name in names]
-
-    def _named(self, name: str, kind: Kind | None = None) -> Found:
-        for one in self._found():
-            if one.name == name and kind in {None, one.kind}:
-                return one
-        raise StorageError(f"There is no {kind or 'result'} '{name}' here.")
+        runs = {one.name: one.path for one in self._found() if one.kind == "evaluation"}
+        for name in names:
+            if name not in runs:
+                raise StorageError(f"There is no evaluation '{name}' here.")
+        return [load_run(runs[name]) for name in names]
 
     def _found(self) -> Iterator[Found]:
         for number, root in enumerate(self.roots):

@@ -6,8 +6,7 @@ from typing import Any
 
 from factlab.editing.background import Background
 from factlab.editing.edit import Edit
-from factlab.facts import Fact
-from factlab.models.answering import answers
+from factlab.errors import InvalidRequestError
 from factlab.models.language_model import LanguageModel
 from factlab.tracing.growing import growing_trace
 from factlab.tracing.said import said_with_state
@@ -57,6 +56,7 @@ class Tasks:
                 return {"on": [*self.stack.on]}
 
     def _trace(self, request: TraceJob, job: Job) -> dict[str, Any]:
+        self._check_traced()
         document: dict[str, Any] = {}
         for trace in growing_trace(
             self.lm, request.fact(), request.answer, request.trace_config(), job.report
@@ -66,11 +66,24 @@ class Tasks:
         return document
 
     def _cell(self, request: CellJob) -> dict[str, Any]:
+        self._check_traced()
         said = said_with_state(
             self.lm, request.fact(), request.state, request.position, request.layer,
             request.answer, request.trace_config(),
         )  # fmt: skip
         return {"said": [{"token": token, "prob": prob} for token, prob in said]}
+
+    def _check_traced(self) -> None:
+        """Refuse to trace a model whose prompts begin with the text of an edit.
+
+        Raises:
+            InvalidRequestError: there is such an edit on the stack.
+        """
+        if self.stack.prefix:
+            raise InvalidRequestError(
+                "Traces ask a prompt as it is, and an edit on the stack is a text in front of "
+                "prompts. Take it off the stack first."
+            )
 
     def _edit(self, request: EditJob, job: Job) -> dict[str, Any]:
         chosen, fact = request.method.chosen(), request.fact.fact()
@@ -105,23 +118,25 @@ class Tasks:
     def _told(
         self, fact: WrittenFact, asked: Sequence[tuple[str, str]], n_tokens: int, prefix: str
     ) -> list[dict[str, Any]]:
-        """How the model, as it is now, answers some prompts."""
-        plain = fact.fact()
-        facts = [
-            Fact(_as_template(prompt), "", plain.target_new, plain.target_true)
-            for _, prompt in asked
+        """What the model, as it is now, writes after some prompts, and what it makes of targets."""
+        plain, prompts = fact.fact(), [behind(prefix, prompt) for _, prompt in asked]
+        targets = {"new_prob": plain.target_new, "true_prob": plain.target_true}
+        pairs = [
+            (row, name, target)
+            for name, target in targets.items()
+            if target is not None
+            for row in range(len(prompts))
         ]
-        found = answers(self.lm, facts, prefix)
-        texts = self._texts([prompt for _, prompt in asked], n_tokens, prefix)
-        return [
-            answer.to_json() | {"text": text} for answer, text in zip(found, texts, strict=True)
+        scores = self.lm.score([prompts[row] for row, _, _ in pairs], [t for _, _, t in pairs])
+        told: list[dict[str, Any]] = [
+            {"text": text, **dict.fromkeys(targets)} for text in self._texts(prompts, n_tokens)
         ]
+        for (row, name, _), score in zip(pairs, scores, strict=True):
+            told[row][name] = score.length_normalised_prob
+        return told
 
-    def _texts(self, prompts: Sequence[str], n_tokens: int, prefix: str) -> list[str]:
-        return self.lm.generate_batch(
-            [behind(prefix, prompt) for prompt in prompts],
-            max_new_tokens=n_tokens, return_full_text=False,
-        )  # fmt: skip
+    def _texts(self, prompts: Sequence[str], n_tokens: int) -> list[str]:
+        return self.lm.generate_batch(prompts, max_new_tokens=n_tokens, return_full_text=False)
 
     def _ask(self, request: AskJob, job: Job) -> dict[str, Any]:
         if request.chat:
@@ -134,12 +149,7 @@ class Tasks:
         for done, names in enumerate(request.stacks):
             job.report("asking", done, len(request.stacks))
             with self.stack.instead(names) as prefix:
-                texts = self._texts(prompts, request.n_tokens, prefix)
+                texts = self._texts([behind(prefix, one) for one in prompts], request.n_tokens)
             columns.append({"stack": [*names], "texts": texts})
             job.show({"prompts": [*request.prompts], "columns": columns})
         return {"prompts": [*request.prompts], "columns": columns}
-
-
-def _as_template(prompt: str) -> str:
-    """A whole prompt as the template of a fact without a subject."""
-    return prompt.replace("{", "{{").replace("}", "}}") if "{}" in prompt else prompt

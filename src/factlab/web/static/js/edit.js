@@ -21,11 +21,7 @@
       table("Before and after", ["", "Prompt", "Before", "After", "P(new)", "P(true)"], rows, new Set([4, 5])),
       el("p.hint", {}, "Struck out: words that are gone. Underlined: words that are new. Probabilities are means over the target's tokens."),
     ];
-    if (document.changes && document.changes.length) {
-      const names = Object.keys(document.changes[0]);
-      parts.push(table("What is changed", names, document.changes.map((change) => names.map((name) =>
-        (typeof change[name] === "number" ? number(change[name]) : Array.isArray(change[name]) ? change[name].join(" × ") : String(change[name] ?? "—"))))));
-    }
+    parts.push(factlab.rowsView("What is changed", document.changes));
     if (document.edit) {
       const source = document.edit.diagnostics && document.edit.diagnostics.layer_source;
       if (source) parts.push(el("p.hint", {}, `Layer from: ${source}.`));

@@ -25,11 +25,11 @@
   const written = (value) => (typeof value === "number" ? number(value) : Array.isArray(value) ? value.join(" × ") : String(value ?? "—"));
 
   /** Rows with names as a table. */
-  function rowsView(caption, rows) {
+  factlab.rowsView = function rowsView(caption, rows) {
     if (!rows || !rows.length) return null;
     const heads = Object.keys(rows[0]);
     return table(caption, heads, rows.map((row) => heads.map((head) => written(row[head]))));
-  }
+  };
 
   /** A document of any kind, as `GET /api/view` answers it. */
   factlab.resultView = function resultView(found) {
@@ -40,11 +40,11 @@
         el("p.lead", {}, `${found.edit.method} for ${found.edit.base.name}`),
         table("Facts", ["Prompt", "True", "New"], found.edit.facts.map((fact) =>
           [fact.template.replace("{}", fact.subject), (fact.target_true || "—").trim(), (fact.target_new || "—").trim()])),
-        rowsView("What is changed", found.changes));
+        factlab.rowsView("What is changed", found.changes));
     }
     return el("div", {},
       el("pre", { tabindex: 0, role: "region", "aria-label": "In words" }, found.about),
       found.picture ? el("img.picture", { src: `data:image/png;base64,${found.picture}`, alt: `Picture of this ${found.kind}; the table below has its numbers` }) : null,
-      rowsView("Numbers", found.rows));
+      factlab.rowsView("Numbers", found.rows));
   };
 }
