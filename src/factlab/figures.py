@@ -40,7 +40,7 @@ def save_picture(figure: Figure, path: str | Path | None) -> None:
 def as_html(figure: Picture) -> str:
     """A figure as an image of HTML."""
     data = base64.b64encode(figure._repr_png_()).decode()
-    return f'<img style="max-width: 100%" src="data:image/png;base64,{data}"/>'
+    return f'<img alt="A figure" style="max-width: 100%" src="data:image/png;base64,{data}"/>'
 
 
 # -- look --------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """What results have in common: how they show themselves, and how they become tables.
 
 A result is a value: two are equal if they hold the same (`factlab.equality`). `print` says the main
-things in a few lines; a notebook adds pictures, or where there are none the first rows.
+things in a few lines; a notebook adds pictures, or where there are none the first rows. What the
+workbench draws, a notebook draws by the same scripts, on top of the words and the first picture.
 """
 
 import html
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from factlab.data_frames import data_frame
+from factlab.pages.frames import Drawing, framed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,21 +28,30 @@ class Result:
 
     __slots__ = ()
 
+    def _words(self) -> str:
+        """What a notebook shows first."""
+        return repr(self)
+
+    def _drawing(self) -> Drawing | None:
+        """What the workbench draws of it, if it does."""
+        return None
+
     def _pictures(self) -> "Sequence[Picture]":
         """What a notebook shows below the words."""
         return ()
 
-    def _table(self) -> Sequence[Mapping[str, Any]]:
-        """What it shows instead where there are no pictures."""
-        return ()
+    def _tables(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """What it shows instead where there are no pictures: rows by their caption."""
+        return {}
 
     def _repr_html_(self) -> str:
-        said, pictures = f"<pre>{html.escape(repr(self))}</pre>", self._pictures()
-        if not pictures:
-            return said + _as_html(self._table())
-        from factlab.figures import as_html  # noqa: PLC0415 - matplotlib when drawing only
-
-        return said + "".join(map(as_html, pictures))
+        said = f"<pre>{html.escape(self._words())}</pre>"
+        below, drawing = _images(self._pictures()), self._drawing()
+        if not below:
+            below = [_as_html(caption, rows) for caption, rows in self._tables().items()]
+        if drawing is None:
+            return said + "".join(below)
+        return framed(drawing, said + "".join(below[:1])) + "".join(below[1:])
 
 
 class Tabular(Result):
@@ -60,8 +71,8 @@ class Tabular(Result):
         """
         return data_frame(self.rows())
 
-    def _table(self) -> Sequence[Mapping[str, Any]]:
-        return self.rows()
+    def _tables(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        return {"": self.rows()}
 
 
 class Drawn(Result):
@@ -97,10 +108,20 @@ def known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _as_html(rows: Sequence[Mapping[str, Any]]) -> str:
+def _images(pictures: "Sequence[Picture]") -> list[str]:
+    """Pictures as HTML."""
+    if not pictures:
+        return []
+    from factlab.figures import as_html  # noqa: PLC0415 - matplotlib when drawing only
+
+    return [*map(as_html, pictures)]
+
+
+def _as_html(caption: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """The first rows as a table of HTML."""
     if not rows:
         return ""
+    name = f"<caption>{html.escape(caption)}</caption>" if caption else ""
     heads = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
     body = "".join(
         f"<tr>{''.join(f'<td>{html.escape(_cell(value))}</td>' for value in row.values())}</tr>"
@@ -108,7 +129,7 @@ def _as_html(rows: Sequence[Mapping[str, Any]]) -> str:
     )
     more = len(rows) - _ROWS_SHOWN
     rest = f"<p><small>and {more:,} more rows</small></p>" if more > 0 else ""
-    return f"<table><tr>{heads}</tr>{body}</table>{rest}"
+    return f"<table>{name}<tr>{heads}</tr>{body}</table>{rest}"
 
 
 def _cell(value: object) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from html import escape
 
 import pytest
 from test_training import CONFIG, NETWORKS, records
@@ -179,3 +180,24 @@ def test_signs_of_a_model_are_no_markup(make_model):
     html = fl.edit_each(lm, fact, "rome", ROME, background(lm))._repr_html_()
     assert "<b>" not in html
     assert "&lt;b&gt;" in html
+
+
+def test_an_edit_says_what_it_changes(lm, fact):
+    edit = fl.rome(lm, fact, ROME, background(lm))
+    drawn = edit._repr_html_()
+    assert "<caption>Facts</caption>" in drawn
+    for said in (fact.prompt, "Paris", "Rome", *edit.rows()[0]):
+        assert f">{said}</t" in drawn
+    assert f"Edit by rome of {lm.name}" in drawn
+    assert f"layer {ROME.layer} (" in drawn
+    assert f"<td>{edit.diagnostics['target_prob']:.4g}</td>" in drawn
+    assert f"<td>{edit.updates[0].norm:.4g}</td>" in drawn
+
+
+def test_before_and_after_are_side_by_side(lm, fact):
+    edited = fl.editing.edit_fact(lm, fact, "rome", ROME, background(lm))
+    drawn = edited._repr_html_()
+    for (was, _), (now, _) in zip(edited.before, edited.after, strict=True):
+        assert f"<td>{escape(was)}</td>" in drawn
+        assert f"<td>{escape(now)}</td>" in drawn
+    assert f"<td>{edited.shares[0][1]:.4g}</td>" in drawn

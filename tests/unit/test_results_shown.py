@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import sys
+from html import escape
 
 import pytest
 import torch
@@ -119,7 +120,7 @@ def test_words_are_few(results):
 def test_a_notebook_sees_words_and_a_picture(results):
     for result in results:
         html = result._repr_html_()
-        assert html.startswith("<pre>")
+        assert f"<pre>{escape(repr(result))}</pre>" in html
         assert "data:image/png;base64," in html
 
 

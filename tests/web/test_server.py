@@ -17,8 +17,8 @@ import factlab as fl
 from factlab.errors import InvalidRequestError, MissingPackageError
 from factlab.evaluation.reporting.formats import cells
 from factlab.evaluation.running.saved_run import load_run
+from factlab.tracing.document import trace_document
 from factlab.tracing.growing import growing_trace
-from factlab.web.documents import trace_document
 from factlab.web.jobs import Jobs
 from factlab.web.requests import TraceJob
 from factlab.web.serving import Address, serve

@@ -81,8 +81,7 @@ class Edit(Tabular):
         more = len(self.updates) - _UPDATES_SHOWN
         return "\n".join(
             [
-                f"Edit by {self.method} of {self.base.name} ({self.base.fingerprint[:12]})",
-                *([f"  in front of every prompt: {self.prefix.strip()}"] if self.prefix else []),
+                *self._heading(),
                 *(f"  {fact}" for fact in written[:_FACTS_SHOWN]),
                 *([f"  and {len(written) - _FACTS_SHOWN} more"] if written[_FACTS_SHOWN:] else []),
                 *(f"  not written, its value exploded: {fact.prompt}" for fact in self.skipped),
@@ -94,6 +93,33 @@ class Edit(Tabular):
                 *([f"  and {counted(more, 'more weight')}"] if more > 0 else []),
             ]
         )
+
+    def _heading(self) -> list[str]:
+        """Method and model, and what stands in front of prompts."""
+        return [
+            f"Edit by {self.method} of {self.base.name} ({self.base.fingerprint[:12]})",
+            *([f"  in front of every prompt: {self.prefix.strip()}"] if self.prefix else []),
+        ]
+
+    def _words(self) -> str:
+        """Tables say the rest."""
+        found, lines = self.diagnostics, self._heading()
+        if layers := found.get("layers", [found["layer"]] if "layer" in found else []):
+            source = f" ({found['layer_source']})" if "layer_source" in found else ""
+            lines.append(f"  layer {', '.join(map(str, layers))}{source}")
+        return "\n".join(lines)
+
+    def _tables(self) -> dict[str, list[dict[str, Any]]]:
+        facts: list[dict[str, Any]] = [
+            {"prompt": fact.prompt, "true": fact.target_true, "new": fact.target_new or "(erased)"}
+            for fact in self.facts
+        ]
+        found = self.diagnostics.get("target_prob", [])
+        for row, prob in zip(facts, found if isinstance(found, list) else [found], strict=False):
+            row["p(new) when optimised"] = prob
+        for place in self.diagnostics.get(SKIPPED, ()):
+            facts[place]["prompt"] += " (not written, its value exploded)"
+        return {"Facts": facts, "What is changed": self.rows()}
 
     def rows(self) -> list[dict[str, Any]]:
         """One dictionary per weight that is changed.

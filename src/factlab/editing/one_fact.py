@@ -80,6 +80,11 @@ class EditedFact(Tabular):
             for (was, prob_was), (now, prob_now) in zip(self.before, self.after, strict=True)
         ]
 
+    def _tables(self) -> dict[str, list[dict[str, Any]]]:
+        shares = dict(self.shares)
+        changed = [row | {"share of its norm": shares[row["weight"]]} for row in self.edit.rows()]
+        return {"What the model says next": self.rows(), "What is changed": changed}
+
     def to_json(self) -> dict[str, Any]:
         """All but the numbers of the edit, ready for JSON."""
         in_chat = {"before_in_chat": self.before_in_chat, "after_in_chat": self.after_in_chat}

@@ -29,10 +29,12 @@ from factlab.errors import FactlabError, StorageError
 from factlab.estimate import Estimate
 from factlab.facts import TokenSpan
 from factlab.journal import Journal
+from factlab.pages.frames import Drawing
 from factlab.results import Drawn, Tabular, known
 from factlab.storage import write_json
 from factlab.tracing.configs import TraceConfig
 from factlab.tracing.describe import average_in_words
+from factlab.tracing.document import average_document
 from factlab.tracing.groups import (
     GROUPS,
     LAST_SUBJECT,
@@ -101,6 +103,11 @@ class AverageTrace(Tabular, Drawn, EqualByContent):
 
     def __repr__(self) -> str:
         return average_in_words(self)
+
+    def _drawing(self) -> Drawing | None:
+        if not self.n_facts:
+            return None
+        return Drawing({"kind": "average", "average": average_document(self)}, len(GROUPS))
 
     def _pictures(self) -> "Sequence[Picture]":
         from factlab.tracing.plot_average import average_figures  # noqa: PLC0415 - when drawing only

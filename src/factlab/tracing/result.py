@@ -14,10 +14,12 @@ from factlab.documents import check_format, described, parse_json
 from factlab.equality import EqualByContent
 from factlab.errors import InvalidRequestError, StorageError
 from factlab.facts import TokenSpan
+from factlab.pages.frames import Drawing
 from factlab.results import Drawn, Tabular, known
 from factlab.storage import read_tensors, write_tensors
 from factlab.tracing.configs import KINDS, TraceConfig
 from factlab.tracing.describe import trace_in_words, trace_notes
+from factlab.tracing.document import trace_document
 
 if TYPE_CHECKING:
     from factlab.figures import Picture
@@ -33,8 +35,8 @@ class CausalTrace(Tabular, Drawn, EqualByContent):
     P(answer) in the corrupted run, averaged over noise samples (ROME paper, section 2.1). With
     `config.method == "gradient"` it is an estimate, in the same unit but not of the same size.
 
-    `print(trace)` says the main things in a few lines; a notebook adds the picture. Two traces are
-    equal if all of this is.
+    `print(trace)` says the main things in a few lines; a notebook draws the heat maps, in which the
+    mouse tells of each state. Two traces are equal if all of this is.
 
     Attributes:
         prompt: the text.
@@ -76,6 +78,10 @@ class CausalTrace(Tabular, Drawn, EqualByContent):
 
     def __repr__(self) -> str:
         return trace_in_words(self)
+
+    def _drawing(self) -> Drawing:
+        document = {"kind": "trace", "trace": trace_document(self)}
+        return Drawing(document, len(self.tokens), len(self.notes))
 
     @property
     def subject(self) -> str:

@@ -11,5 +11,6 @@ The page computes nothing. What it shows are the documents that the command line
 | `requests`, `tasks` | what can be asked for, and how it is computed |
 | `shelf` | saved edits, and those that are on the model |
 | `serving` | starting it all |
-| `static/` | the page: HTML, CSS and JavaScript as a browser takes them |
+
+The page itself is in `factlab.pages`.
 """

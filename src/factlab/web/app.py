@@ -21,7 +21,6 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
@@ -31,6 +30,7 @@ from fastapi.staticfiles import StaticFiles
 
 from factlab.documents import described
 from factlab.errors import FactlabError, InvalidRequestError, StorageError
+from factlab.pages.inlining import STATIC
 from factlab.web.folders import Folders
 from factlab.web.jobs import ENDED, Job, JobRecord
 from factlab.web.offers import examples, methods
@@ -39,7 +39,6 @@ from factlab.web.worker import Worker
 
 Names = Annotated[list[str], Query()]
 
-STATIC = Path(__file__).parent / "static"
 _LOOKS_EVERY_S = 0.1
 # So that whatever stands between browser and server does not take a quiet stream for a dead one.
 _SPEAKS_EVERY = 100

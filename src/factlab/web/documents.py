@@ -1,16 +1,10 @@
-"""What the page reads: the library's own documents, with what pictures of them say besides."""
+"""What the page reads of the model that it works with."""
 
 from typing import Any
 
 from factlab.editing.presets import preset_of
 from factlab.errors import InvalidRequestError
 from factlab.models.language_model import LanguageModel
-from factlab.tracing.result import CausalTrace
-
-
-def trace_document(trace: CausalTrace) -> dict[str, Any]:
-    """A trace, with the labels of its tokens and what to beware of."""
-    return trace.to_json() | {"labels": trace.token_labels, "notes": [*trace.notes]}
 
 
 def model_document(lm: LanguageModel) -> dict[str, Any]:

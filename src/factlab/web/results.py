@@ -20,8 +20,8 @@ from factlab.evaluation.sweeping.result import Sweep
 from factlab.results import Drawn, Tabular
 from factlab.storage import read_json
 from factlab.tracing.average import AverageTrace
+from factlab.tracing.document import average_document, trace_document
 from factlab.tracing.result import CausalTrace
-from factlab.web.documents import trace_document
 
 Kind = Literal["evaluation", "localisation", "sweep", "study", "average", "trace", "edit"]
 
@@ -80,6 +80,8 @@ def result_document(path: Path) -> dict[str, Any]:
     if isinstance(loaded, Run):
         return document | {"report": report_document([loaded])}
     document["about"] = repr(loaded)
+    if isinstance(loaded, AverageTrace):
+        document["average"] = average_document(loaded)
     if isinstance(loaded, Tabular):
         document["rows"] = loaded.rows()[:_TABLE_ROWS]
     if isinstance(loaded, Drawn):

@@ -8,9 +8,9 @@ from factlab.editing.background import Background
 from factlab.editing.edit import Edit
 from factlab.errors import InvalidRequestError
 from factlab.models.language_model import LanguageModel
+from factlab.tracing.document import trace_document
 from factlab.tracing.growing import growing_trace
 from factlab.tracing.said import said_with_state
-from factlab.web.documents import trace_document
 from factlab.web.jobs import Job
 from factlab.web.requests import AskJob, CellJob, EditJob, StackJob, TraceJob, WrittenFact
 from factlab.web.shelf import Shelf, Stack

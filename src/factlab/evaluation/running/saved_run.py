@@ -198,9 +198,9 @@ class Run(Result):
         """
         return data_frame(self.table())
 
-    def _table(self) -> Sequence[Mapping[str, Any]]:
+    def _tables(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
         shown = ("case_id", "prompt", "target_new", *SCORE_PARTS[self.request.data.benchmark])
-        return [{name: row[name] for name in shown} for row in self.table()]
+        return {"": [{name: row[name] for name in shown} for row in self.table()]}
 
     def shares_table(self, other: "Run") -> bool:
         """Whether both are of one model and one data set, perhaps of different parts of it."""

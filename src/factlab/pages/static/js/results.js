@@ -43,7 +43,8 @@
         factlab.rowsView("What is changed", found.changes));
     }
     return el("div", {},
-      el("pre", { tabindex: 0, role: "region", "aria-label": "In words" }, found.about),
+      found.average ? factlab.averageView(found.average) : null,
+      found.about ? el("pre", { tabindex: 0, role: "region", "aria-label": "In words" }, found.about) : null,
       found.picture ? el("img.picture", { src: `data:image/png;base64,${found.picture}`, alt: `Picture of this ${found.kind}; the table below has its numbers` }) : null,
       factlab.rowsView("Numbers", found.rows));
   };

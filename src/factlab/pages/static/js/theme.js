@@ -2,7 +2,7 @@
 /* Light or dark: what the system has, until somebody chooses. */
 
 {
-  const theme = document.getElementById("theme");
+  const theme = document.getElementById("theme"); // a page in a notebook has no such button
   const systemIsDark = matchMedia("(prefers-color-scheme: dark)");
   let kept = null;
   try {
@@ -14,10 +14,11 @@
   function paint() {
     const dark = kept ? kept === "dark" : systemIsDark.matches;
     document.documentElement.dataset.theme = dark ? "dark" : "light";
-    theme.textContent = dark ? "Light" : "Dark";
+    if (theme) theme.textContent = dark ? "Light" : "Dark";
+    for (const figure of document.querySelectorAll("figure.map")) figure.redraw();
     window.dispatchEvent(new Event("resize"));
   }
-  theme.addEventListener("click", () => {
+  theme?.addEventListener("click", () => {
     kept = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
     try {
       localStorage.setItem("factlab-theme", kept);
@@ -25,7 +26,6 @@
       // as above
     }
     paint();
-    for (const figure of document.querySelectorAll("figure.map")) figure.redraw();
   });
   systemIsDark.addEventListener("change", paint);
   paint();

@@ -1,0 +1,255 @@
+"""Results in a notebook: drawn by the page's own scripts, apart from all else, and without them."""
+
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from playwright.sync_api import expect
+from workbench import evaluated
+
+import factlab as fl
+from factlab.pages.inlining import STATIC
+from factlab.tracing.document import average_document, trace_document
+
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
+FEW = fl.tracing.TraceConfig(samples=2, window=2)
+# What a notebook around it may do to all that it shows.
+AROUND = "<style>p, td, canvas { display: none } .maps { color: red }</style>"
+
+
+@pytest.fixture
+def lm(make_model):
+    return make_model("gpt2", seed=1)
+
+
+@pytest.fixture
+def traces(lm):
+    prompts = {"See the Space Needle is in": "Space Needle", "To see Big Ben go to": "Big Ben"}
+    return [fl.causal_trace(lm, text, subject, config=FEW) for text, subject in prompts.items()]
+
+
+@pytest.fixture
+def average(lm):
+    facts = [fl.Fact("{} is in the city of", each) for each in ("Space Needle", "Big Ben", "Rome")]
+    return fl.average_trace(lm, facts, FEW)
+
+
+@pytest.fixture
+def shown(tmp_path):
+    """Results as a notebook that was written to disk has them: the page, to be opened."""
+
+    def show(*results) -> str:
+        body = "".join(f"<div>{one._repr_html_()}</div>" for one in results)
+        page = tmp_path / "notebook.html"
+        page.write_text(f'<!doctype html><meta charset="utf-8">{AROUND}<body>{body}', "utf-8")
+        return page.as_uri()
+
+    return show
+
+
+# Goes through a map by keys, from its first cell on, and gives what it says of each.
+WALK = """(figure, [nRows, nLayers]) => {
+  const canvas = figure.querySelector("canvas");
+  const press = (key, n) => {
+    for (; n; n--) canvas.dispatchEvent(new KeyboardEvent("keydown", { key }));
+    return figure.querySelector(".readout").textContent;
+  };
+  press("ArrowUp", 1 + nRows);
+  return Array.from({ length: nRows }, (_, row) => {
+    press("ArrowDown", row && 1);
+    press("ArrowLeft", nLayers);
+    return Array.from({ length: nLayers }, (_, layer) => press("ArrowRight", layer && 1));
+  });
+}"""
+
+
+def test_a_map_says_the_numbers_of_its_trace(traces, shown, window):
+    page, trace = window.page, traces[0]
+    page.goto(shown(trace))
+    frame = page.frame_locator("iframe")
+    expect(frame.locator("figure.map")).to_have_count(3)
+    document = trace_document(trace)
+    for number, kind in enumerate(document["effects"]):
+        effects = document["effects"][kind]
+        told = frame.locator("figure.map").nth(number).evaluate(WALK, [len(effects), 3])
+        for label, row, texts in zip(document["labels"], effects, told, strict=True):
+            for layer, (effect, text) in enumerate(zip(row, texts, strict=True)):
+                pattern = r"“(.*)”, layer (\d+): p (\S+), effect (\S+), (\d+) % restored"
+                found = re.fullmatch(pattern, text)
+                assert found is not None
+                assert (found[1], int(found[2])) == (label, layer)
+                assert float(found[3]) == pytest.approx(trace.corrupted_prob + effect, rel=0.01)
+                assert float(found[4]) == pytest.approx(effect, rel=0.06, abs=1e-6)
+                share = 100 * max(0.0, effect) / trace.total_effect
+                assert int(found[5]) == pytest.approx(share, abs=0.51)
+
+
+def test_the_mouse_tells_as_well(traces, shown, window):
+    page = window.page
+    page.goto(shown(traces[0]))
+    figure = page.frame_locator("iframe").locator("figure.map").first
+    expect(figure.locator("canvas")).to_be_visible()  # whatever the notebook does to canvases
+    box = figure.locator("canvas").bounding_box()
+    page.mouse.move(box["x"] + box["width"] - 5, box["y"] + 10)
+    expect(figure.locator(".readout")).to_contain_text(f"“{traces[0].token_labels[0]}”, layer 2: p")
+
+
+def test_two_in_one_notebook_do_not_meet(traces, shown, wide_window):
+    page = wide_window.page
+    page.goto(shown(*traces, traces[0]))
+    for number, trace in enumerate((*traces, traces[0])):
+        frame = page.frame_locator("iframe").nth(number)
+        expect(frame.locator("figure.map")).to_have_count(3)
+        (answer,) = frame.locator(".lead b").all_inner_texts()
+        assert answer == f"“{trace.answer}”"
+    assert page.evaluate("typeof factlab") == "undefined"
+    # A frame can reach nothing of the notebook.
+    assert (
+        page.frames[1].evaluate("() => { try { return parent.document } catch { return 0 } }") == 0
+    )
+
+
+def test_a_frame_is_as_dark_as_the_system(traces, shown, window):
+    page = window.page
+    page.goto(shown(traces[0]))
+    frame = page.frame_locator("iframe")
+    expect(frame.locator("figure.map")).to_have_count(3)
+    dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    theme = "dark" if dark else "light"
+    expect(frame.locator("html")).to_have_attribute("data-theme", theme)
+    assert page.frames[1].evaluate("scrollX + document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_without_scripts_words_and_picture_show(traces, shown, browser, tmp_path):
+    address = shown(traces[0])
+    hidden = tmp_path / "hidden.html"
+    page = (tmp_path / "notebook.html").read_text("utf-8")
+    hidden.write_text(page.replace("<iframe ", "<iframe hidden class=off ").replace(
+        AROUND, f"{AROUND}<style>.off {{ visibility: hidden; display: block }}</style>"), "utf-8")  # fmt: skip
+    looks = {}
+    for scripts in (True, False):
+        context = browser.new_context(java_script_enabled=scripts)
+        for name, url in (("as it is", address), ("no frame", hidden.as_uri())):
+            page = context.new_page()
+            page.goto(url)
+            assert page.locator("pre").inner_text() == repr(traces[0])
+            assert page.locator("img").bounding_box()["width"] > 300
+            if scripts and name == "as it is":
+                expect(page.frame_locator("iframe").locator("figure.map")).to_have_count(3)
+            looks[scripts, name] = page.screenshot()
+        context.close()
+    assert looks[False, "as it is"] == looks[False, "no frame"]  # the frame is of glass
+    assert looks[True, "as it is"] != looks[True, "no frame"]
+
+
+def test_an_average_tells_its_intervals(average, shown, window):
+    page = window.page
+    page.goto(shown(average))
+    frame = page.frame_locator("iframe")
+    expect(frame.locator("figure.map")).to_have_count(3)
+    document = average_document(average)
+    groups = [g for g, row in enumerate(document["effects"]["mlp"]) if row[0] is not None]
+    told = frame.locator("figure.map").nth(1).evaluate(WALK, [len(groups), 3])
+    for group, texts in zip(groups, told, strict=True):
+        for layer, text in enumerate(texts):
+            assert text.startswith(f"{document['labels'][group]}, layer {layer}: mean effect ")
+            mean, width = re.search(r"effect (\S+) ± (\S+?),", text).groups()
+            of_cell = [document[name]["mlp"][group][layer] for name in ("effects", "half_widths")]
+            assert [float(mean), float(width)] == pytest.approx(of_cell, rel=0.06, abs=1e-6)
+            assert f"(facts: {average.group_counts[group]})" in text
+    expect(page.locator("img")).to_have_count(2)  # below stands what has bands
+
+
+TAGS = {"div", "pre", "img", "iframe", "table", "caption", "tr", "th", "td", "p", "small"}
+
+
+class Elements(HTMLParser):
+    """The elements of a text, and their attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.names, self.attributes = list[str](), list[tuple[str, str | None]]()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.names.append(tag)
+        self.attributes += attrs
+
+    def given(self, name: str) -> list[str]:
+        return [value or "" for key, value in self.attributes if key == name]
+
+
+@pytest.fixture
+def results(lm, traces, average, tmp_path):
+    """One of each kind that people look at, with texts that would be markup."""
+    trace = dataclasses.replace(
+        traces[0], tokens=(EVIL, *traces[0].tokens[1:]), prompt=EVIL, answer=EVIL
+    )
+    fact, config = (
+        fl.Fact("{} is " + EVIL, "Rome", EVIL, "Paris"),
+        fl.editing.FineTuneConfig(layer=1, steps=1),
+    )
+    edited = fl.editing.edit_fact(lm, fact, "ft", config)
+    edited = dataclasses.replace(edited, after=((EVIL, 0.5), *edited.after[1:]))
+    made = fl.edit_each(lm, [fact], "ft", config)
+    evaluated(lm, tmp_path / "run")
+    run = fl.evaluation.load_run(tmp_path / "run")
+    report = fl.report([run], labels=[EVIL])
+    return [trace, average, edited.edit, edited, made, run, report]
+
+
+def test_nothing_of_a_model_is_markup_and_nobody_is_asked(results, shown, wide_window):
+    for result in results:
+        drawn = result._repr_html_()
+        outer = Elements(drawn)
+        inner = Elements("".join(outer.given("srcdoc")))
+        assert {*outer.names} <= TAGS
+        assert {*inner.names} <= {
+            "html",
+            "head",
+            "meta",
+            "title",
+            "style",
+            "body",
+            "main",
+            "script",
+        }
+        assert all(each.startswith("data:image/png;base64,") for each in outer.given("src"))
+        assert not [*inner.given("src"), *inner.given("href"), *outer.given("href")]
+        for text in (drawn, *outer.given("srcdoc")):
+            assert not re.search(r"https?:|@import|url\(|\bfetch\(|XMLHttpRequest", text)
+    page = wide_window.page
+    dialogs = []
+    page.on("dialog", lambda dialog: dialogs.append(dialog.message) or dialog.dismiss())
+    page.context.set_offline(True)
+    page.goto(shown(*results))
+    expect(page.frame_locator("iframe").nth(0).locator(".lead b")).to_have_text(f"“{EVIL}”")
+    expect(page.frame_locator("iframe").nth(1).locator("figure.map")).to_have_count(3)
+    assert not dialogs
+
+
+def test_every_page_has_the_scripts_that_it_names():
+    """And the one for notebooks no other than the one of `factlab view`."""
+    named = {
+        name: re.findall('src="static/(.*?)"', (STATIC / name).read_text("utf-8"))
+        for name in ("index.html", "view.html", "frame.html")
+    }
+    assert named["view.html"] == named["frame.html"]
+    assert {*named["view.html"]} - {*named["index.html"]} == {"js/view.js"}
+    there = {f"js/{path.name}" for path in (STATIC / "js").iterdir()}
+    assert {*named["index.html"], "js/view.js"} == there
+
+
+def test_a_document_has_no_numbers_that_json_lacks(lm, shown, wide_window):
+    config = FEW.model_copy(update={"positions": "last_subject", "layers": (1,)})
+    trace = fl.causal_trace(lm, "See the Space Needle is in", "Space Needle", config=config)
+    assert "NaN" not in json.dumps(trace_document(trace), allow_nan=False)
+    page = wide_window.page
+    page.goto(shown(trace))
+    canvas = page.frame_locator("iframe").locator("canvas").first
+    canvas.press("ArrowUp")
+    canvas.press("ArrowLeft")
+    told = page.frame_locator("iframe").locator(".readout").first
+    expect(told).to_contain_text("not traced")
