@@ -15,7 +15,7 @@ PYTEST := $(BIN)/pytest --numprocesses auto --dist worksteal
 READY := .venv/ready
 SITE_READY := .venv/ready-for-docs
 
-.PHONY: demo setup lock fmt lint type test test-fast test-oldest test-newest bench docs pictures clean
+.PHONY: demo setup lock fmt lint type test test-fast test-oldest test-newest bench docs pictures notebooks clean
 
 demo: $(READY)
 	$(BIN)/factlab demo
@@ -82,6 +82,9 @@ pictures: $(READY)
 	$(BIN)/factlab trace "The Eiffel Tower is located in the city of" \
 		--subject "The Eiffel Tower" --target Paris \
 		--out docs/images/eiffel-tower.png --overwrite
+
+notebooks: $(READY)
+	$(BIN)/python scripts/notebooks.py
 
 clean:
 	rm -rf .venv .venv-* site .cache .pytest_cache .ruff_cache .hypothesis factlab-demo
