@@ -182,7 +182,8 @@ def test_signs_of_a_model_are_no_markup(make_model):
     assert "&lt;b&gt;" in html
 
 
-def test_an_edit_says_what_it_changes(lm, fact):
+def test_an_edit_says_what_it_changes(make_model, fact):
+    lm = make_model("gpt2")
     edit = fl.rome(lm, fact, ROME, background(lm))
     drawn = edit._repr_html_()
     assert "<caption>Facts</caption>" in drawn
@@ -194,7 +195,8 @@ def test_an_edit_says_what_it_changes(lm, fact):
     assert f"<td>{edit.updates[0].norm:.4g}</td>" in drawn
 
 
-def test_before_and_after_are_side_by_side(lm, fact):
+def test_before_and_after_are_side_by_side(make_model, fact):
+    lm = make_model("gpt2")
     edited = fl.editing.edit_fact(lm, fact, "rome", ROME, background(lm))
     drawn = edited._repr_html_()
     for (was, _), (now, _) in zip(edited.before, edited.after, strict=True):

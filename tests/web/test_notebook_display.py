@@ -85,15 +85,16 @@ def test_a_map_says_the_numbers_of_its_trace(traces, shown, window):
                 share = 100 * max(0.0, effect) / trace.total_effect
                 assert int(found[5]) == pytest.approx(share, abs=0.51)
 
-
-def test_the_mouse_tells_as_well(traces, shown, window):
-    page = window.page
-    page.goto(shown(traces[0]))
-    figure = page.frame_locator("iframe").locator("figure.map").first
-    expect(figure.locator("canvas")).to_be_visible()  # whatever the notebook does to canvases
-    box = figure.locator("canvas").bounding_box()
+    canvas = frame.locator("canvas").first
+    box = canvas.bounding_box()
     page.mouse.move(box["x"] + box["width"] - 5, box["y"] + 10)
-    expect(figure.locator(".readout")).to_contain_text(f"“{traces[0].token_labels[0]}”, layer 2: p")
+    expect(frame.locator(".readout").first).to_contain_text(
+        f"“{trace.token_labels[0]}”, layer 2: p"
+    )
+    theme = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light'")
+    expect(frame.locator("html")).to_have_attribute("data-theme", theme)
+    # Of a narrow one the maps are moved sideways, not the frame.
+    assert page.frames[1].evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_two_in_one_notebook_do_not_meet(traces, shown, wide_window):
@@ -109,17 +110,6 @@ def test_two_in_one_notebook_do_not_meet(traces, shown, wide_window):
     assert (
         page.frames[1].evaluate("() => { try { return parent.document } catch { return 0 } }") == 0
     )
-
-
-def test_a_frame_is_as_dark_as_the_system(traces, shown, window):
-    page = window.page
-    page.goto(shown(traces[0]))
-    frame = page.frame_locator("iframe")
-    expect(frame.locator("figure.map")).to_have_count(3)
-    dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
-    theme = "dark" if dark else "light"
-    expect(frame.locator("html")).to_have_attribute("data-theme", theme)
-    assert page.frames[1].evaluate("scrollX + document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_without_scripts_words_and_picture_show(traces, shown, browser, tmp_path):
@@ -144,8 +134,8 @@ def test_without_scripts_words_and_picture_show(traces, shown, browser, tmp_path
     assert looks[True, "as it is"] != looks[True, "no frame"]
 
 
-def test_an_average_tells_its_intervals(average, shown, window):
-    page = window.page
+def test_an_average_tells_its_intervals(average, shown, wide_window):
+    page = wide_window.page
     page.goto(shown(average))
     frame = page.frame_locator("iframe")
     expect(frame.locator("figure.map")).to_have_count(3)
