@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from factlab.destinations import check_new_folder
+from factlab.editing.edit_tables import fact_rows, layers_in_words
 from factlab.editing.remembered import Remembered
 from factlab.editing.shipping.adapter import ExportedAdapter, read_adapter, write_adapter
 from factlab.editing.shipping.checkpoint import write_checkpoint
@@ -102,21 +103,10 @@ class Edit(Tabular):
         ]
 
     def _words(self) -> str:
-        """Tables say the rest."""
-        found, lines = self.diagnostics, self._heading()
-        if layers := found.get("layers", [found["layer"]] if "layer" in found else []):
-            source = f" ({found['layer_source']})" if "layer_source" in found else ""
-            lines.append(f"  layer {', '.join(map(str, layers))}{source}")
-        return "\n".join(lines)
+        return "\n".join([*self._heading(), *layers_in_words(self.diagnostics)])
 
     def _tables(self) -> dict[str, list[dict[str, Any]]]:
-        facts: list[dict[str, Any]] = [
-            {"prompt": fact.prompt, "true": fact.target_true, "new": fact.target_new or "(erased)"}
-            for fact in self.facts
-        ]
-        found = self.diagnostics.get("target_prob", [])
-        for row, prob in zip(facts, found if isinstance(found, list) else [found], strict=False):
-            row["p(new) when optimised"] = prob
+        facts = fact_rows(self.facts, self.diagnostics)
         for place in self.diagnostics.get(SKIPPED, ()):
             facts[place]["prompt"] += " (not written, its value exploded)"
         return {"Facts": facts, "What is changed": self.rows()}
