@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from factlab.arguments import checked
-from factlab.errors import InvalidRequestError
 from factlab.storage import write_text
+from factlab.web.kinds import check_shown
 from factlab.web.results import result_document
 
 _STATIC = Path(__file__).parent / "static"
 # In this order; what asks a server is left out.
-_SCRIPTS = ("dom", "scales", "heatmap", "traces", "results", "theme", "view")
+_SCRIPTS = ("dom", "scales", "heatmap", "traces", "averages", "results", "theme", "view")
 _RULES = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
 
 
@@ -37,8 +37,7 @@ def write_bundle(paths: Sequence[str | Path], folder: str | Path) -> Path:
         >>> fl.causal_trace(lm, fact).save("needle.safetensors")
         >>> page = write_bundle(["needle.safetensors"], "page")
     """
-    if not paths:
-        raise InvalidRequestError("There is nothing to show. Name a file or a folder.")
+    check_shown([Path(path) for path in paths])
     documents = [result_document(Path(path)) for path in paths]
     page = Path(folder) / "index.html"
     write_text(page, _page(documents))

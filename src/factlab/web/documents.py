@@ -5,12 +5,19 @@ from typing import Any
 from factlab.editing.presets import preset_of
 from factlab.errors import InvalidRequestError
 from factlab.models.language_model import LanguageModel
+from factlab.tracing.average import AverageTrace
+from factlab.tracing.groups import GROUPS
 from factlab.tracing.result import CausalTrace
 
 
 def trace_document(trace: CausalTrace) -> dict[str, Any]:
     """A trace, with the labels of its tokens and what to beware of."""
     return trace.to_json() | {"labels": trace.token_labels, "notes": [*trace.notes]}
+
+
+def average_document(average: AverageTrace) -> dict[str, Any]:
+    """An average of traces, with the labels of its groups of tokens."""
+    return average.to_json() | {"labels": [*GROUPS]}
 
 
 def model_document(lm: LanguageModel) -> dict[str, Any]:

@@ -34,6 +34,7 @@
   /** A document of any kind, as `GET /api/view` answers it. */
   factlab.resultView = function resultView(found) {
     if (found.kind === "trace") return factlab.traceView(found.trace, null);
+    if (found.average) return factlab.averageView(found.average);
     if (found.kind === "evaluation") return factlab.reportView(found.report);
     if (found.kind === "edit") {
       return el("section", {},
