@@ -549,7 +549,7 @@ def test_it_has_manners(handed_in, tmp_path):
     study, files = handed_in
     one, other = (fl.human.score_human_study(study, files) for _ in "ab")
     assert one == other and hash(one) == hash(other)
-    assert repr(one).splitlines()[0] == "HumanScores(zq-one, zq-two, zq-three: 6 of 6 raters)"
+    assert repr(one).splitlines()[0] == "HumanScores(zq-one; zq-two; zq-three: 6 of 6 raters)"
     assert one._repr_html_().startswith("<pre>")
     rows = one.rows()
     assert len(rows) == 6 and len({tuple(row) for row in rows}) == 1

@@ -198,10 +198,10 @@ def test_the_keyboard_is_enough(study, wide_window, tmp_path):
     page = wide_window.page
     Rater(page, study, 1).begin(_url(tmp_path))
     expect(page.get_by_role("heading", level=1)).to_be_focused()
-    for _ in range(4):  # each question is one stop; arrows choose
+    for number in range(4):  # each question is one stop; arrows choose
         page.keyboard.press("Tab")
         page.keyboard.press("Space")
-        if _ % 2:
+        if number % 2:
             page.keyboard.press("ArrowRight")
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")

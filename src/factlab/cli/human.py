@@ -92,7 +92,7 @@ def make(
     least, most = study.raters_per_item
     each = f"{least}" if least == most else f"{least} or {most}"
     session.say(
-        f"{counted(len(study.items), 'item')} of {', '.join(study.labels)}; "
+        f"{counted(len(study.items), 'item')} of {'; '.join(study.labels)}. "
         f"{counted(len(study.pages), 'rater')} with {config.per_rater} each: "
         f"{each} for every item."
     )

@@ -27,6 +27,8 @@ def draw_places(questions: Sequence[QuestionScores], path: str | Path | None = N
     panels = figure.subplots(1, len(questions), sharey=True, squeeze=False)[0]
     for panel, one in zip(panels, questions, strict=True):
         _draw(panel, one)
+    for panel in panels[1:]:
+        panel.tick_params(axis="y", length=0)
     panels[0].set_ylabel("share of ratings, %", fontsize=9)
     handles, labels = panels[0].get_legend_handles_labels()
     legend = figure.legend(
@@ -36,7 +38,7 @@ def draw_places(questions: Sequence[QuestionScores], path: str | Path | None = N
         text.set_parse_math(False)
     footnote(
         figure,
-        f"n = {' and '.join(str(one.n) for one in questions)} ratings · Wilson's 95 % intervals\n"
+        f"n = {questions[0].n} ratings for each question · Wilson's 95 % intervals\n"
         f"ROME paper (GPT-2 XL, n = {PUBLISHED[0].n}): "
         + ", ".join(
             f"{one.above} {one.times}× as often above {one.below} ({one.question})"

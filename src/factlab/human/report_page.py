@@ -63,7 +63,7 @@ def notes(study: HumanStudy, answers: Sequence[RaterAnswers]) -> list[str]:
     planned = sum(map(len, study.pages))
     said = [
         f"{counted(len(answers), 'rater')} of {len(study.pages)} and {counted(pages, 'page')} of "
-        f"{planned:,}: {', '.join(study.labels)} on {counted(len(study.items), 'item')}."
+        f"{planned:,}: {'; '.join(study.labels)} on {counted(len(study.items), 'item')}."
     ]
     there = {own.rater for own in answers}
     missing = [number for number in range(1, len(study.pages) + 1) if number not in there]

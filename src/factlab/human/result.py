@@ -60,9 +60,9 @@ class HumanScores(Tabular, Drawn):
 
     def __repr__(self) -> str:
         size = f"{len(self.answers)} of {len(self.study.pages)} raters"
-        lines = [f"HumanScores({', '.join(self.study.labels)}: {size})"]
+        lines = [f"HumanScores({'; '.join(self.study.labels)}: {size})"]
         for one in self.questions:
-            places = ", ".join(
+            places = "; ".join(
                 f"{method.method} {100 * method.most.mean:.0f} %" for method in one.methods
             )
             lines.append(f"  most {one.question}: {places}; alpha {one.alpha.mean:.2f}")
