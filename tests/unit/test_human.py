@@ -489,6 +489,8 @@ def test_other_files_that_are_no_answers(handed_in, tmp_path):
     (tmp_path / "copy.json").write_bytes(files[1].read_bytes())
     with pytest.raises(StorageError, match=r"rater-2.json' and '.*copy.json' are both of rater 2"):
         fl.human.score_human_study(study, [*files, tmp_path / "copy.json"])
+    with pytest.raises(InvalidRequestError, match="takes a list as answers"):
+        fl.human.score_human_study(study, files[0])
     document = answers_of(study, 1, _by_number, pages=0)
     (tmp_path / "none.json").write_text(json.dumps(document))
     with pytest.raises(InvalidRequestError, match="No page is answered"):

@@ -1,17 +1,61 @@
 """`factlab human`: a study in which people compare what methods make a model write."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factlab.cli.registration import MEASURE, NO_MODEL, OUTPUT, RECORDS, RUNNING, Commands, command
+from factlab.cli.registration import MEASURE, NO_MODEL, OUTPUT, RECORDS, Commands, command
 from factlab.cli.session import Session, validated
 from factlab.cli.tables import table
 from factlab.errors import counted
 
 if TYPE_CHECKING:
+    from factlab.human.configs import HumanConfig
+    from factlab.human.key import HumanStudy
     from factlab.human.result import HumanScores
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Size:
+    """How large the study is, and what is shown."""
+
+    items: Annotated[int, typer.Option(min=1, help="Records to show.", rich_help_panel=RECORDS)] = (
+        50
+    )
+    words: Annotated[
+        int, typer.Option(min=5, help="Cut texts behind so many words.", rich_help_panel=RECORDS)
+    ] = 100
+    unedited: Annotated[
+        bool,
+        typer.Option(
+            "--unedited", help="Compare the unedited model's texts too.", rich_help_panel=RECORDS
+        ),
+    ] = False
+    per_rater: Annotated[
+        int,
+        typer.Option(min=1, help="Of the records, how many each rater sees."),
+    ] = 10
+    raters: Annotated[int, typer.Option(min=1, help="How many people take part.")] = 15
+    contact: Annotated[
+        str,
+        typer.Option(help="Whom raters may ask, such as a name and an address."),
+    ] = ""
+    seed: Annotated[int, typer.Option(min=0, help="Of records, plan and order.")] = 0
+
+    def config(self) -> "HumanConfig":
+        """What these options ask for.
+
+        Raises:
+            InvalidRequestError: no such study can be planned.
+        """
+        from factlab.human.configs import HumanConfig
+
+        return validated(
+            HumanConfig, items=self.items, per_rater=self.per_rater, raters=self.raters,
+            words=self.words, unedited=self.unedited, contact=self.contact, seed=self.seed,
+        )  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
@@ -41,25 +85,7 @@ def make(
     ],
     *,
     out: Annotated[Path, typer.Option(help="Folder for the page and the key; new or empty.")],
-    items: Annotated[
-        int, typer.Option(min=1, help="Records to show.", rich_help_panel=RECORDS)
-    ] = 50,
-    per_rater: Annotated[
-        int,
-        typer.Option(min=1, help="Of these, how many each rater sees.", rich_help_panel=RUNNING),
-    ] = 10,
-    raters: Annotated[
-        int, typer.Option(min=1, help="How many people take part.", rich_help_panel=RUNNING)
-    ] = 15,
-    words: Annotated[
-        int, typer.Option(min=5, help="Cut texts behind so many words.", rich_help_panel=RECORDS)
-    ] = 100,
-    unedited: Annotated[
-        bool,
-        typer.Option(
-            "--unedited", help="Compare the unedited model's texts too.", rich_help_panel=RECORDS
-        ),
-    ] = False,
+    size: _Size,
     label: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,44 +93,42 @@ def make(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
-    contact: Annotated[
-        str, typer.Option(help="Whom raters may ask, such as a name and an address.")
-    ] = "",
-    seed: Annotated[int, typer.Option(min=0, help="Of records, plan and order.")] = 0,
 ) -> None:
     """Write a page for raters and a key for yourself, as in the ROME paper's appendix J.
 
     Raters say which passage is most and least consistent with a made-up fact, and which is most and
     least fluent, without knowing what wrote which. The page needs no network.
-    """  # fmt: skip
-    from factlab.human.configs import HumanConfig
-
-    config = validated(
-        HumanConfig, items=items, per_rater=per_rater, raters=raters, words=words,
-        unedited=unedited, contact=contact, seed=seed,
-    )  # fmt: skip
+    """
+    config = size.config()
     from factlab.human.make import check_study_folder, make_human_study
 
     check_study_folder(out)
     from factlab.evaluation.running.saved_run import load_run
 
     study = make_human_study([load_run(folder) for folder in runs], out, config, label)
+    _tell(session, study, out)
+
+
+def _tell(session: Session, study: "HumanStudy", out: Path) -> None:
+    """What was written, and who gets which file."""
+    from factlab.human.key import KEY, PAGE
+
     least, most = study.raters_per_item
     each = f"{least}" if least == most else f"{least} or {most}"
     session.say(
         f"{counted(len(study.items), 'item')} of {'; '.join(study.labels)}. "
-        f"{counted(len(study.pages), 'rater')} with {config.per_rater} each: "
+        f"{counted(len(study.pages), 'rater')} with {study.config.per_rater} each: "
         f"{each} for every item."
     )
     if study.n_same:
         session.say(f"In {counted(study.n_same, 'item')} two passages are the same.")
     session.say(
-        f"Give raters {out / 'study.html'} and a number each, such as study.html#rater=1. Keep "
-        f"{out / 'key.json'} to yourself."
+        f"Give raters {out / PAGE} and a number each, such as {PAGE}#rater=1. Keep {out / KEY} to "
+        "yourself."
     )
     session.emit(
         {
-            "study": study.study, "page": str(out / "study.html"), "key": str(out / "key.json"),
+            "study": study.study, "page": str(out / PAGE), "key": str(out / KEY),
             "methods": [*study.labels], "items": len(study.items), "raters": len(study.pages),
             "raters_per_item": [least, most], "same": study.n_same,
         }

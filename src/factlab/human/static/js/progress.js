@@ -41,7 +41,8 @@
         // nothing is kept here, or it was damaged: the study begins anew
       }
       if (!kept || !Array.isArray(kept.answers) || kept.answers.length !== this.pages.length) return;
-      this.screen = kept.screen;
+      const isPage = Number.isInteger(kept.screen) && kept.screen >= 0 && kept.screen < this.pages.length;
+      this.screen = isPage || ["how", "end"].includes(kept.screen) ? kept.screen : "start";
       this.agreed = kept.agreed;
       this.answers = kept.answers;
     }
