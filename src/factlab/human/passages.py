@@ -17,7 +17,7 @@ from factlab.human.configs import HumanConfig
 MOST_METHODS = 26  # as many as there are letters
 _CUT = "…"
 _ENDS = (".", "!", "?", '."', '!"', '?"', ".”", "!”", "?”", ".)", "。", "！", "？")
-_LETTERS_PER_WORD = 8  # of texts without spaces, which have no words to count
+_LETTERS_PER_WORD = 16  # at most: texts without spaces have no words to count
 
 Fact = tuple[int, str, str]
 
@@ -120,8 +120,8 @@ def choose_items(sources: Sequence[Source], config: HumanConfig) -> list[Compari
 def cut(text: str, n_words: int) -> str:
     """The first words of a text; one that does not end with a sentence ends with "…".
 
-    Line breaks stay, of several in a row two. A text without spaces is cut behind eight times as
-    many letters.
+    Line breaks stay, of several in a row two. A text without spaces is cut behind sixteen
+    times as many letters.
 
     Examples:
         >>> from factlab.human.passages import cut
@@ -133,7 +133,7 @@ def cut(text: str, n_words: int) -> str:
     while "\n\n\n" in paragraphs:
         paragraphs = paragraphs.replace("\n\n\n", "\n\n")
     end = _end_of_word(paragraphs, n_words)
-    kept = paragraphs[: min(end, _LETTERS_PER_WORD * 2 * n_words)].rstrip()
+    kept = paragraphs[: min(end, _LETTERS_PER_WORD * n_words)].rstrip()
     if len(kept) == len(paragraphs) and kept.endswith(_ENDS):
         return kept
     return kept.removesuffix(_CUT).rstrip() + _CUT
