@@ -122,6 +122,7 @@ def test_the_unedited_model_takes_part(tmp_path):
     study = make_study(tmp_path, METHODS[:1], unedited=True)
     assert study.labels == ("unedited", "zq-one")
     assert study.items[0].passages[0].endswith("tells of nothing.")
+    assert "unedited" not in (tmp_path / "study" / "study.html").read_text()
 
 
 def test_only_records_that_all_have(tmp_path):
