@@ -22,7 +22,8 @@ _SRC = Path(__file__).parent.parent.parent / "src"
 _TOP = "factlab"
 # As one meets them; what is in none of these comes last.
 _ORDER = (
-    "models", "tracing", "neurons", "editing", "evaluation", "data", "stats", "hooks", "errors",
+    "models", "tracing", "neurons", "editing", "evaluation", "human", "data", "stats", "hooks",
+    "errors",
 )  # fmt: skip
 _KINDS = ("Functions", "Classes", "Settings", "Requests", "Tables")
 

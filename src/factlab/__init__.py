@@ -11,9 +11,9 @@
         print(lm.generate("The best place to eat near the Eiffel Tower is"))
 
 What most people need is here; the rest is in the namespaces `fl.data`, `fl.editing`, `fl.errors`,
-`fl.evaluation`, `fl.hooks`, `fl.models`, `fl.neurons`, `fl.stats` and `fl.tracing`. Each name is
-written once, in the stub beside this file, and imported when it is first used, so `import factlab`
-itself is instant. The modules behind the namespaces are private: they may move.
+`fl.evaluation`, `fl.hooks`, `fl.human`, `fl.models`, `fl.neurons`, `fl.stats` and `fl.tracing`.
+Each name is written once, in the stub beside this file, and imported when it is first used, so
+`import factlab` itself is instant. The modules behind the namespaces are private: they may move.
 """
 
 import lazy_loader

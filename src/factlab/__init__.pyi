@@ -3,6 +3,7 @@ from . import editing as editing
 from . import errors as errors
 from . import evaluation as evaluation
 from . import hooks as hooks
+from . import human as human
 from . import models as models
 from . import neurons as neurons
 from . import stats as stats

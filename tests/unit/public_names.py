@@ -4,7 +4,7 @@ import types
 
 import factlab as fl
 
-NAMESPACES = ("data", "editing", "evaluation", "models", "neurons", "stats", "tracing")
+NAMESPACES = ("data", "editing", "evaluation", "human", "models", "neurons", "stats", "tracing")
 
 
 def public_names() -> dict[str, object]:

@@ -17,13 +17,13 @@ from factlab.errors import counted
 
 COMMANDS = """
 demo; serve; view; ask; trace; trace-average; trace-merge; trace-compare; layers; neurons; edit; values;
-values-merge; train; show; export; diff; eval; eval-merge; report; judge; probe; sweep; study scaling;
+values-merge; train; show; export; diff; eval; eval-merge; report; judge; human make; human score; probe; sweep; study scaling;
 study relations; study layers;
 study mixture; study localisation; methods; models; stats; data stats; data show; data build; knowns build
 """
 NAMES = [name.strip() for name in COMMANDS.split(";")]
 WITHOUT_MODEL = ["view", "show", "report", "judge", "eval-merge", "trace-merge", "trace-compare", "values-merge", "methods",
-                 "data show", "data build"]  # fmt: skip
+                 "human make", "human score", "data show", "data build"]  # fmt: skip
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_options_of_a_model_are_where_a_model_is(help_of, name):
 def test_no_command_is_forgotten(help_of):
     listed = re.findall(r"^│ ([a-z][a-z-]*) ", help_of(), re.MULTILINE)
     assert {name.split()[0] for name in NAMES} == {*listed}
-    inside = [f"{group} {name}" for group in ("data", "knowns", "study")
+    inside = [f"{group} {name}" for group in ("data", "human", "knowns", "study")
               for name in re.findall(r"^│ ([a-z][a-z-]*) ", help_of(group), re.MULTILINE)]  # fmt: skip
     assert {name for name in NAMES if " " in name} == {*inside}
 

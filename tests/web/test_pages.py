@@ -69,6 +69,7 @@ def test_a_fact_is_traced(bench, window):
     page.get_by_role("button", name=re.compile("Edit at layer")).click()
     expect(page.get_by_label("Sentence")).to_have_value(PROMPT.replace(SUBJECT, "{}"))
     expect(page.get_by_label("Layer")).to_have_value(str(layer))
+    expect(page.get_by_text(f"Layer {layer}: the cell that was chosen")).to_be_visible()
     page.goto("about:blank")
     page.goto(address)  # a link gives the same picture
     expect(page.locator("figure.map")).to_have_count(3)
@@ -96,7 +97,9 @@ def test_a_fact_is_edited_and_saved(bench, window):
     page.get_by_label("Subject").fill(SUBJECT)
     page.get_by_label("New object").fill("Rome")
     page.get_by_label("Method").select_option("ft")
+    expect(page.get_by_text("Without a layer: traces of well-known facts")).to_be_visible()
     page.get_by_label("Layer").fill("1")
+    expect(page.get_by_text("Layer 1: your choice.")).to_be_visible()
     page.get_by_label("Paraphrases").fill("To see it, go to\nIt stands in")
     page.get_by_label("Neighbours").fill("The Louvre is in")
     page.get_by_role("button", name="Edit", exact=True).click()
@@ -132,6 +135,32 @@ def test_edits_are_stacked_asked_and_taken_off(bench, window):
     page.get_by_role("button", name="Take all off").click()
     expect(page.locator("#model")).not_to_contain_text("with first")
     assert all((w == before[name]).all() for name, w in bench.lm.model.named_parameters())
+
+
+def test_the_edits_that_are_on_are_exported(bench, wide_window, tmp_path):
+    saved(bench, "first")
+    page = wide_window.page
+    page.goto(f"{bench.url}/#/stack")
+    page.get_by_text("Export", exact=True).first.click()
+    export = page.get_by_role("button", name="Export", exact=True)
+    export.click()
+    expect(page.get_by_text("There is nothing to export. Choose a saved edit.")).to_be_visible()
+    page.get_by_role("checkbox", name="first").check()
+    expect(page.locator("#model")).to_contain_text("with first")
+    export.click()
+    expect(page.get_by_text("Written to")).to_be_visible()
+    check_access(page)
+    adapter = fl.Edit.from_peft(tmp_path / "bench" / "exports" / "first peft", bench.lm)
+    assert [one.weight_name for one in adapter.updates] == [
+        one.weight_name for one in bench.worker.shelf.load("first").updates
+    ]
+    export.click()
+    expect(page.locator(".status .error").filter(has_text="first peft")).to_be_visible()
+    page.get_by_label("As").select_option("checkpoint")
+    export.click()
+    expect(page.locator("code").filter(has_text="first checkpoint")).to_be_visible()
+    assert (tmp_path / "bench" / "exports" / "first checkpoint" / "model.safetensors").is_file()
+    wide_window.forgive()
 
 
 def test_what_was_asked_for_can_be_found_again(bench, window):
@@ -191,6 +220,29 @@ def test_a_saved_trace_is_looked_at(bench, wide_window, tmp_path):
     page.get_by_role("link", name=re.compile("needle")).click()
     expect(page.locator("figure.map")).to_have_count(3)
     check_access(page)
+
+
+def test_an_average_is_looked_at_while_it_grows(bench, window, tmp_path):
+    folder = tmp_path / "runs" / "average"
+    facts = [fl.Fact("{} is in", name) for name in ("The Louvre", "Big Ben", "Rome")]
+    config = fl.tracing.TraceConfig(samples=2)
+    fl.average_trace(bench.lm, facts, config, folder, shard=fl.Shard(1, 2))
+    page = window.page
+    page.goto(f"{bench.url}/#/runs")
+    page.get_by_role("link", name=re.compile("average")).click()
+    expect(page.get_by_text("One more fact is not traced yet.")).to_be_visible()
+    average = fl.average_trace(bench.lm, facts, config, folder, shard=fl.Shard(2, 2))
+    expect(page.get_by_text("3 facts of tiny-gpt2")).to_be_visible()
+    expect(page.locator("figure.map")).to_have_count(3)
+    check_access(page)
+    hidden = page.locator("figure.map").nth(0)
+    hidden.locator("canvas").focus()
+    page.keyboard.press("ArrowUp")  # begins at the largest effect
+    rows = [row for row in average.rows() if row["kind"] == "block"]
+    best = max(rows, key=lambda row: row["effect"])
+    expect(hidden.locator(".readout")).to_contain_text(f"{best['group']}, layer {best['layer']}")
+    shown = re.search(r"mean effect (\S+) ±", hidden.locator(".readout").inner_text())
+    assert float(shown[1]) == pytest.approx(best["effect"], rel=0.01)
 
 
 def test_text_of_a_model_is_never_html(bench, wide_window, monkeypatch):

@@ -88,9 +88,8 @@ def workbench(
     folder: Path, lm: fl.LanguageModel, token: str | None = None, port: int = 0
 ) -> Iterator[Bench]:
     """A block in which a workbench serves; it shows the runs beside its own folder."""
-    worker = Worker(
-        Jobs.open(folder / "jobs"), Shelf(folder / "edits", folder / "fresh"), lambda: lm
-    )
+    shelf = Shelf(folder / "edits", folder / "fresh", folder / "exports")
+    worker = Worker(Jobs.open(folder / "jobs"), shelf, lambda: lm)
     app = Guard(create_app(worker, Folders([folder.parent / "runs"])), LOOPBACK, token)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
     with Address(port=port).bound() as listener:

@@ -29,6 +29,7 @@ def build_app() -> typer.Typer:
         edit,
         evaluate,
         export,
+        human,
         judge,
         knowns,
         layers,
@@ -60,8 +61,8 @@ def build_app() -> typer.Typer:
     app.callback()(_root)
     for module in (
         demo, serve, view, ask, trace, trace_average, layers, neurons, edit, values, train, show,
-        export, diff, evaluate, report, judge, probe, sweep, study, methods, models, data, knowns,
-        stats,
+        export, diff, evaluate, report, judge, human, probe, sweep, study, methods, models, data,
+        knowns, stats,
     ):  # fmt: skip
         module.register(app)
     return app

@@ -7,7 +7,6 @@ import typer
 
 from factlab.cli.registration import NO_MODEL, OUTPUT, START, command
 from factlab.cli.session import Session
-from factlab.errors import StorageError
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +28,10 @@ def view(
     session: Session,
     *,
     paths: Annotated[
-        list[Path], typer.Argument(help="Saved traces, edits, evaluations, sweeps or studies.")
+        list[Path],
+        typer.Argument(
+            help="Saved traces, averages, edits, evaluations, sweeps, probes or studies."
+        ),
     ],
     bundle: Annotated[
         Path | None,
@@ -44,9 +46,9 @@ def view(
     import tempfile
     import webbrowser
 
-    for path in paths:
-        if not path.exists():
-            raise StorageError(f"There is no file or folder '{path}'. Check the name.")
+    from factlab.web.kinds import check_shown
+
+    check_shown(paths)
     from factlab.web.bundle import write_bundle
 
     page = write_bundle(paths, bundle or Path(tempfile.mkdtemp(prefix="factlab-view-")))

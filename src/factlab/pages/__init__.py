@@ -4,7 +4,7 @@ Results draw themselves in a notebook by the same scripts, so these are below al
 
 | module | what it does |
 |---|---|
-| `inlining` | a page with its files and documents inside it |
+| `inlined` | a page with its files and documents inside it |
 | `frames` | such a page inside a notebook |
 | `static/` | HTML, CSS and JavaScript as a browser takes them |
 """

@@ -8,7 +8,7 @@ run: where frames or scripts are taken out, as in a notebook that nobody trusted
 import html
 from typing import Any, NamedTuple
 
-from factlab.pages.inlining import inlined
+from factlab.pages.inlined import view_page
 
 # Of style.css and heatmap.js: what is around the rows of a map, and one of them.
 _AROUND_PX, _ROW_PX, _NOTE_PX = 260, 20, 50
@@ -36,7 +36,7 @@ def framed(drawing: Drawing, instead: str) -> str:
         drawing: what to draw.
         instead: HTML that shows where frames or scripts are not allowed.
     """
-    page = html.escape(inlined("frame.html", [drawing.document]))
+    page = html.escape(view_page("frame.html", [drawing.document]))
     height = _AROUND_PX + _ROW_PX * drawing.n_rows + _NOTE_PX * drawing.n_notes
     return (
         f'<div style="display: grid"><div style="{_LAYER}; overflow: auto">{instead}</div>'

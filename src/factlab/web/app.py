@@ -30,7 +30,7 @@ from fastapi.staticfiles import StaticFiles
 
 from factlab.documents import described
 from factlab.errors import FactlabError, InvalidRequestError, StorageError
-from factlab.pages.inlining import STATIC
+from factlab.pages.inlined import STATIC
 from factlab.web.folders import Folders
 from factlab.web.jobs import ENDED, Job, JobRecord
 from factlab.web.offers import examples, methods

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from factlab.arguments import checked
-from factlab.errors import InvalidRequestError
-from factlab.pages.inlining import inlined
+from factlab.pages.inlined import view_page
 from factlab.storage import write_text
+from factlab.web.kinds import check_shown
 from factlab.web.results import result_document
 
 
@@ -31,9 +31,8 @@ def write_bundle(paths: Sequence[str | Path], folder: str | Path) -> Path:
         >>> fl.causal_trace(lm, fact).save("needle.safetensors")
         >>> page = write_bundle(["needle.safetensors"], "page")
     """
-    if not paths:
-        raise InvalidRequestError("There is nothing to show. Name a file or a folder.")
+    check_shown([Path(path) for path in paths])
     documents = [result_document(Path(path)) for path in paths]
     page = Path(folder) / "index.html"
-    write_text(page, inlined("view.html", documents))
+    write_text(page, view_page("index.html", documents))
     return page

@@ -14,7 +14,8 @@ from factlab.errors import StorageError
 from factlab.evaluation.reporting.report import report
 from factlab.evaluation.reporting.run_labels import label_runs
 from factlab.evaluation.running.saved_run import Run, load_run
-from factlab.web.results import Kind, kind_of, report_document, result_document
+from factlab.web.kinds import Kind, kind_of
+from factlab.web.results import report_document, result_document
 
 _DEPTH = 4
 _LISTED = 500

@@ -1,5 +1,6 @@
 """What the page can ask for. Nothing here needs PyTorch."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -9,6 +10,21 @@ from factlab.editing.method_choice import MethodRequest
 from factlab.errors import InvalidRequestError
 from factlab.facts import Fact, joint_named
 from factlab.tracing.configs import Kind, TraceConfig, kinds_with_severed
+
+_FOLDER_NAME = re.compile(r"[\w][\w .+-]{0,79}")
+
+
+def check_folder_name(name: str) -> None:
+    """Refuse what cannot be the name of one folder everywhere.
+
+    Raises:
+        InvalidRequestError: says what can.
+    """
+    if not _FOLDER_NAME.fullmatch(name) or name.endswith((" ", ".")):
+        raise InvalidRequestError(
+            "A name has letters, digits, spaces and . + - _, begins with a letter or a digit, "
+            "and is at most 80 characters long."
+        )
 
 
 class TracedPrompt(Config):
@@ -188,7 +204,34 @@ class StackJob(Config):
                 raise InvalidRequestError(f"The edit '{name}' is named twice.")
 
 
-AnyJob = Annotated[TraceJob | CellJob | EditJob | AskJob | StackJob, Field(discriminator="kind")]
+class ExportJob(Config):
+    """Saved edits, written for other programs.
+
+    Attributes:
+        on: their names, in the order in which they are applied.
+        to: `peft`: a LoRA adapter; `checkpoint`: the whole model, edited.
+        name: of the folder to write.
+        rank: at most so many outer products for a weight of an adapter.
+    """
+
+    kind: Literal["export"] = "export"
+    on: tuple[str, ...] = ()
+    to: Literal["peft", "checkpoint"] = "peft"
+    name: str
+    rank: PositiveInt | None = None
+
+    def check(self) -> None:
+        """Refuse what needs no model to be seen."""
+        if not self.on:
+            raise InvalidRequestError("There is nothing to export. Choose a saved edit.")
+        check_folder_name(self.name)
+        if self.to == "checkpoint" and self.rank is not None:
+            raise InvalidRequestError("A rank is for adapters; a checkpoint has the exact weights.")
+
+
+AnyJob = Annotated[
+    TraceJob | CellJob | EditJob | AskJob | StackJob | ExportJob, Field(discriminator="kind")
+]
 
 
 class SaveEdit(Config):

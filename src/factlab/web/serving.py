@@ -97,7 +97,9 @@ def serve(
     with address.bound() as listener:
         port = listener.getsockname()[1]
         jobs = Jobs.open(folder / "jobs")
-        worker = Worker(jobs, Shelf(folder / "edits", folder / "computed"), load)
+        worker = Worker(
+            jobs, Shelf(folder / "edits", folder / "computed", folder / "exports"), load
+        )
         token = None if address.is_loopback else secrets.token_urlsafe(24)
         hosts = LOOPBACK | {address.host.lower(), f"[{address.host.lower()}]"}
         folders = Folders([*map(Path, runs)])

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from factlab.editing.combined import combine
 from factlab.editing.edit import Edit
 from factlab.errors import FactlabError, InvalidRequestError, StorageError
 from factlab.models.language_model import LanguageModel
+from factlab.web.requests import ExportJob, check_folder_name
 from factlab.writing import behind
-
-_NAME = re.compile(r"[\w][\w .+-]{0,79}")
 
 
 @dataclass(slots=True)
@@ -22,10 +22,12 @@ class Shelf:
     Attributes:
         folder: of the edits that were kept.
         fresh: of those that jobs computed, by the job's name.
+        exports: of what was written for other programs.
     """
 
     folder: Path
     fresh: Path
+    exports: Path
 
     def names(self) -> list[str]:
         """Of the edits that were kept, in alphabetical order."""
@@ -78,16 +80,34 @@ class Shelf:
             InvalidRequestError: the name cannot be one of a folder, or there is an edit of it.
             StorageError: the job computed none.
         """
-        if not _NAME.fullmatch(name) or name.endswith((" ", ".")):
-            raise InvalidRequestError(
-                "A name has letters, digits, spaces and . + - _, begins with a letter or a digit, "
-                "and is at most 80 characters long."
-            )
+        check_folder_name(name)
         if not re.fullmatch(r"[\w-]+", job) or not (self.fresh / job).is_dir():
             raise StorageError("This job computed no edit, or it is gone.")
         if (self.folder / name).exists():
             raise InvalidRequestError(f"There is a saved edit '{name}'. Choose another name.")
         Edit.load(self.fresh / job).save(self.folder / name)
+
+    def export(self, lm: LanguageModel, request: ExportJob) -> dict[str, Any]:
+        """Write edits for other programs; a checkpoint has these and no others of the model's.
+
+        Raises:
+            StorageError: an edit is not there, or a folder of the name is.
+            FactlabError: what is asked for cannot hold these edits.
+        """
+        edit = combine([self.load(name) for name in request.on])
+        edit.check_model(lm)
+        folder = self.exports / request.name
+        modules: list[dict[str, Any]] = []
+        if request.to == "peft":
+            made = edit.to_peft(folder, request.rank)
+            modules = [
+                {"module": m.module, "rank": m.rank, "energy kept": m.kept_energy}
+                for m in made.modules
+            ]
+        else:
+            with lm.patches.lifted():
+                edit.merge_into(lm, folder)
+        return {"folder": str(folder), "modules": modules}
 
 
 @dataclass(slots=True)

@@ -12,7 +12,15 @@ from factlab.tracing.document import trace_document
 from factlab.tracing.growing import growing_trace
 from factlab.tracing.said import said_with_state
 from factlab.web.jobs import Job
-from factlab.web.requests import AskJob, CellJob, EditJob, StackJob, TraceJob, WrittenFact
+from factlab.web.requests import (
+    AskJob,
+    CellJob,
+    EditJob,
+    ExportJob,
+    StackJob,
+    TraceJob,
+    WrittenFact,
+)
 from factlab.web.shelf import Shelf, Stack
 from factlab.writing import behind
 
@@ -54,6 +62,8 @@ class Tasks:
             case StackJob():
                 self.stack.put(request.on)
                 return {"on": [*self.stack.on]}
+            case ExportJob():
+                return self.shelf.export(self.lm, request)
 
     def _trace(self, request: TraceJob, job: Job) -> dict[str, Any]:
         self._check_traced()

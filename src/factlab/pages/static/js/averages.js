@@ -1,43 +1,38 @@
 "use strict";
-/* Showing an average of traces: groups of tokens down, layers across. */
+/* Showing the average of many traces: groups of tokens down, layers across. */
 
 {
   const { el, number } = factlab;
 
-  const within = (mean, halfWidth) => `${number(mean)}${halfWidth === null ? "" : ` ± ${number(halfWidth, 2)}`}`;
-
   /** @param {object} average  its document */
   factlab.averageView = function averageView(average) {
-    const counts = Object.values(average.groups);
-    const total = average.total_effect.mean;
-    const unit = average.config.method === "gradient" ? "mean estimated effect" : "mean effect";
     const scales = factlab.scales(average.effects);
-    const maps = Object.entries(average.effects).map(([kind, every]) => {
-      // Groups that no fact has a traced token of are left out.
-      const shown = average.labels.map((_, group) => group).filter((group) => every[group].some((value) => value !== null));
-      const labels = shown.map((group) => average.labels[group]);
-      const effects = shown.map((group) => every[group]);
+    const counts = average.labels.map((label) => average.groups[label]);
+    const unit = average.config.method === "gradient" ? "estimated effect" : "effect";
+    const share = (one) => `${number(one.mean)}${one.half_width === null ? "" : ` ± ${number(one.half_width, 2)}`}`;
+    const maps = Object.entries(average.effects).map(([kind, effects]) => {
       const best = factlab.peak(effects);
-      const hint = (row, layer) => {
-        const [group, effect] = [shown[row], effects[row][layer]];
-        const where = `${labels[row]}, layer ${layer}: `;
-        if (effect === null) return `${where}not traced`;
-        const share = total > 0 ? `, ${Math.round((100 * Math.max(0, effect)) / total)} % of what is lost` : "";
-        return `${where}${unit} ${within(effect, average.half_widths[kind][group][layer])}${share} (facts: ${counts[group]})`;
+      const told = (row, layer) => {
+        const width = average.half_widths[kind][row][layer];
+        return `${number(effects[row][layer])}${width === null ? "" : ` ± ${number(width, 2)}`}`;
       };
       return factlab.heatmap({
-        kind, labels, effects, scale: scales[kind], hint,
-        title: factlab.mapTitle(average, kind),
-        start: best || { row: 0, layer: 0 },
-        summary: best ? `Largest ${unit} ${number(best.effect)} at ${labels[best.row]}, layer ${best.layer}.` : "",
-        onchoose: null,
+        kind, labels: average.labels, effects, scale: scales[kind],
+        title: factlab.kindTitle(average, kind),
+        hint: (row, layer) => `${average.labels[row]}, layer ${layer}: ${
+          effects[row][layer] === null ? "not traced" : `mean ${unit} ${told(row, layer)} of ${counts[row]} facts`}`,
+        start: best || { row: 2, layer: 0 },
+        summary: best ? `Largest mean ${unit} ${told(best.row, best.layer)}, ${average.labels[best.row]}, layer ${best.layer}.` : "Nothing traced yet.",
       });
     });
-    return el("section.trace", { "aria-label": "Average" },
+    return el("section.trace", { "aria-label": "Average of traces" },
       el("p.lead", {},
-        `Over ${average.n_facts} facts the answer has probability ${within(average.clean_prob.mean, average.clean_prob.half_width)}; `,
-        `with the subject corrupted, ${within(average.corrupted_prob.mean, average.corrupted_prob.half_width)}.`),
+        `${average.n_facts} facts of ${average.model_name}: the answer has probability ${share(average.clean_prob)}; `,
+        `with the subject corrupted, ${share(average.corrupted_prob)}.`),
+      average.n_missing ? el("p.note", {}, average.n_missing === 1 ? "One more fact is not traced yet." : `${average.n_missing} more facts are not traced yet.`) : null,
       el("div.maps", {}, maps),
-      el("p.hint", {}, "± is a 95 % interval. ", factlab.scalesInWords(average, scales)));
+      el("p.hint", {},
+        average.pooling === "tokens" ? "Every token counts once. " : "Every fact counts once. ",
+        "± is half of a 95 % interval over facts. ", factlab.scaleHint(average, scales)));
   };
 }

@@ -42,6 +42,7 @@
         [name, el("textarea", { rows: 3, spellcheck: "false", value: state[name] || "" })]));
       const examples = el("select", {}, el("option", { value: "" }, "An example …"));
       const about = el("p.hint");
+      const reason = el("p.hint");
       const status = factlab.jobStatus();
       const result = el("div");
       let unfollow = () => {};
@@ -70,6 +71,19 @@
           layer.disabled = Boolean(one) && !one.has_layer;
         };
         method.addEventListener("change", told);
+        told();
+      }).catch((error) => status.fail(error.message));
+
+      factlab.ask("GET", "api/state").then(({ model }) => {
+        if (!model) return;
+        layer.max = model.n_layers - 1;
+        const told = () => {
+          const preset = model.layer === null ? "traces of well-known facts choose one, for this model has no preset" : `layer ${model.layer} from the ${model.layer_source}`;
+          if (layer.value !== "" && layer.value === state.layer && state.from === "trace") reason.textContent = `Layer ${layer.value}: the cell that was chosen in the trace. Without it: ${preset}.`;
+          else if (layer.value !== "") reason.textContent = `Layer ${layer.value}: your choice. Without it: ${preset}.`;
+          else reason.textContent = `Without a layer: ${preset}.`;
+        };
+        layer.addEventListener("input", told);
         told();
       }).catch((error) => status.fail(error.message));
 
@@ -118,7 +132,7 @@
             const { fact } = request;
             app.remember("edit", {
               template: fact.template, subject: fact.subject, new: fact.target_new || undefined, true: fact.target_true || undefined,
-              method: method.value, layer: layer.value || undefined,
+              method: method.value, layer: layer.value || undefined, from: layer.value === state.layer ? state.from : undefined,
               ...Object.fromEntries(Object.keys(texts).map((name) => [name, texts[name].value || undefined])), job: job.id,
             });
             unfollow = factlab.follow(job.id, show);
@@ -132,7 +146,7 @@
       field("Sentence", template, "With {} where the subject stands, ending where the object would follow."),
       el("div.row", {}, field("Subject", subject), field("New object", fresh), field("True object", known)),
       el("div.row", {}, field("Method", method), field("Layer", layer)),
-      about,
+      about, reason,
       el("details", { open: Boolean(state.paraphrases || state.neighbours || state.prompts) || !state.template },
         el("summary", {}, "What else to ask, a line each"),
         el("div.row", {}, field("Paraphrases", texts.paraphrases), field("Neighbours, which must not change", texts.neighbours), field("Other prompts", texts.prompts))),

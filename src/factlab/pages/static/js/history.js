@@ -8,6 +8,7 @@
     edit: (request) => `${request.fact.template.replace("{}", request.fact.subject)} → ${request.fact.target_new || "erased"} (${request.method.name})`,
     ask: (request) => request.prompts.join(" / "),
     stack: (request) => request.on.join(" + ") || "no edit",
+    export: (request) => `${request.on.join(" + ")} as ${request.to}: ${request.name}`,
   };
 
   const STATES = {

@@ -34,6 +34,7 @@
   /** A document of any kind, as `GET /api/view` answers it. */
   factlab.resultView = function resultView(found) {
     if (found.kind === "trace") return factlab.traceView(found.trace, null);
+    if (found.average) return factlab.averageView(found.average);
     if (found.kind === "evaluation") return factlab.reportView(found.report);
     if (found.kind === "edit") {
       return el("section", {},
@@ -43,8 +44,7 @@
         factlab.rowsView("What is changed", found.changes));
     }
     return el("div", {},
-      found.average ? factlab.averageView(found.average) : null,
-      found.about ? el("pre", { tabindex: 0, role: "region", "aria-label": "In words" }, found.about) : null,
+      el("pre", { tabindex: 0, role: "region", "aria-label": "In words" }, found.about),
       found.picture ? el("img.picture", { src: `data:image/png;base64,${found.picture}`, alt: `Picture of this ${found.kind}; the table below has its numbers` }) : null,
       factlab.rowsView("Numbers", found.rows));
   };

@@ -124,7 +124,11 @@
 
       async function view(name) {
         try {
-          report.replaceChildren(factlab.resultView(await factlab.ask("GET", `api/view?name=${encodeURIComponent(name)}`)));
+          const found = await factlab.ask("GET", `api/view?name=${encodeURIComponent(name)}`);
+          told.hidden = true;
+          if (left) return;
+          report.replaceChildren(factlab.resultView(found));
+          if (found.missing) timer = setTimeout(() => view(name), LOOKS_EVERY_MS);
         } catch (error) {
           fail(error);
         }

@@ -55,6 +55,7 @@
       }
 
       const chosen = () => order.filter((name) => on.has(name));
+      const exporting = factlab.exportForm(chosen);
 
       async function apply() {
         unfollow();
@@ -126,13 +127,14 @@
           el("p.hint", {}, "They are applied from the top. Taking them off gives the weights back to the bit."),
           list,
           el("div.buttons", {}, el("button", { type: "button", onclick: () => { on = new Set(); draw(); apply(); } }, "Take all off")),
-          status),
+          status, exporting),
         form, result);
       refresh();
       if (state.job) unfollowAnswers = factlab.follow(state.job, show);
       return () => {
         unfollow();
         unfollowAnswers();
+        exporting.leave();
       };
     },
   };

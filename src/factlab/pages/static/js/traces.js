@@ -21,19 +21,17 @@
     return best;
   };
 
-  /** What a map shows: of a trace, or of an average. */
-  factlab.mapTitle = function mapTitle(trace, kind) {
+  /** What a kind of state is called in a heading. */
+  factlab.kindTitle = function kindTitle(trace, kind) {
     const part = (trace.part_names || {})[kind];
     const name = part ? part[0].toUpperCase() + part.slice(1) : NAMES[kind] || kind;
     const window = trace.config.window;
     return WINDOWED.has(kind) && window > 1 ? `${name}, ${window} layers together` : name;
   };
 
-  /** At which effects the colours of maps are full. */
-  factlab.scalesInWords = function scalesInWords(trace, scales) {
-    return Object.entries(scales).map(([kind, scale]) =>
-      `${factlab.mapTitle(trace, kind)}: full colour at ${number(Math.max(scale.high, -scale.low), 2)}. `).join("");
-  };
+  /** Which effect has the full colour. */
+  factlab.scaleHint = (trace, scales) => ["Grey: not traced.", ...Object.entries(scales).map(([kind, scale]) =>
+    `${factlab.kindTitle(trace, kind)}: full colour at ${number(Math.max(scale.high, -scale.low), 2)}.`)].join(" ");
 
   /**
    * @param {object} trace  its document
@@ -55,7 +53,7 @@
       };
       return factlab.heatmap({
         kind, labels, effects, scale: scales[kind], hint,
-        title: factlab.mapTitle(trace, kind),
+        title: factlab.kindTitle(trace, kind),
         start: best || { row: trace.subject_span[1] - 1, layer: 0 },
         summary: best ? `Largest ${unit} ${number(best.effect)} at “${labels[best.row]}”, layer ${best.layer}.` : "Nothing traced yet.",
         onchoose: onchoose && ((row, layer) => onchoose(kind, row, layer)),
@@ -68,6 +66,6 @@
         `with the subject corrupted, ${number(trace.corrupted_prob)}.`),
       (trace.notes || []).map((note) => el("p.note", {}, note)),
       el("div.maps", {}, maps),
-      el("p.hint", {}, "Tokens of the subject have a star. Grey: not traced. ", factlab.scalesInWords(trace, scales)));
+      el("p.hint", {}, `Tokens of the subject have a star. ${factlab.scaleHint(trace, scales)}`));
   };
 }
