@@ -16,14 +16,14 @@ from factlab.cli.tables import table
 from factlab.errors import counted
 
 COMMANDS = """
-demo; serve; view; ask; trace; trace-average; trace-merge; trace-compare; layers; neurons; edit; values;
-values-merge; train; show; export; diff; eval; eval-merge; report; judge; probe; sweep; study scaling;
+demo; serve; view; ask; trace; trace-average; trace-compare; layers; neurons; edit; values;
+train; show; export; diff; eval; merge; report; judge; probe; sweep; study scaling;
 study relations; study layers;
 study mixture; study localisation; methods; models; stats; data stats; data show; data build; knowns build
 """
 NAMES = [name.strip() for name in COMMANDS.split(";")]
-WITHOUT_MODEL = ["view", "show", "report", "judge", "eval-merge", "trace-merge", "trace-compare", "values-merge", "methods",
-                 "data show", "data build"]  # fmt: skip
+WITHOUT_MODEL = ["view", "show", "report", "judge", "merge", "trace-compare", "methods", "data show",
+                 "data build"]  # fmt: skip
 
 
 @pytest.fixture
@@ -116,7 +116,6 @@ def test_the_shell_completes_commands():
     assert done.stdout.split() == [
         "trace",
         "trace-average",
-        "trace-merge",
         "trace-compare",
         "train",
     ]
