@@ -55,7 +55,7 @@ def run(folder: Path, n_workers: int, n_blocks: int, seconds: float) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="What claims cost.")
     parser.add_argument("--workers", type=int, default=64)
     parser.add_argument("--blocks", type=int, default=20, help="for each worker")
     parser.add_argument("--seconds", type=float, default=2.0, help="that a block takes")

@@ -387,7 +387,7 @@ def of_six(folder: Path, mode: str, cache: Path, options: dict | None = None) ->
     start(lm, folder, mode, make_records(6), **(options or {}))
 
 
-@pytest.mark.parametrize(("mode", "n_kills"), [("each", 3), ("sequence", 3)])
+@pytest.mark.parametrize(("mode", "n_kills"), [("each", 2), ("sequence", 2)])
 def test_killed_by_the_system(lm, tmp_path, mode, n_kills):
     """Again and again, at any moment: the same records and reports."""
     whole = start(lm, tmp_path / "whole", mode, make_records(6))
