@@ -10,7 +10,7 @@ from pathlib import Path
 
 from factlab.documents import JsonValue, parse_json
 from factlab.errors import StorageError
-from factlab.storage import read_bytes, write_text
+from factlab.storage import explained, write_text
 
 Line = dict[str, JsonValue]
 
@@ -22,7 +22,7 @@ def append_line(path: Path, record: Line) -> None:
         StorageError: it cannot be written, or JSON cannot express the record.
     """
     try:
-        data = _as_line(record).encode()
+        data = line_of(record).encode()
     except ValueError as error:  # NaN, or a text that is not Unicode
         raise StorageError(f"Cannot write '{path}': {error}.") from error
     try:
@@ -40,7 +40,8 @@ def append_line(path: Path, record: Line) -> None:
         ) from error
 
 
-def _as_line(record: Line) -> str:
+def line_of(record: Line) -> str:
+    """An object as its line."""
     return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -74,16 +75,51 @@ def read_lines(path: Path) -> Iterator[tuple[int, Line]]:
     Raises:
         StorageError: the file cannot be read, or a line is damaged.
     """
-    data = read_bytes(path) if path.exists() else b""
-    lines = data.split(b"\n")[:-1]  # what follows the last line break was cut short
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = parse_json(line, f"Line {number} of '{path}'")
-        except StorageError as error:
-            raise damaged_line(path, number) from error
-        if not isinstance(record, dict):
-            raise damaged_line(path, number)
-        yield number, record
+    return GrowingLines(path).new()
+
+
+class GrowingLines:
+    """A file of lines that another process may be adding to.
+
+    Attributes:
+        path: of the file.
+        n_bytes: that were read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: tuple[int, int] | None = None
+        self.n_bytes = self._n_lines = 0
+
+    def new(self) -> Iterator[tuple[int, Line]]:
+        """The JSON objects that have come since the last time, each with the number of its line.
+
+        A file that was put in the place of another is read from its beginning.
+
+        Raises:
+            StorageError: the file cannot be read, or a line is damaged.
+        """
+        found = file_id(self.path)
+        if found is None:
+            return
+        if found != self._file:
+            self._file, self.n_bytes, self._n_lines = found, 0, 0
+        if self.path.stat().st_size <= self.n_bytes:
+            return
+        with explained("read", self.path), self.path.open("rb") as file:
+            file.seek(self.n_bytes)
+            data = file.read()
+        for line in data.split(b"\n")[:-1]:  # what follows the last line break was cut short
+            number = self._n_lines + 1
+            try:
+                record = parse_json(line, f"Line {number} of '{self.path}'")
+            except StorageError as error:
+                raise damaged_line(self.path, number) from error
+            if not isinstance(record, dict):
+                raise damaged_line(self.path, number)
+            self.n_bytes += len(line) + 1
+            self._n_lines = number
+            yield number, record
 
 
 def damaged_line(path: Path, number: int) -> StorageError:
@@ -98,7 +134,7 @@ def keep_lines(path: Path, wanted: Callable[[Line], bool]) -> None:
         StorageError: the file cannot be read or written, or a line is damaged.
     """
     kept = [record for _, record in read_lines(path) if wanted(record)]
-    write_text(path, "".join(map(_as_line, kept)))
+    write_text(path, "".join(map(line_of, kept)))
 
 
 def drop_torn_line(path: Path) -> None:

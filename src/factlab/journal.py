@@ -14,25 +14,17 @@ noted, for a report to say so. Records are never written through a link, which m
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from factlab.appending import (
-    Line,
-    append_line,
-    check_no_link,
-    damaged_line,
-    drop_torn_line,
-    file_id,
-    keep_lines,
-    read_lines,
-)
+from factlab.appending import Line, append_line, check_no_link, read_lines
 from factlab.config import without_retired
 from factlab.destinations import check_new_folder, check_writable
 from factlab.documents import JsonValue, NewerVersionError, check_format, newer
 from factlab.errors import InvalidRequestError, StorageError
+from factlab.record_files import RecordFiles, Writer, drop_cases
 from factlab.shards import Shard
 from factlab.storage import read_json, write_json
 
@@ -56,7 +48,6 @@ class Journal:
         folder: as given.
         request: what was asked for.
         findings: what was found out before the first case.
-        records: every finished case by its number, whichever shard did it.
         versions: every set of versions that it ran with, if it notes them.
     """
 
@@ -70,22 +61,25 @@ class Journal:
         self.folder = folder
         self.request: Line = request
         self.findings: Line = findings
-        self.records: dict[int, Line] = {}
-        for path in sorted(folder.glob("records-*.jsonl")):
-            self.records |= _read_records(path)
+        self._files = RecordFiles(folder)
         self.versions: list[Versions] = []
         began_with = findings.get("versions")
         if isinstance(began_with, dict):
-            self._note(_as_texts(began_with))
+            self._add(_as_texts(began_with))
         for _, versions in read_lines(folder / _VERSIONS):
-            self._note(_as_texts(versions))
+            self._add(_as_texts(versions))
 
-    def _note(self, versions: Versions) -> bool:
+    def _add(self, versions: Versions) -> bool:
         """Add a set of versions; whether it is new."""
         is_new = versions not in self.versions
         if is_new:
             self.versions.append(versions)
         return is_new
+
+    @property
+    def records(self) -> dict[int, Line]:
+        """Every finished case by its number, whichever shard did it, as far as is known here."""
+        return self._files.records
 
     @classmethod
     def load(cls, folder: Path) -> "Journal":
@@ -99,7 +93,14 @@ class Journal:
         return cls(folder, read_json(folder / "run.json"))
 
     @classmethod
-    def open(cls, folder: Path, request: Line, find: Callable[[], Line], resume: bool) -> "Journal":
+    def open(
+        cls,
+        folder: Path,
+        request: Line,
+        find: Callable[[], Line],
+        resume: bool,
+        shard: Shard | None = None,
+    ) -> "Journal":
         """Go on with the run in a folder, or begin one; several processes may do so at once.
 
         Args:
@@ -107,23 +108,25 @@ class Journal:
             request: what is asked for.
             find: works out what is needed before the first case; called for a new run only.
             resume: whether a run that is there already may be gone on with.
+            shard: of a part of a run another process may have begun it. Of those that take any
+                part only one works out what is needed, and the others wait for it.
 
         Raises:
             StorageError: the folder holds another run or something else, or cannot be written.
         """
-        header = folder / "run.json"
+        header, shard = folder / "run.json", shard or Shard()
+        resume = resume or shard.is_part
         if not (resume and header.exists()):
             check_new(folder)
-            findings = find()
             try:
-                folder.mkdir(parents=True, exist_ok=True)
-                with FileLock(folder / ".run.lock"):
-                    if not header.exists():
-                        return cls.create(folder, request, findings)
+                with _alone(folder) if shard.takes_any else nullcontext():
+                    begun = cls._begin(folder, request, find)
             except OSError as error:
                 raise StorageError(
                     f"Cannot write '{header}': {error.strerror or error}."
                 ) from error
+            if begun is not None:
+                return begun
             if not resume:
                 raise StorageError(
                     f"Another process has begun a run in '{folder}'. Resume it {_HOW_TO_RESUME}."
@@ -131,6 +134,17 @@ class Journal:
         journal = cls.load(folder)
         journal.check_request(request)
         return journal
+
+    @classmethod
+    def _begin(cls, folder: Path, request: Line, find: Callable[[], Line]) -> "Journal | None":
+        """Begin a run; None if another process has begun it meanwhile."""
+        header = folder / "run.json"
+        if header.exists():
+            return None
+        findings = find()
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".run.lock"):
+            return None if header.exists() else cls.create(folder, request, findings)
 
     @classmethod
     def create(cls, folder: Path, request: Line, findings: Line) -> "Journal":
@@ -150,22 +164,9 @@ class Journal:
         Raises:
             StorageError: a file cannot be written or is a link, or another process is writing one.
         """
-        with ExitStack() as locks:
-            locks.enter_context(FileLock(self.folder / ".run.lock"))
-            paths = sorted(self.folder.glob("records-*.jsonl"))
-            for path in paths:
-                check_no_link(path)
-                lock = FileLock(path.with_name(f".{path.stem}.lock"))
-                try:
-                    locks.enter_context(lock.acquire(timeout=0))
-                except Timeout as error:
-                    raise StorageError(
-                        f"Another process is writing '{path}'. Wait for it; then ask for more."
-                    ) from error
-            for path in paths:
-                drop_torn_line(path)
-                # Before the header says that there are more cases: a kill leaves a run either way.
-                keep_lines(path, lambda record: record.get("case") not in again)
+        with self._files.all_held() as paths:
+            # Before the header says that there are more cases: a kill leaves a run either way.
+            drop_cases(paths, lambda record: record.get("case") not in again)
             write_json(self.folder / "run.json", {"request": request, "findings": findings})
 
     def check_request(self, request: Line) -> None:
@@ -202,7 +203,7 @@ class Journal:
         return selected_cases(self.findings, n_given, f"'{self.folder / 'run.json'}'")
 
     @contextmanager
-    def writing(self, shard: Shard, versions: Versions | None = None) -> Iterator["Writer"]:
+    def writing(self, shard: Shard, versions: Versions | None = None) -> Iterator[Writer]:
         """Append records of a shard; no other process may do so at the same time.
 
         Args:
@@ -213,69 +214,29 @@ class Journal:
             StorageError: another process is at it, or is doing parts of another size that have
                 cases in common with this one; or the file cannot be written, or is a link.
         """
-        path = self.folder / f"records-{shard.number}-of-{shard.total}.jsonl"
-        lock = FileLock(self.folder / f".{path.stem}.lock")
-        for inside in (path, Path(lock.lock_file), self.folder / _VERSIONS):
-            check_no_link(inside)
-            check_writable(inside)
-        try:
-            with FileLock(self.folder / ".run.lock"):  # two that begin now must see each other
-                lock.acquire(timeout=0)
-                self._check_other_parts(shard)
-        except Timeout as error:
-            raise StorageError(
-                f"Another process is writing '{path}'. Wait for it, or choose another shard."
-            ) from error
-        except StorageError:
-            lock.release()
-            raise
-        except OSError as error:
-            raise StorageError(f"Cannot lock '{path}': {error.strerror or error}.") from error
-        try:
-            drop_torn_line(path)
-            self.records |= _read_records(path)  # what another process has done since
-            if versions is not None and self._note(versions):
-                append_line(self.folder / _VERSIONS, {**versions})
-            yield Writer(self, path, Path(lock.lock_file))
-        finally:
-            lock.release()
+        check_no_link(self.folder / _VERSIONS)
+        check_writable(self.folder / _VERSIONS)
+        with self._files.writing(shard) as writer:
+            if versions is not None:
+                self.note(versions)
+            yield writer
 
-    def _check_other_parts(self, shard: Shard) -> None:
-        """Refuse to do cases that a process with a different number of shards may be doing."""
-        for path in self.folder.glob(".records-*-of-*.lock"):
-            number, _, total = path.stem.removeprefix(".records-").partition("-of-")
-            if total == str(shard.total):
-                continue
-            try:
-                FileLock(path).acquire(timeout=0).lock.release()
-            except Timeout as error:
-                raise StorageError(
-                    f"Another process is doing shard {number}/{total} of '{self.folder}', which "
-                    f"has cases in common with shard {shard.number}/{shard.total}. Wait for it, or "
-                    f"use shards of {total}."
-                ) from error
-
-
-class Writer:
-    """Appends records to one file of a journal."""
-
-    def __init__(self, journal: Journal, path: Path, lock: Path) -> None:
-        self._journal, self._path = journal, path
-        self._lock, self._lock_id = lock, file_id(lock)
-
-    def append(self, case: int, record: Line) -> None:
-        """Put a finished case on the disk.
+    def note(self, versions: Versions) -> None:
+        """Keep that the run was gone on with in these versions, unless that is known.
 
         Raises:
-            StorageError: it cannot be written, or the lock has been taken away.
+            StorageError: it cannot be written.
         """
-        if file_id(self._lock) != self._lock_id:
-            raise StorageError(
-                f"'{self._lock}' was deleted while this process was writing '{self._path}', so "
-                "that another may be writing it too. What was finished before is safe; resume."
-            )
-        append_line(self._path, {"case": case} | record)
-        self._journal.records[case] = record
+        if self._add(versions):
+            append_line(self.folder / _VERSIONS, {**versions})
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """A block that one process at a time is in."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".begin.lock"):
+        yield
 
 
 def selected_cases(findings: Mapping[str, JsonValue], n_given: int, where: str) -> list[int]:
@@ -294,15 +255,26 @@ def selected_cases(findings: Mapping[str, JsonValue], n_given: int, where: str) 
 
 
 def merge(folders: Sequence[Path], out: Path) -> Journal:
-    """Put the records of several folders of one run together in a new one.
+    """Put the records of several folders of one run together.
+
+    Args:
+        folders: each with a part of the run.
+        out: a new folder; or one of earlier parts, which those that are new are added to.
 
     Raises:
-        StorageError: they are not of one run, or `out` exists.
+        InvalidRequestError: there are no folders.
+        StorageError: they are not of one run, or `out` holds something else.
     """
-    journals = [Journal.load(folder) for folder in folders]
-    if not journals:
+    if not folders:
         raise InvalidRequestError("There is nothing to merge. Name at least one folder.")
+    journals = [Journal.load(folder) for folder in folders]
     first = journals[0]
+    if (out / "run.json").exists():
+        merged = Journal.load(out)
+        journals.append(merged)
+    else:
+        check_new(out)
+        merged = None
     for other in journals[1:]:
         other.check_request(first.request)
         difference = _first_difference(_selected(first), _selected(other))
@@ -312,16 +284,25 @@ def merge(folders: Sequence[Path], out: Path) -> Journal:
                 f"first case, though the same was asked for: {difference}. Run both on the same "
                 "kind of machine."
             )
-    check_new(out)
-    merged = Journal.create(out, first.request, first.findings)
+    merged = merged or Journal.create(out, first.request, first.findings)
     records = {case: record for journal in journals for case, record in journal.records.items()}
     with merged.writing(Shard()) as writer:
-        for case in sorted(records):
-            writer.append(case, records[case])
+        writer.replace(records)
     for versions in (v for journal in journals for v in journal.versions):
-        if merged._note(versions):
-            append_line(out / _VERSIONS, {**versions})
+        merged.note(versions)
     return merged
+
+
+def absent_shards(folders: Sequence[Path]) -> list[Shard]:
+    """Numbered shards of which some folders hold no record, going by the others."""
+    names = (path.stem for folder in folders for path in folder.glob("records-*-of-*.jsonl"))
+    found = {Shard.parse(name.removeprefix("records-").replace("-of-", "/")) for name in names}
+    totals = {shard.total for shard in found}
+    if len(totals) != 1:
+        return []
+    (total,) = totals
+    every = (Shard(number, total) for number in range(1, total + 1))
+    return [shard for shard in every if shard not in found]
 
 
 def _selected(journal: Journal) -> Line:
@@ -355,16 +336,6 @@ def check_run_folder(folder: Path, resume: bool) -> None:
         Journal.load(folder)
     else:
         check_new(folder)
-
-
-def _read_records(path: Path) -> dict[int, Line]:
-    records: dict[int, Line] = {}
-    for number, record in read_lines(path):
-        case = record.pop("case", None)
-        if type(case) is not int:
-            raise damaged_line(path, number)
-        records[case] = record
-    return records
 
 
 def _as_texts(versions: Line) -> Versions:

@@ -1,14 +1,11 @@
 """Averages of traces: groups, intervals, and runs that are killed, resumed and shared out."""
 
 import json
-import random
-import signal
-import subprocess
-import sys
-import time
+from pathlib import Path
 
 import pytest
 import torch
+from processes import finished, killed_as_it_writes, started
 
 import factlab as fl
 from factlab.config import RETIRED
@@ -200,40 +197,44 @@ def test_the_summary_is_strict_json_and_figures_are_drawn(lm, tmp_path):
     assert document["effects"]["block"][3] == [None] * 3
 
 
-KILLED = """
-import sys, factlab as fl
-from test_average import CONFIG, FACTS
-facts = [fl.Fact(f.template, f"{f.subject} {n}") for n in range(6) for f in FACTS]
-config = CONFIG.model_copy(update={"samples": 4})
-lm = fl.models.tiny_model("gpt2", seed=1)
-average = fl.average_trace(lm, facts, config, sys.argv[1], resume=True)
-average.save(sys.argv[1])
-"""
+def traced(folder: Path, options: dict) -> None:
+    facts = [fl.Fact(f.template, f"{f.subject} {n}") for n in range(6) for f in FACTS]
+    config = CONFIG.model_copy(update={"samples": 4})
+    lm = fl.models.tiny_model("gpt2", seed=1)
+    fl.average_trace(lm, facts, config, folder, **options).save(folder)
 
 
-def test_a_run_killed_three_times_is_the_whole_run(tmp_path):
+def left_by(folder: Path) -> dict[str, bytes]:
+    names = ["summary.json", *(path.name for path in folder.glob("records-*"))]
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    finished(traced, folder, {})
+    return left_by(folder)
+
+
+def test_a_run_killed_three_times_is_the_whole_run(tmp_path, whole):
     """Byte for byte, and with nothing done twice."""
-
-    def start(name: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", KILLED, tmp_path / name]
-        return subprocess.Popen(command, cwd=__file__.rsplit("/", 1)[0])
-
-    assert start("whole").wait() == 0
-    moments = random.Random(0)  # noqa: S311 - not a secret
-    records = tmp_path / "killed" / "records-1-of-1.jsonl"
+    folder = tmp_path / "killed"
     for _ in range(3):
-        before = records.stat().st_size if records.exists() else 0
-        process = start("killed")
-        while process.poll() is None and not (records.exists() and records.stat().st_size > before):
-            time.sleep(0.005)  # looks again soon; nothing is measured
-        time.sleep(moments.uniform(0, 0.03))  # kills at any moment of a record
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert not (tmp_path / "killed" / "summary.json").exists(), "killed too late to test"
-    assert start("killed").wait() == 0
-    assert records.read_bytes() == (tmp_path / "whole" / "records-1-of-1.jsonl").read_bytes()
-    summaries = [(tmp_path / name / "summary.json").read_bytes() for name in ("whole", "killed")]
-    assert summaries[0] == summaries[1]
+        killed_as_it_writes(started(traced, folder, {"resume": True}), folder, 0.03)
+        assert not (folder / "summary.json").exists(), "killed too late to test"
+    finished(traced, folder, {"resume": True})
+    assert left_by(folder) == whole
+
+
+def test_processes_that_come_and_go_leave_the_whole_run(tmp_path, whole):
+    folder, options = tmp_path / "shared", {"shard": fl.Shard.any()}
+    first = started(traced, folder, options)
+    killed_as_it_writes(first, folder)
+    others = [started(traced, folder, options) for _ in range(3)]
+    for process in others:
+        process.join()
+        assert process.exitcode == 0
+    assert left_by(folder) == whole
 
 
 def test_the_recommended_layer_is_the_peak_of_mlp_windows(lm):

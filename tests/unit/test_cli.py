@@ -123,9 +123,7 @@ def test_trace_average_resume_shard_merge(run, known, tmp_path):
     assert run(*args, "--out", tmp_path / "all", "--resume")[1] == out
     for k in "12":
         assert run(*args, "--out", tmp_path / k, "--shard", f"{k}/2")[0] == 0
-    code, out, err = run(
-        "trace-merge", tmp_path / "1", tmp_path / "2", "--out", tmp_path / "m", "--json"
-    )
+    code, out, err = run("merge", tmp_path / "1", tmp_path / "2", "--out", tmp_path / "m", "--json")
     assert code == 0, err
     assert json.loads(out) == whole
     code, out, _ = run(*args[:-3], *TINY, "--severed", "mlp", "--out", tmp_path / "s")
@@ -141,7 +139,7 @@ def test_averages_by_token_and_beside_each_other(run, known, tmp_path):
     code, out, err = run(*args, "--pooling", "tokens", "--out", tmp_path / "all")
     assert code == 0, err
     assert "every token counts once" in out
-    merge = ["trace-merge", tmp_path / "all", "--out", tmp_path / "copy"]
+    merge = ["merge", tmp_path / "all", "--out", tmp_path / "copy"]
     code, out, err = run(*merge, "--pooling", "tokens", "--json")
     assert code == 0, err
     assert json.loads(out)["pooling"] == "tokens"
@@ -305,7 +303,7 @@ BAD = {
     "no such kind": (["trace-average", "builtin-reasoning", "--relation", "poetic", "--out", "o"], "no facts of the relation 'poetic'"),
     "a shard out of range": (["trace-average", "/dev/null", "--out", "o", "--shard", "3/2"], "out of range"),
     "an empty fact file": (["trace-average", "/dev/null", "--out", "o"], "holds no facts"),
-    "nothing to merge": (["trace-merge", "/no/such", "--out", "o"], "holds no run"),
+    "nothing to merge": (["merge", "/no/such", "--out", "o"], "holds no run"),
     "templates that are none": (["knowns", "build", "--facts", "/dev/null", "--templates", "/dev/null", "--out", "o"], "no column 'relation'"),
     "no such text": (["stats", "--layer", "1", "--text", "/no/such.txt"], "There is no file or folder"),
 }  # fmt: skip
@@ -315,7 +313,7 @@ BAD = {
 def test_bad_input_is_one_sentence_and_code_2(run, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     args, message = BAD[name]
-    takes_no_model = "--model" in args or args[0] == "trace-merge"
+    takes_no_model = "--model" in args or args[0] == "merge"
     code, out, err = run(*args, *([] if takes_no_model else TINY))
     assert code == 2
     assert out == ""

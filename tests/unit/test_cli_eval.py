@@ -1,4 +1,4 @@
-"""`eval`, `eval-merge`, `sweep` and `report` on tiny models, from end to end."""
+"""`eval`, `merge`, `sweep` and `report` on tiny models, from end to end."""
 
 import json
 import os
@@ -138,7 +138,7 @@ def test_shards_and_merge(run, layer, tmp_path):
         assert code == 0, err
         assert load_run(tmp_path / f"{k}").n_missing > 0
     parts = [tmp_path / "1", tmp_path / "2"]
-    code, text, err = run("eval-merge", *parts, "--out", tmp_path / "merged", "--json")
+    code, text, err = run("merge", *parts, "--out", tmp_path / "merged", "--json")
     assert code == 0, err
     merged = json.loads(text)
     for document in (whole, merged):
@@ -150,10 +150,10 @@ def test_shards_and_merge(run, layer, tmp_path):
     assert merged["tables"][0]["notes"] == whole["tables"][0]["notes"]
     assert [r["n"] for r in merged["tables"][0]["rows"]] == [5, 5]
     assert [row.case_id for row in load_run(tmp_path / "merged").rows] == [0, 1, 2, 3, 4]
-    code, _, err = run("eval-merge", *parts, "--out", tmp_path / "merged")
+    code, _, err = run("merge", *parts, "--out", tmp_path / "merged")
     assert code == 2
     assert "not empty" in err
-    code, _, err = run("eval-merge", tmp_path, "--out", tmp_path / "m")
+    code, _, err = run("merge", tmp_path, "--out", tmp_path / "m")
     assert code == 2
     assert "holds no run" in err
 

@@ -16,13 +16,13 @@ from factlab.cli.tables import table
 from factlab.errors import counted
 
 COMMANDS = """
-demo; serve; view; ask; trace; trace-average; trace-merge; trace-compare; layers; neurons; edit; values;
-values-merge; train; show; export; diff; eval; eval-merge; report; judge; human make; human score; probe; sweep; study scaling;
+demo; serve; view; ask; trace; trace-average; trace-compare; layers; neurons; edit; values;
+train; show; export; diff; eval; merge; report; judge; human make; human score; probe; sweep; study scaling;
 study relations; study layers;
-study mixture; study localisation; methods; models; stats; data stats; data show; data build; knowns build
+study mixture; study localisation; methods; models; stats; data stats; data show; data build; knowns build; slurm
 """
 NAMES = [name.strip() for name in COMMANDS.split(";")]
-WITHOUT_MODEL = ["view", "show", "report", "judge", "eval-merge", "trace-merge", "trace-compare", "values-merge", "methods",
+WITHOUT_MODEL = ["view", "show", "report", "judge", "merge", "trace-compare", "methods", "slurm",
                  "human make", "human score", "data show", "data build"]  # fmt: skip
 
 
@@ -116,7 +116,6 @@ def test_the_shell_completes_commands():
     assert done.stdout.split() == [
         "trace",
         "trace-average",
-        "trace-merge",
         "trace-compare",
         "train",
     ]

@@ -4,7 +4,7 @@ import pytest
 from filelock import FileLock
 
 from factlab.errors import InvalidRequestError, StorageError
-from factlab.journal import Journal, Shard, check_new, merge
+from factlab.journal import Journal, Shard, absent_shards, check_new, merge
 
 REQUEST = {"config": {"samples": 3}, "model": "m"}
 
@@ -72,10 +72,18 @@ def test_shards_split_and_merge(journal, tmp_path):
         with where.writing(part) as writer:
             for case in part.of([0, 1, 2, 3]):
                 writer.append(case, {"x": case})
-    merged = merge([journal.folder, other.folder], tmp_path / "both")
-    assert Journal.load(merged.folder).records == {i: {"x": i} for i in range(4)}
+    both = tmp_path / "both"
+    assert absent_shards([journal.folder]) == [Shard(2, 2)]
+    assert len(merge([journal.folder], both).records) == 2
+    for _ in range(2):  # parts are added as they come; again changes nothing
+        merge([journal.folder, other.folder], both)
+        assert Journal.load(both).records == {i: {"x": i} for i in range(4)}
+        assert len((both / "records-1-of-1.jsonl").read_text().splitlines()) == 4
+    assert absent_shards([journal.folder, other.folder]) == []
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("x")
     with pytest.raises(StorageError, match="not empty"):
-        merge([journal.folder], tmp_path / "both")
+        merge([journal.folder], tmp_path / "notes")
     foreign = Journal.create(tmp_path / "foreign", {"model": "n"}, {})
     with pytest.raises(StorageError, match="belongs to another run"):
         merge([journal.folder, foreign.folder], tmp_path / "all")

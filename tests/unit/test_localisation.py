@@ -2,15 +2,12 @@
 
 import json
 import math
-import random
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from processes import killed_as_it_writes, started
 from tiny_records import background, make_record, make_records
 
 import factlab as fl
@@ -160,39 +157,40 @@ def test_values_of_the_same_object_are_optimised_once(lm, tmp_path, monkeypatch)
 
 # -- runs -------------------------------------------------------------------------------------
 
-KILLED = """
-import sys
-import factlab as fl
-from test_localisation import RESUMED, background, make_records, study_localisation
-lm = fl.models.tiny_model("gpt2")
-study_localisation(lm, make_records(4), sys.argv[1], RESUMED, background=background(lm),
-                   batch_size=2, resume=True)
-"""
-
-
 # Blocks of many edits, so that a kill falls into one.
 RESUMED = TINY.model_copy(update={"methods": (SMALL.methods[0], SMALL.methods[2])})
 
 
+def studied(folder: Path, options: dict) -> None:
+    lm = fl.models.tiny_model("gpt2")
+    records = make_records(4)
+    study_localisation(
+        lm, records, folder, RESUMED, background=background(lm), batch_size=2, **options
+    )
+
+
 def test_a_study_killed_three_times_is_the_whole_study(make_model, tmp_path):
-    """Number for number."""
+    """Number for number; and so is one that processes share, of which one is killed."""
     lm = make_model("gpt2")
     whole = study(lm, tmp_path / "whole", RESUMED, batch_size=2)
-    moments = random.Random(0)  # noqa: S311 - not a secret
-    records = tmp_path / "killed" / "records-1-of-1.jsonl"
+    folder = tmp_path / "killed"
+    records = folder / "records-1-of-1.jsonl"
     for _ in range(3):
-        before = records.stat().st_size if records.exists() else 0
-        command = [sys.executable, "-c", KILLED, tmp_path / "killed"]
-        process = subprocess.Popen(command, cwd=__file__.rsplit("/", 1)[0])
-        while process.poll() is None and not (records.exists() and records.stat().st_size > before):
-            time.sleep(0.005)  # looks again soon; nothing is measured
-        time.sleep(moments.uniform(0, 0.1))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert Localisation.load(tmp_path / "killed").n_missing, "killed too late to test"
-    killed = study(lm, tmp_path / "killed", RESUMED, batch_size=2, resume=True)
+        killed_as_it_writes(started(studied, folder, {"resume": True}), folder, 0.1)
+    assert Localisation.load(folder).n_missing, "killed too late to test"
+    killed = study(lm, folder, RESUMED, batch_size=2, resume=True)
     assert killed.rows() == whole.rows()
     assert dict(killed.facts) == dict(whole.facts)
+
+    shared, options = tmp_path / "shared", {"shard": Shard.any()}
+    three = [started(studied, shared, options) for _ in range(3)]
+    killed_as_it_writes(three[0], shared)
+    for process in three[1:]:
+        process.join()
+        assert process.exitcode == 0
+    assert Localisation.load(shared).rows() == whole.rows()
+    assert [path.name for path in shared.glob("records-*")] == [records.name]
+    assert (shared / records.name).read_bytes() == (tmp_path / "whole" / records.name).read_bytes()
 
 
 def test_a_study_that_is_stopped_goes_on(lm, tmp_path):
@@ -353,7 +351,8 @@ def test_the_grid_numbers_every_row_once():
     grid = Grid.of(SMALL, 3)
     cases = [case for place in range(3) for cell in grid.cells for case in grid.cases(place, cell)]
     facts = [grid.fact_case(place) for place in range(3)]
-    assert sorted([*cases, *facts]) == list(range(3 * grid.n_rows)) == grid.all_cases(range(3))
+    in_turn = grid.cases_in_turn(range(3))
+    assert sorted([*cases, *facts]) == list(range(3 * grid.n_rows)) == sorted(in_turn)
     memit = LocalisedMethod.parse("memit")
     assert [memit.layers(layer, 8) for layer in (0, 4, 7)] == [
         (0, 1, 2),

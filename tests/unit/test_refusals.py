@@ -83,7 +83,7 @@ REFUSED = {
     "where values go": (["values", "facts.csv", "--out", "full"], "is not empty"),
     "values of ruins": (["edit", "--facts", "facts.csv", "--values", "run"], "damaged"),
     "values of nothing": (["edit", "--facts", "facts.csv", "--values", "full"], "holds no run"),
-    "values to merge": (["values-merge", "full", "--out", "new"], "holds no run"),
+    "values to merge": (["merge", "full", "--out", "new"], "holds no run"),
     "two layers in a file": (["stats", "--layer", "1", "--layer", "2", "--out", "a.st"], "one layer"),
 }  # fmt: skip
 

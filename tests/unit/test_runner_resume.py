@@ -3,15 +3,11 @@
 import errno
 import json
 import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from processes import finished, killed_as_it_writes, started
 from tiny_records import (
     FT,
     METHOD,
@@ -24,10 +20,10 @@ from tiny_records import (
     reports,
 )
 
+import factlab as fl
 from factlab.errors import StorageError
 from factlab.evaluation.configs import MeasureConfig
 from factlab.evaluation.measuring.yardstick import Yardstick
-from factlab.evaluation.running.planning import blocks_of
 from factlab.evaluation.running.run import evaluate
 from factlab.evaluation.running.saved_run import load_run
 from factlab.journal import Journal, Shard, Writer, merge
@@ -286,13 +282,13 @@ def test_shards_leave_nothing_out_and_do_nothing_twice(n_cases, total):
         blocks = [
             block
             for k, size in enumerate(sizes, 1)
-            for block in blocks_of(cases, Shard(k, total), size)
+            for block in Shard(k, total).blocks(cases, size, 16)
         ]
         assert sorted(case for block in blocks for case in block) == cases
-    whole = blocks_of(cases, Shard(), 16)
+    whole = Shard().blocks(cases, 16, 16)
     assert [len(block) for block in whole[:-1]] == [16] * (len(whole) - 1)
     if n_cases >= 16 * total:
-        parts = [b for k in range(total) for b in blocks_of(cases, Shard(k + 1, total), 16)]
+        parts = [b for k in range(total) for b in Shard(k + 1, total).blocks(cases, 16, 16)]
         assert sorted(parts) == whole, "the same blocks, and so the same bits"
 
 
@@ -384,49 +380,62 @@ def test_a_full_disk(lm, tmp_path, monkeypatch, mode, short):
 
 # -- killed for good ----------------------------------------------------------------------------
 
-KILLED = """
-import sys
-from pathlib import Path
-import torch
-import factlab as fl
-from test_runner_resume import start
-from tiny_records import make_records
-torch.set_num_threads(1)
-lm = fl.models.tiny_model("gpt2", dtype=torch.float64)
-start(lm, Path(sys.argv[1]), sys.argv[2], make_records(6))
-"""
+
+def of_six(folder: Path, mode: str, cache: Path, options: dict | None = None) -> None:
+    os.environ["FACTLAB_CACHE"] = str(cache)
+    lm = fl.models.tiny_model("gpt2", dtype=torch.float64)
+    start(lm, folder, mode, make_records(6), **(options or {}))
 
 
-@pytest.mark.parametrize(("mode", "n_kills"), [("each", 2), ("sequence", 1)])
+@pytest.mark.parametrize(("mode", "n_kills"), [("each", 2), ("sequence", 2)])
 def test_killed_by_the_system(lm, tmp_path, mode, n_kills):
     """Again and again, at any moment: the same records and reports."""
-
-    def begin() -> subprocess.Popen[bytes]:
-        here = Path(__file__).parent
-        paths = os.pathsep.join([str(here), str(here.parent)])
-        return subprocess.Popen(
-            [sys.executable, "-c", KILLED, folder, mode],
-            env=os.environ | {"PYTHONPATH": paths, "FACTLAB_CACHE": str(tmp_path / "its-cache")},
-        )
-
     whole = start(lm, tmp_path / "whole", mode, make_records(6))
-    moments = random.Random(0)  # noqa: S311 - not a secret
-    folder = tmp_path / "killed"
-    watched = folder / "right-after" if mode == "sequence" else folder
-    records = watched / "records-1-of-1.jsonl"
-    before = 0
+    folder, cache = tmp_path / "killed", tmp_path / "its-cache"
     for _ in range(n_kills):
-        process = begin()
-        while process.poll() is None and not (records.exists() and records.stat().st_size > before):
-            time.sleep(0.002)  # looks again soon; nothing is measured
-        time.sleep(moments.uniform(0, 0.01))  # kills at any moment of a record
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "killed too late to test"
-        before = records.stat().st_size
+        killed_as_it_writes(started(of_six, folder, mode, cache), folder, 0.01)
     assert load_run(folder).n_missing > 0
-    assert begin().wait() == 0
+    finished(of_six, folder, mode, cache)
     assert reports(load_run(folder)) == reports(whole)
     assert lines(folder) == lines(tmp_path / "whole")
+
+
+# -- whatever is left ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["each", "together", "sequence"])
+def test_processes_share_a_run_out_among_themselves(lm, tmp_path, mode):
+    """One is killed with a claim in its hands, and the others leave what a single one would."""
+    whole = start(lm, tmp_path / "whole", mode, make_records(6))
+    folder, options = tmp_path / "run", {"shard": Shard.any(), "resume": False}
+    three = [
+        started(of_six, folder, mode, tmp_path / f"cache-{number}", options) for number in range(3)
+    ]
+    killed_as_it_writes(three[0], folder, 0.01)
+    for process in three[1:]:
+        process.join()
+        assert process.exitcode == 0
+    assert [path.name for path in folder.glob("records-*")] == ["records-1-of-1.jsonl"]
+    assert lines(folder) == lines(tmp_path / "whole")
+    assert reports(load_run(folder)) == reports(whole)
+    assert start(lm, folder, mode, make_records(6), **options).n_missing == 0  # nothing to do
+
+
+def test_who_takes_anything_and_who_has_a_fixed_part_do_not_mix(lm, tmp_path):
+    start(lm, tmp_path / "run", should_stop=lambda: True)
+    journal = Journal.load(tmp_path / "run")
+    with (
+        journal.writing(Shard(1, 2)),
+        pytest.raises(StorageError, match=r"shard 1/2 .*in common with shard any"),
+    ):
+        start(lm, tmp_path / "run", shard=Shard.any())
+    with journal.writing(Shard.any()) as writer:
+        with pytest.raises(StorageError, match=r"Processes are sharing .*--shard any"):
+            start(lm, tmp_path / "run", shard=Shard(1, 2))
+        list(writer.to_do([], lambda: True))
+        with pytest.raises(StorageError, match="shared out in blocks of 0, not of 2"):
+            start(lm, tmp_path / "run", shard=Shard.any())
+    assert start(lm, tmp_path / "run", shard=Shard.any()).n_missing == 0
 
 
 def test_texts_of_other_random_streams_are_not_mixed(lm, tmp_path, monkeypatch):

@@ -1,15 +1,13 @@
 """Values that are computed beforehand, by several shards, and the edits that are solved with them."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
+from itertools import chain
+from pathlib import Path
 
 import pytest
 import torch
+from processes import finished, killed_as_it_writes, started
 
 import factlab as fl
 from factlab.editing.closed_form import values as looked_up
@@ -97,10 +95,13 @@ def test_an_edit_with_values_is_the_edit_without(lm, moments, tmp_path, no_optim
 @pytest.mark.parametrize("n_shards", [2, 3])
 def test_shards_are_the_whole(lm, moments, tmp_path, n_shards):
     start(lm, tmp_path / "whole")
+    missing = 7
     for number in range(n_shards, 0, -1):
         part = start(lm, tmp_path / "v", shard=Shard(number, n_shards))
         start(lm, tmp_path / f"own-{number}", shard=Shard(number, n_shards))
-        assert len(part.missing) == sum(i % n_shards < number - 1 for i in range(7))
+        missing -= len([*chain(*Shard(number, n_shards).blocks(range(7), 32, 32))])
+        assert len(part.missing) == missing
+    assert missing == 0
     folders = [tmp_path / f"own-{number + 1}" for number in range(n_shards)]
     merge(folders, tmp_path / "merged")
     edits = [
@@ -160,23 +161,34 @@ def test_a_run_goes_on_where_it_stopped(lm, tmp_path):
     assert start(lm, tmp_path / "v", batch_size=2, resume=True).values == whole.values
 
 
+def seventy(out: Path, options: dict) -> None:
+    facts = [fl.Fact("{} is", f"Town {i}", "Paris") for i in range(70)]
+    start(fl.models.tiny_model("gpt2"), out, facts, batch_size=8, **options)
+
+
 def test_a_run_that_is_killed(tmp_path):
-    facts, out = tmp_path / "facts.jsonl", tmp_path / "v"
-    fl.data.save_facts([fl.Fact("{} is", f"Town {i}", "Paris") for i in range(70)], facts)
-    command = [sys.executable, "-m", "factlab", "values", str(facts), "--layer", "1", *TINY]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*command, "--out", str(out)], env=environment)
-    records = out / "records-1-of-1.jsonl"
-    while process.poll() is None and not (records.exists() and records.stat().st_size):
-        time.sleep(0.01)  # looks again soon; nothing is measured
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert 0 < 70 - len(fl.editing.load_values(out).missing) <= 70
-    done = subprocess.run(
-        [*command, "--out", str(out), "--resume"], env=environment, check=True, capture_output=True
-    )
-    assert b"Values of 70 of 70 facts" in done.stdout
-    assert fl.editing.load_values(out).missing == ()
+    folder = tmp_path / "killed"
+    records = folder / "records-1-of-1.jsonl"
+    for _ in range(3):
+        killed_as_it_writes(started(seventy, folder, {"resume": True}), folder)
+    assert 0 < len(fl.editing.load_values(folder).missing) < 70
+    finished(seventy, folder, {"resume": True})
+    finished(seventy, tmp_path / "whole", {})
+    assert records.read_bytes() == (tmp_path / "whole" / records.name).read_bytes()
+
+
+def test_processes_share_values_out(tmp_path):
+    """To the byte what one process leaves, though one of three is killed."""
+    folder, options = tmp_path / "shared", {"shard": Shard.any()}
+    three = [started(seventy, folder, options) for _ in range(3)]
+    killed_as_it_writes(three[0], folder)
+    for process in three[1:]:
+        process.join()
+        assert process.exitcode == 0
+    finished(seventy, tmp_path / "whole", {})
+    whole = tmp_path / "whole" / "records-1-of-1.jsonl"
+    assert [path.name for path in folder.glob("records-*")] == [whole.name]
+    assert (folder / whole.name).read_bytes() == whole.read_bytes()
 
 
 # -- what does not fit -------------------------------------------------------------------------------
@@ -238,7 +250,7 @@ def test_missing_values_are_told(lm, tmp_path):
     reason = "no value for 5 of 7 facts, first of all for 'Town A is' .* lacks 5 of the 7 .*"
     with pytest.raises(StorageError, match=f"{reason}--shard 1/4, 2/4, 4/4"):
         saved.check(FACTS, "memit", MEMIT)
-    saved.check([FACTS[2], FACTS[6]], "memit", MEMIT)
+    saved.check([FACTS[4], FACTS[5]], "memit", MEMIT)
     stopped = start(lm, tmp_path / "s", batch_size=3, should_stop=lambda: True)
     with pytest.raises(StorageError, match=r"4 of 7 .* --resume"):
         stopped.check(FACTS, "memit", MEMIT)
@@ -390,7 +402,7 @@ def test_from_end_to_end(run, files, tmp_path, no_optimisation):
         own = tmp_path / f"own-{number}"
         assert run("values", facts, *more, "--out", own, "--shard", f"{number}/2")[0] == 0
     own = [tmp_path / f"own-{number}" for number in (1, 2)]
-    code, out, err = run("values-merge", *own, "--out", tmp_path / "merged")
+    code, out, err = run("merge", *own, "--out", tmp_path / "merged")
     assert code == 0, err
     assert "Values of 3 of 3 facts" in out
     no_optimisation()

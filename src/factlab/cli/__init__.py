@@ -33,6 +33,7 @@ def build_app() -> typer.Typer:
         judge,
         knowns,
         layers,
+        merge,
         methods,
         models,
         neurons,
@@ -40,6 +41,7 @@ def build_app() -> typer.Typer:
         report,
         serve,
         show,
+        slurm,
         stats,
         study,
         sweep,
@@ -61,8 +63,8 @@ def build_app() -> typer.Typer:
     app.callback()(_root)
     for module in (
         demo, serve, view, ask, trace, trace_average, layers, neurons, edit, values, train, show,
-        export, diff, evaluate, report, judge, human, probe, sweep, study, methods, models, data,
-        knowns, stats,
+        export, diff, evaluate, merge, report, judge, human, probe, sweep, study, methods, models,
+        data, knowns, stats, slurm,
     ):  # fmt: skip
         module.register(app)
     return app

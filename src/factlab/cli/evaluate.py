@@ -14,12 +14,12 @@ from factlab.cli.options import (
     RecordOptions,
     ReferencesOption,
     ResumeOption,
-    ShardOption,
     TextSeedOption,
 )
-from factlab.cli.registration import MEASURE, MEASURED, METHOD, NO_MODEL, RECORDS, command
+from factlab.cli.registration import MEASURE, MEASURED, METHOD, RECORDS, command
 from factlab.cli.report import show_report
 from factlab.cli.session import Session, validated
+from factlab.cli.sharing import SharingOptions, leave_if_worker
 from factlab.errors import InvalidRequestError, counted
 
 if TYPE_CHECKING:
@@ -219,14 +219,6 @@ def register(app: typer.Typer) -> None:
             "      --data counterfact --out runs/memit",
         ),
     )
-    command(
-        app,
-        eval_merge,
-        "eval-merge",
-        group=MEASURE,
-        takes=NO_MODEL,
-        examples=("factlab eval-merge part-1 part-2 --out whole",),
-    )
 
 
 def evaluate(
@@ -244,7 +236,7 @@ def evaluate(
     measured: _Measured,
     batch_size: _BatchSize = 16,
     resume: ResumeOption = False,
-    shard: ShardOption = None,
+    sharing: SharingOptions,
 ) -> None:
     """Edit the facts of benchmark records, or facts of your own, and measure what came of it.
 
@@ -253,10 +245,9 @@ def evaluate(
     """
     from factlab.evaluation.requests import EvaluationMaterial, EvaluationRequest
     from factlab.journal import check_run_folder
-    from factlab.shards import Shard
 
     measure = measured.config()
-    part = Shard.parse(shard) if shard is not None else Shard()
+    part = sharing.part(session)
     names = [*dict.fromkeys(method or ["rome"])]
     request = validated(
         EvaluationRequest,
@@ -270,22 +261,24 @@ def evaluate(
     )
     folders = request.folders(out)
     for folder in folders:
-        check_run_folder(folder, resume or part.total > 1)
+        check_run_folder(folder, sharing.may_go_on(resume))
     with session.progress() as report:
         material = EvaluationMaterial.of(request, report)
     if material.ripple is not None:
         _say_ripple(session, material.ripple)
-    lm = session.load_model()
-    from factlab.evaluation.running.several import evaluate_methods
+    with sharing.workers_beside(session, out):
+        lm = session.load_model()
+        from factlab.evaluation.running.several import evaluate_methods
 
-    with session.progress() as report, finishing_on_interrupt(session) as should_stop:
-        runs = evaluate_methods(
-            lm, request, out, material, batch_size, part, resume, should_stop, report
-        )
+        with session.progress() as report, finishing_on_interrupt(session) as should_stop:
+            runs = evaluate_methods(
+                lm, request, out, material, batch_size, part, resume, should_stop, report
+            )
+    leave_if_worker()
     n_left, not_begun = sum(done.n_missing for done in runs), names[len(runs) :]
     if should_stop() and (n_left or not_begun):
-        again = "--resume" if part.total == 1 else "the same command"
         more_left = f", and {', '.join(not_begun)} not begun" if not_begun else ""
+        again = sharing.how_to_go_on
         session.say(
             f"Stopped: {counted(n_left, 'record')} left to do{more_left}. Go on with {again}."
         )
@@ -294,18 +287,6 @@ def evaluate(
     session.say(
         f"Rows: {', '.join(map(str, folders))}. Put runs side by side with 'factlab report'."
     )
-
-
-def eval_merge(
-    session: Session,
-    folders: Annotated[list[Path], typer.Argument(help="Folders of the shards of one run.")],
-    out: Annotated[Path, typer.Option(help="New folder for all of them together.")],
-) -> None:
-    """Put shards that ran in different folders or on different machines together."""
-    from factlab.evaluation.running.merging import merge_runs
-
-    merge_runs(folders, out)
-    show_report(session, [out])
 
 
 def _say_ripple(session: Session, made: "RippleRecords") -> None:

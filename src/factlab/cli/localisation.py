@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from factlab.cli.interrupt import finishing_on_interrupt
-from factlab.cli.options import DataOption, PartOptions, ResumeOption, ShardOption
+from factlab.cli.options import DataOption, PartOptions, ResumeOption
 from factlab.cli.registration import CORRUPTION, MEASURED, METHOD, RECORDS
 from factlab.cli.session import Session, validated
+from factlab.cli.sharing import SharingOptions, leave_if_worker
 from factlab.cli.tables import table
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def localisation(
     traced: _Traced,
     asked: _Asked,
     batch_size: _BatchSize = 4,
-    shard: ShardOption = None,
+    sharing: SharingOptions,
     resume: ResumeOption = False,
 ) -> None:
     """Trace known facts, edit each at every layer, and see whether the one tells of the other.
@@ -143,7 +144,6 @@ def localisation(
     """
     from factlab.evaluation.localising.configs import LocalisationConfig, check_records
     from factlab.journal import check_run_folder
-    from factlab.shards import Shard
 
     config: LocalisationConfig = validated(
         LocalisationConfig,
@@ -154,23 +154,30 @@ def localisation(
         essence_tokens=asked.essence_tokens, **({"methods": method} if method else {}),
     )  # fmt: skip
     config.check()
-    part = Shard() if shard is None else Shard.parse(shard)
-    check_run_folder(out, resume or part.total > 1)
+    part = sharing.part(session)
+    check_run_folder(out, sharing.may_go_on(resume))
     wanted = picked.of(data, None)
     with session.progress() as report:
         records = wanted.load(report)
     check_records(records, config)
-    lm = session.load_model()
-    from factlab.evaluation import study_localisation
+    with sharing.workers_beside(session, out):
+        lm = session.load_model()
+        from factlab.evaluation import study_localisation
 
-    with session.progress() as report, finishing_on_interrupt(session) as should_stop:
-        found = study_localisation(
-            lm, records, out, config, limit, data_name=wanted.name, batch_size=batch_size,
-            shard=part, resume=resume, should_stop=should_stop, progress=report,
-        )  # fmt: skip
+        with session.progress() as report, finishing_on_interrupt(session) as should_stop:
+            found = study_localisation(
+                lm, records, out, config, limit, data_name=wanted.name, batch_size=batch_size,
+                shard=part, resume=resume, should_stop=should_stop, progress=report,
+            )  # fmt: skip
+    leave_if_worker()
     if should_stop():
-        session.say("Stopped. Go on with --resume.")
+        session.say(f"Stopped. Go on with {sharing.how_to_go_on}.")
         raise typer.Exit(130)
+    show(session, found, out)
+
+
+def show(session: Session, found: "Localisation", out: Path) -> None:
+    """What came out, in tables and in words; files are written if all is done."""
     _show(session, found)
     if found.n_missing == 0:
         session.say(f"Written: {', '.join(map(str, found.save(out)))}")

@@ -32,8 +32,12 @@ ResumeOption = Annotated[
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace a file that is there already.")
 ]
-ShardOption = Annotated[
-    str | None, typer.Option(help="Do part 2 of 5 only: 2/5. Shards may share a folder.")
+PoolingOption = Annotated[
+    str,
+    typer.Option(
+        help="What counts once in groups of several tokens: facts, each fact's tokens averaged "
+        "first, or tokens, as in the paper's notebook."
+    ),
 ]
 
 # -- records of a benchmark ------------------------------------------------------------------------

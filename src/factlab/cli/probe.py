@@ -13,11 +13,11 @@ from factlab.cli.options import (
     RecordOptions,
     ReferencesOption,
     ResumeOption,
-    ShardOption,
     TextSeedOption,
 )
 from factlab.cli.registration import CORRUPTION, MEASURE, MEASURED, METHOD, RECORDS, command
 from factlab.cli.session import Session, validated
+from factlab.cli.sharing import SharingOptions, leave_if_worker
 from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError, counted
 
@@ -149,7 +149,7 @@ def probe(
     more: MethodSettings,
     asked: _Asked,
     batch_size: _BatchSize = 8,
-    shard: ShardOption = None,
+    sharing: SharingOptions,
     resume: ResumeOption = False,
 ) -> None:
     """Probe edits for what the ROME paper names as their limits.
@@ -159,10 +159,9 @@ def probe(
     Interrupt it with Ctrl-C, or kill it, and go on later with --resume.
     """
     from factlab.journal import check_run_folder
-    from factlab.shards import Shard
 
-    config, part = asked.config(), Shard() if shard is None else Shard.parse(shard)
-    check_run_folder(out, resume or part.total > 1)
+    config, part = asked.config(), sharing.part(session)
+    check_run_folder(out, sharing.may_go_on(resume))
     from factlab.evaluation.probing.folders import edit_folders, run_folder
 
     if paths:
@@ -188,18 +187,25 @@ def probe(
         edits = ProbedEdits.of_method(
             records, choice.method, choice.config, wanted.name, references
         )
-    lm = session.load_model()
-    from factlab.evaluation.probing.probe import probe as probe_edits
+    with sharing.workers_beside(session, out):
+        lm = session.load_model()
+        from factlab.evaluation.probing.probe import probe as probe_edits
 
-    with session.progress() as report, finishing_on_interrupt(session) as should_stop:
-        found = probe_edits(
-            lm, edits, out, config, batch_size=batch_size, shard=part, resume=resume,
-            should_stop=should_stop, progress=report,
-        )  # fmt: skip
+        with session.progress() as report, finishing_on_interrupt(session) as should_stop:
+            found = probe_edits(
+                lm, edits, out, config, batch_size=batch_size, shard=part, resume=resume,
+                should_stop=should_stop, progress=report,
+            )  # fmt: skip
+    leave_if_worker()
     if should_stop() and found.n_missing:
-        again = "--resume" if part.total == 1 else "the same command"
-        session.say(f"Stopped: {counted(found.n_missing, 'fact')} left to do. Go on with {again}.")
+        left = counted(found.n_missing, "fact")
+        session.say(f"Stopped: {left} left to do. Go on with {sharing.how_to_go_on}.")
         raise typer.Exit(130)
+    show(session, found, out)
+
+
+def show(session: Session, found: "Probes", out: Path) -> None:
+    """The page without its small print and its list of facts; files are written if all is done."""
     _show(session, found)
     if not found.n_missing:
         session.say(f"Written: {', '.join(map(str, found.save(out)))}")
@@ -207,7 +213,6 @@ def probe(
 
 
 def _show(session: Session, found: "Probes") -> None:
-    """The page without its small print and its list of facts."""
     from factlab.evaluation.probing.report_page import page_parts
 
     for part in page_parts(found):

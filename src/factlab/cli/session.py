@@ -59,6 +59,12 @@ class Session:
         for folder in self.edits:
             check_saved_edit(folder)
 
+    def check_device(self, device: str | None) -> None:
+        """Refuse a device that is not there; see `check`."""
+        from factlab.models.request import check_request
+
+        check_request(self.model, device or "cpu", self.dtype, self.memory_gib)
+
     def load_model(self, asks: bool = False) -> "LanguageModel":
         """Load the model and apply the edits that were asked for.
 

@@ -21,6 +21,7 @@ from factlab.cli.options import (
 )
 from factlab.cli.registration import MEASURE, MEASURED, METHOD, RECORDS, Commands, command
 from factlab.cli.session import Session, validated
+from factlab.cli.sharing import SharingOptions, leave_if_worker
 from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError
 
@@ -216,6 +217,7 @@ def scaling(
     measured: _AllMeasured,
     batch_size: _BatchSize = 16,
     resume: ResumeOption = False,
+    sharing: SharingOptions,
 ) -> None:
     """Write more and more facts with several methods: scores, texts, perplexity, forgetting.
 
@@ -228,7 +230,7 @@ def scaling(
         mode=mode, turn=turn, measure=measured.config(),
     )  # fmt: skip
     wanted = picked.first(data, config.rounded()[-1], measured.references)
-    _study(session, "scaling", out, config, wanted, batch_size, resume)
+    _study(session, "scaling", out, config, wanted, batch_size, resume, sharing)
 
 
 def relations(
@@ -245,6 +247,7 @@ def relations(
     measured: _Measured,
     batch_size: _BatchSize = 16,
     resume: ResumeOption = False,
+    sharing: SharingOptions,
 ) -> None:
     """Write the facts of one relation in one edit, for each relation: which are harder to edit.
 
@@ -257,7 +260,7 @@ def relations(
         least=least, per_relation=per_relation,
     )  # fmt: skip
     wanted = PartOptions(seed=seed).of(data, None, measured.references)
-    _study(session, "relations", out, config, wanted, batch_size, resume)
+    _study(session, "relations", out, config, wanted, batch_size, resume, sharing)
 
 
 def layers(
@@ -274,6 +277,7 @@ def layers(
     measured: _Measured,
     batch_size: _BatchSize = 16,
     resume: ResumeOption = False,
+    sharing: SharingOptions,
 ) -> None:
     """Write the same facts in one edit of one, two or more layers, at several heights.
 
@@ -288,7 +292,7 @@ def layers(
         counts=counts, tops=top, n_facts=facts,
     )  # fmt: skip
     wanted = picked.first(data, facts, measured.references)
-    _study(session, "layers", out, config, wanted, batch_size, resume)
+    _study(session, "layers", out, config, wanted, batch_size, resume, sharing)
 
 
 def mixture(
@@ -304,6 +308,7 @@ def mixture(
     measured: _Measured,
     batch_size: _BatchSize = 16,
     resume: ResumeOption = False,
+    sharing: SharingOptions,
 ) -> None:
     """Write facts of two relations mixed, and as many of each alone.
 
@@ -316,7 +321,7 @@ def mixture(
         numbers=numbers,
     )  # fmt: skip
     wanted = PartOptions(seed=seed).of(data, None, measured.references)
-    _study(session, "mixture", out, config, wanted, batch_size, resume)
+    _study(session, "mixture", out, config, wanted, batch_size, resume, sharing)
 
 
 def _study(
@@ -327,32 +332,36 @@ def _study(
     wanted: "RecordsRequest",
     batch_size: int,
     resume: bool,
+    sharing: SharingOptions,
 ) -> None:
     """Make a study and show it."""
     from factlab.evaluation.studies.material import StudyMaterial
     from factlab.journal import check_new
 
-    if not (resume and any(out.glob("**/run.json"))):
+    part = sharing.part(session, may_be_numbered=False)
+    if not (sharing.may_go_on(resume) and any(out.glob("**/run.json"))):
         check_new(out)
     with session.progress() as report:
         material = StudyMaterial.of(config, wanted, report)
-    lm = session.load_model()
-    from factlab import evaluation
+    with sharing.workers_beside(session, out):
+        lm = session.load_model()
+        from factlab import evaluation
 
-    make: Callable[..., Study] = getattr(evaluation, f"study_{kind}")
-    with session.progress() as report, finishing_on_interrupt(session) as should_stop:
-        try:
-            found = make(
-                lm, material.records, out, config, references=material.references,
-                ordinary_text=material.passages, data_name=wanted.name, batch_size=batch_size,
-                should_stop=should_stop, progress=report,
-            )  # fmt: skip
-        except InvalidRequestError:
-            if not should_stop():
-                raise
-            found = None  # stopped before anything was measured
+        make: Callable[..., Study] = getattr(evaluation, f"study_{kind}")
+        with session.progress() as report, finishing_on_interrupt(session) as should_stop:
+            try:
+                found = make(
+                    lm, material.records, out, config, references=material.references,
+                    ordinary_text=material.passages, data_name=wanted.name,
+                    batch_size=batch_size, should_stop=should_stop, progress=report, shard=part,
+                )  # fmt: skip
+            except InvalidRequestError:
+                if not should_stop():
+                    raise
+                found = None  # stopped before anything was measured
+    leave_if_worker()
     if should_stop() or found is None:
-        session.say("Stopped. Go on with --resume.")
+        session.say(f"Stopped. Go on with {sharing.how_to_go_on}.")
         raise typer.Exit(130)
     files = found.save(out)
     _show(session, found)

@@ -15,6 +15,7 @@ from factlab.cli.options import (
 )
 from factlab.cli.registration import MEASURE, RECORDS, command
 from factlab.cli.session import Session, validated
+from factlab.cli.sharing import SharingOptions, leave_if_worker
 from factlab.cli.tables import table
 from factlab.errors import counted
 from factlab.settings import made_of
@@ -22,6 +23,7 @@ from factlab.settings import made_of
 if TYPE_CHECKING:
     from factlab.evaluation.sweeping.result import Sweep
     from factlab.models.language_model import LanguageModel
+    from factlab.shards import Shard
     from factlab.tracing.average import AverageTrace
 
 
@@ -78,6 +80,7 @@ def sweep(
     trace_facts: _TraceFacts = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Records at once.")] = 16,
     resume: ResumeOption = False,
+    sharing: SharingOptions,
 ) -> None:
     """Edit with ROME at every layer and token, and score it beside the averaged causal trace.
 
@@ -96,27 +99,30 @@ def sweep(
         trace=trace,
         trace_facts=trace_facts,
     )
-    if not (resume and ((out / "trace").exists() or any(out.glob("layer-*")))):
+    part = sharing.part(session, may_be_numbered=False)
+    if not (sharing.may_go_on(resume) and ((out / "trace").exists() or any(out.glob("layer-*")))):
         check_new(out)
     if trace is not None:
         Journal.load(trace)
     with session.progress() as report:
         wanted = request.records.load(report)
-    lm = session.load_model()
-    from factlab.evaluation.sweeping.sweep import sweep as run
-    from factlab.tracing.average import AverageTrace
+    with sharing.workers_beside(session, out):
+        lm = session.load_model()
+        from factlab.evaluation.sweeping.sweep import sweep as run
+        from factlab.tracing.average import AverageTrace
 
-    given = AverageTrace.load(trace) if trace is not None else None
-    if given is None and trace_facts != 0:
-        given = _traced(session, lm, out / "trace", trace_facts, records)
-    with session.progress() as report, finishing_on_interrupt(session) as should_stop:
-        found = run(
-            lm, wanted, out, request.layers_of(lm.n_layers), request.tokens,
-            config=request.config, trace=given, data_name=request.records.name,
-            batch_size=batch_size, should_stop=should_stop, progress=report,
-        )  # fmt: skip
+        given = AverageTrace.load(trace) if trace is not None else None
+        if given is None and trace_facts != 0:
+            given = _traced(session, lm, out / "trace", trace_facts, records, part)
+        with session.progress() as report, finishing_on_interrupt(session) as should_stop:
+            found = run(
+                lm, wanted, out, request.layers_of(lm.n_layers), request.tokens,
+                config=request.config, trace=given, data_name=request.records.name,
+                batch_size=batch_size, should_stop=should_stop, progress=report, shard=part,
+            )  # fmt: skip
+    leave_if_worker()
     if should_stop():
-        session.say("Stopped. Go on with --resume.")
+        session.say(f"Stopped. Go on with {sharing.how_to_go_on}.")
         raise typer.Exit(130)
     files = found.save(out)
     _show(session, found)
@@ -125,7 +131,12 @@ def sweep(
 
 
 def _traced(
-    session: Session, lm: "LanguageModel", folder: Path, asked: int | None, n_records: int
+    session: Session,
+    lm: "LanguageModel",
+    folder: Path,
+    asked: int | None,
+    n_records: int,
+    part: "Shard",
 ) -> "AverageTrace | None":
     """The averaged trace of well-known facts; none if the model knows none of them."""
     from factlab.evaluation.sweeping.trace_beside import TracePlan, trace_beside
@@ -139,7 +150,7 @@ def _traced(
         "scores. Choose another number with --trace-facts, or 0."
     )
     with session.progress() as report:
-        return trace_beside(lm, folder, plan.limit, report)
+        return trace_beside(lm, folder, plan.limit, report, part)
 
 
 def _show(session: Session, found: "Sweep") -> None:

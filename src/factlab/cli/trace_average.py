@@ -1,13 +1,14 @@
-"""`factlab trace-average`, `trace-merge` and `trace-compare`: causal traces of many facts."""
+"""`factlab trace-average` and `trace-compare`: causal traces of many facts."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factlab.cli.options import ResumeOption, ShardOption, TraceOptions
+from factlab.cli.options import PoolingOption, ResumeOption, TraceOptions
 from factlab.cli.registration import LOCATE, NO_MODEL, command
 from factlab.cli.session import Session
+from factlab.cli.sharing import SharingOptions, leave_if_worker
 from factlab.cli.tables import table
 from factlab.errors import InvalidRequestError, counted
 
@@ -31,32 +32,12 @@ def register(app: typer.Typer) -> None:
     )
     command(
         app,
-        trace_merge,
-        "trace-merge",
-        group=LOCATE,
-        takes=NO_MODEL,
-        examples=(
-            "factlab trace-merge run-1 run-2 --out run",
-            "factlab trace-merge run --out run-by-tokens --pooling tokens",
-        ),
-    )
-    command(
-        app,
         trace_compare,
         "trace-compare",
         group=LOCATE,
         takes=NO_MODEL,
         examples=("factlab trace-compare facts arithmetic spatial --out kinds",),
     )
-
-
-PoolingOption = Annotated[
-    str,
-    typer.Option(
-        help="What counts once in groups of several tokens: facts, each fact's tokens averaged "
-        "first, or tokens, as in the paper's notebook."
-    ),
-]
 
 
 def trace_average(
@@ -81,7 +62,7 @@ def trace_average(
         int | None, typer.Option(help="Trace this many of the facts that the model knows.")
     ] = None,
     resume: ResumeOption = False,
-    shard: ShardOption = None,
+    sharing: SharingOptions,
     pooling: PoolingOption = "facts",
     options: TraceOptions,
 ) -> None:
@@ -90,45 +71,27 @@ def trace_average(
     With --severed only the last subject token is traced unless --tokens says else.
     """
     from factlab.data.known_sources import known_facts
-    from factlab.journal import Shard, check_run_folder
+    from factlab.journal import check_run_folder
     from factlab.tracing.groups import pooling_named
 
     config = options.config(tokens="last-subject" if options.severed else None)
-    part = Shard.parse(shard) if shard is not None else Shard()
+    part = sharing.part(session)
     if limit is not None and limit < 1:
         raise InvalidRequestError(f"--limit {limit} must be at least 1.")
     pooled = pooling_named(pooling)
-    check_run_folder(out, resume or part.total > 1)
+    check_run_folder(out, sharing.may_go_on(resume))
     known = [entry.fact for entry in known_facts(facts, relation)]
-    lm = session.load_model()
-    from factlab.tracing.average_run import average_trace
+    with sharing.workers_beside(session, out):
+        lm = session.load_model()
+        from factlab.tracing.average_run import average_trace
 
-    with session.progress() as report:
-        average = average_trace(
-            lm, known, config, out, limit=limit, shard=part, resume=resume, progress=report,
-            pooling=pooled,
-        )  # fmt: skip
-    _finish(session, average, out)
-
-
-def trace_merge(
-    session: Session,
-    folders: Annotated[list[Path], typer.Argument(help="Folders of the shards of one run.")],
-    out: Annotated[Path, typer.Option(help="New folder for all of them together.")],
-    pooling: PoolingOption = "facts",
-) -> None:
-    """Put shards that ran in different folders or on different machines together.
-
-    Of one run it makes a copy, averaged as --pooling says; nothing is traced anew.
-    """
-    from factlab.journal import merge
-    from factlab.tracing.groups import pooling_named
-
-    pooled = pooling_named(pooling)
-    merge(folders, out)
-    from factlab.tracing.average import AverageTrace
-
-    _finish(session, AverageTrace.load(out, pooled), out)
+        with session.progress() as report:
+            average = average_trace(
+                lm, known, config, out, limit=limit, shard=part, resume=resume, progress=report,
+                pooling=pooled,
+            )  # fmt: skip
+    leave_if_worker()
+    finish(session, average, out)
 
 
 def trace_compare(
@@ -178,7 +141,8 @@ def trace_compare(
 _REASONS_SHOWN = 5
 
 
-def _finish(session: Session, average: "AverageTrace", out: Path) -> None:
+def finish(session: Session, average: "AverageTrace", out: Path) -> None:
+    """Write an average and its figures, and say what came out."""
     from factlab.tracing.configs import KIND_NAMES
     from factlab.tracing.groups import GROUPS, LAST, LAST_SUBJECT, POOLED
 

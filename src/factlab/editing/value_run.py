@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from factlab.arguments import checked, listed
@@ -18,7 +19,14 @@ from factlab.editing.edit import current_versions
 from factlab.editing.method import Method
 from factlab.editing.methods import method_named
 from factlab.editing.requests import ValueRequest, value_requests
-from factlab.editing.values.folder import FORMAT, SavedValues, load_values, recipe_of, record_of
+from factlab.editing.values.folder import (
+    BATCH_SIZE,
+    FORMAT,
+    SavedValues,
+    load_values,
+    recipe_of,
+    record_of,
+)
 from factlab.editing.values.recipe import ValuePlan, ValueRecipe, with_values
 from factlab.errors import FactlabError, InvalidRequestError, WrongModelError
 from factlab.facts import Fact
@@ -27,8 +35,6 @@ from factlab.models.language_model import LanguageModel
 from factlab.models.run_model import run_model
 from factlab.progress import ProgressCallback, silent
 from factlab.wrapping import context_to_json
-
-_BATCH_SIZE = 32
 
 
 @checked(in_steps=True)
@@ -39,7 +45,7 @@ def compute_values(
     method: str | Method = "memit",
     config: MethodConfig | None = None,
     background: Background | None = None,
-    batch_size: int = _BATCH_SIZE,
+    batch_size: int = BATCH_SIZE,
     shard: Shard | None = None,
     resume: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
@@ -92,25 +98,27 @@ def compute_values(
             "facts": _hash_of(facts),
             "plan": plan.model_dump(mode="json"),
         }
-        may_go_on = resume or shard.total > 1
-        journal = Journal.open(
-            folder, request, lambda: _findings(lm, facts, plan, background), resume=may_go_on
-        )
+        find = partial(_findings, lm, facts, plan, background)
+        journal = Journal.open(folder, request, find, resume, shard)
     recipe = recipe_of(journal)
     with journal.writing(shard, current_versions()) as writer:
-        cases = shard.of(journal.cases(len(facts)))
-        missing = [case for case in cases if case not in journal.records]
-        for start in range(0, len(missing), batch_size):
-            progress("optimising values of facts", len(cases) - len(missing) + start, len(cases))
-            block = missing[start : start + batch_size]
+        blocks = shard.blocks(journal.cases(len(facts)), batch_size, BATCH_SIZE)
+
+        def tell() -> None:
+            done = sum(case in journal.records for block in blocks for case in block)
+            progress("optimising values of facts", done, sum(map(len, blocks)))
+
+        tell()
+        for block in writer.to_do(blocks, should_stop, tell):
+            # As a whole, so that what a kill cut short comes out as it would have.
             with lm.alone():
                 records = _records(lm, [facts[case] for case in block], recipe, background)
             for case, record in zip(block, records, strict=True):
-                writer.append(case, record)
+                if case not in journal.records:
+                    writer.append(case, record)
+            tell()
             if should_stop():
                 break
-        else:
-            progress("optimising values of facts", len(cases), len(cases))
     return load_values(folder)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -87,22 +87,31 @@ def average_trace(
         return _select(lm, facts, config, limit, progress)
 
     if run is None:
-        if shard.total > 1:
+        if shard.is_part:
             raise InvalidRequestError("A shard needs a folder in which to leave its records.")
         findings = select()
         cases = selected_cases(findings, len(facts), "what was found out")
-        traced = _trace_each(lm, facts, _settled(findings), cases, progress)
-        return average_records(request, findings, dict(traced), pooling)
-    may_go_on = resume or shard.total > 1
-    if may_go_on:
+        settled, traced = _settled(findings), dict[int, Line]()
+        for case in cases:
+            progress("tracing facts", len(traced), len(cases))
+            traced[case] = _traced(lm, facts[case], settled)
+        progress("tracing facts", len(cases), len(cases))
+        return average_records(request, findings, traced, pooling)
+    if resume or shard.is_part:
         request["limit"] = _go_on_to(run, request, select)
-    journal = Journal.open(run, request, select, resume=may_go_on)
+    journal = Journal.open(run, request, select, resume, shard)
     settled = _settled(journal.findings)
     with journal.writing(shard) as writer:
-        selected = shard.of(journal.cases(len(facts)))
-        cases = [i for i in selected if i not in journal.records]
-        for case, record in _trace_each(lm, facts, settled, cases, progress):
-            writer.append(case, record)
+        blocks = shard.blocks(journal.cases(len(facts)), 1, 1)
+
+        def tell() -> None:
+            done = sum(block[0] in journal.records for block in blocks)
+            progress("tracing facts", done, len(blocks))
+
+        tell()
+        for (case,) in writer.to_do(blocks, waiting=tell):
+            writer.append(case, _traced(lm, facts[case], settled))
+            tell()
     return AverageTrace.load(run, pooling)
 
 
@@ -215,23 +224,13 @@ def _settled(findings: Line) -> TraceConfig:
     return validated(TraceConfig, findings.get("config"), where, advice)
 
 
-def _trace_each(
-    lm: LanguageModel,
-    facts: Sequence[Fact],
-    config: TraceConfig,
-    cases: Sequence[int],
-    progress: ProgressCallback,
-) -> Iterator[tuple[int, Line]]:
-    for done, case in enumerate(cases):
-        progress("tracing facts", done, len(cases))
-        fact = facts[case]
-        answer = fact.target_true if config.answer != "first_token" else None
-        try:
-            record = _record(trace_fact(lm, fact, answer, config))
-        except (InvalidRequestError, TokenizationError) as error:
-            record: Line = {"unusable": str(error)}
-        yield case, record
-    progress("tracing facts", len(cases), len(cases))
+def _traced(lm: LanguageModel, fact: Fact, config: TraceConfig) -> Line:
+    """The record of a fact, or why it has none."""
+    answer = fact.target_true if config.answer != "first_token" else None
+    try:
+        return _record(trace_fact(lm, fact, answer, config))
+    except (InvalidRequestError, TokenizationError) as error:
+        return {"unusable": str(error)}
 
 
 def _record(trace: CausalTrace) -> Line:

@@ -8,6 +8,7 @@ settings, nothing is optimised instead.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,12 +27,14 @@ from factlab.errors import (
 from factlab.facts import Fact, fill
 from factlab.journal import Journal, Line
 from factlab.models.run_model import run_model
+from factlab.shards import Shard
 from factlab.wrapping import Context, context_of_json
 
 if TYPE_CHECKING:
     from factlab.models.language_model import LanguageModel
 
 FORMAT = "factlab values 1"
+BATCH_SIZE = 32  # facts whose values are optimised together
 _PART = re.compile(r"records-\d+-of-(\d+)\.jsonl")
 
 
@@ -182,7 +185,12 @@ class SavedValues:
         if len(totals) != 1 or totals == {1}:
             return f"{lacks}. Go on with 'factlab values', the same folder and --resume."
         (total,) = totals
-        parts = sorted({place % total + 1 for place in self.missing})
+        missing = {*self.missing}
+        parts = [
+            shard.number
+            for shard in (Shard(number, total) for number in range(1, total + 1))
+            if not missing.isdisjoint(chain(*shard.blocks(range(self.n_facts), 1, BATCH_SIZE)))
+        ]
         which = ", ".join(f"{part}/{total}" for part in parts)
         return f"{lacks}: go on with 'factlab values', the same folder and --shard {which}."
 

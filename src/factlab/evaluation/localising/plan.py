@@ -7,6 +7,7 @@ facts: what is computed together, and done again as a whole if a kill cuts it sh
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 from factlab.editing.variants import Variant
@@ -84,10 +85,7 @@ class Grid:
         start = self.fact_case(place) + cell.first
         return list(range(start, start + len(self.variants)))
 
-    def all_cases(self, places: Sequence[int]) -> list[int]:
-        """Numbers of all rows of some facts."""
-        return [
-            case
-            for place in places
-            for case in range(self.fact_case(place), self.fact_case(place) + self.n_rows)
-        ]
+    def cases_in_turn(self, places: Sequence[int]) -> list[int]:
+        """Numbers of all rows of some facts that are done together, in the order of the work."""
+        edits = (self.cases(place, cell) for cell in self.cells for place in places)
+        return [*map(self.fact_case, places), *chain.from_iterable(edits)]

@@ -100,7 +100,7 @@ def study_localisation(
             lm.layer(layer)
     request = _request(lm, given, config, limit, data_name, folder, progress)
     find = partial(_found, lm, given, config, limit, progress)
-    journal = Journal.open(folder, request, find, resume=resume or shard.total > 1)
+    journal = Journal.open(folder, request, find, resume, shard)
     places = journal.cases(len(given))
     where, advice = f"'{folder / 'run.json'}'", "Begin again in a new folder."
     level = validated(StudyFindings, journal.findings, where, advice).noise_level
@@ -108,10 +108,11 @@ def study_localisation(
     studied = [given[i] for i in places]
     worker = Worker(lm, studied, places, grid, noise, background or Background(), progress)
     with journal.writing(shard, current_versions()) as writer:
-        chosen = list(shard.of(range(len(places))))
-        for start in range(0, len(chosen), batch_size):
-            some = chosen[start : start + batch_size]
-            if not _do_batch(worker, journal, writer, some, should_stop, progress):
+        parts = shard.blocks(range(len(places)), batch_size, BATCH_SIZE)
+        blocks = {grid.fact_case(part[0]): part for part in parts}
+        cases = [grid.cases_in_turn(part) for part in parts]
+        for block in writer.to_do(cases, should_stop):
+            if not _do_batch(worker, journal, writer, blocks[block[0]], should_stop, progress):
                 break
     return Localisation.load(folder)
 
@@ -126,8 +127,6 @@ def _do_batch(
 ) -> bool:
     """Make the rows of some facts that are missing; whether to go on."""
     grid, records = worker.grid, journal.records
-    if all(case in records for case in grid.all_cases(places)):
-        return True
     n_rows = len(worker.places) * grid.n_rows
     facts: dict[int, FactRow] = {}
     for place in places:

@@ -23,7 +23,7 @@ from factlab.evaluation.probing.result import ADVICE, FORMAT, Probes
 from factlab.evaluation.probing.rows import ProbeFindings
 from factlab.evaluation.probing.worker import Prober
 from factlab.evaluation.probing.written import TextWriter
-from factlab.evaluation.running.planning import blocks_of, check_batch_size, settled_config
+from factlab.evaluation.running.planning import check_batch_size, settled_config
 from factlab.facts import Fact
 from factlab.journal import Journal, Line
 from factlab.models.language_model import LanguageModel
@@ -99,7 +99,7 @@ def probe(
         "config": config.model_dump(mode="json"),
     }
     find = partial(_found, lm, edits, config, background, progress)
-    journal = Journal.open(folder, request, find, resume=resume or shard.total > 1)
+    journal = Journal.open(folder, request, find, resume, shard)
     where = f"'{folder / 'run.json'}'"
     found = validated(ProbeFindings, journal.findings, where, ADVICE)
     prober = Prober(
@@ -114,18 +114,20 @@ def probe(
         background=background, progress=progress,
     )  # fmt: skip
     cases = journal.cases(len(edits.records))
+
+    def tell() -> None:
+        progress("probing edits", len(journal.records), len(cases))
+
     with journal.writing(shard, current_versions()) as rows:
-        for block in blocks_of(cases, shard, batch_size):
-            if all(case in journal.records for case in block):
-                continue
-            progress("probing edits", len(journal.records), len(cases))
+        tell()
+        for block in rows.to_do(shard.blocks(cases, batch_size, BATCH_SIZE), should_stop, tell):
             # As a whole, so that what a kill cut short comes out as it would have.
             for case, row in zip(block, prober.rows(block), strict=True):
                 if case not in journal.records:
                     rows.append(case, row.as_line())
+            tell()
             if should_stop():
                 break
-    progress("probing edits", len(journal.records), len(cases))
     return Probes.load(folder)
 
 

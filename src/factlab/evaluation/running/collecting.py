@@ -4,6 +4,7 @@ A block that a kill cut short is done again as a whole, so that a run that was k
 same numbers as one that was not.
 """
 
+import secrets
 from collections.abc import Callable, Sequence
 
 from factlab.editing.edit import current_versions
@@ -68,6 +69,7 @@ def collect(
     shard: Shard,
     worker: Worker,
     journal: Journal,
+    waits: bool,
     should_stop: Callable[[], bool],
     progress: ProgressCallback,
 ) -> None:
@@ -78,6 +80,7 @@ def collect(
         shard: which part of it.
         worker: does the blocks, one after the other.
         journal: of the run.
+        waits: whether to stay until what other processes are at is done.
         should_stop: asked after every block; what was done stays in the journal.
         progress: called with records done and in all.
 
@@ -87,24 +90,52 @@ def collect(
         StorageError: another process is at the same part, or a file cannot be written.
     """
     with journal.writing(shard, current_versions()) as writer:
-        collector = Collector(journal, writer, plan.blocks(shard))
+        blocks = plan.blocks(shard)
+        collector = Collector(journal, writer, blocks)
+        label = f"evaluating {plan.request['method']}"
+
+        def tell() -> None:
+            progress(label, collector.n_done, collector.n_cases)
+
+        to_do = writer.to_do(blocks, should_stop, tell, waits)
         if not collector.missing:
             return
-        done, total = 0, collector.n_cases
-        for block in collector.missing:
-            progress("measuring the unedited model", done, total)
-            worker.measure_unedited(block)
-            done += len(block)
-            if should_stop():
-                return
-        progress("measuring the unedited model", total, total)
-        label = f"evaluating {plan.request['method']}"
+        # Where each record has a model of its own, the unedited one is at hand for every block.
+        as_it_goes = shard.takes_any and plan.request["mode"] == "each"
+        if not as_it_goes and not _measured(collector, shard, worker, should_stop, progress):
+            return
         with worker:
             if not worker.prepare(progress):
                 return
-            for block in collector.missing:
-                progress(label, collector.n_done, total)
+            tell()
+            for block in to_do:
+                if as_it_goes:
+                    worker.measure_unedited(block)
                 collector.take(block, worker.rows(block))
+                tell()
                 if should_stop():
                     return
-        progress(label, total, total)
+
+
+def _measured(
+    collector: Collector,
+    shard: Shard,
+    worker: Worker,
+    should_stop: Callable[[], bool],
+    progress: ProgressCallback,
+) -> bool:
+    """Measure what is missing on the model as it is; whether that was finished.
+
+    Processes that take any part of a run need all of it, and find in the cache what another has
+    measured meanwhile; so each begins somewhere else.
+    """
+    label, done, total = "measuring the unedited model", 0, collector.n_cases
+    first = secrets.randbelow(len(collector.missing)) if shard.takes_any else 0
+    for block in [*collector.missing[first:], *collector.missing[:first]]:
+        progress(label, done, total)
+        worker.measure_unedited(block)
+        done += len(block)
+        if should_stop():
+            return False
+    progress(label, total, total)
+    return True

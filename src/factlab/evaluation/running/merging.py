@@ -16,7 +16,7 @@ def merge_runs(folders: Sequence[Path], out: Path) -> Run:
 
     Args:
         folders: of the shards.
-        out: new or empty.
+        out: new or empty; or of parts of the same run, which those that are new are added to.
 
     Returns:
         The whole run.
@@ -28,7 +28,11 @@ def merge_runs(folders: Sequence[Path], out: Path) -> Run:
     """
     for folder in folders:
         load_run(folder)
-    judged = [Journal.load(f / JUDGE) for f in folders if (f / JUDGE / "run.json").exists()]
+    judged = [
+        Journal.load(folder / JUDGE)
+        for folder in (*folders, out)
+        if (folder / JUDGE / "run.json").exists()
+    ]
     for journal in judged[1:]:
         if journal.request != judged[0].request:
             raise StorageError(
@@ -47,5 +51,6 @@ def _write_verdicts(judged: Sequence[Journal], folder: Path) -> None:
     told = {one.key: one for one in sorted(every, key=lambda one: one.right is not None)}
     whole = Journal.create(folder, judged[0].request, judged[0].findings)
     with whole.writing(Shard()) as writer:
-        for number, verdict in enumerate(told.values()):
-            writer.append(number, verdict.model_dump(mode="json"))
+        writer.replace(
+            {number: one.model_dump(mode="json") for number, one in enumerate(told.values())}
+        )

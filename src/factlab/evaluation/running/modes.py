@@ -1,14 +1,14 @@
 """Edited models to measure: one per record, or one with all facts (`sequence` has a third kind)."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from factlab.data.records import Record
 from factlab.editing.background import Background
@@ -59,6 +59,7 @@ class Edited(AbstractContextManager["Edited"]):
         turn: facts that a sequence writes in one edit.
         with_texts: cases that texts are generated for, whenever all are measured.
         should_stop: asked between edits where there are many to make before the first record.
+        waits: whether to wait for another process that is making the edits of the run.
     """
 
     lm: LanguageModel
@@ -72,6 +73,7 @@ class Edited(AbstractContextManager["Edited"]):
     turn: int
     with_texts: frozenset[int]
     should_stop: Callable[[], bool]
+    waits: bool = True
 
     def prepare(self, progress: ProgressCallback) -> bool:
         """Do what comes before the first record; whether that was finished."""
@@ -84,6 +86,24 @@ class Edited(AbstractContextManager["Edited"]):
 
     def __exit__(self, *reason: Any) -> None:
         """Take edits off."""
+
+    @contextmanager
+    def _alone(self) -> Iterator[bool]:
+        """A block in which no other process makes edits of this run.
+
+        Yields:
+            False if another does, and is not to be waited for.
+        """
+        lock = FileLock(self.folder / ".edit.lock")
+        try:
+            lock.acquire(timeout=-1 if self.waits else 0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
 
     def _measured(
         self,
@@ -150,7 +170,9 @@ class EditedTogether(Edited):
     def prepare(self, progress: ProgressCallback) -> bool:
         """Compute the edit, unless another process of this run has."""
         path = self.folder / "edit"
-        with FileLock(self.folder / ".edit.lock"):
+        with self._alone() as is_mine:
+            if not is_mine:
+                return False
             if not (path / "edit.json").exists():
                 began = perf_counter()
                 facts = [self.records[case].fact for case in self.cases]

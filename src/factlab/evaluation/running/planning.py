@@ -199,7 +199,7 @@ class Plan(BaseModel):
 
     def blocks(self, shard: Shard) -> list[Sequence[int]]:
         """The cases of a shard, block by block."""
-        return blocks_of(self.cases, shard, self.batch_size)
+        return shard.blocks(self.cases, self.batch_size, BATCH_SIZE)
 
 
 def check_batch_size(batch_size: int) -> None:
@@ -210,18 +210,6 @@ def check_batch_size(batch_size: int) -> None:
     """
     if batch_size < 1:
         raise InvalidRequestError(f"batch_size={batch_size} must be at least 1.")
-
-
-def blocks_of(cases: Sequence[int], shard: Shard, batch_size: int) -> list[Sequence[int]]:
-    """The cases of a shard, block by block.
-
-    Which cases they are does not depend on the batch size: shards with different ones must neither
-    leave cases out nor do them twice.
-    """
-    size = min(BATCH_SIZE, -(-len(cases) // shard.total))
-    starts = shard.of(range(0, len(cases), size))
-    own = [case for start in starts for case in cases[start : start + size]]
-    return [own[i : i + batch_size] for i in range(0, len(own), batch_size)]
 
 
 def usable_cases(

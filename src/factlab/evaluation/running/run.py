@@ -57,6 +57,7 @@ def evaluate(
     resume: bool = False,
     cache: str | Path | None = None,
     turn: int = 1,
+    waits: bool = True,
     should_stop: Callable[[], bool] = lambda: False,
     progress: ProgressCallback = silent,
 ) -> Run:
@@ -80,11 +81,13 @@ def evaluate(
         batch_size: records of a block: the run can be stopped after each, and a block that a kill
             cuts short is done again. Results depend on it only by rounding.
         shard: do only this part of the records; parts may share a folder, and need not have the
-            same `batch_size`.
+            same `batch_size` if they are numbered.
         resume: go on with what is in the folder. A run in mode `each` of the first of these
             records becomes one of all of them.
         cache: folder for measurements of the unedited model; factlab's cache by default.
         turn: in a sequence, facts of one edit.
+        waits: with a shard that takes any part, whether to stay until what other processes are at
+            is done, and to do it if they are lost.
         should_stop: asked after every block, and between the edits of a sequence; the run can be
             resumed after it stopped.
         progress: True for a bar, or a function that is called with records done and in all.
@@ -121,14 +124,19 @@ def evaluate(
         look_at = partial(usable_cases, yardstick.texts, asked.records)
         extend_run(folder, request, asked.records, look_at, batch_size)
     make_plan = partial(Plan.of, asked, request, yardstick.texts, batch_size, background, progress)
-    journal = Journal.open(
-        folder, request, lambda: make_plan().findings, resume=resume or shard.total > 1
-    )
+    journal = Journal.open(folder, request, lambda: make_plan().findings, resume, shard)
     plan = Plan.of_journal(journal, asked, batch_size)
     worker = Worker(
-        yardstick, asked, plan, folder, background, Path(cache) if cache else None, should_stop
+        yardstick,
+        asked,
+        plan,
+        folder,
+        background,
+        Path(cache) if cache else None,
+        should_stop,
+        waits,
     )
-    collect(plan, shard, worker, journal, should_stop, progress)
+    collect(plan, shard, worker, journal, waits, should_stop, progress)
     return load_run(folder)
 
 

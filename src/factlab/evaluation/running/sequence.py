@@ -16,8 +16,6 @@ from time import perf_counter
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from filelock import FileLock
-
 from factlab.editing.edit import Edit
 from factlab.editing.method import FAULTS
 from factlab.editing.runs import EditSequence
@@ -53,7 +51,8 @@ class EditedSequence(Edited):
         self._sequence = sequence
         due = self._due()
         with ExitStack() as opened:
-            opened.enter_context(FileLock(self.folder / ".edit.lock"))
+            if not opened.enter_context(self._alone()):
+                return False
             told = self._kept("right-after", opened)
             taken = self._kept(CHECKPOINTS, opened) if due else None
             missing = [case for case in self.cases if case not in told.journal.records]

@@ -50,6 +50,7 @@ class Worker(AbstractContextManager["Worker"]):
         background: statistics and contexts that are at hand.
         cache: of measurements of the unedited model; factlab's own by default.
         should_stop: asked between edits where there are many to make before the first row.
+        waits: whether to wait for another process that is making edits of the run.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Worker(AbstractContextManager["Worker"]):
         background: Background | None = None,
         cache: Path | None = None,
         should_stop: Callable[[], bool] = lambda: False,
+        waits: bool = True,
     ) -> None:
         self._records, self._seed = asked.records, plan.measure.seed
         self._with_texts = plan.with_texts
@@ -71,7 +73,7 @@ class Worker(AbstractContextManager["Worker"]):
             lm=yardstick.lm, records=asked.records, cases=plan.cases, method=asked.method,
             config=asked.method.config.model_validate(plan.config),
             background=background or Background(), yardstick=yardstick, folder=folder,
-            turn=asked.turn, with_texts=plan.with_texts, should_stop=should_stop,
+            turn=asked.turn, with_texts=plan.with_texts, should_stop=should_stop, waits=waits,
         )  # fmt: skip
 
     def measure_unedited(self, block: Sequence[int]) -> None:

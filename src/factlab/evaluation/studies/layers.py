@@ -18,6 +18,7 @@ from factlab.evaluation.sweeping.grid import GridCell, evaluate_grid
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
+from factlab.shards import Shard
 
 
 @checked(in_steps=True)
@@ -34,6 +35,7 @@ def study_layers(
     cache: str | Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: ProgressCallback = silent,
+    shard: Shard | None = None,
 ) -> Study:
     """Write the same facts in one edit of one, two or more layers, at several heights.
 
@@ -52,6 +54,7 @@ def study_layers(
         cache: see `evaluate`.
         should_stop: asked after every block of records.
         progress: True for a bar, or a function that is called with points done and in all.
+        shard: do only this part of every run; see `evaluate`.
 
     Raises:
         InvalidRequestError: the method does not edit several layers, a layer is not in the model,
@@ -89,7 +92,7 @@ def study_layers(
     }
     grid = evaluate_grid(
         lm, records, out, [*plan.values()], "together", config.measure, background, references,
-        ordinary_text, data_name, batch_size, cache, should_stop, progress,
+        ordinary_text, data_name, batch_size, cache, should_stop, progress, shard,
     )  # fmt: skip
     points = [
         point_of(run, {"top": top, "count": count})

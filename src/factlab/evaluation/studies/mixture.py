@@ -21,6 +21,7 @@ from factlab.evaluation.sweeping.grid import Grid, GridCell, evaluate_grid
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
+from factlab.shards import Shard
 
 Pair = tuple[str, str]
 
@@ -39,6 +40,7 @@ def study_mixture(
     cache: str | Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: ProgressCallback = silent,
+    shard: Shard | None = None,
 ) -> Study:
     """Write n facts of two relations mixed, and n of each alone; compare with the mean of these.
 
@@ -57,6 +59,7 @@ def study_mixture(
         cache: see `evaluate`.
         should_stop: asked after every block of records.
         progress: True for a bar, or a function that is called with points done and in all.
+        shard: do only this part of every run; see `evaluate`.
 
     Returns:
         For each pair and number: the mixture, each alone, and the mean of these two.
@@ -85,7 +88,7 @@ def study_mixture(
                 plan[name] = GridCell(name, choice.method, choice.config, records=part)
     grid = evaluate_grid(
         lm, records, out, [*plan.values()], "together", config.measure, background, references,
-        ordinary_text, data_name, batch_size, cache, should_stop, progress,
+        ordinary_text, data_name, batch_size, cache, should_stop, progress, shard,
     )  # fmt: skip
     points = [point for pair in chosen for n in config.numbers for point in _points(grid, pair, n)]
     return Study.of(

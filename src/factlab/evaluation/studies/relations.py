@@ -20,6 +20,7 @@ from factlab.evaluation.sweeping.grid import GridCell, evaluate_grid
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
+from factlab.shards import Shard
 
 
 @checked(in_steps=True)
@@ -36,6 +37,7 @@ def study_relations(
     cache: str | Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: ProgressCallback = silent,
+    shard: Shard | None = None,
 ) -> Study:
     """Write facts of one relation in one edit and score them, for each relation.
 
@@ -54,6 +56,7 @@ def study_relations(
         cache: see `evaluate`.
         should_stop: asked after every block of records.
         progress: True for a bar, or a function that is called with points done and in all.
+        shard: do only this part of every run; see `evaluate`.
 
     Returns:
         The relations that were begun, the one with the largest S first.
@@ -82,7 +85,7 @@ def study_relations(
     }
     grid = evaluate_grid(
         lm, records, out, [*plan.values()], "together", config.measure, background, references,
-        ordinary_text, data_name, batch_size, cache, should_stop, progress,
+        ordinary_text, data_name, batch_size, cache, should_stop, progress, shard,
     )  # fmt: skip
     points = [
         point_of(run, {"relation": relation})

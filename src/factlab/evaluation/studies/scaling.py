@@ -26,6 +26,7 @@ from factlab.evaluation.sweeping.grid import GridCell, evaluate_grid
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
+from factlab.shards import Shard
 
 
 @checked(in_steps=True)
@@ -42,6 +43,7 @@ def study_scaling(
     cache: str | Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: ProgressCallback = silent,
+    shard: Shard | None = None,
 ) -> Study:
     """Write more and more facts with several methods, and score them.
 
@@ -64,6 +66,7 @@ def study_scaling(
         cache: see `evaluate`.
         should_stop: asked after every block of records, and between edits.
         progress: True for a bar, or a function that is called with runs done and in all.
+        shard: do only this part of every run; see `evaluate`.
 
     Raises:
         InvalidRequestError: there are too few records, a method cannot be used so, or the study was
@@ -95,7 +98,7 @@ def study_scaling(
     grid = evaluate_grid(
         lm, records, out, [cell for cells in plan.values() for cell in cells], config.mode,
         config.measure, background, references, ordinary_text, data_name, batch_size, cache,
-        should_stop, progress,
+        should_stop, progress, shard,
     )  # fmt: skip
     points: list[Point] = []
     for label, cells in plan.items():

@@ -27,6 +27,7 @@ from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.results import Tabular
+from factlab.shards import Shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ def evaluate_grid(
     cache: str | Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: ProgressCallback = silent,
+    shard: Shard | None = None,
 ) -> Grid:
     """Evaluate the same records once for each cell of a plan.
 
@@ -138,6 +140,7 @@ def evaluate_grid(
         should_stop: asked after every block of records.
         progress: True for a bar, or a function that is called with cells done and in all, and
             with what is done inside a cell.
+        shard: do only this part of every cell; see `evaluate`.
 
     Raises:
         InvalidRequestError: there are no cells, two have one name, or as `evaluate`.
@@ -151,28 +154,30 @@ def evaluate_grid(
     background = background or Background()
     runs: dict[str, Run] = {}
     impossible: dict[str, str] = {}
-    for done, cell in enumerate(cells):
-        progress("evaluating a plan", done, len(cells))
-        try:
-            run = evaluate(
-                lm, records if cell.records is None else cell.records, cell.method,
-                Path(out) / cell.name, config=cell.config, mode=mode, turn=cell.turn,
-                measure=_measured(cell, measure), references=references,
-                ordinary_text=ordinary_text, data_name=data_name, background=background,
-                batch_size=batch_size, resume=True, cache=cache,
-                should_stop=should_stop, progress=partial(_inside, progress, cell.name),
-            )  # fmt: skip
-        except WrongModelError:
-            raise
-        except EditError as error:
-            impossible[cell.name] = str(error)
-        else:
-            if run.impossible is None:
-                runs[cell.name] = run
+    # Who takes any part goes through all cells before it waits for what others are at.
+    for waits in (False, True) if shard is not None and shard.takes_any else (True,):
+        for done, cell in enumerate(cells):
+            progress("evaluating a plan", done, len(cells))
+            try:
+                run = evaluate(
+                    lm, records if cell.records is None else cell.records, cell.method,
+                    Path(out) / cell.name, config=cell.config, mode=mode, turn=cell.turn,
+                    measure=_measured(cell, measure), references=references,
+                    ordinary_text=ordinary_text, data_name=data_name, background=background,
+                    batch_size=batch_size, shard=shard, resume=True, cache=cache, waits=waits,
+                    should_stop=should_stop, progress=partial(_inside, progress, cell.name),
+                )  # fmt: skip
+            except WrongModelError:
+                raise
+            except EditError as error:
+                impossible[cell.name] = str(error)
             else:
-                impossible[cell.name] = run.impossible
-        if should_stop():
-            break
+                if run.impossible is None:
+                    runs[cell.name] = run
+                else:
+                    impossible[cell.name] = run.impossible
+            if should_stop():
+                break
     progress("evaluating a plan", len(cells), len(cells))
     if not runs:
         raise EditError(f"Nothing could be evaluated. The first reason: {impossible[names[0]]}")

@@ -21,6 +21,7 @@ from factlab.evaluation.sweeping.result import Cell, Sweep
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
+from factlab.shards import Shard
 from factlab.tracing.average import AverageTrace
 
 
@@ -38,6 +39,7 @@ def sweep(
     cache: str | Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: ProgressCallback = silent,
+    shard: Shard | None = None,
 ) -> Sweep:
     """Edit records with ROME at every layer and token, and score them (ROME paper, figure 5).
 
@@ -57,6 +59,7 @@ def sweep(
         cache: see `evaluate`.
         should_stop: asked after every block of records.
         progress: True for a bar, or a function that is called with cells done and in all.
+        shard: do only this part of every cell; see `evaluate`.
 
     Raises:
         InvalidRequestError: there are no layers or tokens, a token or layer does not exist, or the
@@ -93,7 +96,7 @@ def sweep(
     grid = evaluate_grid(
         lm, records, out, plan, measure=MeasureConfig(n_generated=0), background=background,
         data_name=data_name, batch_size=batch_size, cache=cache,
-        should_stop=should_stop, progress=progress,
+        should_stop=should_stop, progress=progress, shard=shard,
     )  # fmt: skip
     return Sweep.of_runs(
         {cells[name]: run for name, run in grid.runs.items()},

@@ -8,6 +8,7 @@ from factlab.data.well_known import WELL_KNOWN
 from factlab.journal import Journal
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
+from factlab.shards import Shard
 from factlab.tracing.average import AverageTrace
 from factlab.tracing.average_run import average_trace
 from factlab.tracing.configs import TraceConfig
@@ -49,7 +50,11 @@ class TracePlan(NamedTuple):
 
 @checked()
 def trace_beside(
-    lm: LanguageModel, folder: str | Path, limit: int | None, progress: ProgressCallback = silent
+    lm: LanguageModel,
+    folder: str | Path,
+    limit: int | None,
+    progress: ProgressCallback = silent,
+    shard: Shard | None = None,
 ) -> AverageTrace:
     """Trace the MLPs of well-known facts, and write the average with its figures into a folder.
 
@@ -58,12 +63,15 @@ def trace_beside(
         folder: new, empty, or of this trace, which is gone on with.
         limit: trace so many of those that the model knows; None for all.
         progress: True for a bar, or a function that is called with facts done and in all.
+        shard: trace only this part of them.
 
     Raises:
         InvalidRequestError: the model knows none of the facts.
         StorageError: the folder belongs to another trace, or cannot be written.
     """
     config = TraceConfig(kinds=("mlp",))
-    average = average_trace(lm, WELL_KNOWN, config, folder, limit, resume=True, progress=progress)
+    average = average_trace(
+        lm, WELL_KNOWN, config, folder, limit, shard, resume=True, progress=progress
+    )
     average.save(folder)
     return average
