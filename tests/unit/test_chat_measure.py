@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from chat_templates import DATED, SHORT
-from saved_rows import BROAD, GOOD, UNEDITED, make_row, measured, save_run
 from tiny_records import FT, MEMIT, ROME, background, make_record, make_records, make_zsre, reports
 
 from conftest import HABITS
@@ -23,6 +22,7 @@ from factlab.evaluation.reporting.report import report as build_report
 from factlab.evaluation.running.run import evaluate
 from factlab.evaluation.running.saved_run import load_run
 from factlab.tokens import encode
+from saved_rows import BROAD, GOOD, UNEDITED, make_row, measured, save_run
 
 CHAT = MeasureConfig(n_generated=0, chat=True)
 PLAIN = MeasureConfig(n_generated=0)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from saved_rows import BROAD, GOOD, make_row, save_run
 
 

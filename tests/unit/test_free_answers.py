@@ -6,8 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from saved_rows import make_row as saved_row
-from saved_rows import measured, save_run
 from tiny_records import (
     FT,
     METHOD,
@@ -38,6 +36,8 @@ from factlab.evaluation.scoring.free_answers import (
 )
 from factlab.models.generation import generate_ids
 from factlab.sentences import answer_of, is_answer
+from saved_rows import make_row as saved_row
+from saved_rows import measured, save_run
 
 TEMPLATE = (
     "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"

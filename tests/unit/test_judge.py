@@ -5,7 +5,6 @@ import threading
 
 import pytest
 from local_web import serving_posts
-from saved_rows import make_row, measured, save_run
 
 import factlab as fl
 from factlab.errors import InvalidRequestError, StorageError
@@ -15,6 +14,7 @@ from factlab.evaluation.measuring.rows import GivenAnswer, Row
 from factlab.evaluation.measuring.verdicts import Verdicts
 from factlab.evaluation.reporting.formats import to_json
 from factlab.evaluation.running.merging import merge_runs
+from saved_rows import make_row, measured, save_run
 
 N = 8  # records; each has an answer of its own before and after, and a neighbour's in common
 

@@ -10,7 +10,6 @@ from types import ModuleType
 
 import jaxtyping
 import pytest
-from saved_rows import BROAD, GOOD, UNEDITED, make_row, measured, save_run
 
 from factlab.errors import InvalidRequestError, MissingPackageError, StorageError
 from factlab.estimate import Estimate
@@ -28,6 +27,7 @@ from factlab.evaluation.reporting.notes import notes
 from factlab.evaluation.reporting.published_results import published_results
 from factlab.evaluation.reporting.report import report as build_report
 from factlab.evaluation.running.saved_run import load_run
+from saved_rows import BROAD, GOOD, UNEDITED, make_row, measured, save_run
 
 
 @pytest.fixture

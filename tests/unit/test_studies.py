@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
-from saved_rows import make_row, measured, save_run
 from tiny_records import LIKELIHOODS, PASSAGES, background, make_record
 
 import factlab as fl
@@ -31,6 +30,7 @@ from factlab.evaluation.running.saved_run import load_run
 from factlab.evaluation.scoring.scores import SCORE, score_row, summarise
 from factlab.evaluation.studies.forgetting import forgetting_points
 from factlab.evaluation.studies.mixture import mean_of_two
+from saved_rows import make_row, measured, save_run
 
 # MEMIT of a toy, as a person writes it.
 TINY = {"layers": [0, 1], "value": {"steps": 2}, "contexts": {"groups": [[1, 3]]}}
