@@ -39,15 +39,18 @@
       return `${cut}…`;
     }
 
+    // The map without the mark, so that a move of the mouse draws no cell again.
+    const plain = document.createElement("canvas");
+
     function draw() {
       box = measured();
       const height = TOP + labels.length * rowHeight + BOTTOM;
       const ratio = window.devicePixelRatio || 1;
-      canvas.width = Math.round(box.width * ratio);
-      canvas.height = Math.round(height * ratio);
+      canvas.width = plain.width = Math.round(box.width * ratio);
+      canvas.height = plain.height = Math.round(height * ratio);
       canvas.style.width = `${box.width}px`;
       canvas.style.height = `${height}px`;
-      const context = canvas.getContext("2d");
+      const context = plain.getContext("2d");
       context.scale(ratio, ratio);
       const style = getComputedStyle(canvas);
       context.font = "12px system-ui, sans-serif";
@@ -71,14 +74,24 @@
         context.fillText(String(layer), box.left + (layer + 0.5) * box.cell, below + 9);
       }
       context.fillText("layer", box.left + (nLayers * box.cell) / 2, below + 25);
-      if (at) {
-        context.strokeStyle = "#111111";
-        context.lineWidth = 2;
-        context.strokeRect(box.left + at.layer * box.cell, TOP + at.row * rowHeight, Math.max(3, box.cell), rowHeight - 1);
-        context.strokeStyle = "#ffffff";
-        context.lineWidth = 1;
-        context.strokeRect(box.left + at.layer * box.cell - 1.5, TOP + at.row * rowHeight - 1.5, Math.max(3, box.cell) + 3, rowHeight + 2);
-      }
+      mark();
+    }
+
+    function mark() {
+      const context = canvas.getContext("2d");
+      context.setTransform(1, 0, 0, 1, 0, 0);
+      context.clearRect(0, 0, canvas.width, canvas.height);
+      context.drawImage(plain, 0, 0);
+      if (!at) return;
+      const ratio = window.devicePixelRatio || 1;
+      context.scale(ratio, ratio);
+      const [left, top, width] = [box.left + at.layer * box.cell, TOP + at.row * rowHeight, Math.max(3, box.cell)];
+      context.strokeStyle = "#111111";
+      context.lineWidth = 2;
+      context.strokeRect(left, top, width, rowHeight - 1);
+      context.strokeStyle = "#ffffff";
+      context.lineWidth = 1;
+      context.strokeRect(left - 1.5, top - 1.5, width + 3, rowHeight + 2);
     }
 
     function move(row, layer) {
@@ -87,7 +100,7 @@
         layer: Math.max(0, Math.min(nLayers - 1, layer)),
       };
       told.textContent = given.hint(at.row, at.layer);
-      draw();
+      mark();
     }
 
     function placed(event) {
