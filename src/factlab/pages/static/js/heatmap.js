@@ -5,7 +5,7 @@
   const { el } = factlab;
   const TOP = 4;
   const BOTTOM = 34;
-  const LARGEST_LABEL = 132;
+  const LARGEST_LABEL = 156;
   const NOTHING = "#e3e3e3";
 
   /**
