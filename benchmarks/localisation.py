@@ -9,7 +9,7 @@ pass through the whole model, each edit whole passes forward and backward for ea
 edited model is asked everything before and after. On a real model that takes hours. So `--cells` of
 its traces and `--edits` of each method and problem are timed, over facts and layers in turn, and
 the time scaled to all of them; `--edits 0` does them all. The scores of what was done both ways are
-compared.
+compared. Seconds are those of the processor, so that others on the machine do not count.
 
 Useful operations are those that cannot be done without:
 
@@ -80,7 +80,13 @@ def main() -> None:
     with cProfile.Profile() if args.profile else nullcontext() as profile:
         ours.run()
     grid, n_facts = worker.grid, len(worker.records)
-    print(f"{n_facts} facts, layers {', '.join(map(str, grid.layers))}, {len(ours.rows)} edits")
+    print(f"{n_facts} facts, layers {', '.join(map(str, grid.layers))}, {len(ours.rows)} edits:",
+          ", ".join(f"{part} {spent:.1f} s" for part, spent in ours.seconds.items()),
+          flush=True)  # fmt: skip
+    if profile is not None:
+        told_by = pstats.Stats(profile)
+        told_by.sort_stats("cumulative").print_stats("factlab", 60)
+        told_by.sort_stats("tottime").print_stats(25)
     loop, gaps = loop_of(worker, ours, args)
     useful = operations(worker, ours)
     print("\n| part | loop, s | study, s | ratio | TFLOP useful | GFLOP/s | of torch's product |")
@@ -97,10 +103,6 @@ def main() -> None:
     for name, values in sorted(gaps.items()):
         print(f"  {name}: {max(values):.1e}, median {sorted(values)[len(values) // 2]:.1e}, "
               f"of {len(values)}")  # fmt: skip
-    if profile is not None:
-        told_by = pstats.Stats(profile)
-        told_by.sort_stats("cumulative").print_stats("factlab", 60)
-        told_by.sort_stats("tottime").print_stats(25)
 
 
 def arguments() -> argparse.Namespace:
