@@ -44,7 +44,7 @@ from factlab.editing.configs import FineTuneConfig
 from factlab.editing.noised import level_of
 from factlab.editing.requests import ValueRequest
 from factlab.editing.variants import VARIANTS, problem
-from factlab.evaluation import LocalisationConfig
+from factlab.evaluation import LocalisationConfig, LocalisedMethod
 from factlab.evaluation.localising.configs import LEAST_FACTS
 from factlab.evaluation.localising.effects import trace_config
 from factlab.evaluation.localising.fact_batch import FactBatch
@@ -74,8 +74,7 @@ def main() -> None:
     toy = {"answer_tokens": 0, "least_prob": 0} if is_tiny else {}
     config = LocalisationConfig(
         layers="0,1" if is_tiny else args.layers, essence_texts=args.essence,
-        essence_tokens=args.essence_tokens, samples=args.samples, variants=args.variants,
-        **toy,
+        essence_tokens=args.essence_tokens, samples=args.samples, variants=args.variants, **toy,
     )  # fmt: skip
     worker = worker_of(lm, config, args.facts)
     ours = Study(worker)
@@ -121,9 +120,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--profile", action="store_true", help="say where our time goes")
     parser.add_argument("--cells", type=int, default=12, help="of traces by the loop")
-    parser.add_argument(
-        "--edits", type=int, default=1, help="of each method and problem by the loop; 0 for all"
-    )
+    parser.add_argument("--edits", type=int, default=1, help="of each method and problem; 0: all")
     return parser.parse_args()
 
 
@@ -143,11 +140,10 @@ def product_flops(lm: fl.LanguageModel, size: int = 2048) -> float:
 def worker_of(lm: fl.LanguageModel, config: LocalisationConfig, n_facts: int) -> Worker:
     """The study's worker on the first known facts, with contexts and statistics at hand."""
     records = fl.load_records("builtin", limit=32)
-    places = known_facts(lm, records, config, max(n_facts, LEAST_FACTS), silent).places
-    places = places[:n_facts]
-    noise = SubjectNoise(
-        level=level_of(lm, [record.fact for record in records]), samples=config.samples, seed=0
-    )
+    known = known_facts(lm, records, config, max(n_facts, LEAST_FACTS), silent)
+    places = known.places[:n_facts]
+    level = level_of(lm, [record.fact for record in records])
+    noise = SubjectNoise(level=level, samples=config.samples, seed=0)
     background = Background(values=None)
     grid = Grid.of(config, lm.n_layers)
     for cell in grid.cells:
@@ -286,18 +282,17 @@ def one_edit(
     asked = problem(
         cell.method.method, record.fact, row.variant, config, ours.facts[place].said, worker.noise
     )
-    more = (texts, noise, worker.grid.config.essence_tokens)
-    ask = partial(told, lm, record, asked.target, *more)
-    first_s, (before, lengths) = timed(ask)
+    n_tokens = worker.grid.config.essence_tokens
+    ask = partial(told, lm, record, asked.target, texts, noise, n_tokens)
+    first_s, (before, n_text) = timed(ask)
     began = time.process_time()
     with edited(lm, cell, asked, worker.background) as losses:
         edit_s = time.process_time() - began
         second_s, (after, _) = timed(ask)
-    slow = problem_scores(before, after, row.variant, lengths)
+    slow = problem_scores(before, after, row.variant, n_text)
     fast = problem_scores(row.before, row.after, row.variant, row.text_lengths)
-    gaps[f"scores, {key[1]}"] += [
-        abs(slow[name] - fast[name]) for name in slow if not math.isnan(slow[name])
-    ]
+    apart = [abs(slow[name] - fast[name]) for name in slow]
+    gaps[f"scores, {key[1]}"] += [gap for gap in apart if not math.isnan(gap)]
     history = ours.edits[key].diagnostics["loss"]
     gaps["last losses"].append(abs(history[-1] - losses[-1]))
     gaps["steps"].append(abs(len(history) - len(losses)))
@@ -308,13 +303,12 @@ def one_edit(
 
 
 def operations(worker: Worker, ours: Study) -> dict[str, float]:
-    """As in the formula above, of all three parts."""
-    batch = worker.batch(ours.facts)
+    """As in the formula above."""
     return {
         "texts": 0.0,  # not counted
         "trace": sum(traced(worker, place) for place in ours.facts),
         "edit": sum(values_found(worker, ours).values()) + fine_tuned(worker, ours),
-        "ask": asked_operations(worker, ours, batch),
+        "ask": asked_operations(worker, ours, worker.batch(ours.facts)),
     }
 
 
@@ -342,9 +336,10 @@ def traced(worker: Worker, place: int) -> float:
 def fine_tuned(worker: Worker, ours: Study) -> float:
     lm, total = worker.lm, 0.0
     for key, edit in ours.edits.items():
-        layers = edit.config.get("layers") or [edit.config.get("layer")]
-        if not ours_is_tuned(worker, key):
+        method = method_of(worker, key)
+        if method.method.config is not FineTuneConfig:
             continue
+        layers = method.layers(key[2], lm.n_layers)
         fact = worker.records[key[0]].fact
         row = lm.fact_continuation(fact, ours.rows[key].target)
         samples = worker.noise.samples if key[3] == "forcing" else 1
@@ -357,18 +352,17 @@ def fine_tuned(worker: Worker, ours: Study) -> float:
     return total
 
 
-def ours_is_tuned(worker: Worker, key: Key) -> bool:
-    (method,) = [one for one in worker.grid.config.methods if one.label == key[1]]
-    return issubclass(method.method.config, FineTuneConfig)
+def method_of(worker: Worker, key: Key) -> LocalisedMethod:
+    return next(one for one in worker.grid.config.methods if one.label == key[1])
 
 
 def values_found(worker: Worker, ours: Study) -> dict[tuple[object, ...], float]:
     """Operations of every value that is another one than the others."""
     lm, found = worker.lm, dict[tuple[object, ...], float]()
     for key, edit in ours.edits.items():
-        if ours_is_tuned(worker, key):
+        method = method_of(worker, key)
+        if method.method.config is FineTuneConfig:
             continue
-        (method,) = [one for one in worker.grid.config.methods if one.label == key[1]]
         layers = method.layers(key[2], lm.n_layers)
         config = method.config(ours.rows[key].variant, key[2], lm.n_layers)
         contexts = worker.background.contexts(lm, config.contexts)
