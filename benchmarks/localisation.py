@@ -175,7 +175,6 @@ class Study:
         self.edits: dict[Key, Edit] = {}
 
     def run(self) -> None:
-        """All of it."""
         worker = self._worker
         config = worker.grid.config
         bare = config.model_copy(update={"essence_texts": 0})
