@@ -92,8 +92,9 @@ def slow_severed(
     noted: dict[nn.Module, Tensor] = {}
 
     def fold(out: object) -> Tensor:
+        """Rows, positions and width last: of Gemma 3n several states stand in front of them."""
         state = out[0] if isinstance(out, tuple) else out
-        return state.view(len(rows), len(ids), state.shape[-1])
+        return state.view(*state.shape[:-3], len(rows), len(ids), state.shape[-1])
 
     def corrupt(_module: nn.Module, _args: object, out: Tensor) -> Tensor:
         out = out.clone()
@@ -101,16 +102,17 @@ def slow_severed(
         return out
 
     def note(module: nn.Module, _args: object, out: object) -> None:
-        noted[module] = fold(out)[:, position].clone()
+        noted[module] = fold(out)[..., position, :].clone()
 
     def hold(module: nn.Module, _args: object, out: object) -> object:
         state = fold(out).clone()
         state[1:, position] = noted[module][1:]
-        return state.view(out.shape)
+        state = state.view((out[0] if isinstance(out, tuple) else out).shape)
+        return (state, *out[1:]) if isinstance(out, tuple) else state
 
     def restore(_module: nn.Module, _args: object, out: object) -> object:
         state = fold(out).clone()
-        state[1:, position] = state[0, position]
+        state[..., 1:, position, :] = state[..., :1, position, :]
         return (state, *out[1:]) if isinstance(out, tuple) else state
 
     def probs(hooks: list[tuple[nn.Module, Callable[..., object]]]) -> Tensor:
@@ -133,17 +135,12 @@ def slow_severed(
 
 
 def trace_modules(lm) -> dict[str, list[nn.Module]]:
-    """The modules by kind, found by path."""
+    """The modules by kind, found by path; of the layers that have them."""
     anatomy = lm.layers.anatomy
     layers = list(lm.model.get_submodule(anatomy.layers))
+    pairs = list(zip(layers, anatomy.parts, strict=True))
     return {
         "block": layers,
-        "mlp": [
-            layer.get_submodule(p.mlp.output)
-            for layer, p in zip(layers, anatomy.parts, strict=True)
-        ],
-        "attn": [
-            layer.get_submodule(p.mixer.output)
-            for layer, p in zip(layers, anatomy.parts, strict=True)
-        ],
+        "mlp": [layer.get_submodule(p.mlp.output) for layer, p in pairs if p.mlp is not None],
+        "attn": [layer.get_submodule(p.mixer.output) for layer, p in pairs if p.mixer is not None],
     }

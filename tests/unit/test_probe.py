@@ -3,9 +3,11 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from processes import killed_as_it_writes, started
 from tiny_records import FT, LIKELIHOODS, MEMIT, ROME, TEXTS, background, make_records
 
 import factlab as fl
@@ -260,6 +262,37 @@ def test_what_a_kill_left_is_gone_on_with(lm, records, tmp_path):
         probe(lm, edits, tmp_path / "part", other, resume=True)
     with pytest.raises(StorageError, match="Resume it"):
         probe(lm, edits, tmp_path / "part", SMALL)
+
+
+def probed(folder: Path, options: dict) -> None:
+    lm = fl.models.tiny_model("gpt2")
+    edits = ProbedEdits.of_method(make_records(8), "rome", ROME)
+    probe(lm, edits, folder, SMALL, background=background(lm), batch_size=2, **options)
+
+
+def test_probes_that_are_killed_are_the_whole_probes(tmp_path):
+    """Byte for byte; and so are those that processes share, of which one is killed."""
+    probed(tmp_path / "whole", {})
+    whole = Probes.load(tmp_path / "whole")
+    assert whole.n_missing == whole.n_failed == 0
+    name = "records-1-of-1.jsonl"
+    written = (tmp_path / "whole" / name).read_bytes()
+    folder = tmp_path / "killed"
+    for _ in range(2):
+        killed_as_it_writes(started(probed, folder, {"resume": True}), folder, 0.1)
+    assert Probes.load(folder).n_missing, "killed too late to test"
+    probed(folder, {"resume": True})
+    assert (folder / name).read_bytes() == written
+
+    shared, options = tmp_path / "shared", {"shard": Shard.any()}
+    three = [started(probed, shared, options) for _ in range(3)]
+    killed_as_it_writes(three[0], shared)
+    for process in three[1:]:
+        process.join()
+        assert process.exitcode == 0
+    assert [path.name for path in shared.glob("records-*")] == [name]
+    assert (shared / name).read_bytes() == written
+    assert Probes.load(shared).facts == whole.facts
 
 
 def test_refusals(lm, make_model, records, tmp_path):
