@@ -44,6 +44,8 @@ _aten = torch.ops.aten
 _COPIES = {_aten.copy_, _aten.set_, _aten._has_compatible_shallow_copy_type}
 # The operation takes indices of the CPU, and sends them over by itself.
 _INDEXED = {_aten.index, _aten.index_put, _aten.index_put_, _aten._index_put_impl_}
+# Lengths and sizes stay on the CPU.
+_WITH_LENGTHS = {_aten._pack_padded_sequence, _aten.lstm, _aten._pad_packed_sequence}
 # A scalar of the CPU is no scalar here: it becomes a piece of the result.
 _PIECES = {_aten.cat, _aten.stack, _aten.index_select, _aten.gather, _aten.scatter, _aten.embedding}
 # How large the result is, or what it is, the CPU has to be told.
@@ -150,7 +152,9 @@ class _Operations(TorchDispatchMode):
         result = func(*args, **kwargs)
         if on_gpu or (self.inside and not given):
             before = {t.untyped_storage()._cdata for t in given if t.device.type == "cpu"}
-            for made in _tensors(result):
+            for i, made in enumerate(_tensors(result)):
+                if i and func.overloadpacket is _aten._pack_padded_sequence:
+                    continue  # the sizes of its batches
                 if made.device.type == "cpu" and made.untyped_storage()._cdata not in before:
                     marks.put(made, True)
         return result
@@ -159,6 +163,8 @@ class _Operations(TorchDispatchMode):
         operation, marks = func.overloadpacket, self._gpu.marks
         if operation in _FETCHING:
             self._gpu.waits.fetched[_line()] += 1
+        if operation in _WITH_LENGTHS:
+            return
         if operation in _COPIES:
             if (args[0] in marks) != (args[1] in marks):
                 self._gpu.count(to_gpu=args[0] in marks)
@@ -225,6 +231,7 @@ class FakeGpu(TorchFunctionMode):
         free = int(self.free_gib * _GIB)
         for target, answer in {
             "factlab.models.request._has_gpu_driver": lambda: True,
+            "torch.backends.cudnn.is_acceptable": lambda *_: False,
             "torch.cuda.is_available": lambda: True,
             "torch.cuda.device_count": lambda: 1,
             "torch.cuda.mem_get_info": lambda *_: (free, free),

@@ -183,10 +183,15 @@ class RunningScale(nn.Module):
         self.register_buffer("spread", torch.zeros(width, dtype=torch.float64, device="cpu"))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RunningScale":
-        """Go where the module goes, but not to Apple's MPS, which has no float64."""
+        """Go where the module goes, but not to Apple's MPS, which has no float64.
+
+        The number of tokens stays on the CPU, which asks for it at every step.
+        """
         if fn(torch.zeros(())).device.type == "mps":
             return self
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        self.n = self.n.cpu()
+        return self
 
     def add(self, states: Float[Tensor, "token width"]) -> None:
         """Take note of some tokens."""
@@ -207,16 +212,17 @@ class RunningScale(nn.Module):
     def size(self) -> Tensor:
         """Root mean square of all entries; 1 before the first tokens."""
         if self.n <= 1:
-            return torch.ones_like(self.n)
+            return self.mean.new_ones(())
         found = (self.mean.square() + self._deviation.square()).mean().sqrt()
         return torch.where(found > 0, found, torch.ones_like(found))
 
     @property
     def scale(self) -> Float[Tensor, " width"]:
         """The standard deviations, none nearly zero."""
-        largest = self._deviation.square().mean().sqrt()
-        floor = _FLOOR * float(largest) if largest > 0 else 1.0
-        return self._deviation.clamp(min=floor)
+        deviation = self._deviation
+        largest = deviation.square().mean().sqrt()
+        floor = torch.where(largest > 0, _FLOOR * largest, torch.ones_like(largest))
+        return deviation.clamp(min=floor)
 
     def standardised(self, states: Float[Tensor, "token width"]) -> Float[Tensor, "token width"]:
         """Mean 0 and deviation 1 in every dimension."""
