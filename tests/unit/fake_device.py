@@ -35,6 +35,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from factlab.places import places
+
 GPU = torch.device("cuda", 0)
 _CPU = torch.device("cpu")
 _GIB = 2**30
@@ -149,7 +151,11 @@ class _Operations(TorchDispatchMode):
         on_gpu = any(tensor in marks for tensor in given)
         if on_gpu:
             self._check(func, args, kwargs, given)
-        result = func(*args, **kwargs)
+        if on_gpu and func.overloadpacket is _aten.histc and not args[0].is_floating_point():
+            # A kernel that only CUDA has.
+            result = func(args[0].float(), *args[1:], **kwargs).to(args[0].dtype)
+        else:
+            result = func(*args, **kwargs)
         if on_gpu or (self.inside and not given):
             before = {t.untyped_storage()._cdata for t in given if t.device.type == "cpu"}
             for i, made in enumerate(_tensors(result)):
@@ -234,6 +240,7 @@ class FakeGpu(TorchFunctionMode):
             "torch.backends.cudnn.is_acceptable": lambda *_: False,
             "torch.cuda.is_available": lambda: True,
             "torch.cuda.device_count": lambda: 1,
+            "torch.cuda.get_device_capability": lambda *_: (7, 0),  # none with products in groups
             "torch.cuda.mem_get_info": lambda *_: (free, free),
             "torch.cuda.memory_reserved": lambda *_: 0,
             "torch.cuda.memory_allocated": lambda *_: 0,
@@ -244,12 +251,14 @@ class FakeGpu(TorchFunctionMode):
             patch = mock.patch(target, answer)
             patch.start()
             self._patches.append(patch)
+        places.cache_clear()
         self._operations.__enter__()
         return super().__enter__()
 
     def __exit__(self, *raised: Any) -> None:
         super().__exit__(*raised)
         self._operations.__exit__(*raised)
+        places.cache_clear()
         while self._patches:
             self._patches.pop().stop()
 

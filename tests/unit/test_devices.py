@@ -13,11 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._pytree import tree_flatten
-
-import factlab as fl
 from fake_device import GPU, FakeGpu
-from factlab.tracing.configs import KINDS
 from tiny_records import (
     FT,
     LIKELIHOODS,
@@ -32,8 +28,14 @@ from tiny_records import (
     make_zsre,
     reports,
 )
+from torch.utils._pytree import tree_flatten
 
-FAMILIES = ("gpt2", "llama", "gptj", "mixtral")
+import factlab as fl
+from factlab.tracing.configs import KINDS
+
+FAMILIES = ("gpt2", "llama")
+# Of other builds only what runs layers in another way.
+OTHERS = ("gptj", "bloom", "mixtral", "mamba")
 FACTS = [
     fl.Fact("{} is in the city of", "The Space Needle", "Rome", "Seattle"),
     fl.Fact("{} is a mountain in", "Vinson Massif", "Paris", "Antarctica"),
@@ -89,7 +91,7 @@ def test_gradients_go_back_to_where_they_came_from(gpu):
         lambda there, here: torch.nn.functional.linear(here[None], there[None]),
         lambda there, here: there.__setitem__(here.long(), here),
         lambda there, here: there.numpy(),
-        lambda there, here: torch.equal(there, here),
+        torch.equal,
     ],
 )
 def test_what_a_gpu_refuses(gpu, mix):
@@ -147,16 +149,16 @@ def _edited(make: Callable[[fl.LanguageModel], Any]) -> Callable[[fl.LanguageMod
 
 def _measured(records, method, **settings: Any) -> Callable[[fl.LanguageModel, Path], Any]:
     def measure(lm: fl.LanguageModel, folder: Path) -> Any:
-        known = background(lm) if not lm.layers.mixture(0) else None
+        known = background(lm)
         run = fl.evaluate(lm, records, method, folder / "run", background=known, **settings)
-        return reports(run)[1]["runs"]
+        return reports(run)[1]
 
     return measure
 
 
 def _carried(lm: fl.LanguageModel, folder: Path) -> Any:
     """An edit saved, read, laid on and taken off, and written into a copy of the model."""
-    fl.rome(lm, FACTS[0], ROME).save(folder / "edit")
+    fl.rome(lm, FACTS[0], ROME, background=background(lm)).save(folder / "edit")
     edit = fl.Edit.load(folder / "edit")
     with edit.applied(lm):
         said = lm.score([FACTS[0].prompt], [" Rome"])[0].logprob
@@ -166,13 +168,13 @@ def _carried(lm: fl.LanguageModel, folder: Path) -> Any:
     return said
 
 
-def _corpus(lm: fl.LanguageModel) -> fl.stats.Corpus:
-    return fl.stats.corpus_from_texts(lm, list(PASSAGES), "passages", 300, 40)
-
-
 def _moments(lm: fl.LanguageModel, folder: Path) -> Any:
-    found = fl.stats.second_moments(lm, [0, 1], corpus=_corpus(lm))
-    return [(layer, moment.n_tokens, moment.matrix) for layer, moment in found.items()]
+    corpus = fl.stats.corpus_from_texts(lm, list(PASSAGES), "passages", 300, 40)
+    found = fl.stats.second_moments(lm, [0, 1], corpus=corpus)
+    return [
+        (layer, each.blocks if isinstance(each, fl.stats.ExpertMoments) else each.matrix)
+        for layer, each in found.items()
+    ]
 
 
 def _trained(network: Any) -> Callable[[fl.LanguageModel, Path], Any]:
@@ -194,17 +196,20 @@ def _trained(network: Any) -> Callable[[fl.LanguageModel, Path], Any]:
 
 THREE = fl.neurons.NeuronConfig(steps=3, tolerance=None)
 PATHS: dict[str, Callable[[fl.LanguageModel, Path], Any]] = {
+    "trace blocks": _traced(kinds=("block",), positions="last_subject"),
     "trace": _traced(kinds=("block", "mlp", "attn")),
     "trace by gradients": _traced(method="gradient"),
     "trace another subject": _traced(corruption="subject:The Tower", answer="product"),
-    "rome": _edited(lambda lm: fl.rome(lm, FACTS[0], ROME)),
+    "rome": _edited(lambda lm: fl.rome(lm, FACTS[0], ROME, background=background(lm))),
     "ft": _edited(lambda lm: fl.editing.fine_tune(lm, FACTS, "ft+l", FT)),
     "kn": _edited(
         lambda lm: fl.editing.kn(
             lm, FACTS[:1], fl.editing.KnConfig(attribution=THREE, max_neurons=4)
         )
     ),
-    "sequence": _edited(lambda lm: fl.edit_sequence(lm, FACTS, "rome", ROME)),
+    "sequence": _edited(
+        lambda lm: fl.edit_sequence(lm, FACTS, "rome", ROME, background=background(lm))
+    ),
     "statistics": _moments,
     "carried": _carried,
     "generation": lambda lm, folder: lm.generate_batch(["The tower is", "A"], 6),
@@ -247,7 +252,12 @@ ONCE: dict[str, Callable[[fl.LanguageModel, Path], Any]] = {
         make_records(2), "rome", config=ROME, mode="sequence", measure=LIKELIHOODS
     ),
 }  # fmt: skip
-CASES = [(family, name) for family in FAMILIES for name in PATHS] + [("gpt2", n) for n in ONCE]
+CASES = [
+    *((family, name) for family in FAMILIES for name in PATHS),
+    *((family, name) for family in OTHERS for name in ("trace blocks", "generation")),
+    *(("gpt2", name) for name in ONCE),
+    ("mixtral", "statistics"),
+]
 
 
 def _same(found: Any, expected: Any) -> None:
@@ -280,39 +290,34 @@ def test_paths_come_to_the_same_on_a_gpu(tmp_path, family, name):
 # -- how often a GPU is waited for ------------------------------------------------------------
 
 
-def _waits(run: Callable[[fl.LanguageModel], Any]) -> int:
-    with FakeGpu() as gpu:
-        lm = fl.load("tiny:llama", device="cuda")
-        with gpu.counting() as waits:
-            run(lm)
-        return waits.n
-
-
-def _rome_of_steps(steps: int) -> Callable[[fl.LanguageModel], Any]:
+def _rome_of_steps(lm: fl.LanguageModel, steps: int) -> None:
     value = ROME.value.model_copy(update={"steps": steps})
-    return lambda lm: fl.rome(lm, FACTS[0], ROME.model_copy(update={"value": value}))
+    config = ROME.model_copy(update={"value": value})
+    fl.rome(lm, FACTS[0], config, background=background(lm))
 
 
-def _tuned_in_steps(steps: int) -> Callable[[fl.LanguageModel], Any]:
-    config = FT.model_copy(update={"steps": steps})
-    return lambda lm: fl.editing.fine_tune(lm, FACTS, "ft+l", config)
+def _tuned_in_steps(lm: fl.LanguageModel, steps: int) -> None:
+    fl.editing.fine_tune(lm, FACTS, "ft+l", FT.model_copy(update={"steps": steps}))
 
 
-@pytest.mark.parametrize(
-    ("of_steps", "most"),
-    [(_rome_of_steps, 2), (_tuned_in_steps, 3)],
-    # The readout's own look at the positions (transformers), and the loss; of tuning also the
-    # losses that go back to the weights.
-)
-def test_a_step_waits_as_little_as_this(of_steps, most):
-    assert (_waits(of_steps(7)) - _waits(of_steps(3))) / 4 <= most
+@pytest.mark.parametrize(("run", "most"), [(_rome_of_steps, 3), (_tuned_in_steps, 4)])
+def test_a_step_waits_as_little_as_this(gpu, run, most):
+    """For the loss, and where transformers looks at the positions; tuning sends its loss back."""
+    lm = fl.load("tiny:llama", device="cuda")
+    run(lm, 1)  # what is made once
+    counts = []
+    for steps in (2, 6):
+        with gpu.counting() as waits:
+            run(lm, steps)
+        counts.append(waits.n)
+    assert (counts[1] - counts[0]) / 4 <= most, waits
 
 
-def test_restorations_wait_no_oftener_for_more_layers():
-    """Only what is read at the end of a walk is fetched."""
-
-    def traced(lm: fl.LanguageModel) -> Any:
-        config = fl.tracing.TraceConfig(samples=2, kinds=("mlp",), window=1)
-        return fl.causal_trace(lm, FACTS[0], config=config)
-
-    assert _waits(traced) < 120
+def test_runs_of_layers_wait_for_nothing(gpu):
+    """A walk of restorations sends numbers once, and fetches what is read at its end."""
+    lm = fl.load("tiny:llama", device="cuda")
+    config = fl.tracing.TraceConfig(samples=2, kinds=("mlp", "attn"), window=2)
+    with gpu.counting() as waits:
+        fl.causal_trace(lm, FACTS[0], config=config)
+    sent = [line for line, n in waits.sent.items() if "restoration" in line for _ in range(n)]
+    assert len(sent) == 0
