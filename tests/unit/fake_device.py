@@ -224,7 +224,7 @@ class FakeGpu(TorchFunctionMode):
             Tensor.to: self._to,
             Tensor.cpu: lambda tensor, **_: self._move(tensor, _CPU),
             Tensor.cuda: lambda tensor, *_, **__: self._move(tensor, GPU),
-            Tensor.type_as: lambda tensor, other: self._to(tensor, other),
+            Tensor.type_as: self._to,
             Tensor.tolist: self._tolist,
             Tensor.numpy: self._numpy,
             Tensor.__array__: self._array,
