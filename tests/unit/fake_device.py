@@ -43,7 +43,7 @@ _GIB = 2**30
 
 _aten = torch.ops.aten
 # Copies between devices are what `copy_` is for.
-_COPIES = {_aten.copy_, _aten.set_, _aten._has_compatible_shallow_copy_type}
+_COPIES = {_aten.copy_, _aten.set_}
 # The operation takes indices of the CPU, and sends them over by itself.
 _INDEXED = {_aten.index, _aten.index_put, _aten.index_put_, _aten._index_put_impl_}
 # Lengths and sizes stay on the CPU.
@@ -228,7 +228,6 @@ class FakeGpu(TorchFunctionMode):
             Tensor.tolist: self._tolist,
             Tensor.numpy: self._numpy,
             Tensor.__array__: self._array,
-            Tensor.data_ptr: self._data_ptr,
             torch.as_tensor: self._as_tensor,
             torch.asarray: self._as_tensor,
         }
@@ -348,9 +347,6 @@ class FakeGpu(TorchFunctionMode):
     def _array(self, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
         self._refuse(tensor)
         return tensor.__array__(*args, **kwargs)
-
-    def _data_ptr(self, tensor: Tensor) -> int:
-        return tensor.data_ptr()
 
     def _as_tensor(self, data: Any, **kwargs: Any) -> Tensor:
         device = kwargs.pop("device", None)
