@@ -190,7 +190,8 @@ class RunningScale(nn.Module):
         if fn(torch.zeros(())).device.type == "mps":
             return self
         super()._apply(fn, recurse)
-        self.n = self.n.cpu()
+        if not self.n.is_meta:
+            self.n = self.n.cpu()
         return self
 
     def add(self, states: Float[Tensor, "token width"]) -> None:
