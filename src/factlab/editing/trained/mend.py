@@ -85,7 +85,7 @@ class Mend(EditorNetwork):
 
     def _change(self, matrix: Matrix, gradient: OuterProducts, step: Tensor) -> ChangeFactors:
         network, number = self._of(matrix)
-        live = gradient.live
+        live = gradient.live.nonzero(as_tuple=True)  # by number: a mask makes a GPU wait each time
         found = network(gradient.inputs[live], gradient.grads[live], number)
         factors: list[Tensor] = []
         for tokens, factor in zip((gradient.grads, gradient.inputs), found, strict=True):
