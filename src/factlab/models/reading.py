@@ -56,6 +56,10 @@ class Reads(NamedTuple):
         at_rows, at_columns = torch.tensor(reads, dtype=torch.long, device="cpu").T
         return cls(at_rows, at_columns, torch.tensor(ids, dtype=torch.long, device="cpu"))
 
+    def to(self, device: torch.device) -> "Reads":
+        """The same on a device, for what is read there again and again."""
+        return Reads(*(each.to(device) for each in self))
+
     def states(self, hidden: Hidden) -> Float[Tensor, "read d_model"]:
         """The states at these places."""
         return hidden[self.rows.to(hidden.device), self.columns.to(hidden.device)]

@@ -44,11 +44,12 @@ def collect_second_moments(
         for numbers in groups([len(row) for row in corpus.rows], batch_tokens):
             batch = pad([corpus.rows[i] for i in numbers], lm.device)
             lm.run(lm.frame(batch), stop=stop)
+            n_tokens = sum(len(corpus.rows[i]) for i in numbers)
             for layer, total in sums.items():
-                total.begin(int(batch.is_token.sum()))
+                total.begin(n_tokens)
                 for block, keys in recorded[layer].blocks(batch.is_token):
                     total.add(keys, block)
-            done += sum(len(corpus.rows[i]) for i in numbers)
+            done += n_tokens
             progress("collecting key statistics", done, corpus.n_tokens)
     fingerprint = lm.live_fingerprint
     part: Literal["mlp", "shared"] = "shared" if shared else "mlp"

@@ -22,13 +22,13 @@ layer cost little more than its matrix products.
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from factlab.hooks import Site, Stream, intervene
 from factlab.models.engines.engine import Frame
 from factlab.models.language_model import LanguageModel
+from factlab.places import places
 from factlab.progress import ProgressCallback
 from factlab.tracing.cells import RESTORED, SEVERED, Cell, cells_of, parents_of, redrawn
 from factlab.tracing.configs import TraceConfig
@@ -114,8 +114,8 @@ class Restorer:
         the same way whatever the others do. So one run of the layer with all tokens put back gives
         the first step of the windows at every position.
         """
-        in_clean = list(self.corrupted.aligned)
-        in_corrupted = list(self.corrupted.aligned.values())
+        in_clean = tuple(self.corrupted.aligned)
+        in_corrupted = tuple(self.corrupted.aligned.values())
         opened: dict[tuple[Stream, int], Tensor] = {}
         frame = self.lm.frame(self.corrupted.batch)
         windows = [cell for cell in self.cells if cell.kind in RESTORED]
@@ -123,16 +123,18 @@ class Restorer:
             site = Site(first, stream)
             if not self.lm.layers.has(site):
                 continue
-            put_back = partial(_put_back, in_corrupted, self.clean.states[site][in_clean])
+            clean = self.clean.states[site]
+            clean = clean[places(in_clean, clean.device)]
+            put_back = partial(_put_back, in_corrupted, clean)
             with intervene(self.lm, {site: put_back}):
                 out = self.lm.step(frame, self.corrupted.inputs[first], first)
             opened[stream, first] = out
         return opened
 
 
-def _put_back(positions: Sequence[int], clean: Tensor, state: Tensor) -> Tensor:
+def _put_back(positions: tuple[int, ...], clean: Tensor, state: Tensor) -> Tensor:
     restored = state.clone()
-    restored[:, positions] = clean
+    restored[:, places(positions, state.device)] = clean
     return restored
 
 
@@ -242,6 +244,6 @@ def _overwrite(
     for is_cell, replacement in replacements:
         if any(is_cell):
             # By number: a mask makes a GPU wait until it is known how many cells there are.
-            cells = torch.tensor([i for i, one in enumerate(is_cell) if one], device=state.device)
+            cells = places(tuple(i for i, one in enumerate(is_cell) if one), state.device)
             by_cell[cells, :, 0] = replacement.to(state)
     return state

@@ -200,10 +200,9 @@ class _Values:
             self._loss = nll + config.kl_factor * kl + decay.to(nll.device)
         loss = self._loss.detach()
         noted = (loss, nll.detach(), kl.detach(), deltas.detach().norm(dim=1), losses.target_prob)
-        terms = [
-            dict(zip(_TERMS, values, strict=True))
-            for values in zip(*(term.tolist() for term in noted), strict=True)
-        ]
+        # Fetched together: a GPU is waited for once a step.
+        fetched = torch.stack([term.to(loss.device) for term in noted], 1).tolist()
+        terms = [dict(zip(_TERMS, values, strict=True)) for values in fetched]
         is_done = [
             term["loss"] < config.stop_loss or term["nll"] < config.stop_nll or was_said
             for term, was_said in zip(terms, self._was_said, strict=True)

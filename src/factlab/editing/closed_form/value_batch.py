@@ -160,13 +160,14 @@ class ValueBatch:
         essences = [(i, row) for i, row in rows if i % n == n - 1]
         if self._kl_position == "subject_end":
             essences = [(i, replace(row, reads=(row.lookup,))) for i, row in essences]
-        self._reads = _reads(targets)
+        device = self._lm.device  # sent once, and not at every step
+        self._reads = _reads(targets).to(device)
         self._places = [
-            [_reads([(i - part.start, row) for i, row in some if i in part])
+            [_reads([(i - part.start, row) for i, row in some if i in part]).to(device)
              for some in (targets, essences)]
             for part, _ in self._parts
         ]  # fmt: skip
-        self._erased = torch.tensor([p.request.erase for p in self._prepared], device="cpu")
+        self._erased = torch.tensor([p.request.erase for p in self._prepared], device=device)
 
     def losses(self, deltas: Float[Tensor, "fact d_model"], is_said: bool = False) -> Losses:
         """The loss terms with δ added, and whether targets are said, if that is asked for.
@@ -193,11 +194,12 @@ class ValueBatch:
 
     def _said(self, logits: Float[Tensor, "read vocab"]) -> Bool[Tensor, " fact"]:
         """Whether each token of a target that is written is the most probable one, everywhere."""
-        is_missed = logits.argmax(-1).cpu() != self._reads.ids
+        is_missed = logits.argmax(-1).to(self._reads.ids.device) != self._reads.ids
         facts = self._reads.rows // self._rows_per_fact
-        said = ~self._erased
-        said[facts[is_missed]] = False
-        return said
+        n_missed = torch.zeros_like(self._erased, dtype=torch.long).index_add(
+            0, facts, is_missed.long()
+        )
+        return ~self._erased & (n_missed == 0)
 
     def gradient(
         self, loss: Float[Tensor, ""], deltas: Float[Tensor, "fact d_model"]

@@ -211,8 +211,8 @@ class _Batch:
     ) -> None:
         self.n_rows, self._row_list = len(rows), rows
         self._tokens, self._entry, self._frame = tokens, entry, lm.frame(tokens)
-        self._reads = Reads.of([row.continuation for row in rows])
-        self._erased = torch.tensor([row.erase for row in rows], device="cpu")
+        self._reads = Reads.of([row.continuation for row in rows]).to(lm.device)
+        self._erased = torch.tensor([row.erase for row in rows], device=lm.device)
 
     @classmethod
     def of(cls, lm: LanguageModel, rows: Sequence[Row], layer: int) -> "_Batch":

@@ -85,7 +85,7 @@ class Mend(EditorNetwork):
 
     def _change(self, matrix: Matrix, gradient: OuterProducts, step: Tensor) -> ChangeFactors:
         network, number = self._of(matrix)
-        live = gradient.live
+        live = gradient.live.nonzero(as_tuple=True)  # by number: a mask makes a GPU wait each time
         found = network(gradient.inputs[live], gradient.grads[live], number)
         factors: list[Tensor] = []
         for tokens, factor in zip((gradient.grads, gradient.inputs), found, strict=True):
@@ -183,10 +183,16 @@ class RunningScale(nn.Module):
         self.register_buffer("spread", torch.zeros(width, dtype=torch.float64, device="cpu"))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RunningScale":
-        """Go where the module goes, but not to Apple's MPS, which has no float64."""
+        """Go where the module goes, but not to Apple's MPS, which has no float64.
+
+        The number of tokens stays on the CPU, which asks for it at every step.
+        """
         if fn(torch.zeros(())).device.type == "mps":
             return self
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        if not self.n.is_meta:
+            self.n = self.n.cpu()
+        return self
 
     def add(self, states: Float[Tensor, "token width"]) -> None:
         """Take note of some tokens."""
@@ -207,16 +213,17 @@ class RunningScale(nn.Module):
     def size(self) -> Tensor:
         """Root mean square of all entries; 1 before the first tokens."""
         if self.n <= 1:
-            return torch.ones_like(self.n)
+            return self.mean.new_ones(())
         found = (self.mean.square() + self._deviation.square()).mean().sqrt()
         return torch.where(found > 0, found, torch.ones_like(found))
 
     @property
     def scale(self) -> Float[Tensor, " width"]:
         """The standard deviations, none nearly zero."""
-        largest = self._deviation.square().mean().sqrt()
-        floor = _FLOOR * float(largest) if largest > 0 else 1.0
-        return self._deviation.clamp(min=floor)
+        deviation = self._deviation
+        largest = deviation.square().mean().sqrt()
+        floor = torch.where(largest > 0, _FLOOR * largest, torch.ones_like(largest))
+        return deviation.clamp(min=floor)
 
     def standardised(self, states: Float[Tensor, "token width"]) -> Float[Tensor, "token width"]:
         """Mean 0 and deviation 1 in every dimension."""

@@ -12,6 +12,7 @@ from factlab.errors import InvalidRequestError
 from factlab.models.changes.expert_update import ExpertUpdate
 from factlab.models.changes.owners import Owners
 from factlab.models.experts import Mixture, expert_keys, routed
+from factlab.places import places
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,10 +49,10 @@ class ExpertRows:
                 if factors is None or not len(some):
                     continue
                 left, right = (factor.to(keys) for factor in factors)
-                places = tokens[some]
+                at = tokens[some]
                 if self.mixture.sorted_rows:
-                    places = places + expert * len(calls.weights)
-                given[places] += ((keys[some] @ right.T) @ left.T).to(given.dtype)
+                    at = at + expert * len(calls.weights)
+                given[at] += ((keys[some] @ right.T) @ left.T).to(given.dtype)
 
 
 def _owners_of_tokens(owners: Owners, n_tokens: int, device: torch.device) -> Int[Tensor, " token"]:
@@ -61,7 +62,7 @@ def _owners_of_tokens(owners: Owners, n_tokens: int, device: torch.device) -> In
             f"A batch of {n_tokens} tokens has no rows of one length for {len(owners.numbers)} "
             "owners. Say whose change each row of the batch carries."
         )
-    return torch.tensor(owners.numbers, device=device).repeat_interleave(each)
+    return places(owners.numbers, device).repeat_interleave(each)
 
 
 def experts_forward(

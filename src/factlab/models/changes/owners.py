@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from factlab.errors import InvalidRequestError
+from factlab.places import places
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Owners:
         """Each row's own of a stack; the stack itself if every row has the next one."""
         if self.numbers == tuple(range(len(stack))):
             return stack
-        return stack[torch.tensor(self.numbers, device=stack.device)]
+        return stack[places(self.numbers, stack.device)]
 
     def together(
         self, rows: Float[Tensor, "row pos d"], n: int

@@ -120,7 +120,14 @@ class Recording:
             if rows is None
             else torch.tensor(rows, device="cpu")
         )
-        return Prefix([tuple(_take(x, index, columns) for x in kept) for kept in self.kept])
+        stored = self.kept
+        at_rows, at_columns = _beside(stored, index), _beside(stored, columns)
+        return Prefix(
+            [
+                tuple(_take(x, at_rows[x.device], at_columns[x.device]) for x in kept)
+                for kept in stored
+            ]
+        )
 
 
 class Prefix:
@@ -140,8 +147,8 @@ class Prefix:
 
     def rows(self, numbers: Sequence[int]) -> "Prefix":
         """Some of the rows."""
-        index = torch.tensor(numbers, device="cpu")
-        return Prefix([tuple(x[index.to(x.device)] for x in kept) for kept in self.kept])
+        index = _beside(self.kept, torch.tensor(numbers, device="cpu"))
+        return Prefix([tuple(x[index[x.device]] for x in kept) for kept in self.kept])
 
     def without(self, n: int) -> "Prefix":
         """All but the first n tokens."""
@@ -157,11 +164,16 @@ def behind(kept: Kept, new: Kept) -> Kept:
     )
 
 
+def _beside(stored: Sequence[Kept], index: Int[Tensor, "..."]) -> dict[torch.device, Tensor]:
+    """An index on every device where something is kept; sent once, and not for every layer."""
+    return {device: index.to(device) for device in {x.device for kept in stored for x in kept}}
+
+
 def _take(
     states: Float[Tensor, "_ head pos width"],
     rows: Int[Tensor, " row"],
     columns: Int[Tensor, "row column"],
 ) -> Float[Tensor, "row head column width"]:
     """Rows' states at their own columns; a column that repeats is padding, to be masked."""
-    taken = states[rows.to(states.device)[:, None], :, columns.to(states.device)]
+    taken = states[rows[:, None], :, columns]
     return taken.transpose(1, 2)

@@ -223,6 +223,6 @@ def _sums(weight: Tensor) -> bytes:
     bits = _bytes(flat)
     whole = len(bits) // _STRETCH * _STRETCH
     stretches = bits[:whole].view(torch.int64).view(-1, _STRETCH // 8)
-    made = hashlib.blake2b(stretches.sum(1).cpu().numpy().data)
-    made.update(bits[whole:].cpu().numpy().data)
-    return made.digest()
+    # Fetched together: a GPU is waited for once a weight.
+    kept = torch.cat([stretches.sum(1).view(torch.uint8), bits[whole:]])
+    return hashlib.blake2b(kept.cpu().numpy().data).digest()
