@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -150,7 +151,15 @@ def test_shards_and_merge(run, layer, tmp_path):
     assert merged["tables"][0]["notes"] == whole["tables"][0]["notes"]
     assert [r["n"] for r in merged["tables"][0]["rows"]] == [5, 5]
     assert [row.case_id for row in load_run(tmp_path / "merged").rows] == [0, 1, 2, 3, 4]
-    code, _, err = run("merge", *parts, "--out", tmp_path / "merged")
+    again = json.loads(run("merge", *parts, "--out", tmp_path / "merged", "--json")[1])
+    assert again["tables"][0]["notes"] == whole["tables"][0]["notes"]
+    assert len(load_run(tmp_path / "merged").rows) == 5
+    code, _, err = run("merge", parts[0], "--out", tmp_path / "half")
+    assert code == 0
+    assert re.search(r"Unfinished: \d rows? missing, all of shard 2/2 among them", err)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    code, _, err = run("merge", *parts, "--out", tmp_path / "mine")
     assert code == 2
     assert "not empty" in err
     code, _, err = run("merge", tmp_path, "--out", tmp_path / "m")
@@ -206,7 +215,7 @@ def test_a_sweep_traces_few_facts_first(run, files, tmp_path, monkeypatch):
     monkeypatch.setattr(f"{beside}.knows", lambda lm, facts: [True] * len(facts))
     traced = []
 
-    def average_trace(lm, facts, config, folder, limit, **_):
+    def average_trace(lm, facts, config, folder, limit, *_, **__):
         traced.append(limit)
         raise fl.FactlabError("enough")
 

@@ -123,7 +123,7 @@ def test_a_study_has_no_numbered_parts(run, tmp_path):
 
 def test_workers_share_a_sweep_out(run, tmp_path):
     args = ["sweep", "--records", "4", "--layers", "0,1", "--tokens", "last", "--batch-size", "2",
-            "--set", "value.steps=1", "--set", "stats.source=builtin", "--trace-facts", "0",
+            "--set", "value.steps=1", "--set", "stats.tokens_per_dim=1", "--trace-facts", "0",
             *TINY]  # fmt: skip
     assert run(*args, "--out", tmp_path / "one")[0] == 0
     code, _, err = run(*args, "--out", tmp_path / "two", "--workers", "2")

@@ -108,15 +108,18 @@ set -u
 export OMP_NUM_THREADS="$SLURM_CPUS_PER_TASK"
 # Two minutes before the limit Slurm signals this script. The run finishes what is at hand, or is
 # killed after a while, which costs no more than that; then the task queues up again for the rest.
-{done} &
-run=$!
 again=0
+run=
 stop() {{
   again=1
-  kill -INT "$run"
-  (sleep 90 && kill -KILL "$run") 2> /dev/null &
+  if [ -n "$run" ]; then
+    kill -INT "$run"
+    (sleep 90 && kill -KILL "$run") 2> /dev/null &
+  fi
 }}
 trap stop USR1
+{done} &
+run=$!
 code=0
 while kill -0 "$run" 2> /dev/null; do
   wait "$run"
