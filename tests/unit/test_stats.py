@@ -1,9 +1,14 @@
 """Second moments, corpora and their cache."""
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import started
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import factlab as fl
@@ -13,6 +18,7 @@ from factlab.errors import StatisticsError, StorageError, WrongModelError
 from factlab.hooks import Site, Stream, record
 from factlab.models.texts import room_behind
 from factlab.models.tiny import tiny_tokenizer
+from factlab.stats import store
 from factlab.stats.collect import collect_second_moments
 from factlab.stats.corpus import (
     Corpus,
@@ -354,3 +360,40 @@ def test_contexts_are_those_of_the_model(make_model):
         shared.contexts(other, config) == fl.editing.Background().contexts(other, config) != first
     )
     assert shared.contexts(one, config) == first
+
+
+# -- several processes ------------------------------------------------------------------------------
+
+
+def noting_moments(cache: Path) -> None:
+    """Ask for second moments, and leave a line whenever they are collected."""
+    os.environ["FACTLAB_CACHE"] = str(cache)
+    collect = store.collect_second_moments
+
+    def noted(*args):
+        with (cache.parent / "collected").open("a") as file:
+            file.write("once\n")
+        return collect(*args)
+
+    store.collect_second_moments = noted
+    fl.stats.second_moments(fl.models.tiny_model("gpt2"), [1], SMALL)
+
+
+def test_processes_that_need_the_same_collect_it_once(tmp_path):
+    several = [started(noting_moments, tmp_path / "cache") for _ in range(3)]
+    for process in several:
+        process.join()
+        assert process.exitcode == 0
+    assert (tmp_path / "collected").read_text() == "once\n"
+
+
+def test_a_cache_in_which_nothing_can_be_locked_is_read(make_model, monkeypatch):
+    lm = make_model("gpt2")
+    kept = fl.stats.second_moments(lm, [1], SMALL)
+
+    def refused(self, *_args, **_kwargs):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(store.FileLock, "acquire", refused)
+    again = fl.stats.second_moments(lm, [1], SMALL)
+    assert torch.equal(again[1].matrix, kept[1].matrix)

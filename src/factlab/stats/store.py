@@ -1,8 +1,11 @@
 """Second moments on demand: from the cache if they are there, else collected and kept."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 from factlab.arguments import checked
 from factlab.errors import StorageError
@@ -42,28 +45,48 @@ def second_moments(
     """
     config = config or StatsConfig()
     lm.identity.now(live=True, progress=progress)
-    if corpus is None:
-        n_tokens = config.n_tokens(lm, layers, shared)
-        corpus = corpus_from_model(
-            lm, n_tokens, config.row_length, config.seed, progress, not recompute
-        )
-    known_as = lm.live_fingerprint, lm.identity.as_of_old(live=True)
-    paths = {
-        layer: first_there(*(_path(lm, each, layer, corpus, shared) for each in known_as))
-        for layer in layers
-    }
-    found: dict[int, Moment] = {}
-    if not recompute:
-        for layer, path in paths.items():
-            if path.exists():
-                found[layer] = _load(path, lm, layer, shared)
-    missing = [layer for layer in layers if layer not in found]
-    if missing:
-        new = collect_second_moments(lm, missing, corpus, progress, shared)
-        for layer, moment in new.items():
-            moment.save(paths[layer])
-        found |= new
+    with _one_at_a_time(cache_dir()):
+        if corpus is None:
+            n_tokens = config.n_tokens(lm, layers, shared)
+            corpus = corpus_from_model(
+                lm, n_tokens, config.row_length, config.seed, progress, not recompute
+            )
+        known_as = lm.live_fingerprint, lm.identity.as_of_old(live=True)
+        paths = {
+            layer: first_there(*(_path(lm, each, layer, corpus, shared) for each in known_as))
+            for layer in layers
+        }
+        found: dict[int, Moment] = {}
+        if not recompute:
+            for layer, path in paths.items():
+                if path.exists():
+                    found[layer] = _load(path, lm, layer, shared)
+        missing = [layer for layer in layers if layer not in found]
+        if missing:
+            new = collect_second_moments(lm, missing, corpus, progress, shared)
+            for layer, moment in new.items():
+                moment.save(paths[layer])
+            found |= new
     return {layer: found[layer] for layer in layers}
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """A block that one process is in at a time: the others wait, and find what it has kept.
+
+    Where nothing can be locked, such as in a cache that cannot be written, they do not wait.
+    """
+    lock = FileLock(folder / ".second-moments.lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _path(lm: LanguageModel, fingerprint: str, layer: int, corpus: Corpus, shared: bool) -> Path:
