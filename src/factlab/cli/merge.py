@@ -1,8 +1,9 @@
 """`factlab merge`: the parts of a long run, whatever it is, put together."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +11,9 @@ from factlab.cli.options import PoolingOption
 from factlab.cli.registration import MEASURE, NO_MODEL, command
 from factlab.cli.session import Session
 from factlab.errors import InvalidRequestError, StorageError, counted
+
+if TYPE_CHECKING:
+    from factlab.tracing.groups import Pooling
 
 
 def register(app: typer.Typer) -> None:
@@ -48,12 +52,12 @@ def merge(
     written = str(Journal.load(folders[0]).request.get("format")).rpartition(" ")[0]
     if written not in _KINDS:
         raise StorageError(f"'{folders[0]}' is no run that has parts: it is '{written or '?'}'.")
-    if pooled != "facts" and written != "factlab average trace":
-        raise InvalidRequestError("--pooling is for average traces.")
-    if written == "factlab average trace":
-        n_missing = _average(session, folders, out, pooled)
-    else:
-        n_missing = _KINDS[written](session, folders, out)
+    put_together = _KINDS[written]
+    if pooled != "facts":
+        if put_together is not _average:
+            raise InvalidRequestError("--pooling is for average traces.")
+        put_together = partial(_average, pooling=pooled)
+    n_missing = put_together(session, folders, out)
     if n_missing:
         absent = ", ".join(map(str, absent_shards(folders)))
         told = f", all of shard {absent} among them" if absent else ""
@@ -69,15 +73,16 @@ def _evaluation(session: Session, folders: Sequence[Path], out: Path) -> int:
     return run.n_missing
 
 
-def _average(session: Session, folders: Sequence[Path], out: Path, pooling: str = "facts") -> int:
+def _average(
+    session: Session, folders: Sequence[Path], out: Path, pooling: "Pooling" = "facts"
+) -> int:
     from factlab.cli.trace_average import finish
     from factlab.journal import merge
-    from factlab.tracing.groups import pooling_named
 
     merge(folders, out)
     from factlab.tracing.average import AverageTrace
 
-    average = AverageTrace.load(out, pooling_named(pooling))
+    average = AverageTrace.load(out, pooling)
     finish(session, average, out)
     return average.n_missing
 

@@ -101,7 +101,9 @@ class SharingOptions:
         if self.workers == 1:
             yield
             return
-        share_cores(self.workers)
+        import torch
+
+        torch.set_num_threads(share_cores(self.workers))
         own, *others = self._each_device(session)
         session.device = own
         arguments = sys.argv[1:]

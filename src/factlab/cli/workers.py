@@ -39,11 +39,17 @@ def _wait_for_parent() -> None:
     os._exit(1)
 
 
-def share_cores(n_processes: int) -> None:
-    """Give every process its part of the cores, unless somebody has said how many threads."""
+def share_cores(n_processes: int) -> int:
+    """Give every process its part of the cores, unless somebody has said how many threads.
+
+    Returns:
+        Threads of each, for this process too, which may have begun with more.
+    """
     has_affinity = hasattr(os, "sched_getaffinity")
     n_cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    os.environ.setdefault(_THREADS, str(max(1, n_cores // n_processes)))
+    said = os.environ.setdefault(_THREADS, str(max(1, n_cores // n_processes)))
+    first = said.partition(",")[0]  # of nested loops the outermost
+    return int(first) if first.isdigit() and int(first) else 1
 
 
 def arguments_of_worker(arguments: Sequence[str], device: str | None) -> list[str]:
