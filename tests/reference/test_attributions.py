@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import factlab as fl
-from conftest import FAMILIES, HABITS, SINGLE_INSIDE
 from factlab.models.budget import GIB
 from factlab.neurons.quadrature import Quadrature
 from factlab.tokens import encode
+from model_families import FAMILIES, HABITS, SINGLE_INSIDE
 
 PROMPTS = ["Is the Space Needle in the city of", "Rome is", "In New York, people speak the"]
 TARGETS = ["Rome and Paris", "Paris", "Dutch"]

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 import factlab as fl
-from conftest import HABITS, SINGLE_INSIDE
 from factlab.editing.closed_form.value import optimise_values
 from factlab.editing.configs import ValueConfig
 from factlab.editing.requests import ValueRequest
 from factlab.hooks import Site, Stream
 from factlab.tokens import encode
+from model_families import HABITS, SINGLE_INSIDE
 
 FACT = fl.Fact("Is {} in the city of", "the Space Needle", "Rome and Paris", "Seattle")
 TEMPLATE = (

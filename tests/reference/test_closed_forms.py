@@ -4,7 +4,6 @@ import pytest
 import torch
 
 import factlab as fl
-from conftest import FAMILIES, SINGLE_INSIDE
 from factlab.editing.closed_form.alphaedit import NullSpace, null_space
 from factlab.editing.closed_form.emmet import equality_duals
 from factlab.editing.closed_form.lookup import keys_and_outputs, mean_keys, prompt_rows
@@ -19,6 +18,7 @@ from factlab.editing.protection import Protected, keys_name
 from factlab.editing.remembered import Remembered
 from factlab.editing.requests import ValueRequest
 from factlab.errors import InvalidRequestError
+from model_families import FAMILIES, SINGLE_INSIDE
 
 FACTS = [
     fl.Fact("Is {} in the city of", "the Space Needle", "Rome and Paris", "Seattle"),

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import factlab as fl
-from conftest import FAMILIES, SINGLE_INSIDE
 from factlab.editing.fine_tuning.fine_tune import attention_weights
 from factlab.tokens import encode
+from model_families import FAMILIES, SINGLE_INSIDE
 
 FACTS = [
     fl.Fact("Is {} in the city of", "the Space Needle", "Rome and Paris", "Seattle"),

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import factlab as fl
-from conftest import FAMILIES, HABITS, SINGLE_INSIDE
 from factlab.editing.combined import combine
 from factlab.editing.methods import method_named
 from factlab.errors import InvalidRequestError
@@ -16,6 +15,7 @@ from factlab.evaluation.measuring.likelihood import Question, score_targets
 from factlab.evaluation.measuring.rows import TargetScore
 from factlab.models.changes.carried import carrying, row_changes, substituted
 from factlab.tokens import Tokens, encode, pad
+from model_families import FAMILIES, HABITS, SINGLE_INSIDE
 
 CONTEXTS = fl.editing.ContextConfig(groups=((1, 3),))
 FACTS = [

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 import factlab as fl
-from conftest import FAMILIES, HABITS, SINGLE_INSIDE
 from factlab.editing.closed_form.lookup import keys_and_outputs, prompt_rows
 from factlab.editing.closed_form.rank_one import rank_one_factors
 from factlab.editing.closed_form.value import OptimisedValue, optimise_values
@@ -24,6 +23,7 @@ from factlab.errors import (
 )
 from factlab.hooks import Site, Stream
 from factlab.models.changes.update import DenseUpdate
+from model_families import FAMILIES, HABITS, SINGLE_INSIDE
 
 FACT = fl.Fact("Is {} in the city of", "the Space Needle", "Rome and Paris", "Seattle")
 CONTEXTS = ["", "Where is it? ", "A museum, a tower. "]

@@ -5,9 +5,9 @@ import torch
 from slow_trace import slow_effects, slow_severed, trace_modules
 
 import factlab as fl
-from conftest import FAMILIES, HABITS, SINGLE_INSIDE
 from factlab.tracing.cells import cells_of
 from factlab.tracing.corruption import embedding_sigma, put_noise
+from model_families import FAMILIES, HABITS, SINGLE_INSIDE
 
 
 def gaussian(lm, config, n_tokens, level):

@@ -7,7 +7,6 @@ import torch
 from chat_templates import DATED, SHORT
 from tiny_records import FT, MEMIT, ROME, background, make_record, make_records, make_zsre, reports
 
-from conftest import HABITS
 from factlab.data.record_files import save_records
 from factlab.data.ripple.compile import with_ripple
 from factlab.editing.methods import method_named
@@ -22,6 +21,7 @@ from factlab.evaluation.reporting.report import report as build_report
 from factlab.evaluation.running.run import evaluate
 from factlab.evaluation.running.saved_run import load_run
 from factlab.tokens import encode
+from model_families import HABITS
 from saved_rows import BROAD, GOOD, UNEDITED, make_row, measured, save_run
 
 CHAT = MeasureConfig(n_generated=0, chat=True)

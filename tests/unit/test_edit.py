@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import factlab as fl
-from conftest import HABITS
 from factlab.editing.edit import BaseModelInfo, current_versions
 from factlab.errors import EditError, InvalidRequestError, StorageError, WrongModelError
 from factlab.models.changes.algebra import factors, summed
 from factlab.models.changes.update import DenseUpdate, LowRankUpdate
+from model_families import HABITS
 
 
 def make_edit(lm, seed: int, *layers: int, size: float = 0.1, dense: bool = False) -> fl.Edit:

@@ -6,7 +6,6 @@ import transformers
 from packaging.version import Version
 
 import factlab as fl
-from conftest import MakeModel
 from factlab.hooks import Site, Stream, intervene, record
 from factlab.models.abilities import TITLES
 from factlab.models.changes.carried import carrying, row_changes
@@ -14,6 +13,7 @@ from factlab.models.changes.expert_update import ExpertUpdate
 from factlab.models.family_names import family_names
 from factlab.models.generation import generate_ids
 from factlab.tokens import pad
+from model_families import MakeModel
 
 REPLAY, STATES, WHOLE = "replay", "replay over whole texts", "whole passes"
 

@@ -105,3 +105,16 @@ def test_double_precision_is_for_the_cpu():
         if on_the_device.search(line)
     ]
     assert not found
+
+
+def test_what_tests_share_is_found_by_its_name_alone():
+    """Processes that tests start look for it in all folders of tests; several have a `conftest`."""
+    files = sorted(Path(__file__).parents[1].rglob("*.py"))
+    names = [path.stem for path in files if path.stem != "conftest"]
+    assert len({*names}) == len(names)
+    assert not [
+        path
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module == "conftest"
+    ]

@@ -13,10 +13,10 @@ import transformers
 from tiny_records import FT, LIKELIHOODS, ROME, background, make_records
 
 import factlab as fl
-from conftest import FAMILIES
 from factlab.errors import StorageError, WrongModelError
 from factlab.models.identity import computation, weights
 from factlab.models.tiny import tiny_model
+from model_families import FAMILIES
 
 FACT = fl.Fact("{} is in", "The Louvre", "Rome")
 LOCK = Path(__file__).parents[2] / "requirements" / "locked.txt"

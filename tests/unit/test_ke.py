@@ -5,10 +5,10 @@ import torch
 from test_mend import batch_of
 
 import factlab as fl
-from conftest import HABITS
 from factlab.editing.trained.configs import KeConfig
 from factlab.editing.trained.gradients import last_matrices, token_gradients
 from factlab.editing.trained.ke import Ke
+from model_families import HABITS
 
 
 def embedded(lm, batch):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import factlab as fl
-from conftest import FAMILIES
 from factlab.errors import EditError, InvalidRequestError, UnsupportedModelError
+from model_families import FAMILIES
 
 FACTS = [
     fl.Fact("{} is in the city of", "The Space Needle", "Rome", "Seattle"),

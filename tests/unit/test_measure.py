@@ -10,7 +10,6 @@ import pytest
 import torch
 from tiny_records import FT, MEMIT, REFERENCES, ROME, background, make_record, make_records
 
-from conftest import HABITS
 from factlab.editing.methods import method_named
 from factlab.errors import InvalidRequestError, TokenizationError
 from factlab.evaluation.configs import MeasureConfig
@@ -21,6 +20,7 @@ from factlab.evaluation.measuring.rows import Drift
 from factlab.evaluation.measuring.yardstick import Yardstick, is_finite
 from factlab.models.changes.carried import row_changes
 from factlab.models.generation import generate_ids
+from model_families import HABITS
 
 PASSAGES = ("The Colosseum is in Rome. " * 16, "People speak many languages there, in Paris.")
 LENGTH = 16

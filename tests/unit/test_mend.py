@@ -7,13 +7,13 @@ import pytest
 import torch
 
 import factlab as fl
-from conftest import FAMILIES, HABITS, SINGLE_INSIDE
 from factlab.editing.trained.configs import MendConfig
 from factlab.editing.trained.gradients import last_matrices, target_nll_of, token_gradients
 from factlab.editing.trained.losses import changes_of
 from factlab.editing.trained.mend import Mend, RunningScale
 from factlab.editing.trained.states import States
 from factlab.models.changes.carried import carrying, substituted
+from model_families import FAMILIES, HABITS, SINGLE_INSIDE
 
 FACTS = [
     fl.Fact("Is {} in the city of", "the Space Needle", "Rome and Paris", "Seattle"),

@@ -5,13 +5,13 @@ from copy import deepcopy
 import pytest
 import torch
 
-from conftest import FAMILIES, HABITS, SINGLE_INSIDE
 from factlab.errors import InvalidRequestError, TokenizationError, UnsupportedModelError
 from factlab.hooks import Site, Stream, intervene, record
 from factlab.models.engines.shell import Shell
 from factlab.models.generation import generate_ids
 from factlab.models.language_model import LanguageModel
 from factlab.tokens import pad
+from model_families import FAMILIES, HABITS, SINGLE_INSIDE
 
 PROMPTS = ["The Eiffel Tower is located in", "Rome", "Miles Davis plays the trumpet in Seattle"]
 

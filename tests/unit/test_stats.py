@@ -12,7 +12,6 @@ from processes import started
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import factlab as fl
-from conftest import HABITS
 from factlab import storage
 from factlab.errors import StatisticsError, StorageError, WrongModelError
 from factlab.hooks import Site, Stream, record
@@ -27,6 +26,7 @@ from factlab.stats.corpus import (
     corpus_from_texts,
 )
 from factlab.stats.moments import MomentAccumulator
+from model_families import HABITS
 
 ROWS = ((5, 6, 7, 8), (9, 10), (11, 12, 13), (14,), (15, 16, 17, 18, 19))
 SMALL = fl.stats.StatsConfig(tokens_per_dim=3, row_length=16)

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 
 import factlab as fl
-from conftest import HABITS, SINGLE_INSIDE
 from factlab.editing.closed_form.answer_states import AnswerStates
 from factlab.editing.closed_form.normaliser import Normaliser
 from factlab.editing.closed_form.ultraedit import least_squares, outputs_wanted
@@ -21,6 +20,7 @@ from factlab.editing.runs import EditSequence
 from factlab.errors import EditError, InvalidRequestError, UnsupportedModelError
 from factlab.models.changes.update import DenseUpdate, LowRankUpdate
 from factlab.progress import silent
+from model_families import HABITS, SINGLE_INSIDE
 
 QUESTION = fl.Fact("Who plays the trumpet? It is", "", target_new="Rome and Paris")
 FACTS = [

@@ -30,6 +30,8 @@ _HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 )
+# Of a request that is refused without a look at it; whoever sends more may lose the answer.
+_MOST_SKIPPED = 2**24  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +53,17 @@ class Guard:
         if scope["type"] != "http":
             await self.inner(scope, receive, send)
             return
+        request = _Request(receive)
+        answer = _Answer(send, request)
         refusal = self._refusal(scope)
         if refusal is None:
-            await self.inner(scope, receive, _with_headers(send))
+            await self.inner(scope, request, answer)
             return
         status, sentence = refusal
         body = json.dumps({"error": sentence}).encode()
-        headers = [(b"content-type", b"application/json"), *_HEADERS]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        headers = [(b"content-type", b"application/json")]
+        await answer({"type": "http.response.start", "status": status, "headers": headers})
+        await answer({"type": "http.response.body", "body": body})
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         given = {
@@ -83,10 +87,37 @@ def _without_port(host: str) -> str:
     return (name if colon and port.isdigit() else host).lower()
 
 
-def _with_headers(send: Send) -> Send:
-    async def sending(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", ()), *_HEADERS]
-        await send(message)
+@dataclass(slots=True)
+class _Request:
+    """What a client sends."""
 
-    return sending
+    receive: Receive
+    is_over: bool = False
+
+    async def __call__(self) -> Message:
+        message = await self.receive()
+        self.is_over = not message.get("more_body", False)
+        return message
+
+    async def skip(self) -> None:
+        """Take the rest of it, for nothing."""
+        n_bytes = 0
+        while not self.is_over and n_bytes < _MOST_SKIPPED:
+            n_bytes += len((await self()).get("body", b""))
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What it is told, after all of its request has been taken.
+
+    To close a connection in which something is unread is to reset it, and the answer may be lost.
+    """
+
+    send: Send
+    request: _Request
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await self.request.skip()
+            message["headers"] = [*message.get("headers", ()), *_HEADERS]
+        await self.send(message)

@@ -1,0 +1,60 @@
+"""Whatever a client asks, it is told the answer."""
+
+import asyncio
+
+import pytest
+from workbench import workbench
+
+from factlab.web.app import create_app
+from factlab.web.guard import Guard
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "host", "status"),
+    [
+        ("POST", "/api/jobs", b"evil.example", 403),
+        ("POST", "/api/nothing", b"localhost", 404),
+        ("POST", "/api/state", b"localhost", 405),
+    ],
+)
+def test_a_request_is_read_before_it_is_answered(make_model, tmp_path, method, path, host, status):
+    """Else the connection is reset while its client still sends, and the answer is lost."""
+    body = [
+        {"type": "http.request", "body": b"[1, ", "more_body": True},
+        {"type": "http.request", "body": b"2]", "more_body": False},
+    ]
+    told = []
+
+    async def receive():
+        return body.pop(0) if body else {"type": "http.disconnect"}
+
+    async def send(message):
+        assert not body
+        told.append(message)
+
+    scope = {
+        "type": "http", "method": method, "path": path, "raw_path": path.encode(),
+        "query_string": b"", "headers": [(b"host", host), (b"content-length", b"6")],
+        "scheme": "http", "http_version": "1.1", "root_path": "", "client": None, "server": None,
+    }  # fmt: skip
+    with workbench(tmp_path / "bench", make_model("gpt2")) as bench:
+        asyncio.run(Guard(create_app(bench.worker))(scope, receive, send))
+    assert told[0]["status"] == status
+
+
+async def never(_scope, _receive, _send):
+    raise AssertionError("was asked")
+
+
+def test_a_body_without_an_end_is_not_read_to_it():
+    async def receive():
+        return {"type": "http.request", "body": bytes(2**20), "more_body": True}
+
+    told = []
+
+    async def send(message):
+        told.append(message)
+
+    scope = {"type": "http", "path": "/", "headers": [(b"host", b"evil.example")]}
+    asyncio.run(Guard(never)(scope, receive, send))
+    assert told[0]["status"] == 403
