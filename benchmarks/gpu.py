@@ -93,7 +93,7 @@ def _llama(tiny: bool) -> Any:
 
 SHAPES = {
     "gpt2-xl": Shape(_gpt2, torch.float32, 17, (13, 14, 15, 16, 17)),
-    # Fewer layers than MEMIT edits of these: each has a solve of some 15,000 unknowns on the CPU.
+    # Fewer layers than MEMIT edits of these, for the sake of time.
     "gpt-j": Shape(_gptj, torch.bfloat16, 5, (7, 8)),
     "llama-3-8b": Shape(_llama, torch.bfloat16, 5, (4, 5)),
 }

@@ -33,6 +33,7 @@ def build_app() -> typer.Typer:
         judge,
         knowns,
         layers,
+        memory,
         merge,
         methods,
         models,
@@ -64,7 +65,7 @@ def build_app() -> typer.Typer:
     for module in (
         demo, serve, view, ask, trace, trace_average, layers, neurons, edit, values, train, show,
         export, diff, evaluate, merge, report, judge, human, probe, sweep, study, methods, models,
-        data, knowns, stats, slurm,
+        memory, data, knowns, stats, slurm,
     ):  # fmt: skip
         module.register(app)
     return app

@@ -26,6 +26,7 @@ from torch import Tensor
 from factlab.editing.metric import Keys, Metric
 from factlab.editing.remembered import Remembered
 from factlab.errors import EditError, counted
+from factlab.large_matrices import product, solve
 
 Key = Float[Tensor, " d_mlp"]
 Question = tuple[str, str]
@@ -178,9 +179,9 @@ def add_keys_(
     inverse: Float[Tensor, "d_mlp d_mlp"], keys: Keys, signs: Float[Tensor, " fact"]
 ) -> None:
     """(A + Kᵀ S K)⁻¹ from A⁻¹, in place: keys come in (sign 1), or go (sign −1)."""
-    solved = keys @ inverse
-    middle = torch.diag(signs) + solved @ keys.T
-    inverse.addmm_(solved.T, torch.linalg.solve(middle, solved), alpha=-1)
+    solved = product(keys, inverse)
+    middle = torch.diag(signs) + product(solved, keys.T)
+    inverse.addmm_(solved.T, solve(middle, solved), alpha=-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +192,7 @@ class _Inverse:
 
     def solve(self, keys: Keys) -> Keys:
         """M k of every key."""
-        return keys @ self.matrix
+        return product(keys, self.matrix)
 
     def inverse(self) -> Float[Tensor, "d_mlp d_mlp"]:
         """M itself."""

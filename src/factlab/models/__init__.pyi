@@ -4,7 +4,9 @@ from .answering import answers as answers
 from .changes.update import DenseUpdate as DenseUpdate
 from .changes.update import LowRankUpdate as LowRankUpdate
 from .chat import ChatForms as ChatForms
+from .footprints import Footprint as Footprint
 from .language_model import LanguageModel as LanguageModel
+from .loading import footprint as footprint
 from .loading import load as load
 from .scoring import ContinuationScore as ContinuationScore
 from .tiny import tiny_model as tiny_model

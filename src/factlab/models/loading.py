@@ -6,15 +6,17 @@ import torch
 from torch import nn
 
 from factlab.arguments import checked
+from factlab.errors import InvalidRequestError
 from factlab.models import bundled
+from factlab.models.footprints import Footprint
 from factlab.models.gguf import read_gguf
 from factlab.models.language_model import LanguageModel
-from factlab.models.pretrained import read_pretrained
+from factlab.models.pretrained import read_config, read_pretrained
 from factlab.models.request import DTYPE_NAMES, TINY, check_request
 from factlab.models.tiny import tiny_model
 from factlab.progress import ProgressCallback, silent
 
-__all__ = ["DTYPES", "check_request", "load"]
+__all__ = ["DTYPES", "check_request", "footprint", "load"]
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_NAMES}
 
@@ -68,6 +70,47 @@ def load(
             place = name
     model, tokenizer = read_pretrained(place, torch_dtype, asked.placement, revision, name)
     return LanguageModel(model.eval(), tokenizer, name, memory_gib)
+
+
+@checked()
+def footprint(
+    name_or_path: str | Path | None = None,
+    revision: str | None = None,
+    progress: ProgressCallback = silent,
+) -> Footprint:
+    """What a model would take, without its weights being read.
+
+    Args:
+        name_or_path: as for `load`, but for a GGUF file, which says nothing of its model's class.
+        revision: branch, tag or commit on the Hub.
+        progress: told about the bundled model's download.
+
+    Raises:
+        InvalidRequestError: it is a GGUF file.
+        ModelLoadError: the model cannot be found, or its config not be read.
+
+    Examples:
+        >>> model = fl.models.footprint("tiny:gpt2")
+        >>> model.n_layers
+        4
+        >>> model.weights_gib(torch.float32) == 2 * model.weights_gib(torch.bfloat16)
+        True
+    """
+    asked = check_request(name_or_path)
+    name = asked.name or bundled.NAME
+    match asked.kind:
+        case "tiny":
+            return Footprint.of(tiny_model(name.removeprefix(TINY)).model.config, name)
+        case "gguf":
+            raise InvalidRequestError(
+                f"What '{name}' takes is not told by its header. In float32 it is some four bytes "
+                "for each of its weights; name the checkpoint that it was made from instead."
+            )
+        case "bundled":
+            place, revision = str(bundled.bundled_folder(progress)), None
+        case _:
+            place = name
+    return Footprint.of(read_config(place, revision, name), name)
 
 
 def _one_device(placement: str) -> torch.device:

@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from factlab.documents import described
 from factlab.errors import FactlabError, ModelLoadError, counted, nearest
+from factlab.models.footprints import check_fits
 from factlab.models.hub import HubAnswer, ask_hub
 from factlab.models.quiet import quiet_transformers
 from factlab.models.request import WELL_KNOWN
@@ -47,6 +54,7 @@ def read_pretrained(
         devices = list(range(torch.cuda.device_count()))
         with quiet_transformers(), torch.random.fork_rng(devices):
             config = AutoConfig.from_pretrained(place, **source)
+            check_fits(config, dtype, placement, name)
             loaded: Any = auto_class(config).from_pretrained(
                 place,
                 config=config,
@@ -68,6 +76,30 @@ def read_pretrained(
     _check_extra(info, model, name)
     run_experts_in(model, dtype)
     return model, tokenizer
+
+
+def read_config(place: str, revision: str | None, name: str) -> PretrainedConfig:
+    """The config of a checkpoint, without its weights.
+
+    Args:
+        place: folder, or id on the Hub.
+        revision: branch, tag or commit on the Hub.
+        name: what to call it in messages.
+
+    Raises:
+        ModelLoadError: it cannot be found or read.
+    """
+    is_local = Path(place).is_dir()
+    answer = HubAnswer(is_reached=False) if is_local else ask_hub(place, revision)
+    try:
+        with quiet_transformers():
+            return AutoConfig.from_pretrained(
+                answer.folder or place, revision=revision, trust_remote_code=False,
+                local_files_only=not answer.is_reached,
+            )  # fmt: skip
+    # A checkpoint is foreign: its files can make transformers raise anything.
+    except Exception as error:  # what odd files make transformers raise
+        raise _refusal(error, place, name, "cpu", is_local, answer) from error
 
 
 def check_complete(info: dict[str, Any], name: str) -> None:

@@ -53,9 +53,9 @@ def collect_second_moments(
             progress("collecting key statistics", done, corpus.n_tokens)
     fingerprint = lm.live_fingerprint
     part: Literal["mlp", "shared"] = "shared" if shared else "mlp"
+    # Each sum goes as its moment is made, so that not all of both are held.
     return {
-        layer: total.moment(layer, corpus.source, fingerprint, part)
-        for layer, total in sums.items()
+        layer: sums.pop(layer).moment(layer, corpus.source, fingerprint, part) for layer in [*sums]
     }
 
 

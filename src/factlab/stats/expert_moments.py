@@ -25,6 +25,7 @@ from factlab.errors import (
     WrongModelError,
     counted,
 )
+from factlab.large_matrices import cholesky, cholesky_solve
 from factlab.models.language_model import LanguageModel
 from factlab.results import Result
 from factlab.stats.moments import (
@@ -148,7 +149,7 @@ class ExpertMoments(Result, EqualByContent):
     def _factor(self, expert: int) -> Float[Tensor, "d_expert d_expert"]:
         if expert not in self._factors:
             count, width = int(self.counts[expert]), self.blocks.shape[1]
-            factor, info = torch.linalg.cholesky_ex(self.blocks[expert])
+            factor, info = cholesky(self.blocks[expert])
             if count < width or int(info) != 0:
                 why = f"{count} cannot fill" if count < width else f"{count} are too alike for"
                 raise RareExpertError(
@@ -170,7 +171,7 @@ class ExpertMoments(Result, EqualByContent):
         for expert in active_experts(blocks):
             some = torch.nonzero(blocks[:, expert].any(-1)).flatten()
             there = blocks[some, expert].T
-            solved[some, expert] = torch.cholesky_solve(there, self._factor(expert)).T
+            solved[some, expert] = cholesky_solve(there, self._factor(expert)).T
         return solved.flatten(1)
 
     def check_model(self, lm: LanguageModel) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from factlab.documents import check_format
 from factlab.equality import EqualByContent
 from factlab.errors import StatisticsError, StorageError, WrongModelError
+from factlab.large_matrices import cholesky, cholesky_inverse, cholesky_solve, eigh
 from factlab.models.language_model import LanguageModel
 from factlab.models.products import gram
 from factlab.precision import widened
@@ -115,8 +116,7 @@ class SecondMoment(Result, EqualByContent):
     @cached_property
     def eigen(self) -> tuple[Float[Tensor, " d_mlp"], Float[Tensor, "d_mlp d_mlp"]]:
         """Eigenvalues, ascending, and eigenvectors (columns)."""
-        values, vectors = torch.linalg.eigh(self.matrix)
-        return values, vectors
+        return eigh(self.matrix)
 
     def check_full_rank(self) -> None:
         """Refuse a C that keys which are too alike have left singular.
@@ -137,7 +137,7 @@ class SecondMoment(Result, EqualByContent):
 
     @cached_property
     def _cholesky(self) -> Float[Tensor, "d_mlp d_mlp"]:
-        factor, info = torch.linalg.cholesky_ex(self.matrix)
+        factor, info = cholesky(self.matrix)
         if int(info) != 0:
             raise self._singular()
         return factor
@@ -148,7 +148,7 @@ class SecondMoment(Result, EqualByContent):
         Raises:
             StatisticsError: C is not positive definite: there were too few independent keys.
         """
-        return torch.cholesky_solve(keys.cpu().double().T, self._cholesky).T
+        return cholesky_solve(keys.cpu().double().T, self._cholesky).T
 
     def inverse(self) -> Float[Tensor, "d_mlp d_mlp"]:
         """C⁻¹ itself.
@@ -156,7 +156,7 @@ class SecondMoment(Result, EqualByContent):
         Raises:
             StatisticsError: C is not positive definite: there were too few independent keys.
         """
-        return torch.cholesky_inverse(self._cholesky)
+        return cholesky_inverse(self._cholesky)
 
     def check_model(self, lm: LanguageModel) -> None:
         """Refuse statistics of another model. Those of the model before its edits will do.

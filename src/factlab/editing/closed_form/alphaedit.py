@@ -26,6 +26,7 @@ from factlab.editing.methods import METHODS
 from factlab.editing.metric import Keys, Metric
 from factlab.errors import InvalidRequestError
 from factlab.facts import Fact
+from factlab.large_matrices import product
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.stats.expert_moments import Moment
@@ -82,11 +83,11 @@ class NullSpace:
 
     def solve(self, keys: Keys) -> Keys:
         """M k of every key."""
-        return keys @ self.basis @ self.basis.T / self.price
+        return product(product(keys, self.basis), self.basis.T) / self.price
 
     def inverse(self) -> Float[Tensor, "d_mlp d_mlp"]:
         """M itself."""
-        return self.basis @ self.basis.T / self.price
+        return product(self.basis, self.basis.T) / self.price
 
 
 def null_space_metric(moment: Moment, config: AlphaEditConfig, first_keys: Keys) -> NullSpace:

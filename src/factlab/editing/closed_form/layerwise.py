@@ -50,6 +50,7 @@ from factlab.editing.values.recipe import ValuePlan
 from factlab.editing.values.source import ValueSource
 from factlab.errors import FactlabError
 from factlab.facts import Fact
+from factlab.large_matrices import near
 from factlab.models.changes.carried import Carried, as_changed, carrying
 from factlab.models.changes.change import Change
 from factlab.models.language_model import LanguageModel
@@ -322,7 +323,7 @@ def _write(
     """Bring δ about, layer by layer."""
     written = _Written([], [1.0], {})
     changed: dict[str, Carried] = {}
-    with lm.frozen():
+    with lm.frozen(), near(lm.device):
         start = rows.outputs(layers[-1])
         missing = deltas
         for done, layer in enumerate(layers):

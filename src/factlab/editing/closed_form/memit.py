@@ -25,6 +25,7 @@ from factlab.editing.methods import METHODS
 from factlab.editing.metric import Keys, Metric, OrdinaryKeys
 from factlab.editing.preset_table import Preset
 from factlab.facts import Fact
+from factlab.large_matrices import product, solve
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
 from factlab.stats.expert_moments import Moment
@@ -91,8 +92,9 @@ def least_squares_duals(keys: Keys, metric: Metric) -> Keys:
     inverse = metric.inverse() if n_facts >= width else None
     if inverse is None:
         solved = metric.solve(keys)
-        return torch.linalg.solve(_eye(n_facts) + solved @ keys.T, solved)
-    return torch.linalg.solve(_eye(width) + inverse @ (keys.T @ keys), inverse @ keys.T).T
+        return solve(_eye(n_facts) + product(solved, keys.T), solved)
+    weighed = product(inverse, product(keys.T, keys))
+    return solve(_eye(width) + weighed, product(inverse, keys.T)).T
 
 
 def _eye(size: int) -> Float[Tensor, "size size"]:

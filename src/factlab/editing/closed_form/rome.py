@@ -42,6 +42,7 @@ from factlab.editing.requests import value_requests
 from factlab.editing.values.recipe import ValuePlan
 from factlab.errors import EditError, FactlabError
 from factlab.facts import Fact
+from factlab.large_matrices import near
 from factlab.models.experts import Mixture
 from factlab.models.language_model import LanguageModel
 from factlab.progress import ProgressCallback, silent
@@ -292,7 +293,8 @@ class _Memory:
     def _directions(self, rows: Sequence[int]) -> Float[Tensor, "fact d_mlp"]:
         """C⁻¹ k* of some facts, or the part of it that may be written along."""
         mixture = self._mixture
-        directions = self.moment.solve(self.means.keys[rows])
+        with near(self.lm.device):
+            directions = self.moment.solve(self.means.keys[rows])
         if mixture is None or self.settled.config.experts != "top":
             return directions
         keys = self.lookups.keys[rows]

@@ -54,6 +54,7 @@ from factlab.editing.remembered import Remembered, remembered_on
 from factlab.editing.ultraedit_config import UltraEditConfig
 from factlab.errors import EditError, FactlabError, TokenizationError, counted
 from factlab.facts import Fact
+from factlab.large_matrices import near, product, solve
 from factlab.models.changes.change import Change
 from factlab.models.changes.update import DenseUpdate, LowRankUpdate
 from factlab.models.language_model import LanguageModel
@@ -236,7 +237,8 @@ class _Turn:
             normaliser = self.normalisers[matrix.weight_name].with_more(states)
             rate = config.learning_rate or 0.0
             outputs = outputs_wanted(normaliser.normalised(states), rate)
-            updates.append(least_squares(matrix, states.inputs, outputs, config.ridge))
+            with near(outputs.device):
+                updates.append(least_squares(matrix, states.inputs, outputs, config.ridge))
             left |= normaliser.tensors()
         return Edit(
             method="ultraedit",
@@ -275,12 +277,12 @@ def least_squares(
     rows, values = inputs.cpu().double(), outputs.cpu().double()
     n_rows = len(rows)
     if n_rows < d_in:
-        gram = rows @ rows.T + ridge * torch.eye(n_rows, dtype=torch.float64, device="cpu")
-        right = torch.linalg.solve(gram, rows)
+        gram = product(rows, rows.T) + ridge * torch.eye(n_rows, dtype=torch.float64, device="cpu")
+        right = solve(gram, rows)
     else:
-        gram = rows.T @ rows + ridge * torch.eye(d_in, dtype=torch.float64, device="cpu")
-        right = torch.linalg.solve(gram, rows.T).T
+        gram = product(rows.T, rows) + ridge * torch.eye(d_in, dtype=torch.float64, device="cpu")
+        right = solve(gram, rows.T).T
     dtype = inputs.dtype
     if n_rows * (d_in + d_out) < d_in * d_out:
         return LowRankUpdate(name, layout, values.T.contiguous().to(dtype), right.to(dtype))
-    return DenseUpdate(name, layout, (values.T @ right).to(dtype))
+    return DenseUpdate(name, layout, product(values.T, right).to(dtype))
