@@ -52,9 +52,16 @@ def check_model(model: object) -> None:
             f"{type(model).__name__} has no language model head. Load the checkpoint with "
             "AutoModelForCausalLM."
         )
-    elsewhere = offloaded(model)
+    elsewhere, in_parallel = offloaded(model), (getattr(model, "tp_size", None) or 1) > 1
+    spread = [is_spread(parameter) for parameter in model.parameters()]
+    if in_parallel and not any(spread):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is run in parallel by {model.tp_size} processes, each with a "
+            "piece of every weight that looks like a whole one. Load the model with a newer "
+            "transformers, or with device='auto', which puts whole layers on several devices."
+        )
     for name, parameter in model.named_parameters():
-        _check_weight(name, parameter, name in elsewhere)
+        _check_weight(name, parameter, name in elsewhere, in_parallel)
 
 
 def has_head(model: PreTrainedModel) -> bool:
@@ -132,12 +139,15 @@ def _is_of_peft(module: nn.Module) -> bool:
     return type(module).__module__.partition(".")[0] == "peft"
 
 
-def _check_weight(name: str, weight: Tensor, is_offloaded: bool) -> None:
+def _check_weight(name: str, weight: Tensor, is_offloaded: bool, in_parallel: bool) -> None:
+    if in_parallel and callable(getattr(weight, "full_tensor", None)):
+        return
     if is_spread(weight):
         raise UnsupportedModelError(
             f"Weight '{name}' is a {type(weight.data).__name__}: it is spread as pieces over "
             "devices. Load the model with whole weights on each; device='auto' puts whole layers "
-            "on several."
+            "on several. transformers' tensor parallelism (tp_plan='auto') will do for asking and "
+            "tracing."
         )
     if weight.is_meta and not is_offloaded:
         raise ModelLoadError(

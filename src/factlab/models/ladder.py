@@ -6,6 +6,7 @@ from factlab.hooks import Site, Stream
 from factlab.models.abilities import Abilities, Rung, RungName
 from factlab.models.check import Examined
 from factlab.models.layers import Layers
+from factlab.models.stored import is_spread
 from factlab.words import listed_ranges
 
 
@@ -118,6 +119,8 @@ def _reasons(layers: Layers, which: Sequence[int]) -> str:
             what = "no MLP of its own"
         elif mlp.experts is not None:
             what = f"mixture of experts{f', but {mlp.unread},' if mlp.unread else ''}"
+        elif any(map(is_spread, layers.layer(index).parameters())):
+            what = "MLP in pieces, one for each process,"
         else:
             what = "MLP that no plain matrix of floats writes"
         kinds.setdefault(what, []).append(index)

@@ -4,7 +4,8 @@ A quantised weight is not one tensor of floats. It may be a tensor of bytes with
 (parameters, buffers, or what its module writes into a checkpoint), a tensor of a class of its own
 with several inside, or an object that holds some. An offloaded one is nowhere until its module
 runs: accelerate puts it in place then, from memory or from disk, and a tensor without numbers (on
-`meta`) is there meanwhile. `stored` finds all of them, so that what reads a model's bits need not
+`meta`) is there meanwhile. Where a model is run in parallel by several processes, each of them has
+a piece. `stored` finds all of them, so that what reads a model's bits need not
 know of any of this.
 """
 
@@ -47,6 +48,29 @@ class OnDisk:
             return (id(self.weights), self.key)
         stat = self.file.stat()
         return (str(self.file), stat.st_mtime_ns, stat.st_size)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InPieces:
+    """A weight of which each process that runs the model has a piece (torch's `DTensor`).
+
+    Attributes:
+        weight: of which this process has its own.
+    """
+
+    weight: Any
+
+    def read(self) -> Tensor:
+        """All of its numbers. Every process has to ask for them at the same time."""
+        return self.weight.detach().full_tensor()
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """What is other as soon as this process has changed its piece."""
+        return (id(self.weight), self.weight.to_local()._version)
+
+
+Elsewhere = OnDisk | InPieces
 
 
 def offloaded(model: nn.Module) -> dict[str, Tensor | OnDisk]:
@@ -113,7 +137,7 @@ _OF_ALL = frozenset(vars(nn.Module()))
 _SIMPLE = frozenset({bool, int, float, str, tuple, list, dict, type(None)})
 
 
-def stored(model: nn.Module) -> dict[str, Tensor | OnDisk]:
+def stored(model: nn.Module) -> dict[str, Tensor | Elsewhere]:
     """All tensors that hold the numbers of a model's weights, by name.
 
     Of a model of plain tensors, these are its parameters.
@@ -123,9 +147,11 @@ def stored(model: nn.Module) -> dict[str, Tensor | OnDisk]:
     """
     modules = [*model.named_modules()]  # walked once: this is done at every check of a model
     elsewhere = _elsewhere(modules)
-    found: dict[str, Tensor | OnDisk] = {}
+    found: dict[str, Tensor | Elsewhere] = {}
     for name, parameter in _parameters(modules):
-        if parameter.is_meta and (there := elsewhere.get(name)) is not None:
+        if is_spread(parameter):
+            found[name] = InPieces(parameter)
+        elif parameter.is_meta and (there := elsewhere.get(name)) is not None:
             if not _is_tied(model, name, found):
                 found[name] = there
         else:
@@ -134,6 +160,8 @@ def stored(model: nn.Module) -> dict[str, Tensor | OnDisk]:
         if is_packed(module):
             for name, tensor in _of_packed(path, module):
                 source = elsewhere.get(name, tensor) if tensor.is_meta else tensor
+                if is_spread(tensor):
+                    continue  # a parameter, which is there already
                 if isinstance(source, OnDisk):
                     found.setdefault(name, source)
                 elif not source.is_meta:

@@ -16,7 +16,7 @@ from factlab.documents import described
 from factlab.errors import ModelLoadError
 from factlab.hooks import Hook, attached
 from factlab.models.anatomy import Anatomy, LayerParts, Part
-from factlab.models.stored import OnDisk, device_of, float_type, is_packed, offloaded, stored
+from factlab.models.stored import device_of, float_type, is_packed, offloaded, stored
 from factlab.projections import FLOATS, is_affine, is_carrier, passes_gradient, widths_of
 
 
@@ -28,7 +28,7 @@ def check_finite(model: PreTrainedModel) -> None:
         UnsupportedModelError: a weight shows none of what it is made of.
     """
     for name, weight in stored(model).items():
-        numbers = weight.read() if isinstance(weight, OnDisk) else weight.detach()
+        numbers = weight.detach() if isinstance(weight, Tensor) else weight.read()
         if numbers.is_floating_point() and not _is_finite(numbers):
             raise ModelLoadError(
                 f"Weight '{name}' has NaN or infinite entries. "

@@ -56,7 +56,7 @@ class Ride:
             raise EditError(
                 f"'{weight_name}' cannot be edited: its module ({type(module).__name__}) is no "
                 "plain matrix of floats, and what it makes of inputs is no product with one. Load "
-                "the model unquantised and make the edit there."
+                "the model unquantised and whole, and make the edit there."
             )
         return cls(path)
 

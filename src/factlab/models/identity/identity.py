@@ -21,7 +21,7 @@ from factlab.models.changes.change import Change
 from factlab.models.identity import computation
 from factlab.models.identity.tokenizer import TokenizerDigest
 from factlab.models.identity.weights import WeightDigests
-from factlab.models.stored import OnDisk, stored
+from factlab.models.stored import Elsewhere, stored
 from factlab.progress import ProgressCallback, silent
 
 # Fingerprints begin with the way in which they were made. Those of factlab 0.1 have no such sign.
@@ -118,7 +118,7 @@ class Identifier:
         return self._hash(described, live, roughly, silent)
 
     def _hash(self, settings: str, live: bool, roughly: bool, progress: ProgressCallback) -> str:
-        weights: dict[str, Tensor | OnDisk] = dict(sorted(stored(self._model).items()))
+        weights: dict[str, Tensor | Elsewhere] = dict(sorted(stored(self._model).items()))
         if not live:
             weights |= self._originals()
         made = self._digests.of(weights, roughly, progress)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from factlab.models.stored import OnDisk
+from factlab.models.stored import Elsewhere
 from factlab.progress import ProgressCallback, silent
 from factlab.projections import FLOATS
 
@@ -64,7 +64,7 @@ class WeightDigests:
 
     def __init__(self) -> None:
         self._known: dict[str, list[_Known]] = {}
-        self._files: dict[str, tuple[tuple[object, ...] | None, bytes]] = {}
+        self._others: dict[str, tuple[tuple[object, ...] | None, bytes]] = {}
         self._block, self._depth = 0, 0
 
     @contextmanager
@@ -80,7 +80,7 @@ class WeightDigests:
 
     def of(
         self,
-        weights: Mapping[str, Tensor | OnDisk],
+        weights: Mapping[str, Tensor | Elsewhere],
         roughly: bool = False,
         progress: ProgressCallback = silent,
     ) -> dict[str, bytes]:
@@ -92,16 +92,16 @@ class WeightDigests:
             progress: called with MiB done and in all, if there is much to be hashed.
         """
         held = {name: each for name, each in weights.items() if isinstance(each, Tensor)}
-        files = {name: each for name, each in weights.items() if isinstance(each, OnDisk)}
-        read = {name: self._of_file(name, each) for name, each in files.items()}
+        others = {n: each for n, each in weights.items() if not isinstance(each, Tensor)}
+        read = {name: self._of_other(name, each) for name, each in others.items()}
         return read | self._of_held(held, roughly, progress)
 
-    def _of_file(self, name: str, weight: OnDisk) -> bytes:
-        """The digest of a weight that is read from a file, anew if the file is another."""
-        place, digest = self._files.get(name, (None, b""))
+    def _of_other(self, name: str, weight: Elsewhere) -> bytes:
+        """The digest of a weight that is read from elsewhere, anew if what is there is other."""
+        place, digest = self._others.get(name, (None, b""))
         if place != weight.place:
             place, digest = weight.place, _sha256(name, weight.read())
-            self._files[name] = (place, digest)
+            self._others[name] = (place, digest)
         return digest
 
     def _of_held(
