@@ -87,7 +87,15 @@ def test_the_command(folder, run):
     code, out, _ = run("memory", "--model", "tiny:gpt2")
     assert code == 0
     assert "alphaedit" in out
-    for wrong in (["--n-layers", 0], ["--memory-gib", 0], ["--model", "nowhere/at/all"]):
+    code, out, _ = run("memory", "--model", "tiny:gpt2", "--dtype", "float16")
+    assert "float16" in out
+    assert "float32" not in out
+    for wrong in (
+        ["--dtype", "float12"],
+        ["--n-layers", 0],
+        ["--memory-gib", 0],
+        ["--model", "nowhere/at/all"],
+    ):
         code, out, err = run("memory", *wrong)
         assert (code, out, err.count("\n")) == (2, "", 1)
 

@@ -17,10 +17,11 @@ def register(app: typer.Typer) -> None:
         memory,
         "memory",
         group=MODELS,
-        takes=("model", "memory_gib"),
+        takes=("model", "dtype", "memory_gib"),
         examples=(
             "factlab memory",
             "factlab memory --model EleutherAI/gpt-j-6b --n-layers 6",
+            "factlab memory --model gpt2-xl --dtype float32 --memory-gib 2",
         ),
     )
 
@@ -34,8 +35,9 @@ def memory(
     """Say how much memory a model takes, by command and float type, without loading it."""
     if n_layers < 1:
         raise InvalidRequestError(f"--n-layers {n_layers} must be at least 1.")
-    from factlab.models.request import check_gib
+    from factlab.models.request import check_dtype, check_gib
 
+    shown = ["float32", "bfloat16"] if session.dtype is None else [check_dtype(session.dtype)]
     batches = 1.0 if session.memory_gib is None else session.memory_gib
     check_gib(batches)
     from factlab.models.footprints import free_gib
@@ -45,7 +47,6 @@ def memory(
         model = footprint(session.model, progress=report)
     weights = {name: model.weights_gib(dtype) for name, dtype in DTYPES.items()}
     statistics = model.besides(n_layers)
-    shown = ("float32", "bfloat16")
     session.say(
         f"{model.name}: {model.n_weights / 1e9:.3g} billion weights; "
         + "; ".join(f"{weights[name]:.1f} GiB in {name}" for name in shown)
