@@ -1,5 +1,6 @@
 """Human studies: who sees what, what the page gives away, and what answers come to."""
 
+import base64
 import json
 from collections import Counter
 from fractions import Fraction
@@ -17,6 +18,7 @@ from factlab.human.passages import cut
 from factlab.human.plan import plan_pages
 from factlab.human.report_page import agreement_table
 from factlab.human.scores import score_question, sign_test
+from factlab.web.results import result_document
 from human_studies import METHODS, answers_of, hand_in, make_study, saved_run, wrote
 from saved_rows import GOOD, make_row, save_run
 
@@ -577,6 +579,28 @@ def test_what_is_saved(handed_in, tmp_path):
     lines = (tmp_path / "scores" / "ratings.csv").read_text().splitlines()
     assert len(lines) == 1 + 60
     assert lines[1].endswith("consistent,zq-one,zq-three,30.5")
+
+
+def test_the_workbench_shows_what_is_saved(handed_in, tmp_path):
+    study, files = handed_in
+    found = fl.human.score_human_study(study, files)
+    folder = tmp_path / "scores"
+    found.save(folder)
+    shown = result_document(folder)
+    assert shown["kind"] == "human"
+    assert shown["rows"] == json.loads(json.dumps(found.rows()))
+    assert shown["about"] == "\n".join(found.notes)
+    assert base64.b64decode(shown["picture"]) == (folder / "human.png").read_bytes()
+    (folder / "human.png").unlink()
+    assert result_document(folder)["picture"] is None
+    saved = json.loads((folder / "scores.json").read_text())
+    (folder / "scores.json").write_text(json.dumps(saved | {"places": None}))
+    with pytest.raises(StorageError, match="no places of methods"):
+        result_document(folder)
+    for other in (json.dumps(saved | {"format": "factlab human scores"}), "{}", "[]", "{"):
+        (folder / "scores.json").write_text(other)
+        with pytest.raises(StorageError, match="is no trace"):
+            result_document(folder)
 
 
 def test_labels_with_signs_are_drawn_as_they_are(tmp_path):

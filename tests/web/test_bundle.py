@@ -63,7 +63,9 @@ def test_what_cannot_be_shown(tmp_path):
     with pytest.raises(StorageError, match=r"There is no file or folder .*gone"):
         write_bundle([tmp_path / "gone"], tmp_path / "page")
     (tmp_path / "notes").mkdir()
-    with pytest.raises(StorageError, match="no trace, edit, evaluation, sweep, probes or study"):
+    with pytest.raises(
+        StorageError, match="no trace, edit, evaluation, sweep, probes, study or scores"
+    ):
         write_bundle([tmp_path / "notes"], tmp_path / "page")
     (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
     with pytest.raises(StorageError, match="no trace"):

@@ -9,7 +9,9 @@ from safetensors import SafetensorError, safe_open
 from factlab.errors import FactlabError, InvalidRequestError, StorageError
 from factlab.storage import read_json
 
-Kind = Literal["evaluation", "localisation", "probes", "sweep", "study", "average", "trace", "edit"]
+Kind = Literal[
+    "evaluation", "localisation", "probes", "sweep", "study", "average", "trace", "edit", "human"
+]
 
 _STUDIES = frozenset({"scaling.json", "relations.json", "layers.json", "mixture.json"})
 _RUNS: dict[str, Kind] = {
@@ -28,6 +30,10 @@ def kind_of(path: Path) -> Kind | None:
         return "trace" if _begins(_format_of_tensors(path), "factlab causal trace") else None
     if (path / "edit.json").is_file():
         return "edit"
+    if (path / "scores.json").is_file():
+        return (
+            "human" if _begins(_format_of(path / "scores.json"), "factlab human scores") else None
+        )
     if (path / "run.json").is_file():
         written = _format_of_folder(path)
         return next((kind for start, kind in _RUNS.items() if _begins(written, start)), None)
@@ -45,8 +51,8 @@ def shown_kind(path: Path) -> Kind:
     kind = kind_of(path)
     if kind is None:
         raise StorageError(
-            f"'{path}' is no trace, edit, evaluation, sweep, probes or study of factlab. Of a "
-            "study give its JSON file, such as scaling.json."
+            f"'{path}' is no trace, edit, evaluation, sweep, probes, study or scores of raters of "
+            "factlab. Of a study of many facts give its JSON file, such as scaling.json."
         )
     return kind
 
@@ -74,6 +80,13 @@ def _format_of_folder(path: Path) -> object:
     except FactlabError:
         return None
     return request.get("format") if isinstance(request, dict) else None
+
+
+def _format_of(file: Path) -> object:
+    try:
+        return read_json(file).get("format")
+    except FactlabError:
+        return None
 
 
 def _format_of_tensors(path: Path) -> object:

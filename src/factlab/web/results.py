@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from factlab.editing.edit import Edit
+from factlab.errors import StorageError
 from factlab.evaluation.localising.result import Localisation
 from factlab.evaluation.probing.result import Probes
 from factlab.evaluation.reporting.formats import cells, header, table_title
@@ -16,6 +17,7 @@ from factlab.evaluation.running.saved_run import Run, load_run
 from factlab.evaluation.studies.result import Study
 from factlab.evaluation.sweeping.result import Sweep
 from factlab.results import Drawn, Tabular
+from factlab.storage import read_json
 from factlab.tracing.average import AverageTrace
 from factlab.tracing.document import average_document, trace_document
 from factlab.tracing.result import CausalTrace
@@ -41,6 +43,8 @@ def result_document(path: Path) -> dict[str, Any]:
         StorageError: it is nothing that factlab wrote, or damaged.
     """
     kind = shown_kind(path)
+    if kind == "human":
+        return _human_document(path)
     loaded = _LOADERS[kind](path)
     document: dict[str, Any] = {"kind": kind, "title": path.name}
     document |= {"missing": getattr(loaded, "n_missing", 0)}  # of what grows, also a sweep
@@ -57,8 +61,30 @@ def result_document(path: Path) -> dict[str, Any]:
         document["rows"] = loaded.rows()[:_TABLE_ROWS]
     if isinstance(loaded, Drawn):
         picture = loaded._repr_png_()
-        document["picture"] = picture and base64.b64encode(picture).decode()
+        document["picture"] = picture and _base64(picture)
     return document
+
+
+def _human_document(path: Path) -> dict[str, Any]:
+    """What `factlab human score` wrote: its sentences, places of methods, and picture."""
+    file = path / "scores.json"
+    scores = read_json(file)
+    places, sentences = scores.get("places"), scores.get("notes")
+    if not isinstance(places, list) or not isinstance(sentences, list):
+        raise StorageError(f"'{file}' is damaged: it has no places of methods, or no notes.")
+    picture = path / "human.png"
+    return {
+        "kind": "human",
+        "title": path.name,
+        "missing": 0,
+        "about": "\n".join(map(str, sentences)),
+        "rows": places,
+        "picture": _base64(picture.read_bytes()) if picture.is_file() else None,
+    }
+
+
+def _base64(picture: bytes) -> str:
+    return base64.b64encode(picture).decode()
 
 
 def report_document(runs: Sequence[Run]) -> dict[str, Any]:
