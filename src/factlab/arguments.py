@@ -11,9 +11,11 @@ import inspect
 import types
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import (
     Any,
     Generic,
+    Literal,
     ParamSpec,
     Protocol,
     TypeVar,
@@ -113,6 +115,11 @@ def _check(function: str, name: str, value: object, annotation: object, several:
                 f"lm is a {_name(value)}, not a LanguageModel. Load one with fl.load(), or wrap "
                 "yours: fl.LanguageModel(model, tokenizer)."
             )
+    elif (names := _names(annotation)) and not isinstance(value, str):
+        raise InvalidRequestError(
+            f"{name} is a {_name(value)}, and {function} takes one of these names: "
+            f"{', '.join(names)}."
+        )
     elif name == "config" and any(issubclass(kind, BaseModel) for kind in classes):
         _check_config(function, value, classes)
     elif items and not (isinstance(value, classes) and not isinstance(value, Sequence)):
@@ -128,6 +135,9 @@ def _check(function: str, name: str, value: object, annotation: object, several:
             f"{name} is a {_name(value)}, not a Fact. Make one: fl.Fact(template, subject, "
             "target_new)."
         )
+    elif str in classes and _are_plain(kinds) and not isinstance(value, classes):
+        wanted = " or ".join(kind.__name__ for kind in classes if kind is not types.NoneType)
+        raise InvalidRequestError(f"{name} is a {_name(value)}, and {function} takes a {wanted}.")
 
 
 def _check_config(function: str, value: object, classes: tuple[type, ...]) -> None:
@@ -164,6 +174,19 @@ def _members(annotation: object) -> list[object]:
     if get_origin(annotation) in {Union, types.UnionType}:
         return [one for member in get_args(annotation) for one in _members(member)]
     return [types.NoneType if annotation is None else annotation]
+
+
+def _names(annotation: object) -> list[str]:
+    """What may be chosen by name, if that is all that an annotation allows but for None."""
+    kinds = [kind for kind in _members(annotation) if kind is not types.NoneType]
+    if not kinds or any(get_origin(kind) is not Literal for kind in kinds):
+        return []
+    return [str(choice) for kind in kinds for choice in get_args(kind)]
+
+
+def _are_plain(kinds: Sequence[object]) -> bool:
+    """Whether values of no other class will do: numbers stand for each other, and so do paths."""
+    return all(isinstance(kind, type) for kind in kinds) and not {*kinds} & {float, Path}
 
 
 def _items(kind: object) -> list[type]:

@@ -61,6 +61,8 @@ CASES = [
     (lambda lm, fact: fl.edit_each(lm, [fact], config={"layer": 1}), "config is a dict"),
     (lambda lm, fact: fl.neurons.attribute_neurons_each(lm, fact.prompt), "one str was given"),
     (lambda lm, fact: fl.neurons.shared_neurons(fl.attribute_neurons(lm, fact)), "one NeuronAttribution was given"),
+    (lambda lm, fact: fl.editing.fine_tune(lm, fact, fl.editing.FineTuneConfig()), "method is a FineTuneConfig, and fine_tune takes one of these names: ft, "),
+    (lambda lm, fact: fl.edit_each(lm, [fact], fl.editing.RomeConfig()), "method is a RomeConfig, and edit_each takes a str or Method"),
     (lambda lm, fact: fl.rome(lm, fact, progress=3), "progress cannot be 3"),
 ]  # fmt: skip
 

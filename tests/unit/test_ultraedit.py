@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import factlab as fl
 from factlab.editing.closed_form.answer_states import AnswerStates
 from factlab.editing.closed_form.normaliser import Normaliser
-from factlab.editing.closed_form.ultraedit import least_squares, outputs_wanted
+from factlab.editing.closed_form.ultraedit import least_squares, outputs_wanted, without
 from factlab.editing.gradients import Matrix, TokenStates
 from factlab.editing.methods import METHODS
 from factlab.editing.remembered import Remembered
@@ -70,6 +70,35 @@ def test_the_change_is_the_minimum():
 
     for seed in range(5):
         assert cost(delta) < cost(delta + 0.01 * numbers(4, 5, seed=seed))
+
+
+def test_a_direction_is_left_alone_at_the_least_cost():
+    inputs, outputs, spared = numbers(3, 5), numbers(3, 4, seed=1), numbers(5, seed=2)
+    delta = least_squares(matrix(), without(inputs, spared), outputs, 0.5).matrix(
+        torch.float64, torch.device("cpu")
+    )
+    assert (delta @ spared).abs().max() < 1e-12
+    # The normal equations in coordinates of the plane across it.
+    plane = torch.linalg.qr(torch.cat([spared[:, None], numbers(5, 4, seed=3)], 1)).Q[:, 1:]
+    rows = inputs @ plane
+    expected = torch.linalg.solve(rows.T @ rows + 0.5 * torch.eye(4).double(), rows.T @ outputs).T
+    assert (delta @ plane - expected).abs().max() < 1e-12
+    assert torch.equal(without(inputs, torch.zeros(5).double()), inputs)
+
+
+def test_an_edit_can_spare_the_mean_of_inputs(make_model):
+    lm = make_model("llama", dtype=torch.float64)
+    spare = CONFIG.model_copy(update={"spare_mean": True})
+    for config, is_spared in ((CONFIG, False), (spare, True)):
+        with fl.editing.ultraedit(lm, FACTS[:2], config).applied(lm):
+            later = fl.editing.ultraedit(lm, FACTS[2:], config)
+        (left,) = later.remembered
+        assert len(later.updates) == 4
+        for update in later.updates:
+            change = update.matrix(torch.float64, torch.device("cpu"))
+            mean = left.tensors[f"ultraedit.mean.{update.weight_name}"][: change.shape[1]]
+            moved = float((change @ mean).norm() / (change.norm() * mean.norm()))
+            assert (moved < 1e-9) is is_spared
 
 
 def test_outputs_by_hand():

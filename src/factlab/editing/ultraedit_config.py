@@ -23,8 +23,11 @@ class UltraEditConfig(MethodConfig):
         learning_rate: η; by default the preset's, or by how large the outputs of the projections
             are (`factlab.editing.closed_form.ultraedit`).
         ridge: what is added to the diagonal of HᵀH; the paper's 1.
+        spare_mean: write nothing along the mean of the inputs seen so far, which is in every text;
+            for turns of few facts (factlab; see `docs/results/scaling.md`).
     """
 
+    added: ClassVar[frozenset[str]] = frozenset({"spare_mean"})
     layer_setting: ClassVar[Literal["layer", "layers"] | None] = "layers"
 
     layers: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
@@ -32,6 +35,7 @@ class UltraEditConfig(MethodConfig):
     weights: tuple[str, ...] | None = Field(default=None, min_length=1)
     learning_rate: PositiveFloat | None = None
     ridge: PositiveFloat = 1.0
+    spare_mean: bool = False
 
     @property
     def edited_layers(self) -> tuple[int, ...]:

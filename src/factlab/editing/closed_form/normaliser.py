@@ -61,6 +61,11 @@ class Normaliser(NamedTuple):
         """The same with the tokens of a turn."""
         return self._replace(moments=self.moments.with_more(torch.cat(states, 1)))
 
+    @property
+    def mean_input(self) -> Tensor:
+        """Mean of the inputs so far."""
+        return self.moments.mean[: self.d_in]
+
     def tensors(self) -> dict[str, Tensor]:
         """What is left to later edits."""
         n, mean, spread = self.moments

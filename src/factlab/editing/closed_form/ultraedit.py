@@ -237,8 +237,11 @@ class _Turn:
             normaliser = self.normalisers[matrix.weight_name].with_more(states)
             rate = config.learning_rate or 0.0
             outputs = outputs_wanted(normaliser.normalised(states), rate)
+            inputs = states.inputs
+            if config.spare_mean:
+                inputs = without(inputs, normaliser.mean_input)
             with near(outputs.device):
-                updates.append(least_squares(matrix, states.inputs, outputs, config.ridge))
+                updates.append(least_squares(matrix, inputs, outputs, config.ridge))
             left |= normaliser.tensors()
         return Edit(
             method="ultraedit",
@@ -261,6 +264,20 @@ def outputs_wanted(normalised: TokenStates, rate: float) -> Float[Tensor, "token
     """V, by which outputs are to change: −η ‖ĥ‖² ĝ of every token."""
     inputs, grads = normalised
     return -rate * inputs.square().sum(-1, keepdim=True) * grads
+
+
+def without(
+    inputs: Float[Tensor, "token d_in"], direction: Float[Tensor, " d_in"]
+) -> Float[Tensor, "token d_in"]:
+    """Inputs without what they have in a direction. A change that is made of them leaves it alone.
+
+    Facts that are written together share what the mean of their inputs h̄ is to do. One by one,
+    each adds to ΔW h̄ what the others have added already, and it grows with their number until it
+    drowns whatever a text says.
+    """
+    unit = direction / torch.linalg.vector_norm(direction).clamp(min=1e-30)
+    rows = inputs.to(unit)
+    return (rows - (rows @ unit)[:, None] * unit).to(inputs)
 
 
 def least_squares(
