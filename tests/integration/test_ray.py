@@ -1,0 +1,127 @@
+"""`--engine ray` on a real cluster of several nodes, all on this machine.
+
+Ray is not in the locks: `pip install '.[ray]'`. Without it a stand-in is used, in unit/test_ray.py.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytest.importorskip("ray", reason="Ray is not installed; it is the extra factlab[ray].")
+
+N_RECORDS = 16
+EVAL = ["eval", "--model", "tiny:gpt2", "--method", "ft", "--layer", "1", "--batch-size", "2",
+        "--limit", str(N_RECORDS), "--no-generation"]  # fmt: skip
+NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+MOST_LOOKS = 6_000  # after so many in vain a test has failed, however slow the machine
+
+
+def seen(look: Callable[[], object], driver: subprocess.Popen) -> None:
+    """Look again and again until something is there."""
+    for _ in range(MOST_LOOKS):
+        if look():
+            return
+        if driver.poll() is not None:
+            break
+        time.sleep(0.05)
+    driver.kill()
+    pytest.fail("\n".join(driver.communicate()))
+
+
+@pytest.fixture
+def cluster(monkeypatch) -> Iterator[object]:
+    """One node with room for one worker; more can be added."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    made = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    monkeypatch.setenv("RAY_ADDRESS", made.address)
+    yield made
+    made.shutdown()
+
+
+def begun(folder: Path, number: int) -> list[int]:
+    """The processes that were started as a worker of a run."""
+    log = folder / ".workers" / f"{number}.log"
+    text = log.read_text() if log.exists() else ""
+    return [int(each) for each in re.findall(rf"^Worker {number} on .*, process (\d+)", text, re.M)]
+
+
+def is_evaluating(folder: Path, number: int) -> bool:
+    log = folder / ".workers" / f"{number}.log"
+    return log.exists() and "evaluating" in log.read_text()
+
+
+def n_written(folder: Path) -> int:
+    return sum(file.read_bytes().count(b"\n") for file in folder.glob("records-*.jsonl"))
+
+
+def rows(folder: Path) -> list[str]:
+    """The lines of a run's one file, without the seconds that its rows took."""
+    lines = (folder / "records-1-of-1.jsonl").read_text().splitlines()
+    return [
+        json.dumps({k: v for k, v in json.loads(line).items() if not k.endswith("_s")})
+        for line in lines
+    ]
+
+
+def raylet(node) -> int:
+    return node.all_processes["raylet"][0].process.pid
+
+
+def started(folder: Path, *options: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "factlab", *EVAL, "--out", str(folder), "--engine", "ray"]
+    return subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_a_worker_and_a_node_are_lost_and_nothing_else(run, cluster, tmp_path):
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    node = cluster.add_node(**NODE)
+    driver = started(folder, "--workers", "2")
+    # Both are held in the middle, so that neither can be done before the other is lost.
+    for number in (1, 2):
+        seen(lambda n=number: is_evaluating(folder, n), driver)
+        os.kill(begun(folder, number)[-1], signal.SIGSTOP)
+    assert n_written(folder) < N_RECORDS
+    on_node, killed = sorted(
+        (1, 2),
+        key=lambda n: (
+            raylet(node) not in [p.pid for p in psutil.Process(begun(folder, n)[-1]).parents()]
+        ),
+    )
+    (of_node,) = begun(folder, on_node)
+    os.kill(begun(folder, killed)[-1], signal.SIGKILL)
+    cluster.remove_node(node, allow_graceful=False)
+    if psutil.pid_exists(of_node):
+        os.kill(of_node, signal.SIGCONT)  # it sees that its node is gone, and ends
+    cluster.add_node(**NODE)
+    seen(lambda: driver.poll() is not None, driver)
+    out, err = driver.communicate()
+    assert driver.returncode == 0, err
+    assert "Rows: " in out
+    assert "was lost" not in err
+    assert [len(begun(folder, number)) for number in (1, 2)] == [2, 2]
+    assert run(*EVAL, "--out", whole)[0] == 0
+    assert rows(folder) == rows(whole)
+    assert n_written(folder) == N_RECORDS
+
+
+def test_a_cluster_without_the_gpus_that_are_asked_for_is_told_of(run, cluster, tmp_path):
+    driver = started(tmp_path / "run", "--gpus", "2", "--cpus", "1")
+    seen(lambda: driver.poll() is not None, driver)
+    _, err = driver.communicate()
+    assert driver.returncode == 2
+    assert "No node of the Ray cluster has 2 GPUs and 1 core for a worker" in err
+    assert not (tmp_path / "run").exists()
