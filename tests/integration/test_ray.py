@@ -18,7 +18,7 @@ import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed; it is the extra factlab[ray].")
 
-N_RECORDS = 16
+N_RECORDS = 8
 EVAL = ["eval", "--model", "tiny:gpt2", "--method", "ft", "--layer", "1", "--batch-size", "2",
         "--limit", str(N_RECORDS), "--no-generation"]  # fmt: skip
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from factlab.cli.ray_worker import ERROR, MARK, Outcome, work
+from factlab.cli.ray_worker import ERROR, MARK, Outcome, last_words, work
 from factlab.cli.workers import LOGS, THREADS, arguments_of_worker
 from factlab.errors import InvalidRequestError, MissingPackageError, counted
 from factlab.storage import write_text
@@ -228,8 +228,7 @@ class _Cluster:
         try:
             return Outcome(*self._ray.get(reference))
         except self._ray.exceptions.RayError as error:
-            lines = str(error).strip().splitlines()
-            return Outcome(1, f"Ray could not do it: {lines[-1] if lines else error!r}")
+            return Outcome(1, f"Ray could not do it: {last_words(str(error)) or repr(error)}")
 
 
 @contextmanager

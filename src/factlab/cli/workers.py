@@ -17,7 +17,7 @@ from pathlib import Path
 
 PROGRAM = (sys.executable, "-m", "factlab")
 WORKER = "FACTLAB_WORKER"  # the number of a worker, in its environment
-THREADS = "OMP_NUMTHREADS"
+THREADS = "OMP_NUM_THREADS"
 STARTS = 4  # of one worker that is killed again and again
 LOGS = ".workers"  # in the folder of a run, for what workers print
 _LOOKS_EVERY_S = 0.5
