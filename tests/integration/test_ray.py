@@ -118,10 +118,15 @@ def test_a_worker_and_a_node_are_lost_and_nothing_else(run, cluster, tmp_path):
     assert n_written(folder) == N_RECORDS
 
 
-def test_a_cluster_without_the_gpus_that_are_asked_for_is_told_of(run, cluster, tmp_path):
-    driver = started(tmp_path / "run", "--gpus", "2", "--cpus", "1")
+def test_what_a_cluster_or_a_worker_cannot_do_is_the_error_of_the_command(cluster, tmp_path):
+    driver = started(tmp_path / "run", "--gpus", "2")
     seen(lambda: driver.poll() is not None, driver)
     _, err = driver.communicate()
     assert driver.returncode == 2
     assert "No node of the Ray cluster has 2 GPUs and 1 core for a worker" in err
     assert not (tmp_path / "run").exists()
+    driver = started(tmp_path / "run", "--layer", "99")
+    seen(lambda: driver.poll() is not None, driver)
+    _, err = driver.communicate()
+    assert driver.returncode == 2
+    assert err.count("Error: Layer 99 is out of range") == 1

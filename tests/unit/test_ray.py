@@ -222,7 +222,7 @@ def test_a_cluster_without_room_is_told_of_before_anything_begins(ray, run, tmp_
     code, _, err = run(*EVAL, "--out", tmp_path / "run", *asked)
     assert code == 2
     assert "No node of the Ray cluster has 2 GPUs and 4 cores for a worker." in err
-    assert "1 GPUs and 4 cores; 0 GPUs and 8 cores" in err
+    assert "They have: 1 GPU and 4 cores; 8 cores." in err
     assert not (tmp_path / "run").exists()
     assert ray.n_tasks == 0
 

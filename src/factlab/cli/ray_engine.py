@@ -53,8 +53,7 @@ class Need:
 
     def __str__(self) -> str:
         """In words."""
-        gpus = f"{self.gpus:g} {'GPU' if self.gpus == 1 else 'GPUs'} and " if self.gpus else ""
-        return f"{gpus}{counted(self.cpus, 'core')}"
+        return _in_words(self.cpus, self.gpus)
 
     @property
     def device(self) -> str:
@@ -128,6 +127,11 @@ class _Tail:
             self.is_all &= not line.startswith(ERROR)
             if self.is_all or line.startswith("Worker "):
                 yield line
+
+
+def _in_words(cpus: int, gpus: int | float) -> str:
+    cores = counted(cpus, "core")
+    return f"{gpus:g} {'GPU' if gpus == 1 else 'GPUs'} and {cores}" if gpus else cores
 
 
 def check_ray() -> None:
@@ -296,13 +300,10 @@ def _check_places(
 ) -> None:
     n_places = sum(n for n, _ in places)
     if not n_places:
-        has = "; ".join(
-            f"{resources.get('GPU', 0):g} GPUs and {resources.get('CPU', 0):g} cores"
-            for resources in _nodes(ray)
-        )
+        has = [_in_words(int(each.get("CPU", 0)), each.get("GPU", 0)) for each in _nodes(ray)]
         raise InvalidRequestError(
-            f"No node of the Ray cluster has {asked.need} for a worker. They have: {has}. Ask for "
-            "less with --gpus and --cpus, or start a node that has them."
+            f"No node of the Ray cluster has {asked.need} for a worker. They have: "
+            f"{'; '.join(has)}. Ask for less with --gpus and --cpus, or start a node that has them."
         )
     if n_places < asked.n_workers:
         tell(f"{n_places} of {asked.n_workers} workers have a place at once; the others wait.")
