@@ -12,7 +12,7 @@ import pytest
 
 from factlab.cli import ray_engine, ray_worker, workers
 from factlab.cli.ray_engine import Need, Work, done_on_ray
-from factlab.cli.ray_worker import MARK, last_words, work
+from factlab.cli.ray_worker import last_words, work
 from factlab.errors import InvalidRequestError
 
 TINY = ["--model", "tiny:gpt2"]
@@ -126,6 +126,7 @@ def test_the_first_worker_prints_and_the_others_are_heard_of(ray, does, tmp_path
     assert told.count("at work") == 1
     assert {line.partition(" on ")[0] for line in told} == {"Worker 1", "Worker 2", "at work"}
     assert ray.asked["num_cpus"] == 1
+    assert {file.name for file in Path("run/.workers").iterdir()} == {"1.log", "2.log"}
     assert ray.connected[-1] == {}
 
 
@@ -156,7 +157,7 @@ def test_if_the_first_is_lost_another_shows_what_came_of_it(ray, does, tmp_path,
     (first, second), told = outcomes(tmp_path, monkeypatch)
     assert (first.code, first.output) == (0, "result\n")
     assert second.is_good
-    assert "Worker 1 was lost: The memory is full. Another one shows what came of the run." in told
+    assert "Worker 1 was lost: The memory is full. Another one shows what was done." in told
 
 
 def test_if_all_fail_the_first_ones_sentence_is_the_commands(run, ray, does, tmp_path):
@@ -179,12 +180,12 @@ def test_a_node_that_does_not_see_the_folder_does_nothing(does, tmp_path):
     does("print('result')")
     logs = tmp_path / "run" / ".workers"
     logs.mkdir(parents=True)
-    (logs / MARK).write_text("of this run")
+    (logs / "mark").touch()
     given = ["eval"], str(tmp_path), "run"
-    assert work(1, *given, "of this run", {})[::2] == (0, "result\n")
-    code, words, _ = work(1, *given, "of another", {})
+    assert work(1, *given, "mark", {})[::2] == (0, "result\n")
+    code, words, _ = work(1, *given, "another", {})
     assert (code, "is not the folder of the run. All nodes must see it" in words) == (2, True)
-    code, words, _ = work(1, ["eval"], str(tmp_path / "nowhere"), "run", "of this run", {})
+    code, words, _ = work(1, ["eval"], str(tmp_path / "nowhere"), "run", "mark", {})
     assert (code, "All nodes must see it" in words) == (2, True)
 
 

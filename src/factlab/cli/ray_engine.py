@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from factlab.cli.ray_worker import ERROR, MARK, Outcome, last_words, work
+from factlab.cli.ray_worker import ERROR, Outcome, last_words, work
 from factlab.cli.workers import LOGS, THREADS, arguments_of_worker
 from factlab.errors import InvalidRequestError, MissingPackageError, counted
-from factlab.storage import write_text
 
 _LOOKS_EVERY_S = 1.0
 _REACHED_WITHIN_S = 5.0
@@ -157,7 +156,8 @@ def done_on_ray(asked: Work, tell: Callable[[str], None]) -> list[Outcome]:
         tell: called with lines about where workers are and what the first one says.
 
     Returns:
-        How each worker ended, the first one's first. If any ended well, it did.
+        How each worker ended, the first one's first. If that was lost, and another was not, the
+        first is the one that then showed what came of the run.
 
     Raises:
         MissingPackageError: Ray is not installed.
@@ -168,11 +168,12 @@ def done_on_ray(asked: Work, tell: Callable[[str], None]) -> list[Outcome]:
     with _connected(ray, asked, tell):
         places = _places(ray, asked.need)
         _check_places(ray, asked, places, tell)
-        cluster = _Cluster(ray, asked, tell, _share_of_memory(places, asked))
-        outcomes = cluster.done_by(range(1, asked.n_workers + 1))
-        if not outcomes[1].is_good and any(outcome.is_good for outcome in outcomes.values()):
-            tell(f"Worker 1 was lost: {outcomes[1].words} Another one shows what came of the run.")
-            outcomes |= cluster.done_by([1])
+        with _marked(asked.folder / LOGS) as mark:
+            cluster = _Cluster(ray, asked, tell, _share_of_memory(places, asked), mark)
+            outcomes = cluster.done_by(range(1, asked.n_workers + 1))
+            if not outcomes[1].is_good and any(outcome.is_good for outcome in outcomes.values()):
+                tell(f"Worker 1 was lost: {outcomes[1].words} Another one shows what was done.")
+                outcomes |= cluster.done_by([1])
     return [outcomes[number] for number in sorted(outcomes)]
 
 
@@ -180,15 +181,16 @@ class _Cluster:
     """Workers of one command on a cluster."""
 
     def __init__(
-        self, ray: Any, asked: Work, tell: Callable[[str], None], memory_gib: float | None
+        self,
+        ray: Any,
+        asked: Work,
+        tell: Callable[[str], None],
+        memory_gib: float | None,
+        mark: str,
     ) -> None:
-        self._ray, self._asked, self._tell = ray, asked, tell
+        self._ray, self._asked, self._tell, self._mark = ray, asked, tell, mark
         memory = [] if memory_gib is None else ["--memory-gib", f"{memory_gib:.2f}"]
         self._arguments = arguments_of_worker([*asked.arguments, *memory], asked.need.device)
-        self._mark = secrets.token_hex(8)
-        self._logs = asked.folder / LOGS
-        self._logs.mkdir(parents=True, exist_ok=True)
-        write_text(self._logs / MARK, self._mark)
         self._task = ray.remote(
             num_cpus=asked.need.cpus,
             num_gpus=asked.need.gpus,
@@ -219,7 +221,7 @@ class _Cluster:
         return outcomes
 
     def _log(self, number: int) -> Path:
-        return self._logs / f"{number}.log"
+        return self._asked.folder / LOGS / f"{number}.log"
 
     def _begun(self, number: int) -> Any:
         self._log(number).write_bytes(b"")
@@ -236,13 +238,25 @@ class _Cluster:
 
 
 @contextmanager
+def _marked(logs: Path) -> Iterator[str]:
+    """A block in which a new file is there, by which workers see whether they have the folder."""
+    mark = f"ray-{secrets.token_hex(8)}"
+    logs.mkdir(parents=True, exist_ok=True)
+    (logs / mark).touch()
+    try:
+        yield mark
+    finally:
+        (logs / mark).unlink(missing_ok=True)
+
+
+@contextmanager
 def _connected(ray: Any, asked: Work, tell: Callable[[str], None]) -> Iterator[None]:
     """A block in which this process is connected with a cluster."""
     # Ray would send numbers about its use to its makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # ... and lets workers wait for whatever else a machine does.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    quiet = {"log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True}
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     address = os.environ.get(_ADDRESS) or "auto"
     try:
         if address not in {"auto", "local"}:

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from factlab.cli.workers import LOGS, PROGRAM, STARTS, WORKER
 
-MARK = "ray"  # a file beside the logs, by which a worker sees that it has the run's own folder
 ERROR = "Error: "  # how the line begins that tells why a command failed
 
 
@@ -52,18 +51,14 @@ def work(
         arguments: of the command.
         place: working folder, to which paths among the arguments are relative.
         folder: of the run, relative to it or not.
-        mark: what the file `MARK` says, if this machine sees the folder.
+        mark: a file beside the logs, which is there if this machine sees the folder.
         environment: variables for the command.
 
     Returns:
         The fields of an `Outcome`.
     """
     logs = Path(place, folder, LOGS)
-    try:
-        is_same = (logs / MARK).read_text(encoding="utf-8") == mark
-    except OSError:
-        is_same = False
-    if not (is_same and Path(place).is_dir()):
+    if not ((logs / mark).exists() and Path(place).is_dir()):
         words = (
             f"'{logs.parent}' on {socket.gethostname()} is not the folder of the run. All nodes "
             "must see it, and the working folder, under the same name."
