@@ -3,6 +3,7 @@
 Ray is not in the locks: `pip install '.[ray]'`. Without it a stand-in is used, in unit/test_ray.py.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -86,26 +87,29 @@ def started(folder: Path, *options: str) -> subprocess.Popen:
     )
 
 
+def pids_above(pid: int) -> list[int]:
+    return [process.pid for process in psutil.Process(pid).parents()]
+
+
 def test_a_worker_and_a_node_are_lost_and_nothing_else(run, cluster, tmp_path):
     whole, folder = tmp_path / "whole", tmp_path / "run"
     node = cluster.add_node(**NODE)
     driver = started(folder, "--workers", "2")
-    # Both are held in the middle, so that neither can be done before the other is lost.
-    for number in (1, 2):
-        seen(lambda n=number: is_evaluating(folder, n), driver)
-        os.kill(begun(folder, number)[-1], signal.SIGSTOP)
-    assert n_written(folder) < N_RECORDS
-    on_node, killed = sorted(
-        (1, 2),
-        key=lambda n: (
-            raylet(node) not in [p.pid for p in psutil.Process(begun(folder, n)[-1]).parents()]
-        ),
-    )
-    (of_node,) = begun(folder, on_node)
-    os.kill(begun(folder, killed)[-1], signal.SIGKILL)
-    cluster.remove_node(node, allow_graceful=False)
-    if psutil.pid_exists(of_node):
-        os.kill(of_node, signal.SIGCONT)  # it sees that its node is gone, and ends
+    held: dict[int, int] = {}
+    try:
+        # Both are held in the middle, so that neither can be done before the other is lost.
+        for number in (1, 2):
+            seen(lambda n=number: is_evaluating(folder, n), driver)
+            (held[number],) = begun(folder, number)
+            os.kill(held[number], signal.SIGSTOP)
+        assert n_written(folder) < N_RECORDS
+        (killed,) = (n for n in held if raylet(node) not in pids_above(held[n]))
+        os.kill(held[killed], signal.SIGKILL)
+        cluster.remove_node(node, allow_graceful=False)
+    finally:
+        for pid in held.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)  # that of the node sees that it is gone, and ends
     cluster.add_node(**NODE)
     seen(lambda: driver.poll() is not None, driver)
     out, err = driver.communicate()
