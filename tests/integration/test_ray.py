@@ -103,6 +103,7 @@ def test_a_worker_and_a_node_are_lost_and_nothing_else(run, cluster, tmp_path):
             (held[number],) = begun(folder, number)
             os.kill(held[number], signal.SIGSTOP)
         assert n_written(folder) < N_RECORDS
+        cluster.add_node(**NODE)  # now, since Ray gives a node half a minute to start
         (killed,) = (n for n in held if raylet(node) not in pids_above(held[n]))
         os.kill(held[killed], signal.SIGKILL)
         cluster.remove_node(node, allow_graceful=False)
@@ -110,7 +111,6 @@ def test_a_worker_and_a_node_are_lost_and_nothing_else(run, cluster, tmp_path):
         for pid in held.values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)  # that of the node sees that it is gone, and ends
-    cluster.add_node(**NODE)
     seen(lambda: driver.poll() is not None, driver)
     out, err = driver.communicate()
     assert driver.returncode == 0, err

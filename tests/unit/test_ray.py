@@ -34,6 +34,7 @@ class StandIn:
     def __init__(self):
         self.resources = [{"CPU": 2.0, "memory": 8 * 2.0**30}]
         self.is_running = True  # whether there is a cluster on this machine
+        self.can_start = True  # a cluster of its own
         self.connected: list[dict] = []
         self.asked: dict = {}
         self.n_tasks = 0
@@ -43,6 +44,8 @@ class StandIn:
     def init(self, **options):
         if options["address"] == "auto" and not self.is_running:
             raise ConnectionError("Could not find any running Ray instance.")
+        if options["address"] == "local" and not self.can_start:
+            raise RuntimeError("The current node timed out during startup.")
         self.connected.append(options)
 
     def shutdown(self):
@@ -258,6 +261,9 @@ def test_without_a_cluster_one_is_started_here(ray, does, tmp_path, monkeypatch)
     outcomes(tmp_path, monkeypatch, need=Need(cpus=2))
     started = ray.connected[0]
     assert (started["address"], started["num_cpus"]) == ("local", 4)
+    ray.can_start = False
+    with pytest.raises(InvalidRequestError, match=r"could not start .*: The current node timed"):
+        outcomes(tmp_path, monkeypatch)
 
 
 def test_the_cluster_of_an_address_must_answer(ray, tmp_path, monkeypatch):

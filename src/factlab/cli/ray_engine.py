@@ -161,7 +161,8 @@ def done_on_ray(asked: Work, tell: Callable[[str], None]) -> list[Outcome]:
 
     Raises:
         MissingPackageError: Ray is not installed.
-        InvalidRequestError: the cluster cannot be reached, or no node has what a worker needs.
+        InvalidRequestError: the cluster cannot be reached or started, or no node has what a worker
+            needs.
     """
     check_ray()
     ray = importlib.import_module("ray")
@@ -273,10 +274,15 @@ def _connected(ray: Any, asked: Work, tell: Callable[[str], None]) -> Iterator[N
         address = "local"
     if address == "local":
         tell("Ray starts on this machine ...")
-        ray.init(
-            address="local", num_cpus=asked.n_workers * asked.need.cpus, include_dashboard=False,
-            object_store_memory=_STORE_BYTES, **quiet,
-        )  # fmt: skip
+        try:
+            ray.init(
+                address="local", num_cpus=asked.n_workers * asked.need.cpus,
+                include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet,
+            )  # fmt: skip
+        except Exception as error:
+            raise InvalidRequestError(
+                f"Ray could not start on this machine: {last_words(str(error))[:300]}"
+            ) from error
     try:
         yield
     finally:
