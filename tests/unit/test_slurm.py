@@ -72,6 +72,7 @@ def test_a_task_that_is_done_ends(run, cluster, tmp_path):
         (["--", "eval", "--limit", "3"], "needs --out"),
         (["--", *COMMAND, "--shard", "1/2"], "Leave --shard out"),
         (["--", *COMMAND, "--workers=2"], "Leave --workers=2 out"),
+        (["--", *COMMAND, "--engine", "ray"], "Leave --engine out"),
         (["--time", "soon", "--", *COMMAND], "no limit of Slurm's"),
     ],
 )

@@ -54,6 +54,7 @@ def test_a_worker_that_fails_is_told_of_and_missed_by_nobody(run, tmp_path, monk
         (["eval", "--workers=3", "--resume", "--out=run"], ["eval", "--out=run"]),
         (["values", "f.csv", "--devices", "cpu,cpu", "--shard", "any"], ["values", "f.csv"]),
         (["eval", "--device", "cpu", "--set", "steps=3"], ["eval", "--set", "steps=3"]),
+        (["eval", "--engine", "ray", "--gpus=0.5", "--cpus", "2", "--json"], ["eval", "--json"]),
     ],
 )
 def test_a_worker_is_given_the_command_without_its_sharing(given, meant):

@@ -71,7 +71,9 @@ def slurm(
         )
     if not any(word == "--out" or word.startswith("--out=") for word in words):
         raise InvalidRequestError("The command needs --out, a folder that all machines see.")
-    given = [word for word in words if word.partition("=")[0] in {"--shard", "--workers"}]
+    given = [
+        word for word in words if word.partition("=")[0] in {"--shard", "--workers", "--engine"}
+    ]
     if given:
         raise InvalidRequestError(f"Leave {given[0]} out: the tasks of the array share the run.")
     if not re.fullmatch(_TIME, time):

@@ -16,17 +16,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PROGRAM = (sys.executable, "-m", "factlab")
-_VARIABLE = "FACTLAB_WORKER"
-_THREADS = "OMP_NUM_THREADS"
-_STARTS = 4  # of one worker that is killed again and again
+WORKER = "FACTLAB_WORKER"  # the number of a worker, in its environment
+THREADS = "OMP_NUM_THREADS"
+STARTS = 4  # of one worker that is killed again and again
+LOGS = ".workers"  # in the folder of a run, for what workers print
 _LOOKS_EVERY_S = 0.5
 # Options that are said otherwise for a worker, and how many words follow each.
-_REPLACED = {"--workers": 1, "--devices": 1, "--shard": 1, "--device": 1, "--resume": 0}
+_REPLACED = {
+    "--workers": 1, "--devices": 1, "--shard": 1, "--device": 1, "--resume": 0, "--engine": 1,
+    "--cpus": 1, "--gpus": 1,
+}  # fmt: skip
+_SHOWS = "1"  # the number of the worker that prints what the command prints
+
+
+def is_started() -> bool:
+    """Whether this process was started by another one of factlab's, and is to end with it."""
+    return WORKER in os.environ
 
 
 def is_worker() -> bool:
-    """Whether this process was started by another one of factlab's to help it."""
-    return _VARIABLE in os.environ
+    """Whether this process helps another one, which shows what comes of it."""
+    return os.environ.get(WORKER, _SHOWS) != _SHOWS
 
 
 def end_with_parent() -> None:
@@ -47,7 +57,7 @@ def share_cores(n_processes: int) -> int:
     """
     has_affinity = hasattr(os, "sched_getaffinity")
     n_cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    said = os.environ.setdefault(_THREADS, str(max(1, n_cores // n_processes)))
+    said = os.environ.setdefault(THREADS, str(max(1, n_cores // n_processes)))
     first = said.partition(",")[0]  # of nested loops the outermost
     return int(first) if first.isdigit() and int(first) else 1
 
@@ -93,7 +103,7 @@ class _Worker:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.PIPE, stdout=log, stderr=log,
-                env=os.environ | {_VARIABLE: str(self.number)},
+                env=os.environ | {WORKER: str(self.number)},
             )  # fmt: skip
 
     @property
@@ -130,7 +140,7 @@ class Workers:
         while not self._is_over.wait(_LOOKS_EVERY_S):
             for worker in self.workers:
                 code = worker.code
-                if code is not None and code < 0 and worker.n_starts < _STARTS:
+                if code is not None and code < 0 and worker.n_starts < STARTS:
                     worker.start()
 
     def end(self) -> None:
@@ -158,7 +168,7 @@ def workers_beside(
         devices: one for each of the others.
         folder: of the run; what they print goes into it, below `.workers`.
     """
-    logs = folder / ".workers"
+    logs = folder / LOGS
     logs.mkdir(parents=True, exist_ok=True)
     made = [
         _Worker(number, [*PROGRAM, *arguments_of_worker(arguments, device)], logs / f"{number}.log")
