@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import factlab as fl
 from factlab.editing.edit import BaseModelInfo, current_versions
-from factlab.editing.shipping.adapter import ExportedAdapter
+from factlab.editing.shipping.thinned import ExportedAdapter
 from factlab.errors import EditError, InvalidRequestError, StorageError
 from factlab.models.changes.update import DenseUpdate, LowRankUpdate
 
@@ -146,7 +146,7 @@ def test_an_adapter_read_back_is_the_edit(make_model, tmp_path, family):
 
 def test_the_files_are_what_peft_expects(make_model, tmp_path):
     lm = make_model("gpt2")
-    mixed_edit(lm).to_peft(tmp_path / "a", rank=3)
+    mixed_edit(lm).to_peft(tmp_path / "a", max_rank=3)
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
         "adapter_config.json", "adapter_model.safetensors",
     ]  # fmt: skip
@@ -170,7 +170,7 @@ def test_less_rank_keeps_less(make_model, tmp_path):
     edit = mixed_edit(lm)
     kept = []
     for rank in (1, 4, 16):
-        report = edit.to_peft(tmp_path / str(rank), rank=rank)
+        report = edit.to_peft(tmp_path / str(rank), max_rank=rank)
         assert isinstance(report, ExportedAdapter)
         assert [m.rank for m in report.modules] == [1, min(rank, 4), rank]
         kept.append(report.modules[2].kept_energy)
@@ -193,7 +193,7 @@ def test_what_lora_cannot_express_is_refused(make_model, tmp_path):
     with pytest.raises(EditError, match="changes no weights"):
         edit_of(lm).to_peft(tmp_path / "a")
     with pytest.raises(InvalidRequestError, match="Rank 0"):
-        edit_of(lm, good).to_peft(tmp_path / "a", rank=0)
+        edit_of(lm, good).to_peft(tmp_path / "a", max_rank=0)
     with edit_of(lm, good).applied(lm):
         second = edit_of(lm, thin(lm, lm.mlp_weight_name(1), 1, 1))
     with pytest.raises(EditError, match="does not stand alone"):
