@@ -96,8 +96,15 @@ def _fetched(name: str, revision: str | None) -> Path:
         ) from error
     _check_is_edit(name, _names(info))
     with _explained(f"Cannot load the edit '{name}'"), quiet_transformers():
-        paths = [api.hf_hub_download(name, file, revision=info.sha) for file in (JSON, TENSORS)]
-    return Path(paths[0]).parent
+        # By the revision's name, so that the cache knows what it stands for without a network.
+        paths = [api.hf_hub_download(name, file, revision=revision) for file in (JSON, TENSORS)]
+    folder, other = (Path(path).parent for path in paths)
+    if folder != other:
+        raise StorageError(
+            f"The edit '{name}' was replaced on the Hugging Face Hub while it was loaded. Load it "
+            "again."
+        )
+    return folder
 
 
 def _not_given(name: str, error: HfHubHTTPError) -> StorageError:
@@ -227,6 +234,6 @@ def _explained(what: str) -> Iterator[None]:
         ) from error
     except Exception as error:  # whatever the HTTP library of the day raises without a network
         raise StorageError(
-            f"{what}: the Hugging Face Hub was not reached ({first_line(error)}). Check the "
-            "network."
+            f"{what}: the Hugging Face Hub was not reached, or broke off ({first_line(error)}). "
+            "Check the network."
         ) from error
