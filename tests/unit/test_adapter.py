@@ -1,5 +1,6 @@
 """Edits in the formats of other libraries, read back by those libraries on their own."""
 
+import copy
 import json
 import re
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 import factlab as fl
@@ -313,6 +315,25 @@ def test_every_layer_is_there_for_servers_that_stack_them(make_model, tmp_path):
         assert torch.allclose(logits(lm), expected, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_peft_adds_what_was_cut_or_filled_up(make_model, tmp_path, family):
+    lm = make_model(family)
+    edit = of_many_facts(lm, 8)
+    edit.to_peft(tmp_path / "cut", max_rank=5)
+    edit.to_peft(tmp_path / "whole", every_layer=lm)
+    with fl.Edit.from_peft(tmp_path / "cut", lm).applied(lm):
+        cut = logits(lm)
+    with edit.applied(lm):
+        edited = logits(lm)
+    assert not torch.allclose(cut, edited, atol=1e-3)
+    ids = torch.tensor([lm.encode(TEXT).ids])
+    for folder, expected in (("cut", cut), ("whole", edited)):
+        with torch.no_grad(), torch.random.fork_rng([]):
+            adapted = PeftModel.from_pretrained(copy.deepcopy(lm.model), tmp_path / folder)
+            assert torch.allclose(adapted(input_ids=ids).logits, expected, atol=1e-4), folder
+
+
 def test_every_layer_is_refused_where_it_means_nothing(make_model, tmp_path):
     lm, other = make_model("llama"), make_model("gpt2")
     edit = edit_of(lm, thin(lm, lm.mlp_weight_name(1), 1, 0))
@@ -322,7 +343,9 @@ def test_every_layer_is_refused_where_it_means_nothing(make_model, tmp_path):
     with pytest.raises(EditError, match="'lm_head' is in no layer"):
         edit_of(lm, head).to_peft(tmp_path / "a", every_layer=lm)
     odd = LowRankUpdate(lm.mlp_weight_name(1), "out_in", torch.ones(9, 1), torch.ones(1, 24))
-    with pytest.raises(EditError, match="Layers of tiny-llama differ: .* is 9 × 24, .* is 24 × 56"):
+    with pytest.raises(
+        EditError, match=r"Layers of tiny-llama differ: .* is 9 × 24, .* is 24 × 56"
+    ):
         edit_of(lm, odd).to_peft(tmp_path / "a", every_layer=lm)
     assert not (tmp_path / "a").exists()
 
