@@ -12,7 +12,7 @@ from test_adapter import attention_name, edit_of, thin
 from test_gguf_families import toy, write
 
 import factlab as fl
-from factlab.errors import EditError, StorageError
+from factlab.errors import EditError, InvalidRequestError, StorageError
 from factlab.models.changes.update import LowRankUpdate
 
 FAMILIES = ("gpt2", "llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "stablelm",
@@ -110,7 +110,7 @@ def test_what_gguf_cannot_say_is_refused(make_model, tmp_path):
         name = f"model.layers.1.{module}.weight"
         return edit_of(lm, LowRankUpdate(name, "out_in", good.left, good.right))
 
-    refused(edit_of(lm, good), r"does not end in .gguf.*Call it 'e.gguf'", "e")
+    refused(edit_of(lm, good), r"does not end in .gguf.*Call it 'e.gguf'", "e", InvalidRequestError)
     refused(named("self_attn.q_proj"), r"another name or order of rows .*\(blk.1.attn_q\)")
     refused(named("mlp.nothing"), r"'model.layers.1.mlp.nothing' of a llama has another name")
     other = make_model("opt")

@@ -66,24 +66,7 @@ def export(
     What --edit names goes in too, before it. The page on serving edits says what each program
     takes.
     """
-    from factlab.destinations import check_new_file, check_new_folder
-
-    if to not in _KINDS:
-        raise InvalidRequestError(
-            f"Cannot export to '{to}'.{nearest(to, _KINDS)} Choose from {', '.join(_KINDS)}."
-        )
-    if to == "checkpoint" and max_rank is not None:
-        raise InvalidRequestError(
-            "--max-rank is for --to peft and --to gguf; a checkpoint holds the exact weights."
-        )
-    if to != "peft" and every_layer:
-        raise InvalidRequestError("--every-layer is for --to peft.")
-    if max_rank is not None and max_rank < 1:
-        raise InvalidRequestError(f"--max-rank {max_rank} must be at least 1.")
-    if to == "gguf":
-        check_new_file(out, overwrite=False)
-    else:
-        check_new_folder(out)
+    _check(to, out, max_rank, every_layer)
     from factlab.editing.shipping.hub import edit_place
 
     place = edit_place(folder.as_posix())
@@ -105,6 +88,29 @@ def export(
     lm = session.load_model() if every_layer else None
     _show(session, to, out, whole.to_peft(out, max_rank, lm))
     _say_base(session, edit, out)
+
+
+def _check(to: str, out: Path, max_rank: int | None, every_layer: bool) -> None:
+    """Refuse options that do not go together, and places where nothing can be written."""
+    from factlab.destinations import check_new_folder
+    from factlab.editing.shipping.folders import check_gguf_destination
+
+    if to not in _KINDS:
+        raise InvalidRequestError(
+            f"Cannot export to '{to}'.{nearest(to, _KINDS)} Choose from {', '.join(_KINDS)}."
+        )
+    if to == "checkpoint" and max_rank is not None:
+        raise InvalidRequestError(
+            "--max-rank is for --to peft and --to gguf; a checkpoint holds the exact weights."
+        )
+    if to != "peft" and every_layer:
+        raise InvalidRequestError("--every-layer is for --to peft.")
+    if max_rank is not None and max_rank < 1:
+        raise InvalidRequestError(f"--max-rank {max_rank} must be at least 1.")
+    if to == "gguf":
+        check_gguf_destination(out)
+    else:
+        check_new_folder(out)
 
 
 def _show(session: Session, to: str, out: Path, made: "ExportedAdapter") -> None:

@@ -18,7 +18,7 @@ from factlab.editing.edit_tables import (
 )
 from factlab.editing.remembered import Remembered
 from factlab.editing.shipping.adapter import read_adapter, write_adapter
-from factlab.editing.shipping.card import model_card
+from factlab.editing.shipping.card import base_as_known, model_card
 from factlab.editing.shipping.checkpoint import check_not_on, write_checkpoint
 from factlab.editing.shipping.document import (
     BaseModelInfo,
@@ -29,8 +29,8 @@ from factlab.editing.shipping.document import (
     read_edit,
     write_edit,
 )
-from factlab.editing.shipping.folders import check_destination
-from factlab.editing.shipping.gguf_adapter import check_gguf_name, write_gguf
+from factlab.editing.shipping.folders import check_destination, check_gguf_destination
+from factlab.editing.shipping.gguf_adapter import write_gguf
 from factlab.editing.shipping.hub import PushedEdit, check_pushable, edit_place, push
 from factlab.editing.shipping.thinned import ExportedAdapter, thinned
 from factlab.editing.shipping.versions import current_versions
@@ -363,13 +363,13 @@ class Edit(Tabular):
 
         Raises:
             EditError: as `to_peft`; or GGUF keeps a weight under another name or in another order.
-            InvalidRequestError: the rank is below 1.
+            InvalidRequestError: the rank is below 1, or the name has another ending.
             StorageError: the file is there, or cannot be written.
         """
         self._check_weights()
-        check_gguf_name(Path(path))
+        check_gguf_destination(Path(path))
         made = thinned(self.updates, self.remembered, self.base, max_rank)
-        write_gguf(made, self.base.family, self.base.name, Path(path))
+        write_gguf(made, self.base.family, base_as_known(self.base.name)[0], Path(path))
         return made.report
 
     @classmethod

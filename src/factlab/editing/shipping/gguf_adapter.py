@@ -13,7 +13,6 @@ import gguf
 import torch
 from torch import Tensor
 
-from factlab.destinations import check_new_file
 from factlab.editing.shipping.thinned import Thinned
 from factlab.errors import EditError, nearest
 from factlab.models.changes.algebra import Factors
@@ -31,22 +30,6 @@ _ARCHITECTURES = {
 # What a layer's matrices are called whose rows and columns stay in order. Those of queries and
 # keys do not in all families, and those of several matrices in one.
 _IN_ORDER = ("ffn_down", "ffn_up", "ffn_gate", "attn_output")
-_ENDING = ".gguf"
-
-
-def check_gguf_name(path: Path) -> None:
-    """Refuse a file whose name does not say what it is, or that is there.
-
-    Raises:
-        EditError: it does not end in `.gguf`.
-        StorageError: it is there already, or cannot be written.
-    """
-    if path.suffix.lower() != _ENDING:
-        raise EditError(
-            f"'{path}' does not end in {_ENDING}, by which programs know such files. Call it "
-            f"'{path.name}{_ENDING}'."
-        )
-    check_new_file(path, overwrite=False)
 
 
 def write_gguf(made: Thinned, family: str, name: str, path: Path) -> None:
