@@ -178,7 +178,6 @@ BAD = {
     "layers of a checkpoint": (["export", "thin", "--to", "checkpoint", "--every-layer", "--out", "o"], "--every-layer is for --to peft"),
     "a rank below one": (["export", "thin", "--to", "gguf", "--max-rank", "-3", "--out", "o"], "--max-rank -3 must be at least 1"),
     "no gguf": (["export", "thin", "--to", "gguf", "--out", "o"], "does not end in .gguf"),
-    "over a file": (["export", "thin", "--to", "gguf", "--out", "thin/edit.json"], "is there already"),
     "layers of another model": (["export", "thin", "--to", "peft", "--every-layer", "--out", "o", "--model", "tiny:llama"], "made for tiny-gpt2"),
     "over an edit": (["export", "thin", "--to", "peft", "--out", "thin"], "is not empty"),
     "not an edit": (["export", "/", "--to", "peft", "--out", "o"], "is not a saved edit"),
