@@ -25,7 +25,7 @@ def serving(reply: Callable[[str, Message], Reply]) -> Iterator[str]:
         def log_message(self, *args):
             pass
 
-    with _served_by(Handler) as address:
+    with served_by(Handler) as address:
         yield address
 
 
@@ -47,12 +47,12 @@ def serving_posts(reply: Callable[[str, Message, bytes], Reply]) -> Iterator[str
         def log_message(self, *args):
             pass
 
-    with _served_by(Handler) as address:
+    with served_by(Handler) as address:
         yield address
 
 
 @contextmanager
-def _served_by(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+def served_by(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
     """Run a server on a free port; yields its address."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
         thread = threading.Thread(target=web.serve_forever, args=(0.01,))

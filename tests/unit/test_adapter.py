@@ -1,6 +1,8 @@
 """Edits in the formats of other libraries, read back by those libraries on their own."""
 
+import copy
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 import factlab as fl
 from factlab.editing.edit import BaseModelInfo, current_versions
-from factlab.editing.shipping.adapter import ExportedAdapter
-from factlab.errors import EditError, InvalidRequestError, StorageError
+from factlab.editing.remembered import Remembered
+from factlab.editing.shipping.thinned import ExportedAdapter
+from factlab.errors import EditError, InvalidRequestError, StorageError, WrongModelError
 from factlab.models.changes.update import DenseUpdate, LowRankUpdate
 
 # Knows nothing of factlab: what anybody would write who was sent the folders.
@@ -146,7 +150,7 @@ def test_an_adapter_read_back_is_the_edit(make_model, tmp_path, family):
 
 def test_the_files_are_what_peft_expects(make_model, tmp_path):
     lm = make_model("gpt2")
-    mixed_edit(lm).to_peft(tmp_path / "a", rank=3)
+    mixed_edit(lm).to_peft(tmp_path / "a", max_rank=3)
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
         "adapter_config.json", "adapter_model.safetensors",
     ]  # fmt: skip
@@ -170,11 +174,209 @@ def test_less_rank_keeps_less(make_model, tmp_path):
     edit = mixed_edit(lm)
     kept = []
     for rank in (1, 4, 16):
-        report = edit.to_peft(tmp_path / str(rank), rank=rank)
+        report = edit.to_peft(tmp_path / str(rank), max_rank=rank)
         assert isinstance(report, ExportedAdapter)
         assert [m.rank for m in report.modules] == [1, min(rank, 4), rank]
         kept.append(report.modules[2].kept_energy)
     assert 0 < kept[0] < kept[1] < kept[2] < 1
+
+
+def of_many_facts(lm, rank: int, seed: int = 0) -> fl.Edit:
+    """Thin updates of two layers whose singular values fall, and the keys of as many facts."""
+    generator = torch.Generator().manual_seed(seed)
+    updates, keys = [], {}
+    for layer in (1, 2):
+        right = torch.randn(rank, lm.d_mlp, generator=generator)
+        scales = torch.logspace(0, -2, rank)
+        left = 0.1 * torch.randn(lm.d_model, rank, generator=generator) * scales
+        updates.append(LowRankUpdate(lm.mlp_weight_name(layer), lm.mlp_layout, left, right))
+        keys[f"keys.{layer}"] = right + 0.1 * torch.randn(rank, lm.d_mlp, generator=generator)
+    facts = tuple(fl.Fact("{} is in", f"Place {i}", "Rome") for i in range(rank))
+    left = (Remembered(facts, keys),)
+    return replace(edit_of(lm, *updates), facts=facts, remembered=left)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("max_rank", [1, 5, 12])
+def test_a_cut_is_that_of_the_whole_matrix(make_model, tmp_path, family, max_rank):
+    """As if each change had been formed, decomposed in float64 and its largest parts kept."""
+    lm = make_model(family)
+    edit = of_many_facts(lm, 16)
+    made = edit.to_peft(tmp_path / "a", max_rank)
+    kept, total = 0.0, 0.0
+    read = {u.weight_name: u for u in fl.Edit.from_peft(tmp_path / "a", lm).updates}
+    for module, update in zip(made.modules, edit.updates, strict=True):
+        whole = update.left.double() @ update.right.double()
+        u, values, v = torch.linalg.svd(whole, full_matrices=False)
+        best = u[:, :max_rank] * values[:max_rank] @ v[:max_rank]
+        found = read[update.weight_name]
+        product = found.left.double() @ found.right.double()
+        assert torch.allclose(product, best, atol=1e-6 * float(values[0]))
+        energy = values.square()
+        share = float(energy[:max_rank].sum() / energy.sum())
+        assert module.kept_energy == pytest.approx(share, rel=1e-9)
+        assert (module.rank, module.full_rank) == (max_rank, 16)
+        assert module.norm == pytest.approx(float(whole.norm()), rel=1e-6)
+        layer = 1 if ".1." in update.weight_name else 2
+        keys = edit.remembered[0].tensors[f"keys.{layer}"].double()
+        moved = (keys @ (whole - best).T).norm() / (keys @ whole.T).norm()
+        assert module.moved == pytest.approx(float(moved), rel=1e-4)
+        kept, total = kept + float(energy[:max_rank].sum()), total + float(energy.sum())
+    assert made.kept_energy == pytest.approx(kept / total, rel=1e-6)
+    assert made.rank == max_rank
+
+
+def test_thin_changes_are_cut_without_forming_them(make_model, tmp_path, monkeypatch):
+    edit = of_many_facts(make_model("llama"), 16)
+
+    def formed(*_args: object) -> torch.Tensor:
+        raise AssertionError("the whole matrix was formed")
+
+    monkeypatch.setattr(LowRankUpdate, "matrix", formed)
+    made = edit.to_peft(tmp_path / "a", max_rank=4)
+    assert 0.5 < made.kept_energy < 1
+
+
+def test_a_rank_that_is_smaller_than_asked_is_left_as_it_is(make_model, tmp_path):
+    lm = make_model("llama")
+    edit = of_many_facts(lm, 6)
+    made = edit.to_peft(tmp_path / "a", max_rank=6)
+    edit.to_peft(tmp_path / "b", max_rank=512)
+    edit.to_peft(tmp_path / "c")
+    assert [(m.rank, m.kept_energy, m.moved) for m in made.modules] == [(6, 1.0, None)] * 2
+    assert made.kept_energy == 1
+    tensors = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    name = f"base_model.model.{edit.updates[0].weight_name.removesuffix('.weight')}"
+    assert torch.equal(tensors[f"{name}.lora_A.weight"], edit.updates[0].right)
+    assert torch.equal(tensors[f"{name}.lora_B.weight"], edit.updates[0].left)
+    for file in ("adapter_model.safetensors", "adapter_config.json"):
+        same = {(tmp_path / folder / file).read_bytes() for folder in "abc"}
+        assert len(same) == 1
+
+
+def test_more_factors_than_a_matrix_has_rank(make_model, tmp_path):
+    lm = make_model("llama")
+    edit = of_many_facts(lm, 40)
+    exact, cut = edit.to_peft(tmp_path / "a"), edit.to_peft(tmp_path / "b", max_rank=30)
+    assert [m.rank for m in exact.modules] == [m.rank for m in cut.modules] == [lm.d_model] * 2
+    assert exact.kept_energy == pytest.approx(1, abs=1e-9)
+    read = fl.Edit.from_peft(tmp_path / "b", lm).updates[0]
+    whole = edit.updates[0].left @ edit.updates[0].right
+    assert torch.allclose(read.left @ read.right, whole, atol=1e-5)
+
+
+def test_ranks_that_no_server_takes_are_told(make_model, tmp_path, caplog):
+    lm = make_model("llama")
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn(530, 520, generator=generator)
+    right = torch.randn(520, 540, generator=generator)
+    edit = edit_of(lm, LowRankUpdate(lm.mlp_weight_name(1), "out_in", left, right))
+    assert edit.to_peft(tmp_path / "a").rank == 520
+    assert [record.getMessage() for record in caplog.records] == [
+        "The adapter has rank 520, and vLLM serves none above 512. Cut it with --max-rank 512 "
+        "(max_rank=512), which says what is lost."
+    ]
+    caplog.clear()
+    assert edit.to_peft(tmp_path / "b", max_rank=516).rank == 516
+    assert edit.to_peft(tmp_path / "c", max_rank=512).rank == 512
+    assert 0.99 < edit.to_gguf(tmp_path / "d.gguf").kept_energy <= 1  # llama.cpp takes any
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("rank", [0, -1])
+def test_ranks_that_are_none_are_refused(make_model, tmp_path, rank):
+    edit = of_many_facts(make_model("llama"), 3)
+    with pytest.raises(InvalidRequestError, match=f"Rank {rank} is too small"):
+        edit.to_peft(tmp_path / "a", rank)
+    with pytest.raises(InvalidRequestError, match=f"Rank {rank} is too small"):
+        edit.to_gguf(tmp_path / "a.gguf", rank)
+    assert not [*tmp_path.glob("a*")]
+
+
+def test_every_layer_is_there_for_servers_that_stack_them(make_model, tmp_path):
+    """TGI takes a kind of module only if all layers have it, and stacks their factors."""
+    lm = make_model("llama")
+    edit = edit_of(lm, thin(lm, lm.mlp_weight_name(1), 4, 0), thin(lm, attention_name(lm, 0), 1, 3))
+    made = edit.to_peft(tmp_path / "a", every_layer=lm)
+    assert [(m.module[-6:], m.rank) for m in made.modules] == [("o_proj", 1), ("n_proj", 4)]
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert config["r"] == config["lora_alpha"] == 4
+    assert config["rank_pattern"] == config["alpha_pattern"] == {}
+    tensors = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    assert len(tensors) == 2 * 2 * lm.n_layers
+    for part in ("self_attn.o_proj", "mlp.down_proj"):
+        for half in "AB":
+            name = f"base_model.model.model.layers.{{}}.{part}.lora_{half}.weight"
+            torch.stack([tensors[name.format(layer)] for layer in range(lm.n_layers)])
+    again = fl.Edit.from_peft(tmp_path / "a", lm)
+    with edit.applied(lm):
+        expected = logits(lm)
+    with again.applied(lm):
+        assert torch.allclose(logits(lm), expected, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_peft_adds_what_was_cut_or_filled_up(make_model, tmp_path, family):
+    lm = make_model(family)
+    edit = of_many_facts(lm, 8)
+    edit.to_peft(tmp_path / "cut", max_rank=5)
+    edit.to_peft(tmp_path / "whole", every_layer=lm)
+    with fl.Edit.from_peft(tmp_path / "cut", lm).applied(lm):
+        cut = logits(lm)
+    with edit.applied(lm):
+        edited = logits(lm)
+    assert not torch.allclose(cut, edited, atol=1e-3)
+    ids = torch.tensor([lm.encode(TEXT).ids])
+    for folder, expected in (("cut", cut), ("whole", edited)):
+        with torch.no_grad(), torch.random.fork_rng([]):
+            adapted = PeftModel.from_pretrained(copy.deepcopy(lm.model), tmp_path / folder)
+            assert torch.allclose(adapted(input_ids=ids).logits, expected, atol=1e-4), folder
+
+
+def test_every_layer_is_refused_where_it_means_nothing(make_model, tmp_path):
+    lm, other = make_model("llama"), make_model("gpt2")
+    edit = edit_of(lm, thin(lm, lm.mlp_weight_name(1), 1, 0))
+    with pytest.raises(WrongModelError, match="was made for tiny-llama"):
+        edit.to_peft(tmp_path / "a", every_layer=other)
+    head = LowRankUpdate("lm_head.weight", "out_in", torch.ones(9, 1), torch.ones(1, 24))
+    with pytest.raises(EditError, match="'lm_head' is in no layer"):
+        edit_of(lm, head).to_peft(tmp_path / "a", every_layer=lm)
+    odd = LowRankUpdate(lm.mlp_weight_name(1), "out_in", torch.ones(9, 1), torch.ones(1, 24))
+    with pytest.raises(
+        EditError, match=r"Layers of tiny-llama differ: .* is 9 × 24, .* is 24 × 56"
+    ):
+        edit_of(lm, odd).to_peft(tmp_path / "a", every_layer=lm)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_adapters_are_what_servers_read(make_model, tmp_path, family, dtype):
+    """Names, shapes and numbers as vLLM reads them: its `PEFTHelper` and `from_lora_tensors`."""
+    lm = make_model(family, dtype=dtype)
+    of_many_facts(lm, 8).to_peft(tmp_path / "a", max_rank=6)
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["bias"], config["task_type"]) == (
+        "LORA",
+        "none",
+        "CAUSAL_LM",
+    )
+    assert config["lora_alpha"] / config["r"] == 1
+    assert not any(config.get(name) for name in ("use_dora", "use_rslora", "modules_to_save"))
+    assert config["base_model_name_or_path"] == f"tiny-{family}"
+    names = {lm.mlp_weight_name(layer).removesuffix(".weight") for layer in (1, 2)}
+    assert {*config["target_modules"]} == names
+    modules = dict(lm.model.named_modules())
+    for key, tensor in load_file(tmp_path / "a" / "adapter_model.safetensors").items():
+        prefix, module, half = re.fullmatch(
+            r"(base_model\.model\.)(.+)\.lora_([AB])\.weight", key
+        ).groups()
+        assert prefix
+        assert module in modules
+        expected = {"A": (config["r"], lm.d_mlp), "B": (lm.d_model, config["r"])}
+        assert tensor.shape == expected[half]
+        assert tensor.dtype == torch.float32
 
 
 def test_what_lora_cannot_express_is_refused(make_model, tmp_path):
@@ -193,7 +395,7 @@ def test_what_lora_cannot_express_is_refused(make_model, tmp_path):
     with pytest.raises(EditError, match="changes no weights"):
         edit_of(lm).to_peft(tmp_path / "a")
     with pytest.raises(InvalidRequestError, match="Rank 0"):
-        edit_of(lm, good).to_peft(tmp_path / "a", rank=0)
+        edit_of(lm, good).to_peft(tmp_path / "a", max_rank=0)
     with edit_of(lm, good).applied(lm):
         second = edit_of(lm, thin(lm, lm.mlp_weight_name(1), 1, 1))
     with pytest.raises(EditError, match="does not stand alone"):

@@ -17,12 +17,12 @@ from factlab.errors import counted
 
 COMMANDS = """
 demo; serve; view; ask; trace; trace-average; trace-compare; layers; neurons; edit; values;
-train; show; export; diff; eval; merge; report; judge; human make; human score; probe; sweep; study scaling;
+train; show; export; push; diff; eval; merge; report; judge; human make; human score; probe; sweep; study scaling;
 study relations; study layers;
 study mixture; study localisation; methods; models; memory; stats; data stats; data show; data build; knowns build; slurm
 """
 NAMES = [name.strip() for name in COMMANDS.split(";")]
-WITHOUT_MODEL = ["view", "show", "report", "judge", "merge", "trace-compare", "methods", "slurm",
+WITHOUT_MODEL = ["view", "show", "push", "report", "judge", "merge", "trace-compare", "methods", "slurm",
                  "human make", "human score", "data show", "data build"]  # fmt: skip
 
 

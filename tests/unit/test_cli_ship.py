@@ -1,12 +1,15 @@
 """`export`, `diff` and `show` on tiny models."""
 
 import json
+from dataclasses import replace
 
+import gguf
 import pytest
 import torch
 
 import factlab as fl
 from factlab.editing.edit import BaseModelInfo, current_versions
+from factlab.editing.remembered import Remembered
 from factlab.models.changes.update import DenseUpdate, LowRankUpdate
 
 TINY = ["--model", "tiny:gpt2"]
@@ -41,8 +44,8 @@ def test_export_to_peft(run, saved, tmp_path):
     code, out, err = run("export", thin, "--to", "peft", "--out", tmp_path / "a", "--json")
     assert code == 0, err
     document = json.loads(out)
-    assert document["modules"] == [
-        {"module": "transformer.h.1.mlp.c_proj", "rank": 1, "kept_energy": 1.0}
+    assert [(m["module"], m["rank"], m["kept_energy"]) for m in document["modules"]] == [
+        ("transformer.h.1.mlp.c_proj", 1, 1.0)
     ]
     args = ["export", dense, "--edit", thin, "--to", "peft", "--rank", "2", "--out", tmp_path / "b"]
     code, out, err = run(*args)
@@ -52,6 +55,64 @@ def test_export_to_peft(run, saved, tmp_path):
     config = json.loads((tmp_path / "b" / "adapter_config.json").read_text())
     assert config["r"] == 2
     assert config["base_model_name_or_path"] == "tiny-gpt2"
+
+
+def test_a_cut_says_what_it_keeps(run, saved, make_model, tmp_path):
+    thin, dense = saved
+    both = fl.editing.combine([fl.Edit.load(thin), fl.Edit.load(dense)])
+    lm = make_model("gpt2")
+    keys = {"keys.2": torch.ones(1, lm.d_mlp)}
+    left = (Remembered(both.facts, keys),)
+    replace(both, remembered=left).save(tmp_path / "both")
+    args = ["export", tmp_path / "both", "--to", "peft", "--max-rank", "3"]
+    code, out, err = run(*args, "--out", tmp_path / "a")
+    assert code == 0, err
+    assert "moved at its keys" in out
+    assert "3 of 24" in out
+    code, out, err = run(*args, "--out", tmp_path / "b", "--json")
+    document = json.loads(out)
+    first, second = document["modules"]
+    assert (first["rank"], first["full_rank"], first["kept_energy"], first["moved"]) == (
+        1,
+        1,
+        1,
+        None,
+    )
+    assert (second["rank"], second["full_rank"]) == (3, 24)
+    assert 0 < second["moved"] < 1.5
+    energies = [first["norm"] ** 2, second["norm"] ** 2 * second["kept_energy"]]
+    total = first["norm"] ** 2 + second["norm"] ** 2
+    assert document["kept_energy"] == pytest.approx(sum(energies) / total)
+    assert f"keeps {document['kept_energy']:.6%}" in run(*args, "--out", tmp_path / "c")[1]
+    code, out, err = run(
+        "export",
+        tmp_path / "both",
+        "--to",
+        "peft",
+        "--rank",
+        "3",
+        "--out",
+        tmp_path / "d",
+        "--json",
+    )
+    assert json.loads(out)["modules"] == document["modules"], "by its former name"
+
+
+def test_export_for_other_servers(run, saved, tmp_path):
+    thin, dense = saved
+    args = ["export", dense, "--edit", thin, "--to", "gguf", "--max-rank", "2"]
+    code, out, err = run(*args, "--out", tmp_path / "e.gguf")
+    assert code == 0, err
+    assert f"llama-server -m MODEL.gguf --lora {tmp_path / 'e.gguf'}" in out
+    names = {tensor.name for tensor in gguf.GGUFReader(tmp_path / "e.gguf").tensors}
+    assert names == {f"blk.{n}.ffn_down.weight.lora_{x}" for n in (1, 2) for x in "ab"}
+    args = ["export", dense, "--edit", thin, "--to", "peft", "--every-layer", *TINY]
+    code, out, err = run(*args, "--max-rank", "2", "--out", tmp_path / "a")
+    assert code == 0, err
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    lm = fl.load("tiny:gpt2")
+    assert len(config["target_modules"]) == lm.n_layers
+    assert (config["r"], config["rank_pattern"]) == (2, {})
 
 
 def test_export_to_a_checkpoint_that_the_command_line_loads(run, saved, tmp_path):
@@ -112,8 +173,12 @@ def test_show_says_which_updates_are_dense(run, saved):
 
 BAD = {
     "no such kind": (["export", "thin", "--to", "pfet", "--out", "o"], "Did you mean 'peft'?"),
-    "rank of a checkpoint": (["export", "thin", "--to", "checkpoint", "--rank", "2", "--out", "o"], "--rank is for --to peft"),
-    "rank of nothing": (["export", "thin", "--to", "peft", "--rank", "0", "--out", "o"], "--rank 0 must be at least 1"),
+    "rank of a checkpoint": (["export", "thin", "--to", "checkpoint", "--rank", "2", "--out", "o"], "--max-rank is for --to peft"),
+    "rank of nothing": (["export", "thin", "--to", "peft", "--rank", "0", "--out", "o"], "--max-rank 0 must be at least 1"),
+    "layers of a checkpoint": (["export", "thin", "--to", "checkpoint", "--every-layer", "--out", "o"], "--every-layer is for --to peft"),
+    "a rank below one": (["export", "thin", "--to", "gguf", "--max-rank", "-3", "--out", "o"], "--max-rank -3 must be at least 1"),
+    "no gguf": (["export", "thin", "--to", "gguf", "--out", "o"], "does not end in .gguf"),
+    "layers of another model": (["export", "thin", "--to", "peft", "--every-layer", "--out", "o", "--model", "tiny:llama"], "made for tiny-gpt2"),
     "over an edit": (["export", "thin", "--to", "peft", "--out", "thin"], "is not empty"),
     "not an edit": (["export", "/", "--to", "peft", "--out", "o"], "is not a saved edit"),
     "unwritable": (["export", "thin", "--to", "peft", "--out", "/dev/null/e"], "is not writable"),

@@ -39,6 +39,7 @@ def build_app() -> typer.Typer:
         models,
         neurons,
         probe,
+        push,
         report,
         serve,
         show,
@@ -64,8 +65,8 @@ def build_app() -> typer.Typer:
     app.callback()(_root)
     for module in (
         demo, serve, view, ask, trace, trace_average, layers, neurons, edit, values, train, show,
-        export, diff, evaluate, merge, report, judge, human, probe, sweep, study, methods, models,
-        memory, data, knowns, stats, slurm,
+        export, push, diff, evaluate, merge, report, judge, human, probe, sweep, study, methods,
+        models, memory, data, knowns, stats, slurm,
     ):  # fmt: skip
         module.register(app)
     return app

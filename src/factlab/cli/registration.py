@@ -71,7 +71,7 @@ _COMMON = {
         list[Path] | None,
         typer.Option(
             "--edit",
-            help="Apply this saved edit first; may be given several times.",
+            help="Apply this saved edit first: a folder, or user/repo; several are allowed.",
             rich_help_panel=MODEL,
         ),
     ],

@@ -29,6 +29,8 @@ class Session:
     """One run of a command: its common options, and where its output goes.
 
     Attributes:
+        edits: saved edits as they were named: folders, or user/repo on the Hub.
+        edit_places: the folders that they are in, once they were checked.
         prefix: what stands in front of prompts, once the model is loaded: the texts of edits that
             change no weight.
     """
@@ -39,6 +41,7 @@ class Session:
     edits: list[Path]
     memory_gib: float | None
     as_json: bool
+    edit_places: list[Path] = field(default_factory=list[Path], init=False)
     prefix: str = field(default="", init=False)
     out: Console = field(default_factory=Terminal)
     err: Console = field(default_factory=lambda: Terminal(stderr=True))
@@ -52,12 +55,13 @@ class Session:
             ModelLoadError: the file or folder of the model is not there.
             StorageError: an edit is not there.
         """
-        from factlab.editing.shipping.folders import check_saved_edit
         from factlab.models.request import check_request
 
         check_request(self.model, self.device or "cpu", self.dtype, self.memory_gib)
-        for folder in self.edits:
-            check_saved_edit(folder)
+        if self.edits:
+            from factlab.editing.shipping.hub import edit_place
+
+            self.edit_places = [edit_place(folder.as_posix()) for folder in self.edits]
 
     def check_device(self, device: str | None) -> None:
         """Refuse a device that is not there; see `check`."""
@@ -77,7 +81,7 @@ class Session:
             # Reading an edit is quick and loading a model is not: complain about the former first.
             from factlab.editing.edit import Edit
 
-            edits = [Edit.load(folder) for folder in self.edits]
+            edits = [Edit.load(folder) for folder in self.edit_places]
             from factlab.models.allocator import keep_freed_memory
             from factlab.models.loading import load
 

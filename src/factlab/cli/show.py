@@ -18,21 +18,23 @@ def register(app: typer.Typer) -> None:
         "show",
         group=EDIT,
         takes=NO_MODEL,
-        examples=("factlab show eiffel-in-rome",),
+        examples=("factlab show eiffel-in-rome", "factlab show user/eiffel-in-rome"),
     )
 
 
 def show(
     session: Session,
-    folder: Annotated[Path, typer.Argument(help="The folder that 'factlab edit --out' wrote.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder that 'factlab edit --out' wrote, or user/repo.")
+    ],
 ) -> None:
     """Describe a saved edit: facts, weights changed, and the model it is for."""
-    from factlab.editing.shipping.folders import check_saved_edit
+    from factlab.editing.shipping.hub import edit_place
 
-    check_saved_edit(folder)
+    place = edit_place(folder.as_posix())
     from factlab.editing.edit import Edit
 
-    edit = Edit.load(folder)
+    edit = Edit.load(place)
     session.say(f"{edit.method} for {edit.base.name} (fingerprint {edit.base.fingerprint[:12]})")
     rows = [[f.prompt, f.target_true or "—", f.target_new or "—"] for f in edit.facts]
     if rows:

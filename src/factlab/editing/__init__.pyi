@@ -20,7 +20,6 @@ from .configs import MethodConfig as MethodConfig
 from .configs import RomeConfig as RomeConfig
 from .configs import ValueConfig as ValueConfig
 from .edit import Edit as Edit
-from .edit import current_versions as current_versions
 from .edit_run import EditRun as EditRun
 from .fine_tuning.fine_tune import fine_tune as fine_tune
 from .fine_tuning.fine_tune import fine_tune_each as fine_tune_each
@@ -44,6 +43,10 @@ from .runs import edit_each as edit_each
 from .runs import edit_sequence as edit_sequence
 from .runs import edit_together as edit_together
 from .shipping.document import BaseModelInfo as BaseModelInfo
+from .shipping.hub import PushedEdit as PushedEdit
+from .shipping.thinned import ExportedAdapter as ExportedAdapter
+from .shipping.thinned import ExportedModule as ExportedModule
+from .shipping.versions import current_versions as current_versions
 from .statistics import edit_statistics as edit_statistics
 from .trained.configs import KeConfig as KeConfig
 from .trained.configs import MendConfig as MendConfig

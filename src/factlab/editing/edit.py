@@ -1,29 +1,40 @@
 """`Edit`: a change of a model as a thing of its own: applied, undone, saved, shared, exported."""
 
+import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from functools import cache, partial
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from factlab.destinations import check_new_folder
-from factlab.editing.edit_tables import fact_rows, layers_in_words
+from factlab.editing.edit_tables import (
+    fact_lines,
+    fact_rows,
+    layers_in_words,
+    update_lines,
+    update_rows,
+)
 from factlab.editing.remembered import Remembered
-from factlab.editing.shipping.adapter import ExportedAdapter, read_adapter, write_adapter
-from factlab.editing.shipping.checkpoint import write_checkpoint
+from factlab.editing.shipping.adapter import read_adapter, write_adapter
+from factlab.editing.shipping.card import base_as_known, model_card
+from factlab.editing.shipping.checkpoint import check_not_on, write_checkpoint
 from factlab.editing.shipping.document import (
     BaseModelInfo,
     EditDocument,
     FactEntry,
+    check_base,
     edit_digest,
-    lacks_edits,
     read_edit,
     write_edit,
 )
-from factlab.editing.shipping.folders import check_destination
-from factlab.errors import EditError, WrongModelError, counted
+from factlab.editing.shipping.folders import check_destination, check_gguf_destination
+from factlab.editing.shipping.gguf_adapter import write_gguf
+from factlab.editing.shipping.hub import PushedEdit, check_pushable, edit_place, push
+from factlab.editing.shipping.thinned import ExportedAdapter, thinned
+from factlab.editing.shipping.versions import current_versions
+from factlab.errors import EditError
 from factlab.facts import Fact
 from factlab.models.changes.board import Pile
 from factlab.models.changes.change import Change
@@ -33,7 +44,6 @@ from factlab.writing import behind
 
 # Under which diagnostics say which facts, by their places, were left out.
 SKIPPED = "skipped"
-_FACTS_SHOWN, _UPDATES_SHOWN = 3, 5
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -78,22 +88,8 @@ class Edit(Tabular):
         return tuple(self.facts[place] for place in self.diagnostics.get(SKIPPED, ()))
 
     def __repr__(self) -> str:
-        written = [f"{fact.prompt} -> {fact.target_new or '(erased)'}" for fact in self.facts]
-        more = len(self.updates) - _UPDATES_SHOWN
-        return "\n".join(
-            [
-                *self._heading(),
-                *(f"  {fact}" for fact in written[:_FACTS_SHOWN]),
-                *([f"  and {len(written) - _FACTS_SHOWN} more"] if written[_FACTS_SHOWN:] else []),
-                *(f"  not written, its value exploded: {fact.prompt}" for fact in self.skipped),
-                *(
-                    f"  {row['weight']}: {_rank_in_words(row)}, norm of the change "
-                    f"{row['norm']:.3g}"
-                    for row in self.rows()[:_UPDATES_SHOWN]
-                ),
-                *([f"  and {counted(more, 'more weight')}"] if more > 0 else []),
-            ]
-        )
+        lines = [*self._heading(), *fact_lines(self.facts, self.skipped)]
+        return "\n".join([*lines, *update_lines(self.rows())])
 
     def _heading(self) -> list[str]:
         """Method and model, and what stands in front of prompts."""
@@ -116,16 +112,7 @@ class Edit(Tabular):
 
         Its keys: weight, kind (such as `low rank`), shape, rank, norm (of the change).
         """
-        return [
-            {
-                "weight": update.weight_name,
-                "kind": update.kind.replace("_", " "),
-                "shape": list(update.shape),
-                "rank": update.rank,
-                "norm": update.norm,
-            }
-            for update in self.updates
-        ]
+        return update_rows(self.updates)
 
     def to_json(self) -> dict[str, Any]:
         """All but the numbers of the updates, ready for JSON."""
@@ -222,17 +209,7 @@ class Edit(Tabular):
             WrongModelError: its weights without edits are others, or it lacks the edits that this
                 one was computed on top of.
         """
-        if not lm.identity.matches(self.base.fingerprint, roughly=True):
-            raise WrongModelError(
-                f"This edit was made for {self.base.name} (fingerprint "
-                f"{self.base.fingerprint[:12]}), not for {lm.name} ({lm.fingerprint[:12]}). "
-                "Load that model, or apply with force if you know that it fits."
-            )
-        if lacks_edits(lm, self.base):
-            raise WrongModelError(
-                "This edit was computed on a model that already carried other edits. Apply those "
-                "first, in the same order, or apply with force."
-            )
+        check_base(lm, self.base)
 
     # -- as a folder ------------------------------------------------------------------------
 
@@ -268,27 +245,55 @@ class Edit(Tabular):
         )
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Edit":
-        """Read what `save` wrote.
+    def load(cls, folder: str | Path, revision: str | None = None) -> "Edit":
+        """Read what `save` wrote, or what `push_to_hub` put on the Hugging Face Hub.
+
+        Args:
+            folder: on this machine; or, as a text, `user/repo` on the Hub. A folder of that name
+                comes first. Only JSON and safetensors are fetched, and checked alike.
+            revision: branch, tag or commit on the Hub.
 
         Raises:
-            StorageError: the folder is not an edit, is damaged, or is of a newer schema.
+            StorageError: the folder is not an edit, is damaged, or is of a newer schema; or it is
+                not here, and the Hub does not have it or was not reached.
+            InvalidRequestError: a revision of what cannot be on the Hub.
         """
-        saved = read_edit(Path(folder))
-        document = saved.document
-        return cls(
-            method=document.method,
-            facts=document.checked_facts(),
-            updates=saved.updates,
-            base=document.base,
-            config=document.config,
-            diagnostics=document.diagnostics,
-            versions=document.versions,
-            remembered=saved.remembered,
-            prefix=document.prefix,
-        )
+        return cls(**read_edit(edit_place(folder, revision)).fields())
 
     # -- for others -------------------------------------------------------------------------
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        message: str = "Add an edit",
+        overwrite: bool = False,
+    ) -> PushedEdit:
+        """Share the edit on the Hugging Face Hub: what `save` writes, and a model card.
+
+        Args:
+            repo: `user/repo`; made if it is not there.
+            private: whether only those see it whom the owner lets; None leaves it to the account.
+            token: for this call, and written nowhere; by default the one that you logged in with.
+            message: of the commit.
+            overwrite: replace an edit that is there already. What is not an edit is never replaced.
+
+        Returns:
+            The repository and the commit.
+
+        Raises:
+            InvalidRequestError: `repo` is no name on the Hub.
+            StorageError: the Hub refused or was not reached; or the repository holds an edit and
+                `overwrite` is not set, holds something else, or is public and was to be private.
+        """
+        check_pushable(repo)
+        card = model_card(repo, self.method, self.facts, self.base.name, self.rows(), self.versions)
+        with tempfile.TemporaryDirectory() as work:
+            folder = Path(work) / "edit"
+            self.save(folder)
+            return push(folder, card, repo, private, token, message, overwrite)
 
     def merge_into(self, lm: LanguageModel, folder: str | Path) -> None:
         """Write the edited model as an ordinary Hugging Face checkpoint; `lm` stays as it is.
@@ -307,37 +312,65 @@ class Edit(Tabular):
         """
         self._check_weights()
         check_new_folder(Path(folder))
-        if _active_digests(lm) & {update.digest for update in self.updates}:
-            raise EditError(
-                "This edit is on the model already and would be merged twice. Undo it first."
-            )
+        check_not_on(lm, self.updates)
         with self.applied(lm):
             write_checkpoint(lm, Path(folder))
 
-    def to_peft(self, folder: str | Path, rank: int | None = None) -> ExportedAdapter:
+    def to_peft(
+        self,
+        folder: str | Path,
+        max_rank: int | None = None,
+        every_layer: LanguageModel | None = None,
+    ) -> ExportedAdapter:
         """Write a LoRA adapter that the `peft` library loads onto the base model.
 
         Args:
             folder: a new or empty folder; gets `adapter_config.json` and
                 `adapter_model.safetensors`.
-            rank: at most so many outer products for a weight; by default as many as it takes.
+            max_rank: at most so many outer products for a weight, the largest in the sense of the
+                singular value decomposition; by default as many as it takes.
+            every_layer: the model that the edit is for, to write zeros for its other layers too,
+                and one rank for all. TGI passes over adapters of some layers only.
 
         Returns:
             The rank of each module, and how much of the change it keeps.
 
         Raises:
-            EditError: LoRA cannot express the edit, or the edit builds on others.
+            EditError: LoRA cannot express the edit, or the edit builds on others; or the layers of
+                the model differ.
+            WrongModelError: `every_layer` is another model than the edit's.
             InvalidRequestError: the rank is below 1.
             StorageError: the folder is not empty, or cannot be written.
+
+        Examples:
+            >>> edit = fl.editing.memit(lm, facts)
+            >>> exported = edit.to_peft("adapter", max_rank=1)
+            >>> exported.rank, 0 < exported.kept_energy < 1
+            (1, True)
         """
         self._check_weights()
-        if self.base.on_top_of:
-            raise EditError(
-                "This edit was computed on a model that already carried other edits, and does not "
-                "stand alone. Put them together with combine() and export the result."
-            )
         check_new_folder(Path(folder))
-        return write_adapter(self.updates, self.base.name, Path(folder), rank)
+        made = thinned(self.updates, self.remembered, self.base, max_rank, every_layer)
+        write_adapter(made, self.base.name, Path(folder))
+        return made.report
+
+    def to_gguf(self, path: str | Path, max_rank: int | None = None) -> ExportedAdapter:
+        """Write a GGUF adapter, which llama.cpp adds to the base model's own GGUF file.
+
+        Args:
+            path: a new file whose name ends in `.gguf`.
+            max_rank: see `to_peft`, as for what is returned.
+
+        Raises:
+            EditError: as `to_peft`; or GGUF keeps a weight under another name or in another order.
+            InvalidRequestError: the rank is below 1, or the name has another ending.
+            StorageError: the file is there, or cannot be written.
+        """
+        self._check_weights()
+        check_gguf_destination(Path(path))
+        made = thinned(self.updates, self.remembered, self.base, max_rank)
+        write_gguf(made, self.base.family, base_as_known(self.base.name)[0], Path(path))
+        return made.report
 
     @classmethod
     def from_peft(cls, folder: str | Path, lm: LanguageModel) -> "Edit":
@@ -362,28 +395,3 @@ class Edit(Tabular):
             diagnostics={},
             versions=current_versions(),
         )
-
-
-def _rank_in_words(row: dict[str, Any]) -> str:
-    match row["kind"]:
-        case "low rank":
-            return f"rank {row['rank']}"
-        case "experts":
-            return f"rank {row['rank']} in each of its experts that are changed"
-        case kind:
-            return kind
-
-
-def current_versions() -> dict[str, str]:
-    """Versions of what computes an edit."""
-    return {name: _version(name) for name in ("factlab", "torch", "transformers")}
-
-
-@cache
-def _version(name: str) -> str:
-    """Of an installed package; looking it up takes longer than a small edit."""
-    return version(name)
-
-
-def _active_digests(lm: LanguageModel) -> set[str]:
-    return {change.digest for change in lm.patches.active}

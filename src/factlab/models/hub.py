@@ -47,14 +47,14 @@ def ask_hub(name: str, revision: str | None) -> HubAnswer:
     try:
         info = huggingface_hub.model_info(name, revision=revision, timeout=_WAIT_S)
     except HfHubHTTPError as error:
-        return HubAnswer(is_reached=True, objection=_first_line(error))
+        return HubAnswer(is_reached=True, objection=first_line(error))
     except Exception as error:  # whatever the HTTP library of the day raises without a network
         cached = huggingface_hub.try_to_load_from_cache(name, "config.json", revision=revision)
         if isinstance(cached, str):
-            return HubAnswer(False, _first_line(error), str(Path(cached).parent))
+            return HubAnswer(False, first_line(error), str(Path(cached).parent))
         raise ModelLoadError(
             f"Cannot load model '{name}': it is neither a folder here nor in the Hub's cache, and "
-            f"the Hugging Face Hub was not reached ({_first_line(error)})."
+            f"the Hugging Face Hub was not reached ({first_line(error)})."
             f"{nearest(name, WELL_KNOWN)} Check the name and the network, or pass a local folder "
             "or .gguf file."
         ) from error
@@ -63,6 +63,7 @@ def ask_hub(name: str, revision: str | None) -> HubAnswer:
     return HubAnswer(is_reached=True)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error of the Hub's client says, without the lines about requests below it."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__

@@ -5,8 +5,9 @@ alpha = r the scaling is 1. Only the two files are read and written; `peft` itse
 """
 
 import functools
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,11 +18,10 @@ from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 from torch import Tensor
 
 from factlab.documents import described
+from factlab.editing.shipping.thinned import Thinned
 from factlab.errors import EditError, StorageError, UnsupportedModelError
-from factlab.families import ARCHITECTURES
 from factlab.models import bundled
-from factlab.models.changes.algebra import factors, summed
-from factlab.models.changes.change import FLOATS, Change
+from factlab.models.changes.change import FLOATS
 from factlab.models.changes.update import LowRankUpdate
 from factlab.models.language_model import LanguageModel
 from factlab.projections import is_writer, layout_of, orientation_of, widths_of
@@ -32,6 +32,8 @@ from factlab.storage import (
     write_json,
     write_tensors,
 )
+
+_log = logging.getLogger(__name__)
 
 _CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -51,29 +53,11 @@ _HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 _PATTERN_TIMEOUT_S = 1.0
 _MOST_REPEATS = 10_000
 
+# The largest of the values that vLLM takes for --max-lora-rank: 1, 8, 16, 32, 64, 128, 256, 320
+# and 512 (`vllm/config/lora.py`, 0.32).
+_LARGEST_SERVED = 512
+
 _Number = TypeVar("_Number", int, float)
-
-
-@dataclass(frozen=True, slots=True)
-class ExportedModule:
-    """One module of a written adapter.
-
-    Attributes:
-        module: its path in the model.
-        rank: of what the adapter adds to its weight.
-        kept_energy: share of the edit's squared Frobenius norm that the adapter keeps, 0–1.
-    """
-
-    module: str
-    rank: int
-    kept_energy: float
-
-
-@dataclass(frozen=True, slots=True)
-class ExportedAdapter:
-    """What was written, module by module."""
-
-    modules: tuple[ExportedModule, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,43 +73,26 @@ class ReadAdapter:
     config: dict[str, Any]
 
 
-def write_adapter(
-    updates: Sequence[Change], base_name: str, folder: Path, rank: int | None = None
-) -> ExportedAdapter:
-    """Write the sum of the updates of each weight as a LoRA adapter: all of it or nothing.
+def write_adapter(made: Thinned, base_name: str, folder: Path) -> None:
+    """Write thin changes as a LoRA adapter: all of it or nothing.
+
+    A warning says so if a server would refuse its rank, and nobody asked for one.
 
     Args:
-        updates: changes of weights of `nn.Linear` modules, or of `Conv1D` modules.
+        made: changes of weights of `nn.Linear` modules, or of `Conv1D` modules.
         base_name: of the model they are for.
         folder: where to.
-        rank: at most so many outer products for a weight; by default as many as it takes.
 
     Raises:
-        EditError: LoRA cannot express an update.
-        InvalidRequestError: the rank is below 1.
         StorageError: the folder cannot be written.
     """
-    by_module: dict[str, list[Change]] = {}
-    for update in updates:
-        by_module.setdefault(_module_of(update.weight_name), []).append(update)
-    if not updates:
-        raise EditError("This edit changes no weights, so there is nothing to write an adapter of.")
-    layouts = {update.layout for update in updates}
-    if len(layouts) != 1:
-        raise EditError(
-            "A LoRA adapter says once for all its modules how their weights are laid out, and this "
-            f"edit has {len(layouts)} layouts. Export edits of one layout, or merge into a "
-            "checkpoint."
-        )
     tensors: dict[str, Tensor] = {}
-    modules: list[ExportedModule] = []
-    for module, changes in sorted(by_module.items()):
-        found = factors(summed(changes), rank)
+    for module, found in made.factors.items():
         tensors[f"{_PREFIX}{module}{_A}"] = found.right.clone()
         tensors[f"{_PREFIX}{module}{_B}"] = found.left.clone()
-        modules.append(ExportedModule(module, found.left.shape[1], found.kept_energy))
-    largest = max(module.rank for module in modules)
-    smaller = {m.module: m.rank for m in modules if m.rank != largest}
+    ranks = {module: found.left.shape[1] for module, found in made.factors.items()}
+    largest = max(ranks.values())
+    smaller = {module: rank for module, rank in ranks.items() if rank != largest}
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -136,8 +103,8 @@ def write_adapter(
         "lora_alpha": largest,
         "rank_pattern": smaller,
         "alpha_pattern": smaller,
-        "target_modules": [module.module for module in modules],
-        "fan_in_fan_out": layouts == {"in_out"},
+        "target_modules": [*made.factors],
+        "fan_in_fan_out": made.layout == "in_out",
         "lora_dropout": 0.0,
         "bias": "none",
         "use_rslora": False,
@@ -146,18 +113,12 @@ def write_adapter(
     with folder_written_atomically(folder) as unfinished:
         write_tensors(unfinished / _TENSORS, tensors, {"format": "pt"})
         write_json(unfinished / _CONFIG, config)
-    return ExportedAdapter(tuple(modules))
-
-
-def _module_of(weight_name: str) -> str:
-    module, _, parameter = weight_name.rpartition(".")
-    embeddings = {row.embed for row in ARCHITECTURES.values()}
-    if not module or parameter != "weight" or module in embeddings:
-        raise EditError(
-            f"A LoRA adapter changes weights of linear modules, and '{weight_name}' is none. "
-            "Merge the edit into a checkpoint instead."
-        )
-    return module
+    if made.max_rank is None and largest > _LARGEST_SERVED:
+        _log.warning(
+            "The adapter has rank %d, and vLLM serves none above %d. Cut it with --max-rank %d "
+            "(max_rank=%d), which says what is lost.",
+            largest, _LARGEST_SERVED, _LARGEST_SERVED, _LARGEST_SERVED,
+        )  # fmt: skip
 
 
 class _Config(BaseModel):

@@ -1,6 +1,7 @@
 """A model as it is now, edits and all, as an ordinary Hugging Face checkpoint."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from factlab.destinations import check_new_folder
 from factlab.errors import EditError
 from factlab.models.accept import foreign_layers
+from factlab.models.changes.change import Change
 from factlab.models.language_model import LanguageModel
 from factlab.models.quiet import quiet_transformers
 from factlab.models.stored import is_packed
@@ -51,6 +53,18 @@ def check_ordinary(lm: LanguageModel) -> None:
                 f"'{name}', its config stands for {other}. Undo the change to its modules, or save "
                 "the edit alone (Edit.save)."
             )
+
+
+def check_not_on(lm: LanguageModel, updates: Sequence[Change]) -> None:
+    """Refuse to merge an edit into a model that it is on.
+
+    Raises:
+        EditError: one of its updates is on the model.
+    """
+    if {change.digest for change in lm.patches.active} & {update.digest for update in updates}:
+        raise EditError(
+            "This edit is on the model already and would be merged twice. Undo it first."
+        )
 
 
 def write_checkpoint(lm: LanguageModel, folder: Path) -> None:

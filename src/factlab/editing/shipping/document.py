@@ -18,7 +18,7 @@ from torch import Tensor
 from factlab.documents import Growing, check_version, described, validated
 from factlab.editing.remembered import Remembered
 from factlab.editing.shipping.folders import JSON, NEW_TENSORS, TENSORS, check_saved_edit
-from factlab.errors import EditError, FactlabError, StorageError, counted
+from factlab.errors import EditError, FactlabError, StorageError, WrongModelError, counted
 from factlab.facts import Fact
 from factlab.families import Layout
 from factlab.models.changes.change import Change
@@ -93,7 +93,7 @@ def _uncovered(lm: LanguageModel) -> tuple[str, ...]:
     return tuple(digest for digest in active if digest not in covered)
 
 
-def lacks_edits(lm: LanguageModel, base: BaseModelInfo) -> bool:
+def _lacks_edits(lm: LanguageModel, base: BaseModelInfo) -> bool:
     """Whether a model lacks what an edit was computed on top of, or what that was in turn."""
     active = {change.digest for change in lm.patches.active}
     below = {
@@ -108,6 +108,25 @@ def lacks_edits(lm: LanguageModel, base: BaseModelInfo) -> bool:
             seen.add(digest)
             needed += below.get(digest, ())
     return False
+
+
+def check_base(lm: LanguageModel, base: BaseModelInfo) -> None:
+    """Refuse a model that an edit was not made for; see `Edit.check_model`.
+
+    Raises:
+        WrongModelError: its weights without edits are others, or it lacks some edits.
+    """
+    if not lm.identity.matches(base.fingerprint, roughly=True):
+        raise WrongModelError(
+            f"This edit was made for {base.name} (fingerprint {base.fingerprint[:12]}), not for "
+            f"{lm.name} ({lm.fingerprint[:12]}). Load that model, or apply with force if you know "
+            "that it fits."
+        )
+    if _lacks_edits(lm, base):
+        raise WrongModelError(
+            "This edit was computed on a model that already carried other edits. Apply those "
+            "first, in the same order, or apply with force."
+        )
 
 
 class FactEntry(BaseModel):
@@ -190,6 +209,16 @@ class SavedEdit(NamedTuple):
     document: EditDocument
     updates: tuple[Change, ...]
     remembered: tuple[Remembered, ...]
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of the `Edit`.
+
+        Raises:
+            InvalidRequestError: an entry is not a fact.
+        """
+        said = {name: getattr(self.document, name) for name in EditDocument.model_fields}
+        read = {"updates": self.updates, "remembered": self.remembered}
+        return {**said, **read, "facts": self.document.checked_facts()}
 
 
 def edit_digest(

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from factlab.destinations import check_new_folder, check_replaceable
-from factlab.errors import StorageError
+from factlab.destinations import check_new_file, check_new_folder, check_replaceable
+from factlab.errors import InvalidRequestError, StorageError
 
 # The files of a saved edit; the last is there for a moment only, see `document`.
 JSON, TENSORS, NEW_TENSORS = "edit.json", "edit.safetensors", "edit-new.safetensors"
@@ -48,6 +48,21 @@ def check_destination(folder: Path, overwrite: bool = False) -> None:
     """
     files = (JSON, TENSORS, NEW_TENSORS)
     check_replaceable(folder, "a saved edit", files, overwrite, unfinished=".edit")
+
+
+def check_gguf_destination(path: Path) -> None:
+    """Refuse a file whose name does not say that it is GGUF, or that is there.
+
+    Raises:
+        InvalidRequestError: it does not end in `.gguf`.
+        StorageError: it is there already, or cannot be written.
+    """
+    if path.suffix.lower() != ".gguf":
+        raise InvalidRequestError(
+            f"'{path}' does not end in .gguf, by which programs know such files. Call it "
+            f"'{path.name}.gguf'."
+        )
+    check_new_file(path, overwrite=False)
 
 
 def check_edits_destination(folder: Path, is_for_many: bool, overwrite: bool) -> None:

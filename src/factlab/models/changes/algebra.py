@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from factlab.errors import EditError, InvalidRequestError
-from factlab.models.changes.change import Change
+from factlab.models.changes.change import Change, Thin
 from factlab.models.changes.expert_update import ExpertUpdate, expert_sum
 from factlab.models.changes.update import DenseUpdate, LowRankUpdate
 
@@ -39,7 +39,8 @@ def factors(change: Change, rank: int | None = None) -> Factors:
 
     A change that is held so and fits is given back as it is. Anything else goes through a singular
     value decomposition in float64, which keeps as much of the squared norm as any matrix of that
-    rank.
+    rank (Eckart and Young, 1936). Of two thin matrices only their small core is decomposed: with
+    left = Q R and rightᵀ = P S, it is R Sᵀ.
 
     Args:
         change: of a weight.
@@ -52,9 +53,12 @@ def factors(change: Change, rank: int | None = None) -> Factors:
     if rank is not None and rank < 1:
         raise InvalidRequestError(f"Rank {rank} is too small. Give 1 or more.")
     largest = min(change.shape) if rank is None else rank
-    if change.thin is not None and 1 <= change.rank <= largest:
+    dtype = _precision([change])
+    if change.thin is None or change.rank == 0:
+        return _cut(_decomposed(change.matrix(torch.float64, _CPU)), rank, dtype)
+    if change.rank <= largest:
         return Factors(*change.thin, 1.0)
-    return _decomposed(change.matrix(torch.float64, _CPU), rank, _precision([change]))
+    return _cut(_decomposed_thin(change.thin), rank, dtype)
 
 
 def summed(changes: Sequence[Change]) -> Change:
@@ -93,10 +97,29 @@ def _precision(changes: Sequence[Change]) -> torch.dtype:
     return functools.reduce(torch.promote_types, (c.dtype for c in changes), torch.float32)
 
 
-def _decomposed(
-    delta: Float[Tensor, "d_out d_in"], rank: int | None, dtype: torch.dtype
-) -> Factors:
-    left, values, right = torch.linalg.svd(delta, full_matrices=False)
+class _Decomposed(NamedTuple):
+    """left · diag(values) · right, with the largest of the values first, in float64."""
+
+    left: Float[Tensor, "d_out most"]
+    values: Float[Tensor, " most"]
+    right: Float[Tensor, "most d_in"]
+
+
+def _decomposed(delta: Float[Tensor, "d_out d_in"]) -> _Decomposed:
+    return _Decomposed(*torch.linalg.svd(delta, full_matrices=False))
+
+
+def _decomposed_thin(thin: Thin) -> _Decomposed:
+    """The same of a product of thin matrices, without forming it."""
+    left, left_core = torch.linalg.qr(thin.left.to(_CPU, torch.float64))
+    right, right_core = torch.linalg.qr(thin.right.to(_CPU, torch.float64).T)
+    core = _decomposed(left_core @ right_core.T)
+    return _Decomposed(left @ core.left, core.values, core.right @ right.T)
+
+
+def _cut(whole: _Decomposed, rank: int | None, dtype: torch.dtype) -> Factors:
+    """The largest singular values, as many as a rank allows or are worth keeping."""
+    left, values, right = whole
     energy = values.square()
     total = float(energy.sum())
     if rank is None:
