@@ -120,7 +120,7 @@ def test_export_to_a_checkpoint_that_the_command_line_loads(run, saved, tmp_path
     args = ["export", dense, "--edit", thin, "--to", "checkpoint", "--out", tmp_path / "m", *TINY]
     code, out, err = run(*args)
     assert code == 0, err
-    assert "Use it: factlab ask" in out
+    assert f"factlab ask PROMPT --model {tmp_path / 'm'}" in out
     ask = ["ask", "Rome is in", "--json"]
     merged = json.loads(run(*ask, "--model", tmp_path / "m")[1])
     edited = json.loads(run(*ask, *TINY, "--edit", thin, "--edit", dense)[1])

@@ -1,12 +1,20 @@
 """Whatever a client asks, it is told the answer."""
 
 import asyncio
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from workbench import workbench
 
 from factlab.web.app import create_app
 from factlab.web.guard import Guard
+
+
+def run(asked: Coroutine[object, object, None]) -> None:
+    """In a thread of its own: other tests of pages have a loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, asked).result()
 
 
 @pytest.mark.parametrize(
@@ -38,7 +46,7 @@ def test_a_request_is_read_before_it_is_answered(make_model, tmp_path, method, p
         "scheme": "http", "http_version": "1.1", "root_path": "", "client": None, "server": None,
     }  # fmt: skip
     with workbench(tmp_path / "bench", make_model("gpt2")) as bench:
-        asyncio.run(Guard(create_app(bench.worker))(scope, receive, send))
+        run(Guard(create_app(bench.worker))(scope, receive, send))
     assert told[0]["status"] == status
 
 
@@ -56,5 +64,5 @@ def test_a_body_without_an_end_is_not_read_to_it():
         told.append(message)
 
     scope = {"type": "http", "path": "/", "headers": [(b"host", b"evil.example")]}
-    asyncio.run(Guard(never)(scope, receive, send))
+    run(Guard(never)(scope, receive, send))
     assert told[0]["status"] == 403

@@ -77,13 +77,15 @@ def export(
     if to == "checkpoint":
         lm = session.load_model()
         edit.merge_into(lm, out)
-        session.say(f"Saved {lm.name} with the edit in {out}. Use it: factlab ask … --model {out}")
+        session.say(f"Saved {lm.name} with the edit in {out}. Use it:")
+        session.say_command(f"factlab ask PROMPT --model {out}")
         session.emit({"to": to, "folder": str(out), "model": lm.name})
         return
     whole = combine([*map(Edit.load, session.edit_places), edit])
     if to == "gguf":
         _show(session, to, out, whole.to_gguf(out, max_rank))
-        session.say(f"Saved {out}. Use it: llama-server -m MODEL.gguf --lora {out}")
+        session.say(f"Saved {out}. Use it:")
+        session.say_command(f"llama-server -m MODEL.gguf --lora {out}")
         return
     lm = session.load_model() if every_layer else None
     _show(session, to, out, whole.to_peft(out, max_rank, lm))

@@ -92,7 +92,7 @@ def footprint(
     Examples:
         >>> model = fl.models.footprint("tiny:gpt2")
         >>> model.n_layers
-        4
+        3
         >>> model.weights_gib(torch.float32) == 2 * model.weights_gib(torch.bfloat16)
         True
     """
