@@ -152,10 +152,8 @@ def _say_base(session: Session, edit: "Edit", out: Path) -> None:
     """How the adapter is used, and where its base model is."""
     from factlab.models import bundled
 
-    session.say(
-        f"Saved in {out}. Use it: peft.PeftModel.from_pretrained(model, '{out}'), where model is "
-        f"{edit.base.name}."
-    )
+    session.say(f"Saved in {out}. Use it, where model is {edit.base.name}:")
+    session.say_command(f"peft.PeftModel.from_pretrained(model, '{out}')")
     if edit.base.name == bundled.NAME:
         session.say(
             f"Its weights are in {bundled.bundled_place()}, for transformers' from_pretrained. The "
