@@ -116,8 +116,7 @@ class Journal:
         """
         header, shard = folder / "run.json", shard or Shard()
         resume = resume or shard.is_part
-        if not (resume and header.exists()):
-            check_new(folder)
+        if not _may_be_loaded(folder, resume):
             try:
                 with _alone(folder) if shard.takes_any else nullcontext():
                     begun = cls._begin(folder, request, find)
@@ -332,10 +331,26 @@ def check_run_folder(folder: Path, resume: bool) -> None:
     Raises:
         StorageError: it holds something else, or a damaged run, or cannot be made.
     """
-    if resume and (folder / "run.json").exists():
+    if _may_be_loaded(folder, resume):
         Journal.load(folder)
-    else:
+
+
+def _may_be_loaded(folder: Path, resume: bool) -> bool:
+    """Whether there is a run to go on with; if not, one can be begun.
+
+    Raises:
+        StorageError: neither.
+    """
+    header = folder / "run.json"
+    if resume and header.exists():
+        return True
+    try:
         check_new(folder)
+    except StorageError:
+        if resume and header.exists():  # another process has begun it since it was looked for
+            return True
+        raise
+    return False
 
 
 def _as_texts(versions: Line) -> Versions:

@@ -3,6 +3,7 @@ import json
 import pytest
 from filelock import FileLock
 
+from factlab import journal as journals
 from factlab.errors import InvalidRequestError, StorageError
 from factlab.journal import Journal, Shard, absent_shards, check_new, merge
 
@@ -122,6 +123,38 @@ def test_of_two_processes_that_begin_one_run_the_first_decides(tmp_path):
 
     journal = Journal.open(folder, {"a": 1}, find_slowly, resume=True)
     assert journal.findings == {"level": 0.5}
+
+
+def test_a_run_may_be_begun_while_it_is_looked_for(tmp_path, monkeypatch):
+    """Between the look for it and that for a new folder."""
+    check_new_folder = journals.check_new_folder
+
+    def begun_by_another(folder, **options):
+        Journal.open(folder, {"a": 1}, lambda: {"n": 0}, resume=False)
+        check_new_folder(folder, **options)
+
+    for name, resume, shard in (("one", True, None), ("any", False, Shard.any())):
+        with monkeypatch.context() as patched:
+            patched.setattr(journals, "check_new_folder", once(begun_by_another, check_new_folder))
+            opened = Journal.open(tmp_path / name, {"a": 1}, lambda: {"n": 1}, resume, shard)
+        assert opened.findings == {"n": 0}
+        with monkeypatch.context() as patched:
+            patched.setattr(journals, "check_new_folder", once(begun_by_another, check_new_folder))
+            journals.check_run_folder(tmp_path / f"{name} again", resume=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(journals, "check_new_folder", once(begun_by_another, check_new_folder))
+        with pytest.raises(StorageError, match="is not empty"):
+            Journal.open(tmp_path / "new", {"a": 1}, lambda: {"n": 1}, resume=False)
+
+
+def once(first, later):
+    """A function that does something else when it is called for the first time."""
+    functions = iter([first])
+
+    def called(*args, **options):
+        return next(functions, later)(*args, **options)
+
+    return called
 
 
 def test_a_run_is_begun_anew_only_in_a_new_folder(tmp_path):

@@ -13,6 +13,7 @@ from tiny_records import background, make_record, make_records
 import factlab as fl
 from factlab.data.record_files import save_records
 from factlab.editing import SubjectNoise, edit_variant
+from factlab.editing.closed_form import values
 from factlab.editing.noised import NoisedSubjects
 from factlab.errors import InvalidRequestError, StorageError
 from factlab.evaluation import Localisation, LocalisationConfig, LocalisedMethod, study_localisation
@@ -138,13 +139,13 @@ def test_rows_have_scores_and_effects(lm, tmp_path):
 
 def test_values_of_the_same_object_are_optimised_once(lm, tmp_path, monkeypatch):
     asked = []
-    optimise = fl.editing.closed_form.values.optimise_values
+    optimise = values.optimise_values
 
     def counting(lm, requests, contexts, site, *more):
         asked.extend((one.fact.subject, one.target, one.erase, site, more[-1]) for one in requests)
         return optimise(lm, requests, contexts, site, *more)
 
-    monkeypatch.setattr("factlab.editing.closed_form.values.optimise_values", counting)
+    monkeypatch.setattr(values, "optimise_values", counting)
     cached = replace(background(lm), values=fl.editing.ValueCache(tmp_path / "values"))
     config = SMALL.model_copy(update={"methods": SMALL.methods[2:], "essence_texts": 0})
     study_localisation(lm, make_records(3), tmp_path / "study", config, background=cached)
