@@ -5,7 +5,7 @@
     python benchmarks/memory.py --tiny                 # the same on a small shape
 
 Every command runs in a process of its own, of which the most that it ever held is printed beside
-what `factlab.models.needs` says. Optimisations have few steps: their number changes no size.
+what `factlab memory` reckons. Optimisations have few steps: their number changes no size.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from factlab.stats.corpus import Corpus
 
 VALUE = fl.editing.ValueConfig(steps=2)
 N_FACTS = 20
+PYTHON_GIB = 0.7
 
 
 def main() -> None:
@@ -43,13 +44,22 @@ def main() -> None:
         lm.memory_gib = args.memory_gib
         with_model = peak_gib(lm)
         COMMANDS[args.here](lm, _layers(args))
-        print(f"{args.here:10}  {with_model:11.2f}  {peak_gib(lm):11.2f}", flush=True)
+        print(f"{args.here:10}  {with_model:11.2f}  {peak_gib(lm):11.2f}  "
+              f"{reckoned(lm, args):11.2f}", flush=True)  # fmt: skip
         return
-    print(f"{args.shape}, {args.memory_gib:g} GiB allowed besides the weights\n"
-          f"{'command':10}  {'model, GiB':>11}  {'at most':>11}", flush=True)  # fmt: skip
+    print(f"{args.shape}, {args.memory_gib:g} GiB allowed besides the weights")
+    print(f"{'command':10}  {'model, GiB':>11}  {'at most':>11}  {'reckoned':>11}", flush=True)
     more = ["--tiny"] * args.tiny + ["--shape", args.shape, "--memory-gib", str(args.memory_gib)]
     for name in args.only:
         subprocess.run([sys.executable, __file__, "--here", name, *more], check=True)
+
+
+def reckoned(lm: fl.LanguageModel, args: argparse.Namespace) -> float:
+    """GiB, with what Python and PyTorch take."""
+    model = fl.models.Footprint.of(lm.model.config, args.shape)
+    like = {"eval": "rome"}.get(args.here, args.here)
+    besides = model.besides(len(_layers(args))).get(like, 0.0)
+    return model.weights_gib(lm.dtype) + besides + args.memory_gib + PYTHON_GIB
 
 
 def _layers(args: argparse.Namespace) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 # Tiny models are fastest on one thread, in the processes that tests start as well.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -74,6 +75,15 @@ def make_model() -> Iterator[MakeModel]:
         assert rest == rest_now, "training mode, hooks or tokenizer changed"
     assert torch.equal(random_states[0], torch.get_rng_state())
     assert (random_states[1] == np.random.get_state()[1]).all()
+
+
+@pytest.fixture
+def model_folder(make_model, tmp_path) -> Path:
+    """A tiny model as transformers saves it."""
+    lm = make_model("llama")
+    lm.model.save_pretrained(tmp_path / "model")
+    lm.tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def claimed(
                 return
             if left:
                 waiting()
-                time.sleep(wait_s)
+                time.sleep(wait_s)  # locks tell nobody when they are let go
                 wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
 

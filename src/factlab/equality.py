@@ -1,8 +1,9 @@
 """When two results are the same: dataclasses that hold tensors, compared by what they hold."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,8 +36,7 @@ def same(one: object, other: object) -> bool:
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, tuple | list) and type(one) is type(other):
-        pairs = zip(one, other, strict=False)  # type: ignore[call-overload]
-        return len(one) == len(other) and all(same(*pair) for pair in pairs)  # type: ignore[arg-type]
+        return _same_sequences(one, other)
     if isinstance(one, float) and isinstance(other, float):
         return one == other or (math.isnan(one) and math.isnan(other))
     if is_dataclass(one) and type(one) is type(other):
@@ -50,12 +50,16 @@ def _same_tensors(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one.cpu(), other.cpu(), rtol=0.0, atol=0.0, equal_nan=True)
 
 
+def _same_sequences(one: Sequence[Any], other: Any) -> bool:
+    return len(one) == len(other) and all(map(same, one, other))
+
+
 def _same_fields(one: object, other: object) -> bool:
     return all(same(getattr(one, name), getattr(other, name)) for name in _names(one))
 
 
-def _names(one: object) -> list[str]:
-    return [field.name for field in fields(one)]  # type: ignore[arg-type]
+def _names(one: Any) -> list[str]:
+    return [field.name for field in fields(one)]
 
 
 def _is_plain(one: object, name: str) -> bool:

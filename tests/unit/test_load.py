@@ -18,11 +18,8 @@ from factlab.models.loading import load
 
 
 @pytest.fixture
-def folder(make_model, tmp_path):
-    lm = make_model("llama")
-    lm.model.save_pretrained(tmp_path / "model")
-    lm.tokenizer.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
+def folder(model_folder):
+    return model_folder
 
 
 def test_a_local_folder(folder):

@@ -179,11 +179,8 @@ PROOF = "open({!r}, 'w').write('run')\n"
 
 
 @pytest.fixture
-def folder(make_model, tmp_path):
-    lm = make_model("llama")
-    lm.model.save_pretrained(tmp_path / "model")
-    lm.tokenizer.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
+def folder(model_folder):
+    return model_folder
 
 
 def edited(path, **changes):

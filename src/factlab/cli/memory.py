@@ -58,7 +58,7 @@ def memory(
     session.say(table(["command", "statistics", *shown], rows, right={1, 2, 3}))
     session.say(
         f"GiB; statistics in float64, and in all with {batches:g} GiB for batches (--memory-gib). "
-        f"Python and PyTorch take some 0.7 besides. With the model on a GPU, statistics stay in "
+        "Python and PyTorch take some 0.7 besides. With the model on a GPU, statistics stay in "
         "the CPU's memory."
     )
     free = {str(device): gib for device, gib in free_gib().items()}
@@ -70,7 +70,7 @@ def memory(
             "n_layers": model.n_layers,
             "d_mlp": model.d_mlp,
             "weights_gib": weights,
-            "besides_gib": dict(model.besides(n_layers)),
+            "besides_gib": statistics,
             "batches_gib": batches,
             "free_gib": free,
         }

@@ -39,7 +39,7 @@ def push(
     """Share a saved edit on the Hugging Face Hub: its two files, and a model card.
 
     The card tells the facts, the method and the base model. Log in first, with 'hf auth login'.
-    Others name the edit as user/repo wherever a folder of an edit is asked for.
+    Others name the edit as user/repo in --edit, 'factlab show' and 'factlab export'.
     """
     from factlab.editing.shipping.folders import check_saved_edit
     from factlab.editing.shipping.hub import check_pushable

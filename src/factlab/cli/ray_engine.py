@@ -279,7 +279,7 @@ def _connected(ray: Any, asked: Work, tell: Callable[[str], None]) -> Iterator[N
                 address="local", num_cpus=asked.n_workers * asked.need.cpus,
                 include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet,
             )  # fmt: skip
-        except Exception as error:
+        except Exception as error:  # Ray has no one kind of error for all that can be wrong here
             raise InvalidRequestError(
                 f"Ray could not start on this machine: {last_words(str(error))[:300]}"
             ) from error

@@ -4,7 +4,6 @@ A model that does not fit is found out in a second then, and not by a machine th
 halt; and it can be said what would fit.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -63,7 +62,7 @@ class Footprint:
         """GiB of one layer's second moment, and of every other matrix of its size in float64."""
         return _DOUBLE * self.d_mlp**2 / GIB
 
-    def besides(self, n_layers: int = 5) -> Mapping[str, float]:
+    def besides(self, n_layers: int = 5) -> dict[str, float]:
         """GiB that commands take on the CPU besides the weights and what `memory_gib` allows.
 
         It is what no smaller batch would change. With the weights on a GPU it is the CPU's memory
@@ -101,7 +100,7 @@ def free_gib() -> dict[torch.device, float]:
 def check_fits(config: PretrainedConfig, dtype: torch.dtype, placement: str, name: str) -> None:
     """Refuse a model whose weights are larger than the memory that is free for them.
 
-    Quantised checkpoints are not judged, nor what spreads over several devices and the disk.
+    Quantised checkpoints are not judged, nor what spreads over several devices.
 
     Raises:
         ModelLoadError: says how much it takes, how much there is, and what would fit.
@@ -129,7 +128,6 @@ def _too_large(model: Footprint, dtype: torch.dtype, placement: str, free: float
     if half < model.weights_gib(dtype):
         fits = "fit" if half < free else "not fit either"
         said += f" In bfloat16 (--dtype bfloat16) its {half:.1f} GiB would {fits}."
-    return (
-        f"{said} --device auto spreads it over all devices and the CPU's memory; 'factlab memory' "
-        "says what else it takes."
-    )
+    if placement != "cpu":
+        said += " --device auto spreads it over all GPUs and the CPU's memory."
+    return f"{said} 'factlab memory' says what else it takes."

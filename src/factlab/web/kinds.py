@@ -31,11 +31,11 @@ def kind_of(path: Path) -> Kind | None:
     if (path / "edit.json").is_file():
         return "edit"
     if (path / "scores.json").is_file():
-        return (
-            "human" if _begins(_format_of(path / "scores.json"), "factlab human scores") else None
-        )
+        written = _said_in(path / "scores.json", "format")
+        return "human" if _begins(written, "factlab human scores") else None
     if (path / "run.json").is_file():
-        written = _format_of_folder(path)
+        request = _said_in(path / "run.json", "request")
+        written = request.get("format") if isinstance(request, dict) else None
         return next((kind for start, kind in _RUNS.items() if _begins(written, start)), None)
     return "sweep" if any(path.glob("layer-*/run.json")) else None
 
@@ -74,17 +74,10 @@ def _begins(written: object, start: str) -> bool:
     return str(written).rpartition(" ")[0] == start
 
 
-def _format_of_folder(path: Path) -> object:
+def _said_in(file: Path, key: str) -> object:
+    """What a JSON file has under a key; None if it has nothing, or is none."""
     try:
-        request = read_json(path / "run.json").get("request")
-    except FactlabError:
-        return None
-    return request.get("format") if isinstance(request, dict) else None
-
-
-def _format_of(file: Path) -> object:
-    try:
-        return read_json(file).get("format")
+        return read_json(file).get(key)
     except FactlabError:
         return None
 
