@@ -143,6 +143,21 @@ def compiled_inside():
     return model
 
 
+def sharing_keys_by_a_cache_alone():
+    """As transformers ran Gemma 3n and Gemma 4 for a while."""
+    model = fl.models.tiny_model("llama").model
+
+    class Sharing(type(model)):
+        def forward(self, *args, use_cache=None, **kwargs):
+            said = super().forward(*args, use_cache=False, **kwargs)
+            said.logits = said.logits.roll(1, -1) if use_cache else said.logits
+            return said
+
+    model.__class__ = Sharing
+    model.config.num_kv_shared_layers = 1
+    return model
+
+
 def headless(auto):
     return auto.from_config(fl.models.tiny_model("llama").model.config)
 
@@ -169,6 +184,7 @@ def headless(auto):
             lambda: made("bert", is_decoder=False, **TEXT),
             "BertLMHeadModel is no decoder",
         ),
+        (sharing_keys_by_a_cache_alone, "Sharing says something else with a cache of keys than"),
     ],
 )
 def test_models_that_are_no_bare_causal_language_models(make, message):

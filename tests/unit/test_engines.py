@@ -2,18 +2,15 @@
 
 import pytest
 import torch
-import transformers
-from packaging.version import Version
 
 import factlab as fl
 from factlab.hooks import Site, Stream, intervene, record
 from factlab.models.abilities import TITLES
 from factlab.models.changes.carried import carrying, row_changes
 from factlab.models.changes.expert_update import ExpertUpdate
-from factlab.models.family_names import family_names
 from factlab.models.generation import generate_ids
 from factlab.tokens import pad
-from model_families import MakeModel
+from model_families import MakeModel, is_present
 
 REPLAY, STATES, WHOLE = "replay", "replay over whole texts", "whole passes"
 
@@ -38,12 +35,7 @@ KINDS = {
     "gemma3n_text": (WHOLE, "attention"),
     "bert": (WHOLE, "attention"),
 }
-# Configs whose parts or kinds of layers were written in another way before this release.
-IS_OLD = Version(transformers.__version__) < Version("5.24")
-NEWER = ("qwen2_vl", "zamba2")
-PRESENT = [
-    family for family in KINDS if family in family_names() and not (IS_OLD and family in NEWER)
-]
+PRESENT = [family for family in KINDS if is_present(family)]
 # These compute in float32 in places, whatever their weights are.
 ROUNDED = (
     "llama4_text",
@@ -204,7 +196,7 @@ def test_rows_of_experts_have_as_many_owners(make_model):
         lm.run(frame)
 
 
-@pytest.mark.parametrize("family", ["mamba", "gemma3n_text", "mllama"])
+@pytest.mark.parametrize("family", [*filter(is_present, ("mamba", "gemma3n_text", "mllama"))])
 def test_what_needs_more_than_a_model_can_do_says_so(make_model, family):
     lm, fact = make_model(family), fl.Fact("{} is in", "Rome", "Paris")
     whole = {

@@ -4,14 +4,13 @@ import re
 
 import pytest
 import torch
-import transformers
-from packaging.version import Version
 from transformers.models.auto import modeling_auto
 
 from factlab.errors import InvalidRequestError, UnsupportedModelError
 from factlab.models.family_names import check_family, family_names
 from factlab.models.request import check_request
 from factlab.models.tiny import tiny_model, tiny_parts
+from model_families import is_present
 
 # Families, and patterns of the classes of parts that must be there.
 KINDS = {
@@ -44,12 +43,7 @@ KINDS = {
     "minicpm3": ("MiniCPM3Attention",),
     "openai-gpt": ("Block",),
 }  # fmt: skip
-# Configs whose parts or kinds of layers were written in another way before this release.
-NEWER = ("dbrx", "qwen2_vl", "zamba2")
-IS_OLD = Version(transformers.__version__) < Version("5.24")
-PRESENT = [
-    family for family in KINDS if family in family_names() and not (IS_OLD and family in NEWER)
-]
+PRESENT = [family for family in KINDS if is_present(family)]
 
 
 @torch.no_grad()

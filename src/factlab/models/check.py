@@ -4,6 +4,7 @@
 * every part is where it was looked for, and its states have the shapes they should; what is not is
   left out, with the reason;
 * the states that hooks see are the ones that the model itself reports as hidden states;
+* keys that layers share are shared without a cache too;
 * which engine gives the model's own logits, from the first layer and from the middle of a text on;
 * no weight is NaN or infinite.
 """
@@ -11,6 +12,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -21,7 +23,7 @@ from factlab.models.anatomy import Anatomy, LayerParts, Part, anatomy_of
 from factlab.models.engine_choice import choose_engine
 from factlab.models.engines.engine import Engine
 from factlab.models.examine_experts import with_mixtures
-from factlab.models.probing import LENGTH, close, probing
+from factlab.models.probing import LENGTH, close, explained, probing
 from factlab.models.quiet import quiet_transformers
 from factlab.models.trial import Probed, ids_for, speaking
 from factlab.models.weights import check_finite, checked_carriers, why_no_gradient
@@ -63,6 +65,7 @@ def examine(model: PreTrainedModel) -> Examined:
     with probing(model), quiet_transformers():
         speaker, probed = speaking(model, anatomy, ids)
         _check_logits(speaker.model, ids, probed.logits)
+        _check_shared_keys(speaker.model, ids, probed.logits)
         anatomy, lacking = _checked_layers(model, anatomy, probed)
         anatomy, more = _checked_parts(anatomy, probed)
         anatomy = with_mixtures(anatomy, model, speaker.model, ids)
@@ -99,6 +102,24 @@ def _check_logits(model: PreTrainedModel, ids: Tensor, logits: Tensor) -> None:
         raise UnsupportedModelError(
             f"{type(model).__name__} gives logits of shape {tuple(logits.shape)} for "
             f"{ids.shape[1]} tokens, not a distribution over the vocabulary for each of them."
+        )
+
+
+def _check_shared_keys(model: PreTrainedModel, ids: Tensor, logits: Tensor) -> None:
+    """Refuse a model whose layers share keys through a cache alone: our passes have none.
+
+    transformers ran Gemma 3n and Gemma 4 so for a while: without a cache, layers that should read
+    the keys of others made their own, with weights that were never trained.
+    """
+    if not getattr(model.config.get_text_config(decoder=True), "num_kv_shared_layers", 0):
+        return
+    with explained(model, "be called with a cache"):
+        cached = model(input_ids=ids, use_cache=True).logits[0]
+    if not close(cached, logits):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} says something else with a cache of keys than without one: "
+            f"transformers {transformers.__version__} shares keys between its layers wrongly. "
+            "Install a newer transformers."
         )
 
 
