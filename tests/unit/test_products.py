@@ -8,6 +8,7 @@ from transformers.pytorch_utils import Conv1D
 import factlab as fl
 from factlab.models import products
 from factlab.models.products import fast_products, gram
+from factlab.precision import full_products
 
 pytestmark = pytest.mark.skipif(
     not products._is_worthwhile(), reason="this processor gains nothing from oneDNN"
@@ -94,6 +95,44 @@ def test_second_moments_are_summed_in_full_precision_whatever_is_asked_for():
         for fast in (True, False):
             patch.setattr(products, "_is_worthwhile", lambda fast=fast: fast)
             assert torch.allclose(gram(rows).double(), exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(params=["tf32 or bf16", "by place"])
+def coarse(request):
+    """Products that are chosen to be coarse, in both ways that torch knows."""
+    places = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    if request.param == "by place":
+        if not hasattr(places[0], "fp32_precision"):
+            pytest.skip("this torch knows one way only")
+        before = [place.fp32_precision for place in places]
+        places[0].fp32_precision, places[1].fp32_precision = "tf32", "bf16"
+        yield lambda: [place.fp32_precision for place in places]
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
+    else:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("medium")
+        yield torch.get_float32_matmul_precision
+        torch.set_float32_matmul_precision(before)
+
+
+def test_products_are_full_for_a_while_and_then_as_they_were(coarse):
+    chosen = coarse()
+    with pytest.raises(ZeroDivisionError), full_products():
+        left = torch.randn(64, 24)
+        exact = left.double() @ left.double().T
+        assert torch.allclose((left @ left.T).double(), exact, rtol=1e-5, atol=1e-5)
+        raise ZeroDivisionError
+    assert coarse() == chosen
+
+
+def test_a_model_is_accepted_and_summed_up_where_products_are_coarse(coarse, make_model):
+    lm = make_model("llama")
+    fl.LanguageModel(lm.model, lm.tokenizer)
+    rows = torch.randn(300, 24, generator=torch.Generator().manual_seed(0))
+    exact = rows.double().T @ rows.double()
+    assert torch.allclose(gram(rows).double(), exact, rtol=1e-5, atol=1e-5)
+    assert coarse()
 
 
 def test_layers_are_restored_after_an_error():

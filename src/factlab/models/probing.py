@@ -13,6 +13,7 @@ from factlab.documents import described
 from factlab.errors import FactlabError, UnsupportedModelError
 from factlab.interrupts import undone
 from factlab.models.accept import mixed_dtypes
+from factlab.precision import full_products
 from factlab.transformers_api import is_marked_as_recorded, remove_recorded_mark, settle_scales
 
 LENGTH = 6
@@ -54,15 +55,15 @@ def explained(model: PreTrainedModel, what: str) -> Iterator[None]:
 
 @contextmanager
 def probing(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode without gradients, and no trace left of transformers' own recording hooks.
+    """Evaluation mode without gradients, full products, and no trace left of recording hooks.
 
-    transformers installs hooks the first time hidden states are asked for, and keeps them.
+    transformers installs such hooks the first time hidden states are asked for, and keeps them.
     """
     before = [
         _Before(m, m.training, frozenset(m._forward_hooks), is_marked_as_recorded(m))
         for m in model.modules()
     ]
-    with undone(partial(_put_back, before)), torch.no_grad():
+    with undone(partial(_put_back, before)), torch.no_grad(), full_products():
         for each in before:
             each.module.training = False
         yield

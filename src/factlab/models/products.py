@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from factlab.interrupts import undone
+from factlab.precision import full_products
 from factlab.transformers_api import Conv1D
 
 
@@ -96,12 +97,11 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def gram(rows: Float[Tensor, "row width"]) -> Float[Tensor, "width width"]:
     """Σ over rows of r rᵀ, in the rows' own dtype, by the fastest product there is."""
     columns = rows.T.contiguous()
-    if rows.dtype is torch.float32 and rows.device.type == "cpu" and _is_worthwhile():
-        return _multiply(columns, columns, None)
-    with torch.autocast(rows.device.type, enabled=False):  # sums over thousands of rows
-        if rows.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest":
-            return columns.to(torch.float64) @ rows.to(torch.float64)  # not in TF32
-        return columns @ rows
+    with full_products():  # sums over thousands of rows
+        if rows.dtype is torch.float32 and rows.device.type == "cpu" and _is_worthwhile():
+            return _multiply(columns, columns, None)
+        with torch.autocast(rows.device.type, enabled=False):
+            return columns @ rows
 
 
 class _Product(torch.autograd.Function):
