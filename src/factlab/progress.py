@@ -170,25 +170,27 @@ class _Bar:
 
 
 class _Lines:
-    """Says what is being done, and each minute how far it is and how long it will take."""
+    """Says what is being done, and each minute how far it is and how long it will take.
+
+    Each label has a minute of its own: a step of hours is not outshouted by those inside it.
+    """
 
     def __init__(self, console: "Console") -> None:
         self._console, self._steps = console, _Steps()
-        self._told: set[str] = set()
-        self._spoke_s = time.monotonic()
+        self._spoke_s: dict[str, float] = {}
 
     def report(self, label: str, done: int, total: int) -> None:
         step, now_s = self._steps.reached(label, done), time.monotonic()
-        if label not in self._told:
-            self._told.add(label)
-            self._say(f"{label} ...")
-        elif 0 < done < total and now_s - self._spoke_s >= _SECONDS_BETWEEN_LINES:
+        spoke_s = self._spoke_s.get(label)
+        if spoke_s is None:
+            self._say(label, f"{label} ...")
+        elif 0 < done < total and now_s - spoke_s >= _SECONDS_BETWEEN_LINES:
             left_s = step.seconds_left(total)
             left = "" if left_s is None else f", about {max(1, round(left_s / 60))} min left"
-            self._say(f"{label}: {done} of {total}{left}")
+            self._say(label, f"{label}: {done} of {total}{left}")
 
-    def _say(self, text: str) -> None:
-        self._spoke_s = time.monotonic()
+    def _say(self, label: str, text: str) -> None:
+        self._spoke_s[label] = time.monotonic()
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:

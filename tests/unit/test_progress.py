@@ -96,6 +96,25 @@ def test_a_label_with_others_inside_keeps_its_clock(clock):
     assert text.count("values ...") == text.count("records ...") == 1
 
 
+def test_steps_inside_do_not_outshout_a_long_one(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    console = Console(file=io.StringIO(), width=100)
+    with ProgressBar(console) as bar:
+        for minute in range(4):
+            now[0] = 60.0 * minute
+            for step in range(4):  # the last of them shortly before the next record
+                now[0] += 14.9
+                bar("values", step, 5)
+            bar("records", minute, 10)
+    lines = console.file.getvalue().splitlines()
+    assert [line for line in lines if line.startswith("records: ")] == [
+        "records: 1 of 10, about 9 min left",
+        "records: 2 of 10, about 8 min left",
+        "records: 3 of 10, about 7 min left",
+    ]
+
+
 def test_a_full_bar_does_not_stay():
     console = terminal()
     bar = ProgressBar(console)

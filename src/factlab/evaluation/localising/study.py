@@ -129,8 +129,8 @@ def _do_batch(
     grid, records = worker.grid, journal.records
     n_rows = len(worker.places) * grid.n_rows
     facts: dict[int, FactRow] = {}
-    for place in places:
-        progress("tracing facts", len(records), n_rows)
+    for number, place in enumerate(places):
+        progress("tracing facts", number, len(places))
         case = grid.fact_case(place)
         if case not in records:
             writer.append(case, as_line(worker.fact_row(place)))
