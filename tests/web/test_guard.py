@@ -66,3 +66,22 @@ def test_a_body_without_an_end_is_not_read_to_it():
     scope = {"type": "http", "path": "/", "headers": [(b"host", b"evil.example")]}
     run(Guard(never)(scope, receive, send))
     assert told[0]["status"] == 403
+
+
+def test_a_server_for_everybody_goes_by_any_name_to_those_who_have_the_token():
+    told = []
+
+    async def inner(_scope, _receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        told.append(message.get("status"))
+
+    for token in (b"Bearer secret", b"Bearer wrong"):
+        headers = [(b"host", b"192.168.1.5:7575"), (b"authorization", token)]
+        scope = {"type": "http", "path": "/api/state", "headers": headers}
+        run(Guard(inner, None, "secret")(scope, receive, send))
+    assert [status for status in told if status] == [200, 401]

@@ -269,7 +269,7 @@ def test_runs_are_shown_as_the_report_has_them(bench, tmp_path):
     assert [one["values"][records["labels"][1]] for one in records["records"]] == [
         row["rewrite_success"] for row in rows
     ]
-    record = bench.ask("GET", f"/api/records/{rows[0]['case_id']}?run=0/ft-1")[1]
+    (record,) = bench.ask("GET", f"/api/records/{rows[0]['case_id']}?run=0/ft-1")[1]
     assert rows[0]["subject"] in record["statement"]
     shown = bench.ask("GET", "/api/view?name=0/needle.safetensors")[1]
     assert shown["trace"] == json.loads(json.dumps(trace_document(trace)))

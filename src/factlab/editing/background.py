@@ -41,6 +41,10 @@ class Background:
     given: frozenset[int] = frozenset()
     values: ValueSource | None = field(default_factory=ValueCache.default)
     _weighed: set[tuple[int, bool]] = field(default_factory=set[tuple[int, bool]])
+    # What was collected, and how; moments that somebody gave serve whatever is asked for.
+    _collected: dict[tuple[int, bool], StatsConfig] = field(
+        default_factory=dict[tuple[int, bool], StatsConfig]
+    )
 
     @classmethod
     def of(cls, moments: Sequence[Moment] | Mapping[int, Moment]) -> "Background":
@@ -84,7 +88,11 @@ class Background:
             InvalidRequestError: moments of other layers were given, and none of these.
         """
         moments = self.shared if shared else self.moments
-        missing = [layer for layer in layers if layer not in moments]
+        missing = [
+            layer
+            for layer in layers
+            if layer not in moments or self._collected.get((layer, shared), config) != config
+        ]
         if self.given and not self.given.intersection(layers):
             given, wanted = (", ".join(map(str, sorted(x))) for x in (self.given, layers))
             raise InvalidRequestError(
@@ -92,6 +100,8 @@ class Background:
             )
         if missing:
             moments |= second_moments(lm, missing, config, progress=progress, shared=shared)
+            self._collected |= {(layer, shared): config for layer in missing}
+            self._weighed -= {(layer, shared) for layer in missing}
         for layer in layers:
             moments[layer].check_model(lm)
             if (layer, shared) not in self._weighed:  # said once, not at every edit of a sequence

@@ -7,6 +7,7 @@ from typing import Any
 from factlab.editing.combined import combine
 from factlab.editing.configs import Mode
 from factlab.editing.edit import Edit
+from factlab.editing.shipping.folders import check_edits_destination
 from factlab.errors import InvalidRequestError, counted
 from factlab.facts import Fact
 from factlab.models.answering import Answer
@@ -101,8 +102,8 @@ class EditRun(Tabular):
         """Write the edits: those made each for itself in numbered folders, others as one.
 
         Args:
-            folder: new, or empty.
-            overwrite: replace an edit that is there already.
+            folder: new, or empty; for edits each for itself it must be.
+            overwrite: replace an edit that is there already, as long as there is only one.
 
         Returns:
             The folders of the edits.
@@ -114,6 +115,7 @@ class EditRun(Tabular):
         if self.mode != "each":
             self.combined().save(folder, overwrite)
             return [folder]
+        check_edits_destination(folder, is_for_many=True, overwrite=False)
         width = len(str(len(self.edits)))
         folders = [folder / f"{number:0{width}d}" for number in range(1, len(self.edits) + 1)]
         for edit, place in zip(self.edits, folders, strict=True):

@@ -116,10 +116,11 @@ def said_under_noise(
         lm: the model.
         facts: their prompts.
         noise: its first sample is taken.
-        n_tokens: most tokens to say; a line break or the end of the text ends it before.
+        n_tokens: tokens to write, line breaks among them; the end of the text ends it before.
 
     Returns:
-        As targets that continue their prompts; empty where nothing is said.
+        The first line with something in it, as targets that continue their prompts; empty where
+        nothing is said.
     """
     noised = NoisedSubjects(lm, noise)
     rows = [noised.of(lm.fact_continuation(fact), fact).inputs for fact in facts]

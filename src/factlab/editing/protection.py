@@ -93,7 +93,9 @@ class Protection:
         if (settings, layer) not in self._metrics:
             width = keys.shape[1]
             found = (written_keys(block, layer, width) for block in past)
-            first_keys = next((each for each in found if each is not None), keys)
+            first_keys = next((each for each in found if each is not None), None)
+            if first_keys is None:  # nothing was written there: the next edit may be the first
+                return Protected(base(keys), layer, width).hold(past, questions)
             self._metrics[settings, layer] = Protected(base(first_keys), layer, width)
         return self._metrics[settings, layer].hold(past, questions)
 

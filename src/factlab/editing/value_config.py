@@ -25,8 +25,10 @@ class ValueConfig(Config):
         weight_decay: factor of ‖δ‖ / ‖v₀‖².
         clamp_factor: ‖δ‖ is kept below this many times ‖v₀‖; by default the preset's, or the
             method's (4; 0.75 for MEMIT and AlphaEdit).
-        stop_loss: stop when the total loss is below this.
-        stop_nll: stop when the target's NLL is below this in the mean over contexts.
+        stop_loss: stop when the total loss is below this; of an erasure, below this share of what
+            it was at first.
+        stop_nll: stop when the target's NLL is below this in the mean over contexts; of an erasure,
+            whose loss is −log(1 − P), below this share of what that was at first.
         stop_when_said: stop one step after greedy decoding first writes the target behind every
             context (MPES, arXiv 2502.01636).
     """

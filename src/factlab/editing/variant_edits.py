@@ -10,7 +10,15 @@ from factlab.editing.method import Method
 from factlab.editing.methods import method_named
 from factlab.editing.noise_config import SubjectNoise
 from factlab.editing.noised import level_of, said_under_noise
-from factlab.editing.variants import SAID_TOKENS, Variant, check_variant, problem, variant_named
+from factlab.editing.variants import (
+    SAID_TOKENS,
+    Problem,
+    Variant,
+    check_variant,
+    nothing_said,
+    problem,
+    variant_named,
+)
 from factlab.errors import FactlabError
 from factlab.facts import Fact
 from factlab.models.language_model import LanguageModel
@@ -59,10 +67,14 @@ def edit_variant(
         noise = SubjectNoise(level=level_of(lm, facts))
     if variant == "reversal" and noise is not None:
         said = said_under_noise(lm, facts, noise, SAID_TOKENS)
-    problems = [
-        problem(chosen, fact, variant, config, target, noise)
-        for fact, target in zip(facts, said, strict=True)
-    ]
-    asked = [each.fact for each in problems]
-    settings = problems[0].config if problems else config
-    return chosen.attempts(lm, asked, settings, background, progress)
+    found: dict[int, Edit | FactlabError] = {}
+    problems: dict[int, Problem] = {}
+    for number, (fact, target) in enumerate(zip(facts, said, strict=True)):
+        if target == "":
+            found[number] = nothing_said(fact.prompt)
+        else:
+            problems[number] = problem(chosen, fact, variant, config, target, noise)
+    asked = [each.fact for each in problems.values()]
+    settings = next((each.config for each in problems.values()), config)
+    found |= zip(problems, chosen.attempts(lm, asked, settings, background, progress), strict=True)
+    return [found[number] for number in range(len(facts))]

@@ -131,6 +131,13 @@ def problem(
     return Problem(variant, written, config.model_copy(update=changes))
 
 
+def nothing_said(prompt: str) -> InvalidRequestError:
+    """Why there is no `reversal` of a fact after whose corrupted prompt nothing is said."""
+    return InvalidRequestError(
+        f"The model says nothing after '{prompt}' with noise on the subject."
+    )
+
+
 def _with_new(fact: Fact, target: str | None, lack: str) -> Fact:
     """The fact with this new target."""
     if not target:

@@ -17,6 +17,9 @@ FORMAT = "factlab human answers 1"
 Question = Literal["consistent", "fluent"]
 QUESTIONS: tuple[Question, ...] = get_args(Question)
 FIRST, MIDDLE, LAST = range(3)  # places
+SCORES = "scores.json"
+# What factlab itself writes beside answers.
+_OURS = frozenset({KEY, SCORES})
 _ADVICE = "Ask the rater for the file again."
 
 
@@ -156,7 +159,7 @@ def _files(paths: Sequence[str | Path]) -> list[Path]:
 
 def _inside(path: Path) -> Iterator[Path]:
     if path.is_dir():
-        yield from (file for file in sorted(path.glob("*.json")) if file.name != KEY)
+        yield from (file for file in sorted(path.glob("*.json")) if file.name not in _OURS)
     elif path.is_file():
         yield path
     else:

@@ -12,6 +12,7 @@ from factlab.errors import InvalidRequestError
 from factlab.estimate import Estimate
 from factlab.human.answers import (
     QUESTIONS,
+    SCORES,
     RaterAnswers,
     Rating,
     load_answers,
@@ -146,8 +147,8 @@ class HumanScores(Tabular, Drawn):
         }
         for name, text in texts.items():
             write_text(folder / name, text)
-        write_json(folder / "scores.json", self.to_json())
-        return [*(folder / name for name in texts), folder / "scores.json", picture]
+        write_json(folder / SCORES, self.to_json())
+        return [*(folder / name for name in texts), folder / SCORES, picture]
 
 
 @checked()

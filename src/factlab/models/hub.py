@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from factlab.errors import ModelLoadError, nearest
 from factlab.models.request import WELL_KNOWN, adapter_instead
@@ -46,6 +46,11 @@ def ask_hub(name: str, revision: str | None) -> HubAnswer:
     """
     try:
         info = huggingface_hub.model_info(name, revision=revision, timeout=_WAIT_S)
+    except HFValidationError as error:
+        raise ModelLoadError(
+            f"Cannot load model '{name}': there is no such folder or file here, and it is no name "
+            f"on the Hugging Face Hub ({first_line(error)}).{nearest(name, WELL_KNOWN)}"
+        ) from error
     except HfHubHTTPError as error:
         return HubAnswer(is_reached=True, objection=first_line(error))
     except Exception as error:  # whatever the HTTP library of the day raises without a network

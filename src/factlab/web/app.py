@@ -28,7 +28,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 
-from factlab.documents import described
+from factlab.documents import check_unicode, described
 from factlab.errors import FactlabError, InvalidRequestError, StorageError
 from factlab.pages.inlined import STATIC
 from factlab.web.folders import Folders
@@ -59,11 +59,16 @@ def create_app(worker: Worker, folders: Folders | None = None) -> FastAPI:
 
 async def _refused(_request: Request, error: Exception) -> JSONResponse:
     status = 404 if isinstance(error, StorageError) else 422
-    return JSONResponse({"error": str(error)}, status)
+    return JSONResponse({"error": _sayable(str(error))}, status)
 
 
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"error": described(error)}, 422)
+    return JSONResponse({"error": _sayable(described(error))}, 422)
+
+
+def _sayable(text: str) -> str:
+    """A sentence as UTF-8 has it: it may quote half of a surrogate pair that somebody sent."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _add_page(app: FastAPI) -> None:
@@ -98,6 +103,7 @@ def _add_jobs(app: FastAPI, worker: Worker) -> None:
 
     @app.post("/api/jobs", status_code=202)
     def begin(request: AnyJob) -> dict[str, Any]:
+        check_unicode(request.model_dump(), "What was asked for")
         request.check()
         if worker.error is not None:
             raise InvalidRequestError(worker.error)
@@ -123,6 +129,7 @@ def _add_edits(app: FastAPI, worker: Worker) -> None:
 
     @app.post("/api/edits", status_code=201)
     def save(request: SaveEdit) -> dict[str, Any]:
+        check_unicode(request.name, "The name")
         worker.shelf.keep(request.job, request.name)
         return {"name": request.name}
 
@@ -141,7 +148,7 @@ def _add_folders(app: FastAPI, folders: Folders) -> None:
         return folders.records(run, score)
 
     @app.get("/api/records/{case}")
-    def record(case: int, run: Names) -> dict[str, Any]:
+    def record(case: int, run: Names) -> list[dict[str, Any]]:
         return folders.record(run, case)
 
     @app.get("/api/view")

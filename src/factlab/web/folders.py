@@ -17,6 +17,7 @@ from factlab.evaluation.running.saved_run import Run, load_run
 from factlab.web.kinds import Kind, kind_of
 from factlab.web.results import report_document, result_document
 
+_RECORD = ("case_id", "prompt", "target_new", "target_true")
 _DEPTH = 4
 _LISTED = 500
 
@@ -69,31 +70,34 @@ class Folders:
         """
         runs = self._runs(names)
         labels = label_runs(runs)
-        found: dict[int, dict[str, Any]] = {}
+        # By all of it: records of different data may have one number.
+        found: dict[tuple[Any, ...], dict[str, Any]] = {}
         for label, run in zip(labels, runs, strict=True):
             for row in run.table():
-                entry = found.setdefault(
-                    row["case_id"],
-                    {key: row[key] for key in ("case_id", "prompt", "target_new", "target_true")}
-                    | {"values": {}},
-                )
+                record = {key: row[key] for key in _RECORD}
+                entry = found.setdefault((*record.values(),), record | {"values": {}})
                 entry["values"][label] = row.get(score)
-        return {"labels": labels, "records": [found[case] for case in sorted(found)]}
+        records = sorted(found.values(), key=lambda record: record["case_id"])
+        return {"labels": labels, "records": records}
 
-    def record(self, names: Sequence[str], case: int) -> dict[str, Any]:
-        """What was written and answered for one record, by run.
+    def record(self, names: Sequence[str], case: int) -> list[dict[str, Any]]:
+        """What was written and answered for the records of a number, by run.
+
+        There are several if runs are of different models or data.
 
         Raises:
             StorageError: a run is not there, or damaged.
             InvalidRequestError: no run has the record.
         """
-        (shown,) = (text for table in report(self._runs(names), cases=[case]).tables
-                    for text in table.cases[:1])  # fmt: skip
-        return {
-            "statement": shown.statement,
-            "texts": [list(line) for line in shown.lines()],
-            "answers": shown.answer_lines(),
-        }
+        return [
+            {
+                "statement": shown.statement,
+                "texts": [list(line) for line in shown.lines()],
+                "answers": shown.answer_lines(),
+            }
+            for table in report(self._runs(names), cases=[case]).tables
+            for shown in table.cases
+        ]
 
     def view(self, name: str) -> dict[str, Any]:
         """Anything else: a trace, or a table and a picture.
@@ -116,16 +120,28 @@ class Folders:
     def _found(self) -> Iterator[Found]:
         for number, root in enumerate(self.roots):
             for path in _below(root, _DEPTH):
-                kind = kind_of(path) if path.exists() else None
+                kind = _kind_seen(path)
                 if kind is not None:
                     place = path.relative_to(root).as_posix()
                     yield Found(f"{number}/{place}", kind, path)
 
 
+def _kind_seen(path: Path) -> Kind | None:
+    """What a file or folder is; None also if it may not be read, or has just been taken away."""
+    try:
+        return kind_of(path)
+    except OSError:
+        return None
+
+
 def _below(root: Path, depth: int) -> Iterator[Path]:
     """Folders and files below a folder, itself among them; nothing hidden, no links."""
     yield root
-    for path in sorted(root.iterdir()) if root.is_dir() else ():
+    try:
+        inside = sorted(root.iterdir()) if root.is_dir() else []
+    except OSError:  # it may not be read: the others are as good as before
+        return
+    for path in inside:
         if path.name.startswith(".") or path.is_symlink():
             continue
         if path.is_dir() and depth:

@@ -40,12 +40,12 @@ class Guard:
 
     Attributes:
         inner: what answers the others.
-        hosts: names of the server, without ports.
+        hosts: names of the server, without ports; None if any will do, since there is a token.
         token: without which nothing is computed; None if there is no need of one.
     """
 
     inner: Application
-    hosts: frozenset[str] = field(default=LOOPBACK)
+    hosts: frozenset[str] | None = field(default=LOOPBACK)
     token: str | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,7 +70,7 @@ class Guard:
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
         host = given.get("host", "")
-        if _without_port(host) not in self.hosts:
+        if self.hosts is not None and _without_port(host) not in self.hosts:
             return 403, f"This server does not go by the name '{host}'."
         origin = given.get("origin")
         if origin is not None and origin.partition("://")[2] != host:

@@ -2,9 +2,11 @@
 
 A job is a file in the workbench's folder from the moment it is asked for, so that its result is
 there after a reload of the page and after the end of the server. One that was not finished when the
-server ended says so.
+server ended says so. Results of older jobs are in their files alone. Of a cell of a picture that
+somebody clicked on there is no file.
 """
 
+import re
 import secrets
 import threading
 import time
@@ -16,6 +18,7 @@ from typing import Any, Literal
 from pydantic import JsonValue, ValidationError
 
 from factlab.config import Config
+from factlab.documents import validated
 from factlab.errors import FactlabError, InvalidRequestError, StorageError
 from factlab.storage import read_json, write_json
 from factlab.web.requests import AnyJob
@@ -23,8 +26,11 @@ from factlab.web.requests import AnyJob
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 
 ENDED: frozenset[State] = frozenset({"done", "failed", "cancelled"})
-# Jobs that are listed; files of older ones stay where they are.
-_LISTED = 200
+# Jobs that are listed after a restart; older ones can still be asked for by name.
+_LISTED = 500
+# Ended jobs whose results stay in memory.
+_HELD = 50
+_NAME = re.compile(r"[0-9a-f-]+", re.ASCII)
 _LOST = "The server ended before this was finished. Ask again."
 
 
@@ -78,12 +84,14 @@ class Job:
         record: as it is now.
         version: grows with every change.
         is_unwanted: somebody cancelled it.
+        is_in_file: its result is in its file alone.
         began_s: on the monotonic clock.
     """
 
     record: JobRecord
     version: int = 0
     is_unwanted: bool = False
+    is_in_file: bool = False
     began_s: float | None = None
 
     def change(self, **changes: Any) -> None:
@@ -141,6 +149,7 @@ class Jobs:
             if record.state not in ENDED:
                 job.change(state="failed", error=_LOST, progress=None)
             jobs._jobs[record.id] = job
+        jobs._let_go()
         return jobs
 
     def __iter__(self) -> Iterator[Job]:
@@ -159,12 +168,16 @@ class Jobs:
         return job
 
     def keep(self, job: Job) -> None:
-        """Write a job's file.
+        """Write a job's file, if it has one.
 
         Raises:
             StorageError: it cannot be written.
         """
-        write_json(self.folder / f"{job.record.id}.json", job.record.model_dump(mode="json"))
+        if job.record.request.kind != "cell":
+            write_json(self._file(job.record.id), job.record.model_dump(mode="json"))
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
 
     def named(self, name: str) -> Job:
         """The job of that name.
@@ -172,9 +185,13 @@ class Jobs:
         Raises:
             StorageError: there is none.
         """
-        if name not in self._jobs:
+        job = self._jobs.get(name)
+        if job is not None and not job.is_in_file:
+            return job
+        if _NAME.fullmatch(name) is None or not self._file(name).is_file():
             raise StorageError(f"There is no job '{name}'.")
-        return self._jobs[name]
+        where = f"'{self._file(name)}'"
+        return Job(validated(JobRecord, read_json(self._file(name)), where, "Ask again."))
 
     def result_of(self, name: str) -> tuple[AnyJob, dict[str, JsonValue]]:
         """What was asked for, and what came of it.
@@ -213,8 +230,23 @@ class Jobs:
         return next((job for job in self._jobs.values() if job.record.state == "waiting"), None)
 
     def end(self, job: Job, state: State, **changes: Any) -> None:
-        """Note how a job ended."""
+        """Note how a job ended. Where there is no room for its file, it says so and is not lost."""
         began_s = time.monotonic() if job.began_s is None else job.began_s
         seconds = round(time.monotonic() - began_s, 3)
         job.change(state=state, progress=None, seconds=seconds, **changes)
-        self.keep(job)
+        try:
+            self.keep(job)
+        except StorageError as error:
+            told = f"{job.record.error} " if job.record.error else ""
+            job.change(error=f"{told}This is gone when the server ends: {error}")
+        else:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Hold the results of the newest jobs only."""
+        ended = [job for job in self if job.record.state in ENDED and not job.is_in_file]
+        for job in ended[:-_HELD]:
+            if job.record.request.kind == "cell":
+                del self._jobs[job.record.id]
+            elif self._file(job.record.id).is_file():
+                job.is_in_file, job.record = True, job.record.model_copy(update={"result": None})

@@ -7,7 +7,7 @@ from typing import Literal
 from safetensors import SafetensorError, safe_open
 
 from factlab.errors import FactlabError, InvalidRequestError, StorageError
-from factlab.storage import read_json
+from factlab.storage import explained, read_json
 
 Kind = Literal[
     "evaluation", "localisation", "probes", "sweep", "study", "average", "trace", "edit", "human"
@@ -46,9 +46,10 @@ def shown_kind(path: Path) -> Kind:
     Raises:
         StorageError: it is not there, or nothing that can be shown.
     """
-    if not path.exists():
-        raise StorageError(f"There is no file or folder '{path}'. Check the name.")
-    kind = kind_of(path)
+    with explained("read", path):
+        if not path.exists():
+            raise StorageError(f"There is no file or folder '{path}'. Check the name.")
+        kind = kind_of(path)
     if kind is None:
         raise StorageError(
             f"'{path}' is no trace, edit, evaluation, sweep, probes, study or scores of raters of "

@@ -33,6 +33,11 @@ class Address:
         """Whether nobody but this machine can reach it."""
         return self.host in {"127.0.0.1", "localhost", "::1"}
 
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether it is reached by all addresses that the machine has."""
+        return self.host in {"", "0.0.0.0", "::"}  # noqa: S104 - compared, and chosen by the user
+
     def bound(self) -> socket.socket:
         """A socket that listens there.
 
@@ -101,10 +106,14 @@ def serve(
             jobs, Shelf(folder / "edits", folder / "computed", folder / "exports"), load
         )
         token = None if address.is_loopback else secrets.token_urlsafe(24)
-        hosts = LOOPBACK | {address.host.lower(), f"[{address.host.lower()}]"}
+        # Nobody knows all names of a machine; a page under a false one would lack the token.
+        hosts = None
+        if not address.is_everywhere:
+            hosts = LOOPBACK | {address.host.lower(), f"[{address.host.lower()}]"}
         folders = Folders([*map(Path, runs)])
-        guarded = Guard(create_app(worker, folders), frozenset(hosts), token)
-        shown = f"[{address.host}]" if ":" in address.host else address.host
+        guarded = Guard(create_app(worker, folders), hosts, token)
+        host = socket.gethostname() if address.is_everywhere else address.host
+        shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{port}/" + (f"#token={token}" if token else "")
         server = uvicorn.Server(
             uvicorn.Config(guarded, log_level="warning", timeout_graceful_shutdown=1)

@@ -151,15 +151,13 @@ class Tasks:
     def _ask(self, request: AskJob, job: Job) -> dict[str, Any]:
         if request.chat:
             self.lm.chat_forms()  # or an error, before anything is asked
-        prompts = [
-            self.lm.chat_prompt(prompt) if request.chat else prompt.rstrip()
-            for prompt in request.prompts
-        ]
         columns: list[dict[str, Any]] = []
         for done, names in enumerate(request.stacks):
             job.report("asking", done, len(request.stacks))
             with self.stack.instead(names) as prefix:
-                texts = self._texts([behind(prefix, one) for one in prompts], request.n_tokens)
+                plain = [behind(prefix, prompt) for prompt in request.prompts]
+                asked = map(self.lm.chat_prompt if request.chat else str.rstrip, plain)
+                texts = self._texts([*asked], request.n_tokens)
             columns.append({"stack": [*names], "texts": texts})
             job.show({"prompts": [*request.prompts], "columns": columns})
         return {"prompts": [*request.prompts], "columns": columns}

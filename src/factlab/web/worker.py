@@ -68,6 +68,8 @@ class Worker:
                 job = self.jobs.next(_LOOKS_EVERY_S)
                 if job is not None:
                     self._do(tasks, job)
+        except Exception as error:  # nothing more will be done, and the page has to say so
+            self.error = f"The workbench broke off: {type(error).__name__}: {error}"
         finally:
             self.stack.clear()
 

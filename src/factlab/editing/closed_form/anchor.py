@@ -33,12 +33,14 @@ class Anchored:
 
     Attributes:
         deltas: δ of every fact; 0 of one that is not written.
+        kept: places of the facts that are written; if none is, of all, whose δ is 0.
         notes: for the edit's diagnostics: the anchor, how many times as long each value was, and
             the places of the facts that are not written.
         left: for later edits of a sequence.
     """
 
     deltas: Float[Tensor, "fact d_model"]
+    kept: list[int]
     notes: dict[str, Any] = field(default_factory=dict[str, Any])
     left: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
@@ -65,7 +67,7 @@ def anchored(
         noised: puts noise on the subjects; make this call in its block.
     """
     if anchor is None:
-        return Anchored(deltas)
+        return Anchored(deltas, [*range(len(facts))])
     name = f"anchor.{layer}"
     rows = [row for fact in facts for row in prompt_rows(lm, fact, [""], lookup, noised)]
     initial = keys_and_outputs(lm, rows, layer).outputs.cpu().double()
@@ -76,8 +78,10 @@ def anchored(
     ratios = lengths / anchor
     is_skipped = ratios > TOO_LONG
     scaled = (initial + deltas) / ratios[:, None] - initial
+    kept = torch.nonzero(~is_skipped).flatten().tolist()
     return Anchored(
         torch.where(is_skipped[:, None], 0.0, scaled),
+        kept or [*range(len(facts))],
         {
             "norm_anchor": anchor,
             "value_ratios": ratios.tolist(),

@@ -259,15 +259,16 @@ class _Writer:
         weights = context_weights(self.config.contexts, len(self.contexts))
         noised = NoisedSubjects(self.lm, self.config.subject_noise)
         deltas = torch.stack([value.delta.cpu().double() for value in values])
-        # A fact that is written anew is not protected from it.
-        duals = partial(self.closed_form.duals, questions=[fact.question for fact in facts])
         with noised.present():
             found = anchored(
                 self.lm, facts, deltas, layers[-1], self.config.norm_anchor, "last", noised
             )
+            kept = [facts[place] for place in found.kept]
             with torch.no_grad(), self.lm.frozen():
-                rows = WaitingFacts(self.lm, facts, self.contexts, weights, layers[0], noised)
-            written = _write(self.lm, rows, found.deltas, layers, duals)
+                rows = WaitingFacts(self.lm, kept, self.contexts, weights, layers[0], noised)
+            # A fact that is written anew is not protected from it.
+            duals = partial(self.closed_form.duals, questions=[fact.question for fact in kept])
+            written = _write(self.lm, rows, found.deltas[found.kept], layers, duals)
         left = found.left | (written.keys if self.config.remember else {})
         return Edit(
             method=self.method,
@@ -284,7 +285,7 @@ class _Writer:
                 **found.notes,
             },
             versions=current_versions(),
-            remembered=(Remembered(tuple(facts), left),) if left else (),
+            remembered=(Remembered(tuple(kept), left),) if left else (),
         )
 
 

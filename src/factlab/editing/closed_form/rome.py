@@ -256,7 +256,10 @@ class _Memory:
             )
         keys, targets = self.lookups.keys[rows], self.lookups.outputs[rows] + found.deltas
         directions = self._directions(rows)
-        left, right = stored_in_turn(keys, targets, self.lookups.outputs[rows], directions)
+        kept = found.kept
+        left, right = stored_in_turn(
+            keys[kept], targets[kept], self.lookups.outputs[rows][kept], directions[kept]
+        )
         mixture = self._mixture
         update = update_of(lm, self.name, mixture, left, right)
         told = [

@@ -14,7 +14,7 @@ and each leaves it when it is done. How a step is made cheap is told in `value_b
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -149,6 +149,16 @@ def optimise_values(
     return [results[number] for number in range(len(requests))]
 
 
+class _Start(NamedTuple):
+    """What a fact's losses are measured by: where an erasure begins; else 1.
+
+    The least probable of what a model knows is below any bound that suits −log P.
+    """
+
+    loss: float
+    nll: float
+
+
 class _Values:
     """Equation 4 for the facts of a batch, as an objective.
 
@@ -170,6 +180,7 @@ class _Values:
         self._norms = batch.initial_norms
         self._longest = (config.clamp_factor or DEFAULT_CLAMP) * batch.initial_norms
         self._was_said = [False] * batch.n_facts
+        self._starts: list[_Start] = []
 
     def optimised(self, begin: Callable[[int], None]) -> list[OptimisedValue | EditError]:
         """δ of every fact, or why there is none."""
@@ -203,9 +214,15 @@ class _Values:
         # Fetched together: a GPU is waited for once a step.
         fetched = torch.stack([term.to(loss.device) for term in noted], 1).tolist()
         terms = [dict(zip(_TERMS, values, strict=True)) for values in fetched]
+        self._starts = self._starts or [
+            _Start(term["loss"], term["nll"]) if one.request.erase else _Start(1.0, 1.0)
+            for term, one in zip(terms, self._group, strict=True)
+        ]
         is_done = [
-            term["loss"] < config.stop_loss or term["nll"] < config.stop_nll or was_said
-            for term, was_said in zip(terms, self._was_said, strict=True)
+            term["loss"] < config.stop_loss * start.loss
+            or term["nll"] < config.stop_nll * start.nll
+            or was_said
+            for term, start, was_said in zip(terms, self._starts, self._was_said, strict=True)
         ]
         if losses.is_said is not None:
             self._was_said = losses.is_said.tolist()
@@ -221,6 +238,7 @@ class _Values:
         self._batch.keep(problems)
         self._norms, self._longest = self._norms[chosen], self._longest[chosen]
         self._was_said = [self._was_said[problem] for problem in problems]
+        self._starts = [self._starts[problem] for problem in problems]
 
     def bound(self, stacks: Sequence[Deltas]) -> None:
         """Keep ‖δ‖ below the clamp."""

@@ -106,6 +106,7 @@ class Tuning:
         self._groups = [list(group) for group in groups]
         width = wide(lm.dtype)
         self._originals = [lm.model.get_parameter(name).detach().to(width) for name in names]
+        self._enough: list[float] = []  # of each group, the loss that ends it
 
     @torch.inference_mode(False)
     def ends(self, begin: Callable[[int], None]) -> list[Descended | EditError]:
@@ -165,7 +166,11 @@ class Tuning:
                 for total, part in zip(self._gradients, parts, strict=True):
                     total.add_(part)
         losses = totals.tolist()
-        is_done = [loss < self._config.stop_nll for loss in losses]
+        self._enough = self._enough or [
+            self._config.stop_nll * (loss if all(row.erase for row in group) else 1)
+            for loss, group in zip(losses, self._groups, strict=True)
+        ]
+        is_done = [loss < enough for loss, enough in zip(losses, self._enough, strict=True)]
         return Evaluation(totals, [{"loss": loss} for loss in losses], is_done)
 
     def gradients(self) -> Sequence[Stack]:
@@ -176,6 +181,7 @@ class Tuning:
     def keep(self, problems: Sequence[int]) -> None:
         """Go on with these groups only, which are all in one batch then."""
         n = len(self._groups[0])
+        self._enough = [self._enough[group] for group in problems]
         rows = [group * n + i for group in problems for i in range(n)]
         self._batches = [self._batches[0].of_rows(self._lm, rows)]
 

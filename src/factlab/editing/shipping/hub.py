@@ -83,6 +83,11 @@ def _fetched(name: str, revision: str | None) -> Path:
             f"The edit '{name}' on the Hugging Face Hub has no revision '{revision}'. Give a "
             "branch, tag or commit that it has."
         ) from error
+    except HFValidationError as error:
+        raise StorageError(
+            f"Cannot load the edit '{name}': there is no such folder here, and it is no name on "
+            f"the Hugging Face Hub ({first_line(error)})."
+        ) from error
     except HfHubHTTPError as error:
         raise _not_given(name, error) from error
     except Exception as error:  # whatever the HTTP library of the day raises without a network

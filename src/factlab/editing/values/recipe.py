@@ -30,8 +30,8 @@ from factlab.wrapping import Context, context_to_json
 if TYPE_CHECKING:
     from factlab.models.language_model import LanguageModel
 
-# Goes up whenever the same request would give another value than before.
-_SCHEME = 1
+# Goes up whenever the same request would give another value than before, to write or to erase.
+_SCHEME, _SCHEME_ERASING = 1, 2
 # How much the bare prompt counts in a key says nothing of the texts that values are optimised over.
 _NOT_OF_TEXTS = {"bare_weight": None}
 # The setting that matters only if it was ever reached; see `StoredValue.stays_clear_of`.
@@ -147,6 +147,7 @@ class ValueRecipe:
         plan = self.plan.without_clamp()
         del plan["contexts"]  # the texts themselves say more
         contexts = [*map(context_to_json, self.contexts)]
-        whole = [_SCHEME, model, plan, contexts, asked]
+        scheme = _SCHEME_ERASING if self.plan.erase else _SCHEME
+        whole = [scheme, model, plan, contexts, asked]
         text = json.dumps(whole, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()

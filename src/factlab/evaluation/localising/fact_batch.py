@@ -7,7 +7,7 @@ from factlab.data.records import Record
 from factlab.editing.edit import Edit
 from factlab.editing.noise_config import SubjectNoise
 from factlab.editing.noised import NoisedSubjects
-from factlab.editing.variants import Variant
+from factlab.editing.variants import Variant, nothing_said
 from factlab.errors import InvalidRequestError, TokenizationError
 from factlab.evaluation.localising.asked import AskedRows
 from factlab.evaluation.localising.edited import KeptRows
@@ -64,7 +64,7 @@ class FactBatch:
     ) -> AskedRows | str:
         target = target_of(record, fact, variant)
         if not target:
-            return f"The model says nothing after '{fact.prompt}' with noise on the subject."
+            return str(nothing_said(fact.prompt))
         noised = self._noised if variant == "forcing" else None
         n_tokens = grid.config.essence_tokens
         try:

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from factlab.estimate import Estimate
 
 N_DRAWS = 1000
+_AT_ONCE = 100  # draws; bounds memory
 _SEED = 0
 _NORMAL = 1.959963984540054
 _FEWEST = 3  # records of a correlation
@@ -48,8 +49,7 @@ class Correlation:
             return cls(len(pairs), nothing, nothing)
         both = np.array(pairs, dtype=np.float64)
         ranks = np.stack([_ranks(column) for column in both.T], axis=1)
-        drawn = np.random.default_rng(_SEED).integers(0, len(both), size=(N_DRAWS, len(both)))
-        return cls(len(pairs), _estimate(both, drawn), _estimate(ranks, drawn))
+        return cls(len(pairs), _estimate(both), _estimate(ranks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +132,12 @@ def fisher_exact(hits: int, n: int, other_hits: int, other_n: int) -> float:
     return sum(one for one in ways.values() if one <= ways[hits]) / sum(ways.values())
 
 
-def _estimate(
-    both: Float[np.ndarray, "record 2"], drawn: Int[np.ndarray, "draw record"]
-) -> Estimate:
+def _estimate(both: Float[np.ndarray, "record 2"]) -> Estimate:
     """The correlation of two columns, and what lies between 2.5 % and 97.5 % of the draws."""
     (found,) = _correlations(both[None])
-    draws = _correlations(both[drawn])
+    random, n = np.random.default_rng(_SEED), len(both)
+    drawn = (random.integers(0, n, size=(_AT_ONCE, n)) for _ in range(N_DRAWS // _AT_ONCE))
+    draws = np.concatenate([_correlations(both[each]) for each in drawn])
     draws = draws[~np.isnan(draws)]
     if math.isnan(found) or not len(draws):
         return Estimate(float(found), math.nan)
@@ -159,6 +159,6 @@ def _correlations(draws: Float[np.ndarray, "draw record 2"]) -> Float[np.ndarray
 
 def _ranks(values: Float[np.ndarray, " record"]) -> Float[np.ndarray, " record"]:
     """Ranks from 0; those of equal values are their mean."""
-    below = (values[None] < values[:, None]).sum(axis=1)
-    same = (values[None] == values[:, None]).sum(axis=1)
-    return below + (same - 1) / 2
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    below = np.cumsum(counts) - counts
+    return (below + (counts - 1) / 2)[places]

@@ -95,7 +95,7 @@
     };
     place.show = (job) => {
       const runs = job && !ENDED.has(job.state);
-      place.fail(job && job.state === "failed" ? job.error : null);
+      place.fail(job ? job.error : null);
       bar.hidden = cancel.hidden = !runs;
       cancel.onclick = runs ? () => factlab.ask("DELETE", `api/jobs/${job.id}`).catch((e) => place.fail(e.message)) : null;
       const progress = job && job.progress;

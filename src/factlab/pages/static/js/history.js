@@ -17,7 +17,10 @@
       template: fact.template, subject: fact.subject, new: fact.target_new || undefined, true: fact.target_true || undefined, method: method.name, layer: method.layer ?? undefined,
       paraphrases: fact.paraphrases.join("\n") || undefined, neighbours: fact.neighbours.join("\n") || undefined, prompts: fact.prompts.join("\n") || undefined,
     }),
-    ask: (request) => ({ prompts: request.prompts.join("\n"), tokens: request.n_tokens }),
+    ask: ({ prompts, n_tokens, chat, stacks }) => ({
+      prompts: prompts.join("\n"), tokens: n_tokens, chat: chat ? "1" : undefined,
+      alone: stacks.some((names) => names.length > 1) && !stacks.some((names) => names.length === 1) ? "0" : undefined,
+    }),
   };
 
   factlab.screens.history = {

@@ -8,6 +8,15 @@
   const SPARE_ROWS = 12;
   const query = (names) => names.map((name) => `run=${encodeURIComponent(name)}`).join("&");
 
+  /** Begins a question; what it gives says, when the answer is there, whether no other was begun since. */
+  function newest() {
+    let last = 0;
+    return () => {
+      const mine = ++last;
+      return () => mine === last;
+    };
+  }
+
   /** Thousands of rows, of which only those that can be seen are elements. */
   function longList(label, headings, rows, onchoose) {
     const body = el("div.rows");
@@ -40,17 +49,25 @@
       const records = el("div");
       const record = el("div", { "aria-live": "polite" });
       let timer = null;
-      let left = false;
+      const beginReport = newest();
+      const beginRecords = newest();
+      const beginRecord = newest();
 
       const fail = (error) => {
         told.hidden = false;
         told.textContent = error.message;
       };
 
-      function compare() {
-        app.remember("runs", { runs: [...chosen].join("|") || undefined });
+      function forget() {
+        clearTimeout(timer);
+        for (const begin of [beginReport, beginRecords, beginRecord]) begin();
         records.replaceChildren();
         record.replaceChildren();
+      }
+
+      function compare() {
+        app.remember("runs", { runs: [...chosen].join("|") || undefined });
+        forget();
         watch();
       }
 
@@ -72,6 +89,7 @@
 
       async function watch() {
         clearTimeout(timer);
+        const isWanted = beginReport();
         if (!chosen.size) {
           report.replaceChildren();
           return;
@@ -79,21 +97,24 @@
         try {
           const names = [...chosen];
           const made = await factlab.ask("GET", `api/report?${query(names)}`);
+          if (!isWanted()) return;
           told.hidden = true;
-          if (left) return;
           report.replaceChildren(
             factlab.reportView(made, (score, heading) => showRecords(names, score, heading)),
             el("p.hint", {}, "Choose a score to see the records behind it."));
           if (made.done < made.total) timer = setTimeout(watch, LOOKS_EVERY_MS);
         } catch (error) {
+          if (!isWanted()) return;
           fail(error);
-          if (error.gone && !left) timer = setTimeout(watch, LOOKS_EVERY_MS);
+          if (error.gone) timer = setTimeout(watch, LOOKS_EVERY_MS);
         }
       }
 
       async function showRecords(names, score, heading) {
+        const isWanted = beginRecords();
         try {
           const found = await factlab.ask("GET", `api/records?${query(names)}&score=${encodeURIComponent(score)}`);
+          if (!isWanted()) return;
           const first = found.labels[0];
           const worth = (one) => one.values[first] ?? Infinity;
           const rows = found.records.sort((a, b) => worth(a) - worth(b)).map((one) => ({
@@ -104,33 +125,36 @@
             el("h2", {}, `${heading} of every record, lowest first`),
             longList(`${heading} of every record`, ["Record", ...found.labels], rows, (row) => showRecord(names, row.case)));
         } catch (error) {
-          fail(error);
+          if (isWanted()) fail(error);
         }
       }
 
       async function showRecord(names, number_) {
+        const isWanted = beginRecord();
         try {
           const found = await factlab.ask("GET", `api/records/${number_}?${query(names)}`);
-          record.replaceChildren(el("section.panel", {},
-            el("h2", {}, found.statement),
-            found.texts.length ? table("What was written", ["Model", "Text"], found.texts) : null,
-            found.answers.length ? table("Answers", found.answers[0], found.answers.slice(1)) : null,
-            found.texts.length || found.answers.length ? null : el("p.hint", {}, "This run kept no texts.")));
+          if (!isWanted()) return;
+          record.replaceChildren(...found.map((one) => el("section.panel", {},
+            el("h2", {}, one.statement),
+            one.texts.length ? table("What was written", ["Model", "Text"], one.texts) : null,
+            one.answers.length ? table("Answers", one.answers[0], one.answers.slice(1)) : null,
+            one.texts.length || one.answers.length ? null : el("p.hint", {}, "This run kept no texts."))));
           record.scrollIntoView({ block: "nearest" });
         } catch (error) {
-          fail(error);
+          if (isWanted()) fail(error);
         }
       }
 
       async function view(name) {
+        const isWanted = beginReport();
         try {
           const found = await factlab.ask("GET", `api/view?name=${encodeURIComponent(name)}`);
+          if (!isWanted()) return;
           told.hidden = true;
-          if (left) return;
           report.replaceChildren(factlab.resultView(found));
           if (found.missing) timer = setTimeout(() => view(name), LOOKS_EVERY_MS);
         } catch (error) {
-          fail(error);
+          if (isWanted()) fail(error);
         }
       }
 
@@ -138,10 +162,7 @@
       factlab.ask("GET", "api/folders").then(offer).catch(fail);
       if (state.view) view(state.view);
       else watch();
-      return () => {
-        left = true;
-        clearTimeout(timer);
-      };
+      return forget;
     },
   };
 }
