@@ -10,6 +10,7 @@ from factlab.editing.closed_form import layerwise, rome
 from factlab.editing.closed_form.anchor import anchored
 from factlab.editing.closed_form.lookup import keys_and_outputs, prompt_rows
 from factlab.editing.configs import ContextConfig, ValueConfig
+from factlab.editing.methods import METHODS
 from factlab.errors import InvalidRequestError
 
 FACTS = [
@@ -93,6 +94,25 @@ def test_a_value_that_explodes_is_skipped_and_named(lm, background, monkeypatch)
     with good.applied(lm):
         written = lm.score([FACTS[2].prompt], ["Apple"])[0].logprob
     assert abs(skipped - before) < 0.5 * abs(written - before)
+
+
+@pytest.mark.parametrize("method", ["memit", "rome"])
+def test_a_fact_that_is_skipped_is_in_no_part_of_the_change(lm, background, monkeypatch, method):
+    module, config = (layerwise, MEMIT) if method == "memit" else (rome, ROME)
+    config = config.model_copy(update={"norm_anchor": 50.0})
+    values = module.values_of
+    alone = METHODS[method].together(lm, FACTS[:2], config, background)
+    monkeypatch.setattr(module, "values_of", exploding(values, 2))
+    edit = METHODS[method].together(lm, FACTS[:3], config, background)
+    assert edit.skipped == (FACTS[2],)
+    for one, other in zip(alone.updates, edit.updates, strict=True):
+        torch.testing.assert_close(
+            one.matrix(torch.float64, lm.device), other.matrix(torch.float64, lm.device)
+        )
+    assert [block.facts for block in edit.remembered] == [tuple(FACTS[:3])]
+    keys = [t for block in edit.remembered for name, t in block.tensors.items() if "key" in name]
+    assert len(keys) == (2 if method == "memit" else 0)
+    assert all(key[:2].any(dim=1).all() and not key[2].any() for key in keys)
 
 
 @pytest.mark.parametrize(("method", "config"), [("memit", MEMIT), ("rome", ROME)])

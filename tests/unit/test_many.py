@@ -88,6 +88,48 @@ def test_a_later_edit_may_replace_an_earlier_one(lm, background):
     assert len(run.edits) == 2
 
 
+def test_edits_each_for_itself_are_saved_all_or_none(lm, background, tmp_path):
+    run = fl.edit_each(lm, FACTS, "rome", CONFIG, background)
+    assert [folder.name for folder in run.save(tmp_path / "edits")] == ["1", "2", "3"]
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "edits").rglob("*")}
+    for overwrite in (False, True):
+        with pytest.raises(StorageError, match="not empty"):
+            run.save(tmp_path / "edits", overwrite)
+    (tmp_path / "other" / "3").mkdir(parents=True)
+    with pytest.raises(StorageError, match="not empty"):
+        run.save(tmp_path / "other")
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["3"]
+    assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "edits").rglob("*")}
+
+
+def test_statistics_are_those_that_are_asked_for(lm):
+    """One background, two settings: the second is not answered with what the first collected."""
+    few, more = (fl.stats.StatsConfig(tokens_per_dim=n, seed=n) for n in (4, 8))
+    shared = fl.editing.Background()
+    for config in (few, more, few):
+        alone = fl.editing.Background().second_moments(lm, [1], config)[1]
+        found = shared.second_moments(lm, [1], config)[1]
+        assert isinstance(alone, fl.stats.SecondMoment)
+        assert isinstance(found, fl.stats.SecondMoment)
+        assert found.n_tokens == alone.n_tokens
+        assert torch.equal(found.matrix, alone.matrix)
+    given = fl.editing.Background.of([alone])
+    assert given.second_moments(lm, [1], more)[1] is alone, "what somebody gave serves"
+
+
+def test_edits_after_one_that_left_no_keys_do_not_depend_on_each_other(lm, background):
+    config = fl.editing.AlphaEditConfig(layers=(1,), contexts=CONFIG.contexts)
+    config = config.model_copy(update={"value": ValueConfig(steps=2)})
+    anchored = CONFIG.model_copy(update={"norm_anchor": "first"})
+    with fl.rome(lm, FACTS[0], anchored, background).applied(lm):
+        alphaedit = METHODS["alphaedit"]
+        one, other = alphaedit.each(lm, FACTS[1:], config, fl.editing.Background())
+        late, early = alphaedit.each(lm, FACTS[:0:-1], config, fl.editing.Background())
+    for a, b in ((one, early), (other, late)):
+        assert a.facts == b.facts
+        assert a.updates[0].norm == pytest.approx(b.updates[0].norm, rel=1e-5)
+
+
 ONE_BY_ONE = replace(METHODS["rome"], name="single", compute_together=None)
 
 

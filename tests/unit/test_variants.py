@@ -5,7 +5,14 @@ import torch
 from tiny_records import FT, MEMIT, ROME, background
 
 import factlab as fl
-from factlab.editing import METHODS, FineTuneConfig, RomeConfig, SubjectNoise, edit_variant
+from factlab.editing import (
+    METHODS,
+    FineTuneConfig,
+    RomeConfig,
+    SubjectNoise,
+    edit_variant,
+    variant_edits,
+)
 from factlab.editing.values.recipe import Asked, ValuePlan, ValueRecipe
 from factlab.editing.variants import VARIANTS, check_variant, problem, variant_named
 from factlab.errors import InvalidRequestError, UnsupportedModelError
@@ -132,3 +139,27 @@ def test_equal_altered_tokens_have_one_id_and_leave_no_hooks(make_model):
     with pytest.raises(RuntimeError, match="stop"), tokens.present():
         raise RuntimeError("stop")
     assert len(lm.embedding._forward_hooks) == hooks
+
+
+@pytest.mark.parametrize("method", ["rome", "memit", "ft"])
+def test_a_fact_that_is_hardly_known_is_erased_all_the_same(make_model, method):
+    """Its loss, -log(1 - P), is below any bound that suits -log P before the first step."""
+    lm = make_model("gpt2", dtype=torch.float64)
+    config = {"rome": ROME, "memit": MEMIT, "ft": FT.model_copy(update={"stop_nll": 0.01})}[method]
+    if method != "ft":
+        value = fl.editing.ValueConfig(steps=6, kl_factor=0)
+        config = config.model_copy(update={"value": value})
+    (edit,) = edit_variant(lm, FACTS[:1], "erasure", method, config, None, background(lm))
+    (before,) = lm.score([FACTS[0].prompt], ["Paris"])
+    assert before.length_normalised_prob < 0.05
+    with edit.applied(lm):
+        (after,) = lm.score([FACTS[0].prompt], ["Paris"])
+    assert after.logprob < before.logprob - 1e-3
+
+
+def test_a_fact_about_which_nothing_is_said_does_not_end_the_others(make_model, monkeypatch):
+    lm = make_model("gpt2")
+    monkeypatch.setattr(variant_edits, "said_under_noise", lambda *_: ["", "there"])
+    refused, edit = edit_variant(lm, FACTS, "reversal", "ft", FT, NOISE)
+    assert str(refused).startswith("The model says nothing after 'The Eiffel Tower is located")
+    assert edit.facts[0].target_new == "there"

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from factlab.data.fact_files import check_conflicts
 from factlab.editing.background import Background
-from factlab.editing.closed_form.anchor import anchored
+from factlab.editing.closed_form.anchor import Anchored, anchored
 from factlab.editing.closed_form.factors import update_of
 from factlab.editing.closed_form.value import DEFAULT_CLAMP, OptimisedValue
 from factlab.editing.closed_form.values import values_of
@@ -269,7 +269,9 @@ class _Writer:
             # A fact that is written anew is not protected from it.
             duals = partial(self.closed_form.duals, questions=[fact.question for fact in kept])
             written = _write(self.lm, rows, found.deltas[found.kept], layers, duals)
-        left = found.left | (written.keys if self.config.remember else {})
+        left = found.left
+        if self.config.remember:
+            left = left | {name: _spread(keys, found) for name, keys in written.keys.items()}
         return Edit(
             method=self.method,
             facts=tuple(facts),
@@ -285,8 +287,15 @@ class _Writer:
                 **found.notes,
             },
             versions=current_versions(),
-            remembered=(Remembered(tuple(kept), left),) if left else (),
+            remembered=(Remembered(tuple(facts), left),) if left else (),
         )
+
+
+def _spread(keys: Float[Tensor, "kept d_mlp"], found: Anchored) -> Float[Tensor, "fact d_mlp"]:
+    """A key for every fact: 0, which protects nothing, of those that are not written."""
+    spread = keys.new_zeros(len(found.deltas), keys.shape[1])
+    spread[found.kept] = keys
+    return spread
 
 
 def _of_values(values: Sequence[OptimisedValue]) -> dict[str, Any]:
