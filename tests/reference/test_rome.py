@@ -72,9 +72,15 @@ def slow_losses(lm, contexts, site, config: ValueConfig) -> tuple[list[float], T
 
     rows = prompt_rows(lm, FACT, contexts)
     target = [*lm.tokenizer(" " + FACT.target_new, add_special_tokens=False)["input_ids"]]
-    (essence,) = prompt_rows(lm, fl.Fact("{} is a", FACT.subject), [""])
-    read = -1 if config.kl_position == "essence_end" else essence.lookup
-    reference = logprobs(list(essence.ids), essence.lookup, edited=False)[read].detach()
+    essence = [prompt_rows(lm, fl.Fact(p, FACT.subject), [""])[0] for p in config.essence]
+    reads = [-1 if config.kl_position == "essence_end" else row.lookup for row in essence]
+    unedited = [
+        logprobs(list(row.ids), row.lookup, edited=False)[read].detach()
+        for row, read in zip(essence, reads, strict=True)
+    ]
+    own = logprobs(list(rows[0].ids), rows[0].lookup, edited=False)[-1].detach().exp()
+    shares = [float(torch.minimum(own, each.exp()).sum()) for each in unedited]
+    weights = [1.0] if len(essence) == 1 else [1 - share for share in shares]
     captured: list[Tensor] = []
     handle = module.register_forward_hook(
         lambda *a: captured.append((a[2][0] if isinstance(a[2], tuple) else a[2]).clone())
@@ -92,8 +98,10 @@ def slow_losses(lm, contexts, site, config: ValueConfig) -> tuple[list[float], T
             lp = logprobs([*row.ids, *target], row.lookup, edited=True)
             n = len(row.ids)
             nlls.append(-sum(lp[n - 1 + i, t] for i, t in enumerate(target)) / len(target))
-        edited = logprobs(list(essence.ids), essence.lookup, edited=True)[read]
-        kl = (edited.exp() * (edited - reference)).sum()
+        kl = torch.zeros((), dtype=torch.float64)
+        for row, read, reference, weight in zip(essence, reads, unedited, weights, strict=True):
+            edited = logprobs(list(row.ids), row.lookup, edited=True)[read]
+            kl = kl + weight * (edited.exp() * (edited - reference)).sum() / len(essence)
         decay = config.weight_decay * delta.norm() / initial**2
         loss: Tensor = sum(nlls) / len(nlls) + config.kl_factor * kl + decay
         losses.append(loss.item())
@@ -143,6 +151,31 @@ def test_the_value_is_optimised_as_by_full_forward_passes(
     assert fast.history[-1]["delta_norm"] <= 0.4 * fast.initial_norm * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("kl_position", ["essence_end", "subject_end"])
+def test_several_prompts_hold_what_is_known(make_model, family, kl_position):
+    """Each counts by how little it asks for what the fact does; the fact's own not at all."""
+    lm = make_model(family, dtype=torch.float64)
+    config = ValueConfig(
+        steps=5, kl_factor=2, clamp_factor=2, stop_nll=0, kl_position=kl_position,
+        essence=("{} is a", "We know that {} was born in", FACT.template),
+    )  # fmt: skip
+    site = Site(0, Stream.BLOCK)
+    fast = optimise_value(lm, FACT, FACT.target_new, CONTEXTS, site, config)
+    losses, delta = slow_losses(lm, CONTEXTS, site, config)
+    assert [step["loss"] for step in fast.history] == pytest.approx(losses, abs=1e-6)
+    assert torch.allclose(fast.delta, delta, atol=1e-5)
+    alone = optimise_value(
+        lm,
+        FACT,
+        FACT.target_new,
+        CONTEXTS,
+        site,
+        config.model_copy(update={"essence": ("{} is a",)}),
+    )
+    assert not torch.allclose(fast.delta, alone.delta, atol=1e-3)
+
+
 MANY = [
     FACT,
     fl.Fact("{} is", "Rome", "Paris"),
@@ -157,7 +190,10 @@ def test_a_batch_is_each_fact_alone(make_model, family, rule):
     lm = make_model(family, dtype=torch.float64, add_bos=family in ("llama", "opt"))
     requests = [ValueRequest(fact, fact.target_new) for fact in MANY]
     requests.append(ValueRequest(FACT, "Rome", erase=True))
-    config = ValueConfig(steps=6, learning_rate=0.2, step_rule=rule, clamp_factor=2, stop_loss=0)
+    config = ValueConfig(
+        steps=6, learning_rate=0.2, step_rule=rule, clamp_factor=2, stop_loss=0,
+        essence=("{} is a", "{} was born in") if rule == "adam" else ("{} is a",),
+    )  # fmt: skip
     site = Site(0, Stream.MLP)
     # A stop that some facts reach and others do not.
     free = optimise_values(lm, requests, CONTEXTS, site, config.model_copy(update={"stop_nll": 0}))
@@ -481,3 +517,11 @@ def test_one_step_after_the_target_is_said(make_model):
         said = [_said_everywhere(lm, fact, site.layer, delta) for delta in deltas]
         assert said.index(True) == len(said) - 2
         assert torch.allclose(value.delta, deltas[-1], atol=1e-9)
+
+
+@pytest.mark.parametrize("prompts", [(), ("Rome is a",), ("{} and {} are",)])
+def test_an_essence_prompt_has_one_place_for_the_subject(prompts):
+    with pytest.raises((InvalidRequestError, ValueError), match=r"essence|\{\} once"):
+        ValueConfig(essence=prompts)
+    assert "essence" not in ValueConfig().model_dump(), "what was begun before goes on"
+    assert ValueConfig(essence=["{} was"]).model_dump()["essence"] == ("{} was",)

@@ -1,8 +1,8 @@
 """How a value is optimised."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 
 from factlab.config import Config
 
@@ -20,6 +20,9 @@ class ValueConfig(Config):
         momentum: of Polyak steps.
         learning_rate: of Adam.
         kl_factor: weight of the essence term (0.0625 in the code; the paper's text has 100).
+        essence: prompts behind which the model shall go on as it did, with `{}` for the subject.
+            The papers have one. More of them spare more of what else is known of the subject; see
+            docs/results/evaluation.md.
         kl_position: where the essence prompt is read: at its last token, as the paper says, or at
             the subject's last token, as its code does (there " is a" has no influence).
         weight_decay: factor of ‖δ‖ / ‖v₀‖².
@@ -33,18 +36,29 @@ class ValueConfig(Config):
             context (MPES, arXiv 2502.01636).
     """
 
+    added: ClassVar[frozenset[str]] = frozenset({"essence"})
+
     steps: PositiveInt = 20
     step_rule: Literal["polyak", "adam"] = "polyak"
     largest_step: PositiveFloat = 0.3
     momentum: float = Field(default=0.5, ge=0, lt=1)
     learning_rate: PositiveFloat = 0.5
     kl_factor: NonNegativeFloat = 0.0625
+    essence: tuple[str, ...] = Field(default=("{} is a",), min_length=1)
     kl_position: Literal["essence_end", "subject_end"] = "essence_end"
     weight_decay: NonNegativeFloat = 0.0
     clamp_factor: PositiveFloat | None = None
     stop_loss: NonNegativeFloat = 0.05
     stop_nll: NonNegativeFloat = 0.1
     stop_when_said: bool = False
+
+    @field_validator("essence")
+    @classmethod
+    def _check_essence(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
+        for prompt in prompts:
+            if prompt.count("{}") != 1:
+                raise ValueError(f"'{prompt}' must have {{}} once, where the subject stands")
+        return prompts
 
     def clamped(self, factor: float) -> "ValueConfig":
         """With this `clamp_factor`, unless one is set."""

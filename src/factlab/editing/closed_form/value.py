@@ -2,10 +2,11 @@
 
     L(z) = mean_j −log P[o* | x_j + p; m := z]  +  KL( P[· | “s is a”; m := z] ‖ P[· | “s is a”] )
 
-The second term holds the *essence* of the subject: what the model takes it to be. As in the paper's
-code z is reached by adding one vector δ, of bounded length, at the subject's last token in every
-row; by gradient steps of Polyak's length, or by Adam as there. ROME adds it to an MLP's output,
-MEMIT to that of a layer (MEMIT paper, equation 16).
+The second term holds the *essence* of the subject: what the model takes it to be; with more prompts
+than “s is a”, what else it knows of it too. As in the paper's code z is reached by adding one
+vector δ, of bounded length, at the subject's last token in every row; by gradient steps of Polyak's
+length, or by Adam as there. ROME adds it to an MLP's output, MEMIT to that of a layer (MEMIT paper,
+equation 16).
 
 Facts do not depend on each other: any number of them, of any lengths, are optimised in one batch,
 and each leaves it when it is done. How a step is made cheap is told in `value_batch`.
@@ -126,7 +127,9 @@ def optimise_values(
             results[number] = request
             continue
         try:
-            (prepared[number],) = prepare_requests(lm, [request], contexts, lookup, noised)
+            (prepared[number],) = prepare_requests(
+                lm, [request], contexts, config.essence, lookup, noised
+            )
         except (TokenizationError, InvalidRequestError) as error:
             results[number] = error
     if not prepared:

@@ -9,8 +9,8 @@ of that token and nothing below that layer, so:
 * all rows are aligned at the lookup token, and every step runs the few tokens from there on, from
   the layer of δ upwards (`aligned_rows`); logits are read at target tokens only.
 
-Rows come fact by fact: one for each context with the target behind the prompt, and last the essence
-prompt “s is a”.
+Rows come fact by fact: one for each context with the target behind the prompt, and last those of
+the essence: “s is a”, or several prompts about the subject.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,8 @@ class Losses(NamedTuple):
 
     Attributes:
         nll: of the target, mean over its tokens; for erasure −log(1 − P(target)).
-        kl: of the essence.
+        kl: of the essence; of several prompts the mean, each weighed by how little it asks for what
+            the fact's own prompt does (`ValueBatch`).
         target_prob: length-normalised, mean over contexts.
         is_said: whether greedy decoding writes the target, behind every context; None if that was
             not asked for.
@@ -61,11 +62,13 @@ class PreparedRequest:
 
     Attributes:
         request: as given.
-        rows: one per context, and the essence's.
+        rows: one per context, and those of the essence.
+        n_essence: how many these are.
     """
 
     request: ValueRequest
     rows: list[Continuation]
+    n_essence: int
 
     @property
     def width(self) -> int:
@@ -88,10 +91,19 @@ def prepare_requests(
     lm: LanguageModel,
     requests: Sequence[ValueRequest],
     contexts: Sequence[Context],
+    essence: Sequence[str],
     lookup: LookupToken = "last",
     noised: NoisedSubjects | None = None,
 ) -> list[PreparedRequest]:
     """Tokenise every request behind every context, perhaps with noise on its subject.
+
+    Args:
+        lm: the model.
+        requests: what to make it say.
+        contexts: texts before the prompts.
+        essence: prompts about the subject, for which `{}` stands.
+        lookup: where in a prompt δ is added.
+        noised: puts noise on the subjects.
 
     Raises:
         TokenizationError: a target or subject makes no token of its own, or a row is too long.
@@ -101,16 +113,34 @@ def prepare_requests(
         fact = request.fact
         try:
             rows = target_rows(lm, fact, contexts, request.target, lookup, noised)
-            (essence,) = prompt_rows(lm, Fact("{} is a", fact.subject), [""], lookup)
-            rows.append(essence if noised is None else noised.of(essence, fact))
+            for prompt in essence:
+                (row,) = prompt_rows(lm, Fact(prompt, fact.subject), [""], lookup)
+                rows.append(row if noised is None else noised.of(row, fact))
         except TokenizationError as error:
             raise TokenizationError(f"Fact '{fact.prompt}': {error}") from error
-        prepared.append(PreparedRequest(request, rows))
+        prepared.append(PreparedRequest(request, rows, len(essence)))
     return prepared
+
+
+@dataclass(frozen=True, slots=True)
+class _Essence:
+    """What the unedited model says behind essence prompts, and how much each prompt counts."""
+
+    logprobs: Float[Tensor, "fact essence vocab"]
+    weights: Float[Tensor, "fact essence"]
+
+    def of_facts(self, facts: Sequence[int]) -> "_Essence":
+        """Of these only."""
+        chosen = torch.tensor(facts, device=self.weights.device)
+        return _Essence(self.logprobs[chosen], self.weights[chosen])
 
 
 class ValueBatch:
     """Some facts, ready for steps; make it inside `lm.frozen()`.
+
+    Of several essence prompts one may ask for what the fact does, and would hold what is to change.
+    So each counts by 1 − Σ min(p, q), where p and q are the unedited model's next tokens behind it
+    and behind the fact's own prompt.
 
     Args:
         lm: the model.
@@ -137,6 +167,7 @@ class ValueBatch:
     ) -> None:
         self._lm, self._prepared, self._kl_position = lm, list(prepared), kl_position
         self.n_facts, self._rows_per_fact = len(prepared), len(prepared[0].rows)
+        self._n_essence = prepared[0].n_essence
         rows = [row for p in prepared for row in p.rows]
         at_once = len(rows)
         if self.n_facts == 1:
@@ -149,15 +180,15 @@ class ValueBatch:
             self._parts.append((numbers, aligned))
         bare = self._parts[0][1].initial[:: self._rows_per_fact]
         self.initial_norms = widened(bare)[: self.n_facts].norm(dim=1)
-        self._essence_logprobs: Float[Tensor, "fact vocab"] | None = None
+        self._essence: _Essence | None = None
         self._look()
 
     def _look(self) -> None:
         """Work out where the facts that are in the batch are read."""
-        n = self._rows_per_fact
+        n, n_contexts = self._rows_per_fact, self._rows_per_fact - self._n_essence
         rows = list(enumerate(row for p in self._prepared for row in p.rows))
-        targets = [(i, row) for i, row in rows if i % n < n - 1]
-        essences = [(i, row) for i, row in rows if i % n == n - 1]
+        targets = [(i, row) for i, row in rows if i % n < n_contexts]
+        essences = [(i, row) for i, row in rows if i % n >= n_contexts]
         if self._kl_position == "subject_end":
             essences = [(i, replace(row, reads=(row.lookup,))) for i, row in essences]
         device = self._lm.device  # sent once, and not at every step
@@ -181,16 +212,30 @@ class ValueBatch:
         states = torch.cat([part[kind] for kind in range(2) for part in read])
         self._states = None if is_whole else states.requires_grad_(deltas.requires_grad)
         logits = wide_logits(self._lm, states)
-        of_target, of_essence = logits[: -self.n_facts], logits[-self.n_facts :].log_softmax(-1)
-        n_rows = self.n_facts * self._rows_per_fact
+        n_essence, n_rows = (self.n_facts * n for n in (self._n_essence, self._rows_per_fact))
+        of_target, of_essence = logits[:-n_essence], logits[-n_essence:].log_softmax(-1)
         by_row = target_logprobs(of_target, self._reads.ids, self._reads.rows, n_rows)
-        totals, counts = (x.view(self.n_facts, -1)[:, :-1] for x in by_row)
+        totals, counts = (x.view(self.n_facts, -1)[:, : -self._n_essence] for x in by_row)
         nll = target_nll(totals, counts, self._erased.to(totals.device)[:, None])
-        if self._essence_logprobs is None:
-            self._essence_logprobs = of_essence.detach()
-        kl = (of_essence.exp() * (of_essence - self._essence_logprobs)).sum(1)
+        of_essence = of_essence.view(self.n_facts, self._n_essence, -1)
+        if self._essence is None:
+            self._essence = self._unedited(of_target.detach(), of_essence.detach())
+        away = (of_essence.exp() * (of_essence - self._essence.logprobs)).sum(-1)
+        kl = (away * self._essence.weights).mean(1)
         said = self._said(of_target.detach()) if is_said else None
         return Losses(nll, kl, (totals / counts).detach().exp().mean(1), said)
+
+    def _unedited(
+        self, of_target: Float[Tensor, "read vocab"], logprobs: Float[Tensor, "fact essence vocab"]
+    ) -> "_Essence":
+        """What the essence is held to, seen at δ = 0."""
+        if self._n_essence == 1:
+            return _Essence(logprobs, logprobs.new_ones(self.n_facts, 1))
+        rows = self._reads.rows.contiguous()
+        own = torch.arange(self.n_facts, device=rows.device) * self._rows_per_fact
+        first = torch.searchsorted(rows, own).to(of_target.device)
+        said = of_target[first].softmax(-1)[:, None]
+        return _Essence(logprobs, 1 - torch.minimum(logprobs.exp(), said).sum(-1))
 
     def _said(self, logits: Float[Tensor, "read vocab"]) -> Bool[Tensor, " fact"]:
         """Whether each token of a target that is written is the most probable one, everywhere."""
@@ -225,9 +270,8 @@ class ValueBatch:
         self._parts = [(range(len(rows)), aligned)]
         self._prepared = [self._prepared[f] for f in facts]
         self._look()
-        if self._essence_logprobs is not None:
-            chosen = torch.tensor(facts, device=self._essence_logprobs.device)
-            self._essence_logprobs = self._essence_logprobs[chosen]
+        if self._essence is not None:
+            self._essence = self._essence.of_facts(facts)
         self.n_facts = len(facts)
 
     def _read(self, place: int, deltas: Float[Tensor, "fact d_model"]) -> list[Tensor]:
