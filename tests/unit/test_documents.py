@@ -32,6 +32,8 @@ class Document(BaseModel):
         (r'{"x": "a\ud800b"}', r"not Unicode, with half of a surrogate pair .\\ud800"),
         (r'{"\uDFFF": 1}', "not Unicode"),
         (b'{"x": "\xff"}', "not valid JSON"),
+        (b'{"x": "\xed\xa0\x80"}', "not valid JSON"),  # half of a pair, as some programs write it
+        ('{"x": "y"}'.encode("utf-16"), "not valid JSON"),
         ("{", "not valid JSON"),
     ],
 )
@@ -44,6 +46,7 @@ def test_other_json_is_read():
     text = r'{"a": "\ud83d\ude00 \\ud800", "b": [1, 2.5e300, null, true], "c": "é"}'
     assert parse_json(text, "The text") == json.loads(text)
     assert parse_json(text.encode(), "The text") == json.loads(text)
+    assert parse_json(b"\xef\xbb\xbf" + text.encode(), "The text") == json.loads(text)
     assert str(parse_json("[NaN]", "The text", finite=False)) == "[nan]"
 
 

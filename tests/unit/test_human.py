@@ -475,6 +475,15 @@ def test_damaged_answers_are_told_by_file_and_field(handed_in, change, said):
     assert "\n" not in str(error.value)
 
 
+def test_scores_may_lie_among_the_answers(handed_in):
+    """As `human score STUDY answers --out answers` puts them, again when another rater is done."""
+    study, files = handed_in
+    first = fl.human.score_human_study(study, [files[0].parent])
+    first.save(files[0].parent)
+    again = fl.human.score_human_study(study, [files[0].parent])
+    assert again.to_json() == first.to_json()
+
+
 def test_other_files_that_are_no_answers(handed_in, tmp_path):
     study, files = handed_in
     (tmp_path / "bad.json").write_text("{")

@@ -133,6 +133,12 @@ def test_without_a_network_one_question_is_asked(hub, monkeypatch):
     assert asked == ["gtp2-xl"]
 
 
+@pytest.mark.parametrize("name", ["gpt2-", "owner/model.", "owner/model.git"])
+def test_a_name_that_the_client_refuses(name):
+    with pytest.raises(ModelLoadError, match="it is no name on the Hugging Face Hub"):
+        ask_hub(name, None)
+
+
 def test_a_name_is_not_suggested_for_itself(hub):
     hub(OfflineModeIsEnabled("no network here"))
     with pytest.raises(ModelLoadError) as caught:
