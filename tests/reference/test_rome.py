@@ -524,4 +524,5 @@ def test_an_essence_prompt_has_one_place_for_the_subject(prompts):
     with pytest.raises((InvalidRequestError, ValueError), match=r"essence|\{\} once"):
         ValueConfig(essence=prompts)
     assert "essence" not in ValueConfig().model_dump(), "what was begun before goes on"
+    assert len(ValueConfig(essence="several").essence) == 5
     assert ValueConfig(essence=["{} was"]).model_dump()["essence"] == ("{} was",)

@@ -158,7 +158,9 @@ def test_a_path_is_a_path(hub, edit):
 
 @pytest.mark.parametrize("name", ["user/repo-", "user/repo.", "user/repo.git", "-user/repo"])
 def test_names_that_the_client_refuses(name):
-    with pytest.raises(StorageError, match=r"no such folder here, and it is no name on the Hugging"):
+    with pytest.raises(
+        StorageError, match=r"no such folder here, and it is no name on the Hugging"
+    ):
         fl.Edit.load(name)
 
 

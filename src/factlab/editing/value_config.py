@@ -1,10 +1,28 @@
 """How a value is optimised."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
 
 from factlab.config import Config
+
+_SEVERAL = (
+    "{} is a", "{} was born in", "{} is located in", "{} works as", "{} was made by",
+)  # fmt: skip
+
+
+def _named(value: Any) -> Any:
+    return _SEVERAL if value == "several" else value
+
+
+_Essence = Annotated[tuple[str, ...], BeforeValidator(_named)]
 
 
 class ValueConfig(Config):
@@ -21,8 +39,8 @@ class ValueConfig(Config):
         learning_rate: of Adam.
         kl_factor: weight of the essence term (0.0625 in the code; the paper's text has 100).
         essence: prompts behind which the model shall go on as it did, with `{}` for the subject.
-            The papers have one. More of them spare more of what else is known of the subject; see
-            docs/results/evaluation.md.
+            The papers have one. More of them spare more of what else is known of the subject, and
+            take more time; "several" stands for the five of docs/results/evaluation.md.
         kl_position: where the essence prompt is read: at its last token, as the paper says, or at
             the subject's last token, as its code does (there " is a" has no influence).
         weight_decay: factor of ‖δ‖ / ‖v₀‖².
@@ -44,7 +62,7 @@ class ValueConfig(Config):
     momentum: float = Field(default=0.5, ge=0, lt=1)
     learning_rate: PositiveFloat = 0.5
     kl_factor: NonNegativeFloat = 0.0625
-    essence: tuple[str, ...] = Field(default=("{} is a",), min_length=1)
+    essence: _Essence = Field(default=("{} is a",), min_length=1)
     kl_position: Literal["essence_end", "subject_end"] = "essence_end"
     weight_decay: NonNegativeFloat = 0.0
     clamp_factor: PositiveFloat | None = None
