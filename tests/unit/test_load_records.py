@@ -283,6 +283,19 @@ def test_references(tmp_path):
     assert {*load_references(str(path), {("P36", "Q90")})} == {("P36", "Q90")}
 
 
+@pytest.mark.parametrize(
+    "chosen", [{}, {"limit": 1}, {"offset": 1}, {"relation": "P19"}, {"seed": 3, "limit": 2}]
+)
+def test_references_do_not_depend_on_which_records_are_chosen(path, tmp_path, chosen):
+    """Else how rare a word is would, and with it the consistency of every text."""
+    keys = sorted(needed_references(load_records(path)))
+    texts = {key: (Reference("A", f"Of {key}."),) for key in [*keys, ("P0", "of none")]}
+    save_references(texts, tmp_path / "texts.json")
+    request = RecordsRequest(source=str(path), references=str(tmp_path / "texts.json"), **chosen)
+    assert sorted(request.load_references()) == keys
+    assert len(keys) > 1
+
+
 def test_a_relation_that_references_lack_is_not_there(tmp_path):
     assert load_references(snippets(tmp_path, SNIPPETS), {("P1", "Q1")}) == {}
 

@@ -180,7 +180,7 @@ def probe(
         wanted = picked.of(data or "builtin", limit, asked.references, picked.one_per_subject)
         with session.progress() as report:
             records = wanted.load(report)
-            references = wanted.load_references(records, report) if config.generated else {}
+            references = wanted.load_references(report) if config.generated else {}
         choice = more.of(method or "rome").chosen()
         from factlab.evaluation.probing.edits import ProbedEdits
 

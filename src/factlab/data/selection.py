@@ -1,6 +1,5 @@
 """`RecordsRequest`: which records of which benchmark, and the texts that go with them."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import NonNegativeInt, PositiveInt
@@ -58,13 +57,13 @@ class RecordsRequest(Config):
             one_per_subject=self.one_per_subject,
         )  # fmt: skip
 
-    def load_references(
-        self, records: Sequence[Record], progress: ProgressCallback = silent
-    ) -> References:
+    def load_references(self, progress: ProgressCallback = silent) -> References:
         """The texts that were asked for, or come with the records; none if there are none.
 
+        Those for all records of the source, however few are taken of it: how rare a word is, and
+        so every score of consistency, must not depend on that.
+
         Args:
-            records: as loaded; others' texts are left out.
             progress: told while a file is downloaded.
 
         Raises:
@@ -78,5 +77,7 @@ class RecordsRequest(Config):
             source = str(beside)
         if source is None:
             return {}
-        needed = None if source == "builtin" else needed_references(records)
+        needed = None
+        if source != "builtin":
+            needed = needed_references(load_records(self.source, progress=progress))
         return load_references(source, needed, progress)

@@ -114,7 +114,7 @@ class EvaluationMaterial:
             world = RippleWorld.load(request.ripple_data)
             ripple = with_ripple(records, world, request.measure.seed)
             records = ripple.records
-        references = wanted.load_references(records, progress)
+        references = wanted.load_references(progress)
         for choice in choices:
             choice.method.check_subjects([record.fact for record in records])
             allowed = isinstance(choice.config, TrainedEditConfig) and (

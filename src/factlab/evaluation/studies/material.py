@@ -49,6 +49,6 @@ class StudyMaterial:
         writes = config.measure.n_generated != 0
         return cls(
             records,
-            wanted.load_references(records, progress) if writes else {},
+            wanted.load_references(progress) if writes else {},
             ordinary_passages() if config.measure.drift_tokens else (),
         )
