@@ -11,8 +11,8 @@
 Any method can be asked for any of them that its settings know. Erasing needs a setting `erase`, and
 forcing a setting `subject_noise`; the other three write a target as every method does.
 
-The published code erases by minimising P itself for all of its steps. Here −log(1 − P) is minimised,
-which is the same where P is small, until it is down to a share of what it was at first.
+The published code erases by minimising P itself for all of its steps. Here −log(1 − P) is
+minimised, which is the same where P is small, until it is down to a share of what it was at first.
 """
 
 from dataclasses import dataclass, replace

@@ -150,10 +150,12 @@ def perplexity(nll: float) -> float:
 
 
 def essence_score(nll_before: float, nll_after: float) -> float:
-    """How much of a subject's essence an edit leaves, 0–1 (Hase et al., section 3.4).
+    """How much of a subject's essence an edit leaves, 0–1; after Hase et al., section 3.4.
 
-    One minus a fifth of the rise in perplexity on texts that the unedited model wrote about the
-    subject, no rise counting below 0 or above 5.
+    One minus a fifth of the rise in perplexity on texts about the subject, no rise counting below 0
+    or above 5. Theirs are texts that the unedited model wrote, of whose perplexities the mean is
+    taken, first tokens counted (`problem_scores`). These are reference texts, all in one
+    perplexity, of the tokens that something predicts: the two are not to be compared.
     """
     rise = perplexity(nll_after) - perplexity(nll_before)
     return 1 - min(max(rise, 0.0), _WORST_RISE) / _WORST_RISE
