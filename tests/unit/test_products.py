@@ -97,23 +97,23 @@ def test_second_moments_are_summed_in_full_precision_whatever_is_asked_for():
             assert torch.allclose(gram(rows).double(), exact, rtol=1e-5, atol=1e-5)
 
 
-@pytest.fixture(params=["tf32 or bf16", "by place"])
+@pytest.fixture(params=["as a whole", "by place"])
 def coarse(request):
-    """Products that are chosen to be coarse, in both ways that torch knows."""
-    places = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
-    if request.param == "by place":
-        if not hasattr(places[0], "fp32_precision"):
-            pytest.skip("this torch knows one way only")
-        before = [place.fp32_precision for place in places]
-        places[0].fp32_precision, places[1].fp32_precision = "tf32", "bf16"
-        yield lambda: [place.fp32_precision for place in places]
-        for place, precision in zip(places, before, strict=True):
-            place.fp32_precision = precision
-    else:
+    """Products that are chosen to be coarse, in both ways that torch knows; how they are chosen."""
+    if request.param == "as a whole":
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("medium")
         yield torch.get_float32_matmul_precision
         torch.set_float32_matmul_precision(before)
+        return
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        pytest.skip("this torch knows one way only")
+    places = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    before = [place.fp32_precision for place in places]
+    places[0].fp32_precision, places[1].fp32_precision = "tf32", "bf16"
+    yield lambda: [place.fp32_precision for place in places]
+    for place, precision in zip(places, before, strict=True):
+        place.fp32_precision = precision
 
 
 def test_products_are_full_for_a_while_and_then_as_they_were(coarse):
