@@ -105,8 +105,12 @@ def toml_value(text: str) -> Any:
         return text
 
 
-def check_unicode(value: JsonValue, where: str) -> None:
+def check_unicode(value: object, where: str) -> None:
     """Refuse halves of surrogate pairs, which no file can hold.
+
+    Args:
+        value: to look through; of what JSON lacks, such as a path, its text.
+        where: what it is, in words that can begin a sentence.
 
     Raises:
         StorageError: shows where in the text the first one is.

@@ -28,8 +28,8 @@ def full_products() -> Iterator[None]:
     """Products of float32 matrices in float32, whatever the process has chosen for them.
 
     Who asks torch for products in TF32 (on GPUs) or bfloat16 (on processors) gets them from the
-    model. Here is for what must be right to more digits, such as sums over thousands of rows. The
-    choice is the process's: other threads multiply in float32 for as long, too.
+    model. What must be right to more digits, such as sums over thousands of rows, is worked out in
+    this block. The choice is the process's: other threads multiply in float32 for as long, too.
     """
     places: list[Any] = [
         getattr(backend, "matmul", None) for backend in (torch.backends.cuda, torch.backends.mkldnn)

@@ -1,6 +1,7 @@
 """What goes wrong around a workbench: full disks, folders that may not be read."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from workbench import EDIT, PROMPT, TRACE, evaluated, workbench
@@ -68,6 +69,11 @@ def test_jobs_too_old_to_be_listed_are_there(bench, monkeypatch):
     again = Jobs.open(bench.worker.jobs.folder)
     assert [job.record.id for job in again] == names[2:]
     assert again.named(names[0]).record.result == told[0]["result"]
+    for name in names[:2]:  # as a kill leaves them
+        file = again.folder / f"{name}.json"
+        file.write_text(file.read_text().replace('"done"', '"running"'))
+        lost = Jobs.open(again.folder).named(name).record
+        assert (lost.state, lost.error) == ("failed", module._LOST)
     for name in ("../jobs/" + names[0], "", "gone"):
         with pytest.raises(StorageError, match="There is no job"):
             again.named(name)
@@ -120,10 +126,8 @@ def test_runs_of_several_models_show_a_record_of_each(make_model, bench, tmp_pat
 
 def test_records_of_one_number_are_told_apart(bench, tmp_path):
     evaluated(bench.lm, tmp_path / "runs" / "one")
-    records = [
-        type(one)(**{**vars_of(one), "case_id": i})
-        for i, one in enumerate(fl.load_records("builtin", limit=6)[3:])
-    ]
+    others = fl.load_records("builtin", limit=6)[3:]
+    records = [replace(one, case_id=number) for number, one in enumerate(others)]
     fl.evaluate(
         bench.lm, records, "ft", tmp_path / "runs" / "other",
         fl.editing.FineTuneConfig(layer=1, steps=1),
@@ -132,10 +136,6 @@ def test_records_of_one_number_are_told_apart(bench, tmp_path):
     found = bench.ask("GET", "/api/records?run=0/one&run=0/other&score=rewrite_success")[1]
     assert len(found["records"]) == 6
     assert all(len(one["values"]) == 1 for one in found["records"])
-
-
-def vars_of(record):
-    return {name: getattr(record, name) for name in record.__dataclass_fields__}
 
 
 def test_a_folder_that_may_not_be_read_hides_no_other(tmp_path, monkeypatch, make_model):

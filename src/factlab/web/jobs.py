@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
 from factlab.config import Config
 from factlab.documents import validated
@@ -142,13 +142,10 @@ class Jobs:
         jobs = cls(folder)
         for path in sorted(folder.glob("*.json"))[-_LISTED:]:
             try:
-                record = JobRecord.model_validate(read_json(path))
-            except (FactlabError, ValidationError):
+                job = _left_in(path)
+            except FactlabError:
                 continue  # damaged, or of another version: the others are as good as before
-            job = Job(record)
-            if record.state not in ENDED:
-                job.change(state="failed", error=_LOST, progress=None)
-            jobs._jobs[record.id] = job
+            jobs._jobs[job.record.id] = job
         jobs._let_go()
         return jobs
 
@@ -190,8 +187,7 @@ class Jobs:
             return job
         if _NAME.fullmatch(name) is None or not self._file(name).is_file():
             raise StorageError(f"There is no job '{name}'.")
-        where = f"'{self._file(name)}'"
-        return Job(validated(JobRecord, read_json(self._file(name)), where, "Ask again."))
+        return _left_in(self._file(name))
 
     def result_of(self, name: str) -> tuple[AnyJob, dict[str, JsonValue]]:
         """What was asked for, and what came of it.
@@ -250,3 +246,15 @@ class Jobs:
                 del self._jobs[job.record.id]
             elif self._file(job.record.id).is_file():
                 job.is_in_file, job.record = True, job.record.model_copy(update={"result": None})
+
+
+def _left_in(file: Path) -> Job:
+    """The job of a file; one that had not ended there is lost, since nobody is at it.
+
+    Raises:
+        StorageError: the file is damaged.
+    """
+    job = Job(validated(JobRecord, read_json(file), f"'{file}'", "Ask again."))
+    if job.record.state not in ENDED:
+        job.change(state="failed", error=_LOST, progress=None)
+    return job
